@@ -1,0 +1,170 @@
+"""The messages that subtasks exchange.
+
+Two families. *Frames* (`Data`, `Control`) belong to one channel and keep its order: each carries the
+channel's next sequence number. *Commands* are outside that order and always get in: credits and
+replies must reach a subtask that is blocked on exactly them.
+
+Addresses are small integers: 0 is the driver, subtasks follow from 1 in the order of the plan.
+NamedTuples because one is made per frame and per call: construction costs a third of a frozen
+dataclass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+DRIVER = 0
+"""Address of the driver: collected rows, progress and results go there."""
+
+FRAME_RECORDS = 1024
+"""Records in one frame at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """No record with a timestamp <= `timestamp` (int, ms since the epoch) follows on this channel."""
+
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Separates the records of checkpoint `checkpoint` from those of the next one."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfInput:
+    """Nothing follows on this channel; counts as every later watermark and barrier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """This channel does not hold back the watermark until its next record or watermark."""
+
+
+ControlElement = Union[Watermark, Barrier, EndOfInput, Idle]
+
+
+class Ticket(NamedTuple):
+    """The share of a service call that one record inside a service's pipeline stands for.
+
+    `reply_to` is the caller's address, `call_id` its number there; the shares of one call sum to 1.
+    `remaining_s` is the time left when the record was sent.
+    """
+
+    reply_to: int
+    call_id: int
+    share: Fraction
+    remaining_s: float
+
+
+class Data(NamedTuple):
+    """Records on a channel; `tickets`, if any, runs beside them. `cost` is what it takes of the credit."""
+
+    channel: int
+    seq: int
+    records: list[Any]
+    tickets: list[Ticket] | None = None
+    cost: int = 0
+
+
+class Control(NamedTuple):
+    """One control element on a channel."""
+
+    channel: int
+    seq: int
+    element: ControlElement
+
+
+class Credit(NamedTuple):
+    """The consumer of `channel` has used up frames of this cost: its producer may send as much again."""
+
+    channel: int
+    amount: int
+
+
+class Request(NamedTuple):
+    """One call of a service, from the subtask `reply_to`; `remaining_s` seconds are left for it."""
+
+    reply_to: int
+    call_id: int
+    remaining_s: float
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class EndOfRequests(NamedTuple):
+    """The subtask `caller` will send no more requests."""
+
+    caller: int
+
+
+class Reply(NamedTuple):
+    """A share of a call's outcome. `error` (see `runtime.failure.pack_error`) decides the call at once."""
+
+    call_id: int
+    share: Fraction | int
+    outputs: tuple[Any, ...]
+    error: Any = None
+
+
+class EndService(NamedTuple):
+    """Driver to service: end once `EndOfRequests` of all these callers have come."""
+
+    callers: tuple[int, ...]
+
+
+class Commit(NamedTuple):
+    """Driver to subtask: every subtask of the job has closed, publish."""
+
+
+class Cancel(NamedTuple):
+    """Driver to subtask: unwind, close, abort."""
+
+    reason: str
+
+
+class Progress(NamedTuple):
+    """Subtask to driver: how far it is (a `runtime.report.SubtaskReport`)."""
+
+    subtask: int
+    report: Any
+
+
+class Finished(NamedTuple):
+    """Subtask to driver: all input is processed and everything closed; `called` are the services' subtasks
+    that it sent requests to. It now waits for `Commit`."""
+
+    subtask: int
+    report: Any
+    called: tuple[int, ...]
+
+
+class Failed(NamedTuple):
+    """Subtask to driver: it stopped with `failure` (see `runtime.failure.pack_error`)."""
+
+    subtask: int
+    report: Any
+    failure: Any
+
+
+class Ended(NamedTuple):
+    """Subtask to driver: committed or aborted; its thread is about to end."""
+
+    subtask: int
+    report: Any
+    failure: Any = None
+
+
+Frame = Union[Data, Control]
+Message = Union[
+    Data, Control, Credit, Request, EndOfRequests, Reply, EndService, Commit, Cancel,
+    Progress, Finished, Failed, Ended,
+]  # fmt: skip

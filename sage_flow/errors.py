@@ -1,0 +1,128 @@
+"""Every exception sage_flow raises.
+
+    SageFlowError
+    ├── PipelineError            the pipeline, as written, cannot run; raised while it is built
+    ├── InputError               an input file is missing or malformed; says file:line
+    ├── InvalidKeyError          a key is unhashable, NaN, or of a type without a stable hash
+    ├── CodecError               a value cannot be pickled, or bytes cannot be read back
+    ├── CollectLimitError        a `collect` sink received more than a driver should hold
+    ├── WorkerDied               a worker process ended without saying why
+    ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
+    ├── ServiceError             what the caller of a service can get
+    │   ├── UnknownService       no service, or no public method, has this name
+    │   ├── NoReply              the service's pipeline gave no output for this request
+    │   ├── ServiceTimeout       no reply within `timeout` (also a TimeoutError)
+    │   ├── ServiceOverloaded    `timeout` ran out while waiting for one of `max_pending` places
+    │   └── ServiceUnavailable   the service has ended or its process died
+    └── InternalError            "cannot happen"; please report it
+        └── ProtocolError        a peer broke the order or the form of messages
+
+    JobCancelled (BaseException) unwinds user code of a job that is being cancelled
+
+An exception raised by user code keeps its own type: `execute()` raises it again, with the operator
+and the record in its notes.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "SageFlowError",
+    "PipelineError",
+    "InputError",
+    "InvalidKeyError",
+    "CodecError",
+    "CollectLimitError",
+    "WorkerDied",
+    "RemoteError",
+    "ServiceError",
+    "UnknownService",
+    "NoReply",
+    "ServiceTimeout",
+    "ServiceOverloaded",
+    "ServiceUnavailable",
+    "InternalError",
+    "ProtocolError",
+    "JobCancelled",
+]
+
+
+class SageFlowError(Exception):
+    """Base of every error that sage_flow itself raises."""
+
+
+class PipelineError(SageFlowError):
+    """The pipeline, as written, cannot run; says where it was written and what to change."""
+
+
+class InputError(SageFlowError):
+    """An input file is missing, unreadable or malformed; the message starts with `file:line`."""
+
+
+class InvalidKeyError(SageFlowError):
+    """A key cannot place its record: unhashable, NaN, or of a type without a stable hash."""
+
+
+class CodecError(SageFlowError):
+    """A value cannot be pickled to leave its subtask, or bytes that arrived cannot be read."""
+
+
+class CollectLimitError(SageFlowError):
+    """A `collect` sink received more rows or bytes than a driver should hold; write to a file instead."""
+
+
+class WorkerDied(SageFlowError):
+    """A worker process ended without reporting; names the process, how it ended and its subtasks."""
+
+
+class RemoteError(SageFlowError):
+    """Stands for an exception of another process whose type cannot be rebuilt here.
+
+    `type_name` is the original's qualified name, `traceback_text` its traceback as text.
+    """
+
+    def __init__(self, message: str, type_name: str = "", traceback_text: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.traceback_text = traceback_text
+
+
+class ServiceError(SageFlowError):
+    """Base of what the caller of a service can get besides the service's own exceptions."""
+
+
+class UnknownService(ServiceError):
+    """No service is registered under this name, or it has no such public method."""
+
+
+class NoReply(ServiceError):
+    """The pipeline behind the service gave no output for this request (it filtered or skipped it)."""
+
+
+class ServiceTimeout(ServiceError, TimeoutError):
+    """No reply came within `timeout` seconds."""
+
+
+class ServiceOverloaded(ServiceError):
+    """`timeout` seconds went by while `max_pending` earlier calls of this caller were still open."""
+
+
+class ServiceUnavailable(ServiceError):
+    """The service has ended, or the process that ran it died."""
+
+
+class InternalError(SageFlowError):
+    """An impossible state of the engine."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message} - a bug in sage_flow, please report it with this text")
+
+
+class ProtocolError(InternalError):
+    """A peer sent a message out of order, twice, or in a form that this version does not speak."""
+
+
+class JobCancelled(BaseException):
+    """Unwinds user code that waits while its job is being cancelled.
+
+    A BaseException, so that `except Exception` in user code cannot swallow it.
+    """
