@@ -13,6 +13,7 @@
     │   ├── NoReply              the service's pipeline gave no output for this request
     │   ├── ServiceTimeout       no reply within `timeout` (also a TimeoutError)
     │   ├── ServiceOverloaded    `timeout` ran out while waiting for one of `max_pending` places
+    │   ├── ServiceCycle         this call would close a circle of services that call each other
     │   └── ServiceUnavailable   the service has ended or its process died
     └── InternalError            "cannot happen"; please report it
         └── ProtocolError        a peer broke the order or the form of messages
@@ -39,6 +40,7 @@ __all__ = [
     "NoReply",
     "ServiceTimeout",
     "ServiceOverloaded",
+    "ServiceCycle",
     "ServiceUnavailable",
     "InternalError",
     "ProtocolError",
@@ -104,6 +106,10 @@ class ServiceTimeout(ServiceError, TimeoutError):
 
 class ServiceOverloaded(ServiceError):
     """`timeout` seconds went by while `max_pending` earlier calls of this caller were still open."""
+
+
+class ServiceCycle(ServiceError):
+    """This call would close a circle of services that wait for each other; names the circle."""
 
 
 class ServiceUnavailable(ServiceError):

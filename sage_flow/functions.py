@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from sage_flow.context import RuntimeContext
+from sage_flow.errors import PipelineError
+from sage_flow.service import ServiceCaller, ServiceHandle
+from sage_flow.state import NO_KEY, KeyedState
 
-__all__ = ["END", "IDLE", "Function", "ProcessFunction", "Sink", "Source", "SourceSignal"]
+__all__ = [
+    "END",
+    "IDLE",
+    "DeadLetter",
+    "Function",
+    "ProcessFunction",
+    "RuntimeContext",
+    "Sink",
+    "Source",
+    "SourceSignal",
+]
 
 T = TypeVar("T")
 
@@ -28,6 +40,86 @@ IDLE: Literal[SourceSignal.IDLE] = SourceSignal.IDLE
 """No record now, ask again later."""
 END: Literal[SourceSignal.END] = SourceSignal.END
 """No record ever again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that an operator with on_error="dead_letter" failed on.
+
+    `error` reads "ValueError: ..."; `operator` is the operator's name.
+    """
+
+    record: Any
+    error: str
+    operator: str
+
+
+class RuntimeContext:
+    """What a function knows about where it runs, and its doors: state, side outputs, services.
+
+    A function that has a parameter named `ctx` gets it; `open(ctx)` always does. It belongs to one
+    operator in one subtask.
+
+    Attributes:
+        job_name, operator_name: as given in the pipeline.
+        subtask_index, parallelism: this is copy `subtask_index` (from 0) of `parallelism`.
+        key: of the record that is being processed, on a keyed stream.
+    """
+
+    def __init__(
+        self,
+        job_name: str,
+        operator_name: str,
+        subtask_index: int,
+        parallelism: int,
+        *,
+        keyed: bool = False,
+        services: ServiceCaller | None = None,
+        side_output: Callable[[str, Any], None] | None = None,
+    ) -> None:
+        self.job_name = job_name
+        self.operator_name = operator_name
+        self.subtask_index = subtask_index
+        self.parallelism = parallelism
+        self.key: Any = NO_KEY
+        self._services = services
+        self._side_output = side_output
+        self._state = KeyedState(self) if keyed else None
+
+    @property
+    def state(self) -> KeyedState:
+        """The keyed state of this operator. Raises PipelineError on a stream without keys."""
+        if self._state is None:
+            raise PipelineError(f"{self.operator_name!r} has no keyed state: put .key_by(...) before it")
+        return self._state
+
+    def output(self, tag: str, value: Any) -> None:
+        """Put `value` on the side output `tag`, which a stream made by `.side_output(tag)` reads."""
+        if self._side_output is None:
+            raise PipelineError(f"{self.operator_name!r} has no side outputs")
+        self._side_output(tag, value)
+
+    def service(self, service: str | type) -> ServiceHandle:
+        """Return a handle of the service of this name, or of the one service registered with this class.
+
+        `ctx.service("memory").retrieve(3)` calls a method and waits for the reply.
+        """
+        return self._caller().handle(service)
+
+    def call_service(
+        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Call a method of a service and return its reply.
+
+        `timeout`: seconds, by default that of the service. Raises what the method raised, or a
+        `ServiceError`: ServiceTimeout, NoReply, UnknownService ...
+        """
+        return self._caller().call(name, method, args, kwargs, timeout)
+
+    def _caller(self) -> ServiceCaller:
+        if self._services is None:
+            raise PipelineError(f"{self.operator_name!r} cannot call services here")
+        return self._services
 
 
 class Function:
@@ -54,8 +146,7 @@ class Function:
 class ProcessFunction(Function):
     """The general operator: `process(value, ctx)` yields any number of outputs per record.
 
-    `ctx` gives keyed state, side outputs and services. A connected stream calls
-    `process_left` and `process_right` instead.
+    `ctx` gives keyed state, side outputs and services.
     """
 
     def process(self, value: Any, ctx: RuntimeContext) -> Iterable[Any] | None:

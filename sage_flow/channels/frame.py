@@ -139,8 +139,10 @@ class Progress(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """Subtask to driver: all input is processed and everything closed; `called` are the services' subtasks
-    that it sent requests to. It now waits for `Commit`."""
+    """Subtask to driver: all input is processed and everything closed; it now waits for `Commit`.
+
+    `called` are the addresses of the services' subtasks that it sent requests to.
+    """
 
     subtask: int
     report: Any
@@ -148,7 +150,7 @@ class Finished(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """Subtask to driver: it stopped with `failure` (see `runtime.failure.pack_error`)."""
+    """Subtask to driver: it stopped with `failure` (see `runtime.failure.pack_error`) and will close now."""
 
     subtask: int
     report: Any
@@ -156,7 +158,7 @@ class Failed(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Subtask to driver: committed or aborted; its thread is about to end."""
+    """Subtask to driver, the last message: it has committed or aborted. `failure`: in doing that."""
 
     subtask: int
     report: Any

@@ -1,0 +1,319 @@
+"""Records from files: lines of text, rows of CSV, one JSON value per line.
+
+A file is found and opened once when its source is made, so a wrong path stops the pipeline from being
+built. Files are read as streams; gzip and zip are read through.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from sage_flow.errors import InputError, PipelineError
+from sage_flow.functions import END, Source, SourceSignal
+
+if TYPE_CHECKING:
+    from sage_flow.context import RuntimeContext
+
+__all__ = ["CsvSource", "FileSource", "JsonlSource", "Lines", "TextSource", "column_fault", "find_files"]
+
+T = TypeVar("T")
+Path = str | os.PathLike[str]
+
+_BATCH = 1024  # records
+_BLOCK_CHARS = 1 << 20  # where lines are long, fewer are read at once
+_UNDECODABLE = "\udc80"  # stands for bytes not in the encoding; no decoder makes a lone surrogate
+_READ_FAULTS = (OSError, EOFError, UnicodeError, zlib.error, zipfile.BadZipFile, RuntimeError)
+
+# A strict decoder fails 8 KiB at a time and takes the good lines with it; a mark stays in its line.
+codecs.register_error("sage_flow.mark", lambda fault: (_UNDECODABLE, fault.end))  # type: ignore[attr-defined]
+
+
+def find_files(paths: Path | Iterable[Path]) -> list[str]:
+    """Return the absolute paths of the files that `paths` names, in order; those of a glob sorted.
+
+    Raises:
+        InputError: a path or glob names nothing, or a directory.
+    """
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not several:
+        raise InputError("the list of paths is empty; name at least one file")
+    return [file for path in several for file in _find(os.fspath(path))]
+
+
+def _find(path: str) -> list[str]:
+    full = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(full):
+        raise InputError(f"{path}: is a directory; use {os.path.join(path, '*')!r} to read the files in it")
+    if os.path.exists(full):
+        return [full]
+    found = sorted(file for file in glob.glob(full, recursive=True) if not os.path.isdir(file))
+    if not found:
+        what = "no file matches" if glob.has_magic(full) else "no such file"
+        raise InputError(f"{path}: {what}; a relative path starts at {os.getcwd()}")
+    return found
+
+
+def _decompressed(path: str, file: io.BufferedReader, member: str | None, stack: ExitStack) -> IO[bytes]:
+    magic, ending = file.peek(4)[:4], os.path.splitext(path)[1].lower()
+    if magic == b"PK\x03\x04" or ending == ".zip":
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        members = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        if member is None and len(members) == 1:
+            member = members[0]
+        if member not in members:
+            raise InputError(
+                f"{path}: name one of its files with member=: {', '.join(members) or 'it has none'}"
+            )
+        return stack.enter_context(archive.open(member))
+    if member is not None:
+        raise InputError(f"{path}: is not a zip file, so it has no member {member!r}; leave out member=")
+    if magic[:2] == b"\x1f\x8b" or ending == ".gz":
+        return stack.enter_context(gzip.GzipFile(fileobj=file))
+    return file
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, EOFError):
+        return "the compressed data ends early, the file is truncated; copy or download it again"
+    return getattr(fault, "strerror", None) or f"cannot be read: {fault}"
+
+
+class Lines:
+    """The lines of one file, line ends included, in blocks; can be iterated over once.
+
+    What cannot be read or decoded raises `InputError`, after all the lines before it.
+    """
+
+    def __init__(self, path: str, file: io.TextIOWrapper, encoding: str) -> None:
+        self.path = path
+        self.before = 0  # lines in front of the block at hand
+        self.per_block = 16  # lines; adapts to their length
+        self._file = file
+        self._encoding = encoding
+
+    def __iter__(self) -> Iterator[list[str]]:
+        fault: Exception | None = None
+        what = ""
+        while not what:
+            block: list[str] = []
+            try:
+                block.extend(islice(self._file, self.per_block))  # keeps what came before a fault
+            except _READ_FAULTS as error:
+                fault, what = error, _reason(error)
+            text = "".join(block)
+            if _UNDECODABLE in text:
+                del block[next(i for i, line in enumerate(block) if _UNDECODABLE in line) :]
+                what = f"is not {self._encoding}; pass the encoding of the file, such as encoding='cp1252'"
+            if block:
+                yield block
+                self.before += len(block)
+                self.per_block = max(1, min(_BATCH, self.per_block * _BLOCK_CHARS // (len(text) + 1)))
+            elif not what:
+                return
+        raise InputError(f"{self.path}:{self.before + 1}: {what}") from fault
+
+
+class FileSource(Source[T]):
+    """Base of the sources that read files; a subclass says how lines become records.
+
+    Subtask i of p reads every p-th file from the i-th on. The position is the index of the file at
+    hand among these, and the number of its records handed out.
+
+    Args:
+        paths: a path or a list of them. `~` and globs (`**` too) are expanded; a file is preferred to
+            a glob of the same spelling. Gzip and zip are known by their first bytes or their name.
+        encoding: of the text. In utf-8 a byte order mark is dropped.
+        member: the file to read in a zip that holds several.
+
+    Raises:
+        InputError: a file is missing or malformed; the message starts with `file:line`.
+    """
+
+    parallel = True
+    newline = "\n"
+
+    def __init__(
+        self, paths: Path | Iterable[Path], *, encoding: str = "utf-8", member: str | None = None
+    ) -> None:
+        self._files = find_files(paths)
+        self._encoding = encoding
+        self._member = member
+        self._index = self._record = 0
+        self._batches: Generator[list[T], None, None] | None = None
+        for path in filter(os.path.isfile, self._files):  # not a pipe, which can be opened only once
+            with self._open_text(path):
+                pass
+
+    def records(self, lines: Lines) -> Iterator[T]:
+        """Return the records of one file; what is malformed raises `InputError`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement records(lines)")
+
+    def open(self, ctx: RuntimeContext) -> None:
+        self._files = self._files[ctx.subtask_index :: ctx.parallelism]
+
+    def next_batch(self) -> list[T] | SourceSignal:
+        while self._index < len(self._files):
+            if self._batches is None:
+                self._batches = self._read(self._files[self._index], self._record)
+            try:
+                batch = next(self._batches, None)
+            except InputError:
+                self.close()  # the next call meets the fault again and does not go past it
+                raise
+            if batch is not None:
+                self._record += len(batch)
+                return batch
+            self.close()
+            self._index, self._record = self._index + 1, 0
+        return END
+
+    def _read(self, path: str, start: int) -> Generator[list[T], None, None]:
+        with self._open_text(path) as file:
+            lines = Lines(path, file, self._encoding)
+            records = self.records(lines)
+            if (skipped := sum(1 for _ in islice(records, start))) < start:
+                raise InputError(f"{path}: cannot continue after record {start}: it has only {skipped} now")
+            while True:
+                batch: list[T] = []
+                try:
+                    batch.extend(islice(records, lines.per_block))  # keeps what came before a fault
+                except InputError:
+                    if batch:
+                        yield batch
+                    raise
+                if not batch:
+                    return
+                yield batch
+
+    @contextmanager
+    def _open_text(self, path: str) -> Iterator[io.TextIOWrapper]:
+        with ExitStack() as stack:
+            try:
+                data = _decompressed(path, stack.enter_context(open(path, "rb")), self._member, stack)
+                codec = "utf-8-sig" if codecs.lookup(self._encoding).name == "utf-8" else self._encoding
+                text = io.TextIOWrapper(data, codec, "sage_flow.mark", self.newline)
+            except LookupError as fault:
+                raise PipelineError(f"{fault}; encoding= takes a text encoding such as 'utf-8'") from fault
+            except _READ_FAULTS as fault:
+                raise InputError(f"{path}: {_reason(fault)}") from fault
+            yield stack.enter_context(text)
+
+    def snapshot(self) -> tuple[int, int]:
+        return self._index, self._record
+
+    def restore(self, position: tuple[int, int]) -> None:
+        self._index, self._record = position
+
+    def close(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+
+class TextSource(FileSource[str]):
+    """The lines of text files, without the newline (LF or CR LF) at their ends."""
+
+    def records(self, lines: Lines) -> Iterator[str]:
+        for block in lines:
+            yield from [s[:-2] if s.endswith("\r\n") else s.removesuffix("\n") for s in block]
+
+
+class JsonlSource(FileSource[Any]):
+    """The JSON values of files that hold one on each line. Blank lines are passed over."""
+
+    def records(self, lines: Lines) -> Iterator[Any]:
+        decode = json.JSONDecoder().decode
+        for block in lines:
+            for number, line in enumerate(block, lines.before + 1):
+                if text := line.rstrip(" \t\r\n"):
+                    try:
+                        yield decode(text)
+                    except (ValueError, RecursionError) as fault:
+                        where = f"{lines.path}:{number}:{getattr(fault, 'pos', 0) + 1}"
+                        what = getattr(fault, "msg", fault)
+                        raise InputError(f"{where}: {what}; every line must be one JSON value") from fault
+
+
+class CsvSource(FileSource[dict[str, Any]]):
+    """The rows of CSV files as dicts. Blank lines are passed over.
+
+    The arguments that are not here are those of `FileSource`. Where a row spans several lines, errors
+    name its last.
+
+    Args:
+        delimiter: one character.
+        fieldnames: the columns, if the files have no first row that names them.
+        types: a function for each column to convert, such as `{"distance": int}`; other cells are str.
+    """
+
+    newline = ""
+
+    def __init__(
+        self,
+        paths: Path | Iterable[Path],
+        *,
+        delimiter: str = ",",
+        fieldnames: Sequence[str] | None = None,
+        types: Mapping[str, Callable[[str], Any]] | None = None,
+        encoding: str = "utf-8",
+        member: str | None = None,
+    ) -> None:
+        csv.reader([], delimiter=delimiter)  # raises TypeError for what cannot be one
+        self._delimiter = delimiter
+        self._types = dict(types or {})
+        self._fieldnames = fieldnames
+        if fieldnames is not None:
+            self._check(fieldnames, "fieldnames=")
+        super().__init__(paths, encoding=encoding, member=member)
+
+    def records(self, lines: Lines) -> Iterator[dict[str, Any]]:
+        # strict: else a quote that is never closed swallows the rest of the file.
+        reader = csv.reader(chain.from_iterable(lines), delimiter=self._delimiter, strict=True)
+        names, types = self._fieldnames, list(self._types.items())
+        try:
+            if names is None:
+                names = next(reader, None)
+                if names is None:
+                    return
+                self._check(names, f"{lines.path}:{reader.line_num}")
+            for row in reader:
+                if len(row) == len(names):
+                    record: dict[str, Any] = dict(zip(names, row))
+                    for name, convert in types:
+                        try:
+                            record[name] = convert(record[name])
+                        except Exception as fault:
+                            where = f"{lines.path}:{reader.line_num}: column {name!r}"
+                            raise InputError(f"{where}: {record[name]!r:.99}: {fault!r}") from fault
+                    yield record
+                elif row:
+                    what = f"{len(row)} cells in a row of {len(names)} columns"
+                    raise InputError(f"{lines.path}:{reader.line_num}: {what} ({', '.join(names)})")
+        except csv.Error as fault:
+            raise InputError(f"{lines.path}:{reader.line_num}: {fault}") from fault
+
+    def _check(self, names: Sequence[str], where: str) -> None:
+        if fault := column_fault(names):
+            raise InputError(f"{where}: {fault}")
+        if unknown := [name for name in self._types if name not in names]:
+            raise InputError(f"{where}: types= has unknown {unknown}; the columns are {', '.join(names)}")
+
+
+def column_fault(names: Sequence[str]) -> str:
+    """Return what is wrong with these column names; an empty str if nothing is."""
+    if isinstance(names, str) or not names:
+        return f"there must be a list of column names, not {names!r}"
+    twice = [name for position, name in enumerate(names) if name in names[:position]]
+    return f"the column names must differ, these come twice: {', '.join(twice)}" if twice else ""

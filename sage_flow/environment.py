@@ -1,0 +1,384 @@
+"""Environments: where a pipeline is written and run, and what running it gives back."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import inspect
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar
+
+from sage_flow.errors import JobCancelled, PipelineError
+from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.execution import Execution, Executor
+from sage_flow.functions import Source
+from sage_flow.plan.builder import Graph, checked_count, make_operator
+from sage_flow.plan.drawing import draw, explain
+from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
+from sage_flow.plan.location import caller_location
+from sage_flow.plan.planner import public_methods
+from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.runtime.failure import add_notes, fold_engine_frames, unpack_error
+from sage_flow.service import PipelineService
+from sage_flow.stream import DataStream
+
+__all__ = ["JobHandle", "JobResult", "JobStatus", "LocalEnvironment"]
+
+T = TypeVar("T")
+
+_RESERVED_METHODS = frozenset({"options"})
+_RESERVED_PARAMETERS = frozenset({"method", "timeout"})
+
+
+class LocalEnvironment:
+    """A pipeline, its services, and a way to run them in this process.
+
+    Args:
+        name: the job's name.
+        parallelism: subtasks per operator where the operator does not say. In one process it gives the semantics
+            of parallelism, not its speed.
+        cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
+        executor: how to run; default: a thread per subtask.
+    """
+
+    def __init__(
+        self,
+        name: str = "job",
+        parallelism: int = 1,
+        *,
+        cancel_grace_s: float = 5.0,
+        executor: Executor | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
+        self.name = name
+        self._graph = Graph(name, parallelism)
+        self._options = DriverOptions(cancel_grace_s=cancel_grace_s)
+        self._executor = executor
+
+    # -- sources --------------------------------------------------------------------------------------------
+
+    def from_collection(self, items: Sequence[T], *, name: str | None = None) -> DataStream[T]:
+        """The items of a sequence (list, tuple, range), in order, by one subtask."""
+        from sage_flow.connectors import CollectionSource
+
+        return self._from(CollectionSource(items), "collection", name)
+
+    def from_iterable(
+        self, items: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None
+    ) -> DataStream[T]:
+        """The items of any iterable, also an endless one, read by a thread at most 1000 records ahead.
+
+        A function is called where the source runs, to make the iterable: give one where a generator could not
+        be pickled.
+        """
+        from sage_flow.connectors import IterableSource
+
+        return self._from(IterableSource(items), "iterable", name)
+
+    def read_text(
+        self, paths: Any, *, encoding: str = "utf-8", name: str | None = None, parallelism: int | None = None
+    ) -> DataStream[str]:
+        """The lines of text files, without their ends. `paths`: one or several paths or globs; .gz is unpacked."""
+        from sage_flow.connectors import TextSource
+
+        return self._from(TextSource(paths, encoding=encoding), "text", name, parallelism)
+
+    def read_csv(
+        self,
+        paths: Any,
+        *,
+        delimiter: str = ",",
+        fieldnames: list[str] | None = None,
+        types: Mapping[str, Callable[[str], Any]] | None = None,
+        encoding: str = "utf-8",
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> DataStream[dict[str, Any]]:
+        """The rows of CSV files as dicts of str, or as `types` (by column) convert them.
+
+        `paths`: one or several paths or globs; .gz, and a .zip that holds one file, are unpacked. The first
+        row names the columns unless `fieldnames` does.
+        """
+        from sage_flow.connectors import CsvSource
+
+        source = CsvSource(paths, delimiter=delimiter, fieldnames=fieldnames, types=types, encoding=encoding)
+        return self._from(source, "csv", name, parallelism)
+
+    def read_jsonl(
+        self, paths: Any, *, encoding: str = "utf-8", name: str | None = None, parallelism: int | None = None
+    ) -> DataStream[Any]:
+        """The values of files that have JSON on each line. `paths`: one or several paths or globs."""
+        from sage_flow.connectors import JsonlSource
+
+        return self._from(JsonlSource(paths, encoding=encoding), "jsonl", name, parallelism)
+
+    def from_source(
+        self, source: Source[T] | type[Source[T]], *, name: str | None = None, parallelism: int | None = None
+    ) -> DataStream[T]:
+        """The records of a Source of your own; each subtask works on a copy of it."""
+        if isinstance(source, type) and issubclass(source, Source):
+            source = source()
+        if not isinstance(source, Source):
+            raise PipelineError(f"from_source needs a Source, not {source!r}; for an iterable use from_iterable")
+        return self._from(source, "source", name, parallelism)
+
+    def _from(
+        self, source: Source[Any], base: str, name: str | None, parallelism: int | None = None
+    ) -> DataStream[Any]:
+        operator = make_operator(self._graph, Kind.SOURCE, name, base=base)
+        operator = _with_function(operator, source)
+        node = self._graph.add(operator, parallelism=parallelism, max_parallelism=None if source.parallel else 1)
+        return DataStream(self._graph, (Tap(node),))
+
+    # -- services -------------------------------------------------------------------------------------------
+
+    def register_service(
+        self,
+        name: str,
+        service: Callable[..., Any] | PipelineService,
+        *args: Any,
+        parallelism: int = 1,
+        concurrency: int = 1,
+        max_pending: int = 256,
+        timeout: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        """Register a service under a name: a class (or a function that makes the object) or a PipelineService.
+
+        Args:
+            args, kwargs: for the class, which is called where the service runs.
+            parallelism: replicas; calls go to them in turn.
+            concurrency: calls that one replica answers at the same time, each in a thread.
+            max_pending: open calls of one caller before it has to wait.
+            timeout: seconds a caller waits by default.
+        """
+        if not isinstance(name, str) or not name:
+            raise PipelineError(f"the name of a service must be a non-empty str, not {name!r}")
+        if name in self._graph.services:
+            where = self._graph.services[name].location
+            raise PipelineError(f"service {name!r} is registered already ({where}): give this one another name")
+        for what, value in (("parallelism", parallelism), ("concurrency", concurrency), ("max_pending", max_pending)):
+            checked_count(value, what, name)
+        if isinstance(service, PipelineService):
+            if args or kwargs or concurrency != 1:
+                raise PipelineError(f"PipelineService {name!r} takes no arguments and no concurrency: use parallelism")
+            replicas = parallelism if parallelism != 1 else service.parallelism
+            self._register_pipeline(name, service, checked_count(replicas, "parallelism", name), max_pending, timeout)
+            return
+        _check_factory(name, service, args, kwargs)
+        self._graph.services[name] = ServiceDefinition(
+            name, caller_location(), parallelism, max_pending, timeout, concurrency, service, args, kwargs
+        )
+
+    def _register_pipeline(
+        self, name: str, service: PipelineService, parallelism: int, max_pending: int, timeout: float
+    ) -> None:
+        with self._graph.body_of(name):
+            head = make_operator(self._graph, Kind.REQUESTS, "requests")
+            node = self._graph.add(head, parallelism=parallelism)
+            self._graph.services[name] = ServiceDefinition(name, head.location, parallelism, max_pending, timeout)
+            output = service.build(DataStream(self._graph, (Tap(node),)))
+            if not isinstance(output, DataStream):
+                raise PipelineError(
+                    f"the pipeline of service {name!r} must return the stream of its replies, not {output!r}"
+                )
+        self._graph.services[name] = ServiceDefinition(
+            name, head.location, parallelism, max_pending, timeout, output=output._taps
+        )
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def explain(self) -> str:
+        """Return the plan as text: chains, their parallelism, how records travel between them."""
+        return explain(self._graph.plan())
+
+    def draw(self) -> str:
+        """Return the plan as a Mermaid flowchart."""
+        return draw(self._graph.plan())
+
+    def submit(self) -> JobHandle:
+        """Start the pipeline and return at once."""
+        if self._executor is None:
+            from sage_flow.executors.threads import ThreadExecutor
+
+            self._executor = ThreadExecutor()
+        return JobHandle(self._executor.start(self._graph.plan(), self._options))
+
+    def execute(self, *, progress: bool | None = None) -> JobResult:
+        """Run the pipeline to its end.
+
+        `progress`: show it on stderr; default: if that is a terminal.
+
+        Raises the first error of user code, as its own type. Ctrl-C cancels the job and goes on as
+        KeyboardInterrupt.
+        """
+        from sage_flow.metrics import watching
+
+        with self.submit() as job, watching(job, progress):
+            return job.result()
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job came to.
+
+    Attributes:
+        status: FINISHED or CANCELLED; a job that failed raises instead.
+        collected: the rows of each `collect` sink, by name.
+        counts: records each operator emitted (a sink: received), by name.
+        skipped, dead_letters: records that failed under such an `on_error`, by operator, where there are any.
+        stuck: where user code was that did not come back after a cancel.
+    """
+
+    status: JobStatus
+    collected: dict[str, list[Any]]
+    counts: dict[str, int]
+    skipped: dict[str, int] = field(default_factory=dict)
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    stuck: list[str] = field(default_factory=list)
+
+
+class JobHandle:
+    """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
+
+    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._settled = False
+        _open_handles.add(self)
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self._driver.plan.job
+
+    @property
+    def status(self) -> JobStatus:
+        """CREATED, RUNNING, FINISHED, FAILED or CANCELLED."""
+        return self._driver.status
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """Wait for the end of the job, at most `timeout` seconds; return the status then."""
+        self._settled = self._execution.wait(timeout) or self._settled
+        return self.status
+
+    def cancel(self, reason: str = "cancelled by its user") -> JobStatus:
+        """End the job: unwind what waits, close everything, publish nothing. Waits until that is done."""
+        self._execution.cancel(reason)
+        return self.wait()
+
+    def result(self, timeout: float | None = None) -> JobResult:
+        """Wait for the end and return what the job came to.
+
+        Raises the first error of user code as its own type, TimeoutError if the job runs on after `timeout`
+        seconds.
+        """
+        if not self.wait(timeout).is_final and self._execution.crash is None:
+            raise TimeoutError(f"job {self.name!r} is still running after {timeout} s")
+        error = self._error()
+        if error is not None:
+            raise error
+        return self._result()
+
+    def metrics(self) -> dict[str, Any]:
+        """How far the job is: `operators` (counts by name) and `queued` (records waiting, by chain)."""
+        return self._execution.statistics()
+
+    def __enter__(self) -> JobHandle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._execution.is_over:
+            self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
+        self._settled = True
+
+    @property
+    def _driver(self) -> Driver:
+        return self._execution.driver
+
+    def _error(self) -> BaseException | None:
+        if self._execution.crash is not None:
+            return self._execution.crash
+        if self.status is not JobStatus.FAILED:
+            return None
+        error = unpack_error(self._driver.failure)
+        if isinstance(error, JobCancelled) or not isinstance(error, Exception):
+            add_notes(error, [f"raised in job {self.name!r}"])
+        fold_engine_frames(error)
+        return error
+
+    def _result(self) -> JobResult:
+        counts = self._driver.counts()
+        return JobResult(
+            self.status,
+            self._driver.collected,
+            {name: count.emitted for name, count in counts.items()},
+            {name: count.skipped for name, count in counts.items() if count.skipped},
+            {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
+            self._driver.stuck,
+        )
+
+
+_open_handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
+
+
+@atexit.register
+def _cancel_forgotten_jobs() -> None:
+    for handle in list(_open_handles):
+        if handle._settled or handle._execution.is_over:
+            continue
+        warnings.warn(
+            f"job {handle.name!r} was submitted but neither waited for nor closed: it is cancelled now",
+            ResourceWarning,
+            stacklevel=2,
+        )
+        handle.cancel("the interpreter exits")
+
+
+def _with_function(operator: Any, function: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(operator, functions=(function,))
+
+
+def _check_factory(name: str, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not callable(factory):
+        raise PipelineError(
+            f"service {name!r} needs a class or a function that makes the object, not an instance of"
+            f" {type(factory).__name__}: it is made where it runs, register_service(name, {type(factory).__name__}, ...)"
+        )
+    signature = None
+    with contextlib.suppress(ValueError, TypeError):  # some builtin classes have none
+        signature = inspect.signature(factory)
+    try:
+        if signature is not None:
+            signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise PipelineError(f"service {name!r} cannot be made by {factory.__name__}: {error}") from None
+    if isinstance(factory, type):
+        for method in public_methods(factory):
+            _check_method(name, method, getattr(factory, method))
+
+
+def _check_method(service: str, name: str, method: Any) -> None:
+    if name in _RESERVED_METHODS:
+        raise PipelineError(f"service {service!r} has a method named {name!r}, which handles use themselves: rename it")
+    try:
+        parameters = set(inspect.signature(method).parameters)
+    except (ValueError, TypeError):
+        return
+    clash = parameters & _RESERVED_PARAMETERS
+    if clash:
+        raise PipelineError(
+            f"method {name!r} of service {service!r} has a parameter {clash.pop()!r}, which call_service uses itself:"
+            " rename it"
+        )

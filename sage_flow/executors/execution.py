@@ -1,0 +1,59 @@
+"""A started job, as an environment's handle sees it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.plan.physical import Plan
+
+__all__ = ["Execution", "Executor"]
+
+
+class Executor(Protocol):
+    """A way to run plans."""
+
+    def start(self, plan: Plan, options: DriverOptions) -> Execution:
+        """Start a job and return at once."""
+
+
+class Execution:
+    """A job that was started: its driver, and a thread-safe way to wait for its end.
+
+    `crash` is an error of the engine itself that ended the driver.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.crash: BaseException | None = None
+        self._over = threading.Event()
+
+    def lead(self) -> None:
+        """Run the driver to the end of the job; the body of the driver's activation."""
+        try:
+            self.driver.run()
+        except BaseException as error:  # an engine fault must reach whoever waits
+            self.crash = error
+        finally:
+            self._over.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; return whether it has come."""
+        return self._over.wait(timeout_s)
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    def cancel(self, reason: str) -> None:
+        """Ask the job to end; `wait` for it."""
+        self.driver.cancel(reason)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts per operator and queued records per chain, now."""
+        queued: dict[str, int] = {}
+        for subtask in self.driver.plan.subtasks:
+            report = self.driver.reports.get(subtask.address)
+            queued[subtask.chain.name] = queued.get(subtask.chain.name, 0) + (report.queued if report else 0)
+        return {"operators": self.driver.counts(), "queued": queued}

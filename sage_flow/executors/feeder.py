@@ -1,0 +1,85 @@
+"""A thread that reads a blocking source ahead of its subtask."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from sage_flow.channels.frame import FRAME_RECORDS
+from sage_flow.functions import END, IDLE, Source, SourceSignal
+
+__all__ = ["Feeder"]
+
+_AHEAD = 1000
+
+
+class Feeder(Source[Any]):
+    """Stands before a blocking source: `next_batch()` takes what is there and never blocks.
+
+    At most 1000 records (and one batch) are read ahead. The position is that of the batches handed over.
+    """
+
+    def __init__(self, source: Source[Any], wake: Callable[[], None]) -> None:
+        self._source = source
+        self._wake = wake
+        self._condition = threading.Condition()
+        self._batches: deque[list[Any]] = deque()
+        self._ahead = 0
+        self._subtask_waits = True
+        self._end: BaseException | SourceSignal | None = None
+        self._stopped = False
+
+    def run(self) -> None:
+        """The thread's body: read until the end, an error, or `stop`."""
+        try:
+            while not self._stopped:
+                batch = self._source.next_batch()
+                if isinstance(batch, list):
+                    self._hand_over(batch)
+                elif batch is END:
+                    self._close(END)
+                    return
+        except BaseException as error:  # raised again where the batches are read
+            self._close(error)
+
+    def next_batch(self) -> list[Any] | SourceSignal:
+        with self._condition:
+            if self._batches:
+                return self._take()
+            if self._end is None:
+                self._subtask_waits = True
+                return IDLE
+        if isinstance(self._end, SourceSignal):
+            return self._end
+        raise self._end
+
+    def stop(self) -> None:
+        """Let the thread end once the source gives it back; it is a daemon and is not waited for."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    def _take(self) -> list[Any]:
+        taken: list[Any] = []
+        while self._batches and (not taken or len(taken) + len(self._batches[0]) <= FRAME_RECORDS):
+            taken.extend(self._batches.popleft())
+        self._ahead -= len(taken)
+        self._condition.notify_all()
+        return taken
+
+    def _hand_over(self, batch: list[Any]) -> None:
+        with self._condition:
+            while self._ahead >= _AHEAD and not self._stopped:
+                self._condition.wait()
+            self._batches.append(batch)
+            self._ahead += len(batch)
+            wake, self._subtask_waits = self._subtask_waits, False
+        if wake:
+            self._wake()
+
+    def _close(self, end: BaseException | SourceSignal) -> None:
+        with self._condition:
+            self._end = end
+        self._wake()

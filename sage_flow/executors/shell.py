@@ -1,0 +1,53 @@
+"""What a shell provides: how to wait, how to start an activation, what time it is, how to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+from sage_flow.channels.frame import Message
+
+__all__ = ["RECORD_WINDOW", "Condition", "Shell"]
+
+RECORD_WINDOW = 8192
+"""Records on the way on one channel inside a process."""
+
+
+class Condition(Protocol):
+    """The part of `threading.Condition` that ports use."""
+
+    def __enter__(self) -> bool: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+    def notify_all(self) -> None: ...
+
+
+class Shell(Protocol):
+    """One process's way to run subtasks."""
+
+    feeds_sources: bool
+    """Whether blocking sources get a thread of their own; otherwise they are called inline."""
+
+    def condition(self) -> Condition:
+        """Make a condition on which activations wait."""
+
+    def spawn(self, name: str, run: Callable[[], None]) -> None:
+        """Start an activation."""
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+
+    def send(self, sender: int, target: int, message: Message) -> int:
+        """Send, never blocking; return what the message takes of its channel's credit.
+
+        Raises CodecError if the message has to be pickled and cannot be.
+        """
+
+    def window(self, producer: int, consumer: int) -> int:
+        """The credit window of a channel between these addresses, in the unit that `send` returns."""

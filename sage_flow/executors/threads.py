@@ -1,0 +1,127 @@
+"""Local mode: every subtask is a thread, edges stay in memory."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sage_flow.channels.frame import DRIVER, Data, Message, Reply, Request
+from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.execution import Execution
+from sage_flow.executors.shell import RECORD_WINDOW, Condition
+from sage_flow.executors.worker import Worker
+from sage_flow.plan.location import is_engine_file, short_path
+from sage_flow.plan.physical import Plan, Subtask
+
+__all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "where_is"]
+
+
+class LocalPost:
+    """Delivers messages inside one process.
+
+    Threads share objects and processes do not: what services get and give is copied here as it would be by a
+    wire, and with `copies_records` so is every record, which shows whether a pipeline relies on sharing.
+    """
+
+    def __init__(self, *, copies_records: bool = False) -> None:
+        self._copies_records = copies_records
+        self._receivers: dict[int, Callable[[Message], None]] = {}
+
+    def register(self, address: int, deliver: Callable[[Message], None]) -> None:
+        """Messages for `address` go to `deliver`."""
+        self._receivers[address] = deliver
+
+    def send(self, target: int, message: Message) -> int:
+        """Deliver now. Raises CodecError where a copy is due and cannot be made."""
+        message = self.copied(message)
+        self._receivers[target](message)
+        return message.cost if isinstance(message, Data) else 0
+
+    def copied(self, message: Message) -> Message:
+        """Return the message as the receiver may have it."""
+        match message:
+            case Request():
+                return message._replace(args=_copy(message.args), kwargs=_copy(message.kwargs))
+            case Reply():
+                return message._replace(outputs=_copy(message.outputs)) if message.outputs else message
+            case Data() if self._copies_records:
+                return message._replace(records=_copy(message.records))
+            case _:
+                return message
+
+
+def _copy(value: object) -> object:
+    from sage_flow.channels.codec import copy_value
+
+    return copy_value(value)
+
+
+class ThreadShell:
+    """Real threads, a real clock, real conditions."""
+
+    feeds_sources = True
+
+    def __init__(self, post: LocalPost) -> None:
+        self._post = post
+        self.threads: dict[str, threading.Thread] = {}
+
+    def condition(self) -> Condition:
+        return threading.Condition(threading.Lock())
+
+    def spawn(self, name: str, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self.threads[name] = thread
+        thread.start()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def send(self, sender: int, target: int, message: Message) -> int:
+        return self._post.send(target, message)
+
+    def window(self, producer: int, consumer: int) -> int:
+        return RECORD_WINDOW
+
+
+@dataclass(frozen=True)
+class ThreadExecutor:
+    """Runs a job in this process, a thread per subtask.
+
+    `copies_records`: pickle every record on every edge, as processes would (the mode `local-copy`).
+    """
+
+    copies_records: bool = False
+
+    def start(self, plan: Plan, options: DriverOptions) -> Execution:
+        """Start the job's threads."""
+        post = LocalPost(copies_records=self.copies_records)
+        shell = ThreadShell(post)
+        driver = Driver(plan, shell, options, partial(_where_stuck, shell, plan.subtasks))
+        post.register(DRIVER, driver.deliver)
+        workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]
+        for subtask, worker in workers:
+            post.register(subtask.address, worker.port.deliver)
+        execution = Execution(driver)
+        shell.spawn(f"driver of {plan.job}", execution.lead)
+        for subtask, worker in workers:
+            shell.spawn(subtask.name, worker.run)
+        return execution
+
+
+def _where_stuck(shell: ThreadShell, subtasks: tuple[Subtask, ...], address: int) -> str:
+    name = next(subtask.name for subtask in subtasks if subtask.address == address)
+    return where_is(shell.threads[name])
+
+
+def where_is(thread: threading.Thread) -> str:
+    """The innermost line of user code that a thread is in."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and is_engine_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return "in the engine itself"
+    return f"stuck at {short_path(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"

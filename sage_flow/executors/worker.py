@@ -1,0 +1,191 @@
+"""The worker loop: the life of one subtask, the same in every shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Union
+
+from sage_flow.channels.frame import DRIVER, Commit, Ended, Failed, Finished, Message, Progress
+from sage_flow.errors import JobCancelled, ProtocolError
+from sage_flow.executors.feeder import Feeder
+from sage_flow.executors.port import WorkerPort
+from sage_flow.executors.shell import Shell
+from sage_flow.plan.graph import Kind
+from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.service_subtask import ServiceSubtask
+from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForSource
+
+__all__ = ["Crashed", "Worker"]
+
+_PROGRESS_S = 0.2
+_FIRST_IDLE_S = 0.001
+_LONGEST_IDLE_S = 0.1
+
+Unit = Union[ChainSubtask, ServiceSubtask]
+
+
+class Crashed(BaseException):
+    """Ends an activation as kill -9 would: nothing is closed and nobody is told."""
+
+
+class Worker:
+    """Runs one subtask: open, work, close, wait for the commit.
+
+    Whatever happens, everything that was opened is closed and the driver is told how it ended.
+    """
+
+    def __init__(self, plan: Plan, subtask: Subtask, shell: Shell) -> None:
+        self.port = WorkerPort(plan, subtask, shell)
+        self._plan = plan
+        self._subtask = subtask
+        self._shell = shell
+        self._unit: Unit | None = None
+        self._next_progress = 0.0
+
+    def run(self) -> None:
+        """The activation's body."""
+        try:
+            self._work()
+            self._tell(Finished(self._address, self._unit_report(), self.port.end_requests()))
+            self._await_commit()
+        except Crashed:
+            return
+        except JobCancelled:
+            self._end(self._clean_up())
+        except BaseException as error:  # also SystemExit of user code: the driver must know
+            self._tell(Failed(self._address, self._unit_report(), pack_error(error)))
+            self._end(self._clean_up())
+        else:
+            self._end(_attempt(self._unit.commit if self._unit else None))
+
+    def _work(self) -> None:
+        self._next_progress = self._shell.now() + _PROGRESS_S
+        if self._subtask.chain.head.kind is Kind.SERVICE:
+            service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
+            service.open()
+            _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
+            service.close()
+        else:
+            chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port)
+            chain.open()
+            feeder = self._feed(chain)
+            try:
+                self._run_chain(chain)
+            finally:
+                if feeder is not None:
+                    feeder.stop()
+            chain.close()
+
+    def _run_chain(self, chain: ChainSubtask) -> None:
+        timeout_s: float | None = 0.0
+        idle_s = _FIRST_IDLE_S
+        while True:
+            for message in self.port.take(timeout_s):
+                chain.on_message(message)
+            match chain.advance():
+                case GoOn():
+                    timeout_s, idle_s = 0.0, _FIRST_IDLE_S
+                case WaitForSource():
+                    timeout_s, idle_s = idle_s, min(idle_s * 2, _LONGEST_IDLE_S)
+                case Done():
+                    return
+                case _:
+                    timeout_s = None
+            self._report_progress()
+
+    def _feed(self, chain: ChainSubtask) -> Feeder | None:
+        if chain.source is None or not chain.source.blocking or not self._shell.feeds_sources:
+            return None
+        feeder = Feeder(chain.source, self.port.poke)
+        chain.source = feeder
+        self._shell.spawn(f"feeder of {self._subtask.name}", feeder.run)
+        return feeder
+
+    def _await_commit(self) -> None:
+        for message in self.port.take():
+            if not isinstance(message, Commit):
+                raise ProtocolError(f"a subtask that has finished got a {type(message).__name__}")
+
+    def _clean_up(self) -> BaseException | None:
+        """Close and abort after an error or a cancel; return the first error of doing so."""
+        if self._unit is None:
+            return None
+        return _attempt(self._unit.close) or _attempt(self._unit.abort)
+
+    def _end(self, error: BaseException | None) -> None:
+        failure = None if error is None else pack_error(error)
+        self._tell(Ended(self._address, self._unit_report(), failure))
+
+    @property
+    def _address(self) -> int:
+        return self._subtask.address
+
+    def _unit_report(self) -> object:
+        return None if self._unit is None else self._unit.report()
+
+    def _report_progress(self) -> None:
+        now = self._shell.now()
+        if now >= self._next_progress and self._unit is not None:
+            self._next_progress = now + _PROGRESS_S
+            self._tell(Progress(self._address, self._unit.report(self.port.queued)))
+
+    def _tell(self, message: Message) -> None:
+        self._shell.send(self._address, DRIVER, message)
+
+
+class _ServiceLoop:
+    """`concurrency` activations take requests from one inbox; the first one is the subtask's own."""
+
+    def __init__(
+        self, service: ServiceSubtask, port: WorkerPort, shell: Shell, after_each: Callable[[], None]
+    ) -> None:
+        self._service = service
+        self._port = port
+        self._shell = shell
+        self._after_each = after_each
+        self._condition = shell.condition()
+        self._others = service.concurrency - 1
+        self._fault: BaseException | None = None
+
+    def run(self) -> None:
+        """Answer until no request can come. Raises what another activation raised."""
+        for number in range(self._others):
+            self._shell.spawn(f"{self._service.subtask.name} #{number + 2}", self._run_other)
+        try:
+            self._answer_requests()
+        finally:
+            with self._condition:
+                while self._others:
+                    self._condition.wait()
+        if self._fault is not None:
+            raise self._fault
+
+    def _run_other(self) -> None:
+        try:
+            self._answer_requests()
+        except BaseException as error:  # raised again by the subtask's own activation
+            self._fault = error
+            self._port.poke()
+        finally:
+            with self._condition:
+                self._others -= 1
+                self._condition.notify_all()
+
+    def _answer_requests(self) -> None:
+        while not self._service.is_over and self._fault is None:
+            for message in self._port.take(limit=1):
+                request = self._service.on_message(message)
+                if request is not None:
+                    self._service.answer(request)
+            self._after_each()
+        self._port.poke()  # the others look up too
+
+
+def _attempt(action: Callable[[], None] | None) -> BaseException | None:
+    try:
+        if action is not None:
+            action()
+    except (Exception, JobCancelled) as error:
+        return error
+    return None

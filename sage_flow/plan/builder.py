@@ -1,0 +1,158 @@
+"""What grows while the user writes: nodes with unique names, checked functions, registered services."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sage_flow.errors import PipelineError
+from sage_flow.functions import Function, ProcessFunction, Sink
+from sage_flow.plan.graph import Kind, Node, OnError, Operator, ServiceDefinition, Tap
+from sage_flow.plan.location import Location, caller_location
+from sage_flow.plan.physical import Plan
+from sage_flow.plan.planner import build_plan
+
+__all__ = ["Graph", "checked_count", "make_operator"]
+
+_POLICIES = ("fail", "skip", "dead_letter")
+
+
+class Graph:
+    """The pipeline of one environment, as far as it is written."""
+
+    def __init__(self, job: str, parallelism: int) -> None:
+        self.job = job
+        self.parallelism = checked_count(parallelism, "parallelism", job)
+        self.nodes: list[Node] = []
+        self.services: dict[str, ServiceDefinition] = {}
+        self._taken: dict[str, Location] = {}
+        self._counters: dict[str, int] = {}
+        self._service: str | None = None  # whose body is being written
+
+    def plan(self) -> Plan:
+        """Validate and plan. Raises PipelineError."""
+        return build_plan(self.job, self.nodes, self.services, self.parallelism)
+
+    def name_for(self, given: str | None, base: str) -> str:
+        """Return the full name: the given one or `base-n`, below the service's name inside its body.
+
+        Raises PipelineError if it is taken.
+        """
+        if given is not None and (not isinstance(given, str) or not given):
+            raise PipelineError(f"name must be a non-empty str, not {given!r}")
+        scope = f"{self._service}/" if self._service else ""
+        name = scope + given if given else self._next_name(scope + base)
+        where = caller_location()
+        if name in self._taken:
+            raise PipelineError(
+                f"two operators are named {name!r} ({self._taken[name]} and {where}):"
+                " the name is the identity of an operator's state and counts, give one of them another name="
+            )
+        self._taken[name] = where
+        return name
+
+    def _next_name(self, base: str) -> str:
+        while True:
+            self._counters[base] = self._counters.get(base, 0) + 1
+            name = f"{base}-{self._counters[base]}"
+            if name not in self._taken:
+                return name
+
+    def add(
+        self,
+        operator: Operator,
+        inputs: Sequence[Sequence[Tap]] = (),
+        *,
+        parallelism: int | None = None,
+        max_parallelism: int | None = None,
+    ) -> Node:
+        """Add an operator that reads these taps, a group of taps per input side."""
+        if parallelism is not None:
+            checked_count(parallelism, "parallelism", operator.name)
+        taps = tuple(tuple(side) for side in inputs)
+        node = Node(operator, taps, parallelism, self._service, max_parallelism)
+        self.nodes.append(node)
+        return node
+
+    @contextmanager
+    def body_of(self, service: str) -> Iterator[None]:
+        """What is written inside belongs to the pipeline of this service."""
+        if self._service is not None:
+            raise PipelineError(f"service {service!r} is registered inside the pipeline of {self._service!r}: register it outside")
+        self._service = service
+        try:
+            yield
+        finally:
+            self._service = None
+
+
+def checked_count(value: Any, what: str, owner: str) -> int:
+    """Return `value` if it is an int of at least 1. Raises PipelineError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise PipelineError(f"{what} of {owner!r} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def make_operator(
+    graph: Graph,
+    kind: Kind,
+    name: str | None,
+    functions: Sequence[tuple[Any, int]] = (),
+    *,
+    base: str | None = None,
+    keyed: bool = False,
+    on_error: OnError = "fail",
+    with_ctx: bool | None = None,
+    options: dict[str, Any] | None = None,
+) -> Operator:
+    """Make an operator of functions, each with the number of values it is called with. Raises PipelineError."""
+    where = caller_location()
+    full_name = graph.name_for(name, base or kind.value)
+    if on_error not in _POLICIES:
+        raise PipelineError(f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}")
+    takes_ctx = tuple(
+        _takes_ctx(function, values, with_ctx, f"{full_name!r} ({where})") for function, values in functions
+    )
+    only_functions = tuple(function for function, _ in functions)
+    return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
+
+
+def _takes_ctx(function: Any, values: int, with_ctx: bool | None, owner: str) -> bool:
+    """Whether the function is called with the context behind its `values` values; checks that it can be."""
+    if isinstance(function, Sink):
+        return False
+    if not callable(function) and not isinstance(function, ProcessFunction):
+        raise PipelineError(f"{owner} needs a function, not {function!r} (a {type(function).__name__})")
+    parameters = _parameters(function)
+    if parameters is None:  # a builtin without a signature
+        return bool(with_ctx)
+    takes = with_ctx if with_ctx is not None else "ctx" in parameters
+    try:
+        inspect.Signature(list(parameters.values())).bind(*[None] * (values + takes))
+    except (TypeError, ValueError) as error:
+        expected = " and ".join([f"{values} value{'s' * (values > 1)}", *["the context"] * takes])
+        raise PipelineError(f"{owner} calls its function with {expected}, by position: {error}") from None
+    return takes
+
+
+def _parameters(function: Any) -> dict[str, inspect.Parameter] | None:
+    """The parameters that a caller gives."""
+    called = function
+    if isinstance(function, type):
+        if not issubclass(function, Function):
+            return _signature(function)
+        called = function.process if issubclass(function, ProcessFunction) else getattr(function, "__call__")  # noqa: B004
+        found = _signature(called)
+        return None if found is None else dict(list(found.items())[1:])  # without self
+    if isinstance(function, ProcessFunction):
+        called = function.process
+    return _signature(called)
+
+
+def _signature(function: Any) -> dict[str, inspect.Parameter] | None:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None

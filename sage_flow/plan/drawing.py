@@ -1,0 +1,65 @@
+"""The plan as text and as a Mermaid flowchart."""
+
+from __future__ import annotations
+
+from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Chain, Edge, Plan
+
+__all__ = ["draw", "explain"]
+
+
+def explain(plan: Plan) -> str:
+    """One block per chain: its operators, then where its records go."""
+    subtasks = len(plan.subtasks)
+    lines = [f"job {plan.job!r}: {len(plan.chains)} chains, {subtasks} subtasks"]
+    for chain in plan.chains:
+        service = f" (service {chain.service!r})" if chain.service else ""
+        lines.append(f"\n[{chain.id}] {chain.name}   x{chain.parallelism}{service}")
+        for operator in chain.operators:
+            notes = [f"on_error={operator.on_error}"] if operator.on_error != "fail" else []
+            lines.append("      " + "  ".join([f"{operator.name:<24} {operator.kind!s:<16} {operator.location}", *notes]))
+        for edge in plan.edges:
+            if edge.source == chain.id:
+                lines.append(f"   -> {_target(plan, edge)}  by {_how(edge)}")
+    for service in plan.services.values():
+        lines.append(f"\nservice {service.name!r}: calls go to [{service.chain}], timeout {service.timeout_s:g} s")
+    return "\n".join(lines)
+
+
+def draw(plan: Plan) -> str:
+    """A Mermaid flowchart: a box per chain, arrows for edges, services framed."""
+    lines = ["flowchart LR"]
+    for chain in plan.chains:
+        if chain.service is None:
+            lines.append("    " + _box(chain))
+    for service in plan.services.values():
+        lines.append(f'    subgraph service_{service.chain}["service {_quote(service.name)}"]')
+        lines.extend("        " + _box(chain) for chain in plan.chains if chain.service == service.name)
+        lines.append("    end")
+    for edge in plan.edges:
+        if edge.target not in (DRIVER_CHAIN, REPLY):
+            lines.append(f'    c{edge.source} -->|"{_quote(_how(edge))}"| c{edge.target}')
+    return "\n".join(lines) + "\n"
+
+
+def _box(chain: Chain) -> str:
+    names = "<br/>".join(_quote(operator.name) for operator in chain.operators)
+    return f'c{chain.id}["{names}<br/>x{chain.parallelism}"]'
+
+
+def _quote(text: str) -> str:
+    return text.replace('"', "#quot;")
+
+
+def _target(plan: Plan, edge: Edge) -> str:
+    if edge.target == DRIVER_CHAIN:
+        return "driver"
+    if edge.target == REPLY:
+        return "reply to the caller"
+    return f"[{edge.target}] {plan.chains[edge.target].name}"
+
+
+def _how(edge: Edge) -> str:
+    how = str(edge.partitioning)
+    if edge.key is not None:
+        how += f" of {edge.key.name}"
+    return how if edge.tag is None else f"{how}, side output {edge.tag}"

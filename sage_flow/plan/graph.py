@@ -1,0 +1,139 @@
+"""The logical graph: one node per operator the user wrote, linked by taps.
+
+A stream is a handful of taps on nodes. `union`, `key_by`, `rebalance` and their like make new taps and no
+node: they say how records reach the next operator, and have no subtask of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Literal
+
+from sage_flow.plan.location import Location
+
+__all__ = ["AGGREGATES", "DEAD_LETTERS", "SINKS", "Kind", "Node", "OnError", "Partitioning", "ServiceDefinition", "Tap"]
+
+OnError = Literal["fail", "skip", "dead_letter"]
+
+DEAD_LETTERS = "dead_letters"
+"""The side output on which an operator with on_error="dead_letter" puts its failed records."""
+
+
+class Kind(str, Enum):
+    """What an operator does with a record."""
+
+    SOURCE = "source"
+    REQUESTS = "requests"  # the head of a service's pipeline
+    MAP = "map"
+    FILTER = "filter"
+    FLAT_MAP = "flat_map"
+    PROCESS = "process"
+    MAP_BATCHES = "map_batches"
+    KEY_BY = "key_by"
+    REDUCE = "reduce"
+    FOLD = "fold"
+    COUNT = "count"
+    SUM = "sum"
+    MIN = "min"
+    MAX = "max"
+    CONNECT_MAP = "connect_map"
+    CONNECT_PROCESS = "connect_process"
+    SINK = "sink"
+    COLLECT = "collect"
+    SERVICE = "service"  # a class that answers calls
+
+    def __str__(self) -> str:
+        return self.value
+
+
+AGGREGATES = frozenset({Kind.REDUCE, Kind.FOLD, Kind.COUNT, Kind.SUM, Kind.MIN, Kind.MAX})
+SINKS = frozenset({Kind.SINK, Kind.COLLECT})
+
+
+class Partitioning(str, Enum):
+    """How the records of one subtask are spread over the subtasks of the next operator."""
+
+    AUTO = "auto"  # forward at equal parallelism, else rebalance
+    FORWARD = "forward"
+    HASH = "hash"
+    REBALANCE = "rebalance"
+    BROADCAST = "broadcast"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What runs in a subtask for one operator: picklable, without its links.
+
+    `functions` has one callable, or one per input of a connected stream. `options` are those of the kind
+    (`initial`, `emit`, `batch_size`).
+    """
+
+    name: str
+    kind: Kind
+    functions: tuple[Any, ...]
+    with_ctx: tuple[bool, ...]
+    location: Location
+    keyed: bool = False
+    on_error: OnError = "fail"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def emits_at_end(self) -> bool:
+        """Whether it holds records back until its input ends."""
+        return self.kind is Kind.MAP_BATCHES or self.options.get("emit") == "final"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """An operator in the graph. `parallelism` None means the environment's default (see `plan.physical`)."""
+
+    operator: Operator
+    inputs: tuple[tuple[Tap, ...], ...]
+    parallelism: int | None = None
+    service: str | None = None
+    max_parallelism: int | None = None  # 1 for sources that cannot share their work
+
+    @property
+    def name(self) -> str:
+        return self.operator.name
+
+    @property
+    def kind(self) -> Kind:
+        return self.operator.kind
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tap:
+    """One output of a node and how it is to be spread: `tag` None is the main output."""
+
+    node: Node
+    tag: str | None = None
+    partitioning: Partitioning = Partitioning.AUTO
+    key: Operator | None = None
+
+    def keyed(self, key: Operator) -> Tap:
+        return replace(self, partitioning=Partitioning.HASH, key=key)
+
+    def spread(self, partitioning: Partitioning) -> Tap:
+        return replace(self, partitioning=partitioning, key=None)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDefinition:
+    """A registered service: a class with its arguments, or the output taps of its pipeline."""
+
+    name: str
+    location: Location
+    parallelism: int
+    max_pending: int
+    timeout_s: float
+    concurrency: int = 1
+    factory: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    output: tuple[Tap, ...] = ()

@@ -1,0 +1,139 @@
+"""The physical plan: chains, edges between them, services. Frozen and picklable; all executors run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from sage_flow.plan.graph import Kind, Operator, Partitioning
+
+__all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
+
+PLAN_VERSION = 1
+
+DRIVER_CHAIN = -1
+"""Target of edges that lead to the driver (`collect`)."""
+REPLY = -2
+"""Target of edges that lead back to the caller of a service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A path from one chain to another.
+
+    `operator` is the index in the source chain of the operator whose output it takes (`tag` None: its main
+    output, and then it is the chain's last). `key` computes the key where the partitioning is by hash.
+    `side` is the input of the target's first operator: 0, or 1 for the right side of a connected stream.
+    """
+
+    id: int
+    source: int
+    target: int
+    operator: int
+    tag: str | None
+    partitioning: Partitioning
+    key: Operator | None = None
+    side: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Neighbouring operators that run as one function in `parallelism` subtasks."""
+
+    id: int
+    operators: tuple[Operator, ...]
+    parallelism: int
+    service: str | None = None
+
+    @property
+    def name(self) -> str:
+        return " -> ".join(operator.name for operator in self.operators)
+
+    @property
+    def head(self) -> Operator:
+        return self.operators[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """How to reach a service: requests go to the subtasks of `chain`.
+
+    `methods` are the names that can be called, None where only the running object knows (a factory).
+    `type_name` is the class a caller may name instead of the service.
+    """
+
+    name: str
+    chain: int
+    max_pending: int
+    timeout_s: float
+    concurrency: int = 1
+    methods: frozenset[str] | None = None
+    type_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subtask:
+    """One parallel copy of a chain. `address` is where messages for it go; 0 is the driver's."""
+
+    address: int
+    chain: Chain
+    index: int
+
+    @property
+    def name(self) -> str:
+        """`map-1 -> filter-1[2/3]`: counted from 1, as people do."""
+        return f"{self.chain.name}[{self.index + 1}/{self.chain.parallelism}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One edge from one subtask to one subtask; the addresses of both ends."""
+
+    id: int
+    edge: Edge
+    producer: int
+    consumer: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job runs."""
+
+    job: str
+    chains: tuple[Chain, ...]
+    edges: tuple[Edge, ...]
+    services: dict[str, ServicePlan] = field(default_factory=dict)
+    max_parallelism: int = 128
+    version: int = PLAN_VERSION
+
+    @cached_property
+    def subtasks(self) -> tuple[Subtask, ...]:
+        """All subtasks; their addresses count from 1 in this order."""
+        pairs = [(chain, index) for chain in self.chains for index in range(chain.parallelism)]
+        return tuple(Subtask(address, chain, index) for address, (chain, index) in enumerate(pairs, start=1))
+
+    @cached_property
+    def channels(self) -> tuple[Channel, ...]:
+        """All channels, numbered in order: a forward edge joins equal indices, the others everyone with everyone."""
+        found: list[Channel] = []
+        for edge in self.edges:
+            if edge.target == REPLY:
+                continue
+            producers = self.addresses(edge.source)
+            consumers = [0] if edge.target == DRIVER_CHAIN else self.addresses(edge.target)
+            forward = edge.partitioning is Partitioning.FORWARD and edge.target != DRIVER_CHAIN
+            pairs = (
+                list(zip(producers, consumers, strict=True))
+                if forward
+                else [(p, c) for p in producers for c in consumers]
+            )
+            found.extend(Channel(len(found) + offset, edge, p, c) for offset, (p, c) in enumerate(pairs))
+        return tuple(found)
+
+    def addresses(self, chain: int) -> list[int]:
+        """The addresses of a chain's subtasks, by index."""
+        return [subtask.address for subtask in self.subtasks if subtask.chain.id == chain]
+
+    def is_service(self, chain: Chain) -> bool:
+        """Whether calls enter at this chain."""
+        return chain.head.kind in (Kind.SERVICE, Kind.REQUESTS)

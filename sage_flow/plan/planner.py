@@ -1,0 +1,157 @@
+"""From the logical graph to the physical plan: resolve parallelism, chain, draw the edges.
+
+Two neighbours share a chain when the edge between them would be forward: equal parallelism, one reader,
+one input. With one subtask on both sides a hash edge is forward too: every key goes to the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sage_flow.errors import PipelineError
+from sage_flow.plan.graph import Kind, Node, Operator, Partitioning, ServiceDefinition, Tap
+from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Chain, Edge, Plan, ServicePlan
+from sage_flow.plan.validation import main_consumers, validate
+
+__all__ = ["build_plan"]
+
+
+def build_plan(
+    job: str, nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], default_parallelism: int
+) -> Plan:
+    """Validate and plan. Raises PipelineError."""
+    validate(nodes, services)
+    return _Planner(job, nodes, services, default_parallelism).plan()
+
+
+@dataclass(slots=True)
+class _DraftChain:
+    id: int
+    operators: list[Operator]
+    parallelism: int
+    service: str | None
+
+
+@dataclass(slots=True)
+class _Planner:
+    job: str
+    nodes: Sequence[Node]
+    services: Mapping[str, ServiceDefinition]
+    default_parallelism: int
+    _chains: list[_DraftChain] = field(default_factory=list)
+    _edges: list[Edge] = field(default_factory=list)
+    _parallelism: dict[Node, int] = field(default_factory=dict)
+    _place: dict[Node, tuple[_DraftChain, int]] = field(default_factory=dict)  # chain and index of a node's operator
+
+    def plan(self) -> Plan:
+        readers = main_consumers(self.nodes, self.services.values())
+        for node in self.nodes:
+            self._parallelism[node] = self._resolve_parallelism(node)
+            fused = self._fusable_input(node, readers)
+            if fused is None:
+                self._start_chain(node)
+            else:
+                self._extend_chain(node, fused)
+        planned = {name: self._plan_service(service) for name, service in self.services.items()}
+        chains = tuple(Chain(d.id, tuple(d.operators), d.parallelism, d.service) for d in self._chains)
+        return Plan(self.job, chains, tuple(self._edges), planned)
+
+    def _resolve_parallelism(self, node: Node) -> int:
+        default = self.default_parallelism
+        if node.service is not None:
+            default = self.services[node.service].parallelism
+        if node.max_parallelism is not None:
+            default = node.max_parallelism
+            if node.parallelism is not None and node.parallelism > node.max_parallelism:
+                raise PipelineError(
+                    f"{node.name!r} ({node.operator.location}) cannot share its work:"
+                    f" its parallelism is at most {node.max_parallelism}, not {node.parallelism}"
+                )
+        elif node.kind is Kind.COLLECT:
+            # As many as feed it, so that it can be part of their chain.
+            feeding = {self._parallelism[tap.node] for tap in node.inputs[0]}
+            default = feeding.pop() if len(feeding) == 1 else default
+        return node.parallelism or default
+
+    def _fusable_input(self, node: Node, readers: Mapping[Node, int]) -> Tap | None:
+        taps = [tap for side in node.inputs for tap in side]
+        if len(taps) != 1:
+            return None
+        tap = taps[0]
+        same = self._parallelism[tap.node] == self._parallelism[node]
+        forward = tap.partitioning in (Partitioning.AUTO, Partitioning.FORWARD)
+        joined = same and (forward or self._parallelism[node] == 1)
+        return tap if tap.tag is None and readers[tap.node] == 1 and joined else None
+
+    def _start_chain(self, node: Node) -> None:
+        chain = _DraftChain(len(self._chains), [node.operator], self._parallelism[node], node.service)
+        self._chains.append(chain)
+        self._place[node] = (chain, 0)
+        for side, taps in enumerate(node.inputs):
+            for tap in taps:
+                self._add_edge(tap, chain.id, self._resolve_partitioning(tap, node), side)
+        self._finish_node(node, chain)
+
+    def _extend_chain(self, node: Node, tap: Tap) -> None:
+        chain, _ = self._place[tap.node]
+        if tap.key is not None:
+            chain.operators.append(tap.key)
+        self._place[node] = (chain, len(chain.operators))
+        chain.operators.append(node.operator)
+        self._finish_node(node, chain)
+
+    def _finish_node(self, node: Node, chain: _DraftChain) -> None:
+        if node.kind is Kind.COLLECT:
+            self._add_edge(Tap(node), DRIVER_CHAIN, Partitioning.FORWARD, 0)
+
+    def _resolve_partitioning(self, tap: Tap, node: Node) -> Partitioning:
+        sender, receiver = self._parallelism[tap.node], self._parallelism[node]
+        if tap.partitioning is Partitioning.AUTO:
+            return Partitioning.FORWARD if sender == receiver else Partitioning.REBALANCE
+        if tap.partitioning is Partitioning.FORWARD and sender != receiver:
+            raise PipelineError(
+                f"{node.name!r} ({node.operator.location}) reads {tap.node.name!r} by forward(), which needs equal"
+                f" parallelism, not {sender} and {receiver}"
+            )
+        return tap.partitioning
+
+    def _add_edge(self, tap: Tap, target: int, partitioning: Partitioning, side: int) -> None:
+        chain, index = self._place[tap.node]
+        self._edges.append(Edge(len(self._edges), chain.id, target, index, tap.tag, partitioning, tap.key, side))
+
+    def _plan_service(self, service: ServiceDefinition) -> ServicePlan:
+        limits = (service.max_pending, service.timeout_s, service.concurrency)
+        if service.factory is None:
+            head = next(chain for chain in self._chains if chain.service == service.name)
+            for tap in service.output:
+                self._add_edge(tap, REPLY, Partitioning.FORWARD, 0)
+            return ServicePlan(service.name, head.id, *limits, methods=frozenset({"process"}))
+        options = {"args": service.args, "kwargs": service.kwargs}
+        operator = Operator(
+            service.name, Kind.SERVICE, (service.factory,), (False,), service.location, options=options
+        )
+        chain = _DraftChain(len(self._chains), [operator], service.parallelism, service.name)
+        self._chains.append(chain)
+        is_class = isinstance(service.factory, type)
+        return ServicePlan(
+            service.name,
+            chain.id,
+            *limits,
+            methods=public_methods(service.factory) if is_class else None,
+            type_key=type_key(service.factory) if is_class else None,
+        )
+
+
+LIFE_CYCLE = frozenset({"open", "close", "snapshot", "restore"})
+
+
+def public_methods(service_class: object) -> frozenset[str]:
+    """The names a caller may use."""
+    names = (name for name in dir(service_class) if not name.startswith("_") and name not in LIFE_CYCLE)
+    return frozenset(name for name in names if callable(getattr(service_class, name)))
+
+
+def type_key(service_class: object) -> str:
+    """Names a class alike in every process."""
+    return f"{service_class.__module__}.{service_class.__qualname__}"  # type: ignore[attr-defined]

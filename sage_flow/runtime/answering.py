@@ -1,0 +1,109 @@
+"""How a service's subtask answers: shares of a call on the way through a pipeline, methods of an object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+
+from sage_flow.channels.frame import EndOfRequests, EndService, Message, Reply, Request, Ticket
+from sage_flow.errors import ServiceError
+from sage_flow.runtime.caller import activation_deadline
+from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.outputs import Output
+from sage_flow.runtime.port import Port
+
+__all__ = ["Answering", "CallersGate"]
+
+
+class CallersGate:
+    """When no request can come any more: the driver named all callers, and each said it was the last."""
+
+    def __init__(self) -> None:
+        self._expected: frozenset[int] | None = None
+        self._gone: set[int] = set()
+
+    def on_message(self, message: Message) -> bool:
+        """Return whether the message was for the gate."""
+        match message:
+            case EndOfRequests(caller):
+                self._gone.add(caller)
+            case EndService(callers):
+                self._expected = frozenset(callers)
+            case _:
+                return False
+        return True
+
+    @property
+    def are_all_gone(self) -> bool:
+        return self._expected is not None and self._expected <= self._gone
+
+
+class Answering:
+    """The share that the record under way stands for, and its division among what comes of it.
+
+    `outputs` are those whose records stay in the service's pipeline or are its replies.
+    """
+
+    def __init__(self, port: Port, outputs: Sequence[Output]) -> None:
+        self._port = port
+        self._outputs = outputs
+        self._ticket: Ticket | None = None
+        self._deadline = 0.0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the record under way carries a share of a call."""
+        return self._ticket is not None
+
+    def ticket_for(self, request: Request) -> Ticket | None:
+        """Return the whole of the call, None if its time has passed and nobody waits for it.
+
+        A request of the wrong form is answered here, with an error.
+        """
+        if request.remaining_s <= 0:
+            return None
+        if len(request.args) == 1 and not request.kwargs:
+            return Ticket(request.reply_to, request.call_id, Fraction(1), request.remaining_s)
+        error = ServiceError(
+            f"a PipelineService takes one positional argument, the record, not {len(request.args)} and"
+            f" keywords {sorted(request.kwargs)}"
+        )
+        self._port.reply(request.reply_to, Reply(request.call_id, 0, (), pack_error(error)))
+        return None
+
+    @contextmanager
+    def record(self, ticket: Ticket) -> Iterator[None]:
+        """Process one record of a call inside; then its share goes on with its outputs, or back.
+
+        An exception is the call's outcome and ends here.
+        """
+        self._ticket = ticket
+        self._deadline = self._port.now() + ticket.remaining_s
+        try:
+            with activation_deadline(self._deadline):
+                yield
+            self._divide(ticket._replace(share=self._ticket.share))
+        except Exception as error:
+            for output in self._outputs:
+                output.records.clear()
+            self._port.reply(ticket.reply_to, Reply(ticket.call_id, 0, (), pack_error(error)))
+        finally:
+            self._ticket = None
+
+    def flush_half(self) -> None:
+        """Send what is buffered before the number of outputs is known: it takes half of what is left."""
+        if self._ticket is None:
+            return
+        half = self._ticket._replace(share=self._ticket.share / 2)
+        self._divide(half)
+        self._ticket = half
+
+    def _divide(self, ticket: Ticket) -> None:
+        total = sum(output.copies() for output in self._outputs)
+        if total == 0:
+            self._port.reply(ticket.reply_to, Reply(ticket.call_id, ticket.share, ()))
+            return
+        part = ticket._replace(share=ticket.share / total, remaining_s=self._deadline - self._port.now())
+        for output in self._outputs:
+            output.flush(part)

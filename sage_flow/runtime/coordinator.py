@@ -1,0 +1,176 @@
+"""The life of a job: who has to end, in what order, and when it is over.
+
+    main subtasks finish -> services end, callers before callees -> all commit -> FINISHED
+    one subtask fails    -> all others are cancelled, nothing is committed     -> FAILED
+
+Services end by the graph of calls between them. An edge of that graph is opened, through here, before its
+first call; the edge that would close a circle is refused, so that no two services ever wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Union
+
+from sage_flow.channels.frame import Cancel, Commit, EndService, Message
+from sage_flow.errors import ServiceCycle
+from sage_flow.plan.physical import Plan
+
+__all__ = ["Coordinator", "JobEnded", "JobStatus", "Tell"]
+
+
+class JobStatus(str, Enum):
+    """Where a job is in its life."""
+
+    CREATED = "CREATED"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job is over."""
+        return self in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send `message` to the subtask at `address`."""
+
+    address: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """Every subtask has ended."""
+
+    status: JobStatus
+    failure: Any = None
+
+
+Decision = Union[Tell, JobEnded]
+
+
+class Coordinator:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._running = {subtask.address: subtask for subtask in plan.subtasks}  # have not finished
+        self._alive = dict.fromkeys(self._running)  # have not ended
+        self._service_of = {subtask.address: subtask.chain.service for subtask in plan.subtasks}
+        self._calls: dict[str, dict[str, None]] = {}  # service -> services it calls
+        self._callers: dict[int, list[int]] = {}  # address of a service's subtask -> its callers'
+        self._told_to_end: set[str] = set()
+        self._failure: Any = None
+        self._cancelled: str | None = None
+        self._committing = False
+
+    @property
+    def alive(self) -> tuple[int, ...]:
+        """The subtasks that have not ended."""
+        return tuple(self._alive)
+
+    def start(self) -> Iterator[Decision]:
+        """A plan whose services have no callers ends them at once."""
+        yield from self._go_on()
+
+    def on_open_call(self, caller: int, callee: str) -> ServiceCycle | None:
+        """A service's subtask is about to call another service for the first time; return why it must not."""
+        service = self._service_of[caller]
+        if service is None:
+            return None
+        circle = self._path(callee, service)
+        if circle is not None:
+            return ServiceCycle(
+                f"service {service!r} must not call {callee!r}: {' -> '.join([service, *circle])} would wait for itself"
+            )
+        self._calls.setdefault(service, {})[callee] = None
+        return None
+
+    def on_finished(self, address: int, called: Iterable[int]) -> Iterator[Decision]:
+        """A subtask has closed and will make no more calls."""
+        for replica in called:
+            self._callers.setdefault(replica, []).append(address)
+        self._running.pop(address, None)
+        yield from self._go_on()
+
+    def on_failed(self, address: int, failure: Any) -> Iterator[Decision]:
+        """The first failure is the job's; the rest is its consequence."""
+        self._running.pop(address, None)
+        if self._failure is None and self._cancelled is None:
+            self._failure = failure
+            yield from self._cancel_all(f"the job failed in {self._name(address)}")
+
+    def on_cancel(self, reason: str) -> Iterator[Decision]:
+        """The user wants the job to end."""
+        if self._failure is None and self._cancelled is None and not self._committing:
+            self._cancelled = reason
+            yield from self._cancel_all(reason)
+
+    def on_ended(self, address: int, failure: Any) -> Iterator[Decision]:
+        """A subtask's last message. A failure here is one of commit or abort."""
+        if failure is not None and self._failure is None:
+            self._failure = failure
+        self._running.pop(address, None)
+        self._alive.pop(address, None)
+        if not self._alive:
+            yield JobEnded(self._status(), self._failure)
+
+    def on_died(self, addresses: Iterable[int], failure: Any) -> Iterator[Decision]:
+        """A worker is gone, and these subtasks with it."""
+        gone = [address for address in addresses if address in self._alive]
+        for address in gone:
+            self._alive.pop(address)
+        for address in gone:
+            yield from self.on_failed(address, failure)
+        if gone and not self._alive:
+            yield JobEnded(self._status(), self._failure)
+
+    def _status(self) -> JobStatus:
+        if self._failure is not None:
+            return JobStatus.FAILED
+        return JobStatus.FINISHED if self._cancelled is None else JobStatus.CANCELLED
+
+    def _go_on(self) -> Iterator[Decision]:
+        if self._failure is not None or self._cancelled is not None:
+            return
+        if not self._running:
+            self._committing = True
+            for address in self._alive:
+                yield Tell(address, Commit())
+        elif all(subtask.chain.service is not None for subtask in self._running.values()):
+            yield from self._end_services()
+
+    def _end_services(self) -> Iterator[Decision]:
+        """End the services that nobody who still runs can call."""
+        running = dict.fromkeys(subtask.chain.service for subtask in self._running.values())
+        called = {callee for caller in running if caller is not None for callee in self._calls.get(caller, ())}
+        for service in running:
+            if service is None or service in called or service in self._told_to_end:
+                continue
+            self._told_to_end.add(service)
+            for address in self._plan.addresses(self._plan.services[service].chain):
+                yield Tell(address, EndService(tuple(self._callers.get(address, ()))))
+
+    def _cancel_all(self, reason: str) -> Iterator[Decision]:
+        for address in self._alive:
+            yield Tell(address, Cancel(reason))
+
+    def _path(self, start: str, goal: str) -> list[str] | None:
+        """A path of opened calls from `start` to `goal`."""
+        if start == goal:
+            return [goal]
+        for callee in self._calls.get(start, ()):
+            rest = self._path(callee, goal)
+            if rest is not None:
+                return [start, *rest]
+        return None
+
+    def _name(self, address: int) -> str:
+        return next(subtask.name for subtask in self._plan.subtasks if subtask.address == address)

@@ -1,0 +1,160 @@
+"""The outputs of a chain: a buffer per edge, and how its records are spread over the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+from sage_flow.channels.frame import FRAME_RECORDS, ControlElement, Reply, Ticket
+from sage_flow.errors import InternalError, InvalidKeyError
+from sage_flow.keys import group_to_subtask, key_group
+from sage_flow.plan.graph import Partitioning
+from sage_flow.plan.physical import REPLY, Edge
+from sage_flow.runtime.failure import add_notes, shorten
+from sage_flow.runtime.port import Port
+
+__all__ = ["ChannelOutput", "Output", "ReplyOutput"]
+
+_KNOWN_KEYS = 65_536
+"""Entries of a partitioner's key table; a full one starts anew, which bounds its memory."""
+
+Split = Callable[[list[Any]], "Iterable[tuple[int, list[Any]]]"]
+
+
+class Output:
+    """Records of one edge that wait to be sent. Chains append to `records` directly."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.records: list[Any] = []
+        self._key = edge.key.functions[0] if edge.key else None
+
+    def add(self, value: Any) -> None:
+        """Append one record, with its key where the edge is keyed."""
+        self.records.append(value if self._key is None else (self._key(value), value))
+
+    def take(self) -> list[Any]:
+        """Empty the buffer, which stays the same list: compiled chains hold its `append`."""
+        taken = self.records[:]
+        self.records.clear()
+        return taken
+
+    def copies(self) -> int:
+        """How many records leave for what is in the buffer."""
+        return len(self.records)
+
+    def flush(self, ticket: Ticket | None = None, *, may_suspend: bool = True) -> None:
+        """Send what is buffered; with a ticket, every record carries that share.
+
+        Suspends while there is no credit, or leaves the rest queued in the port if it must not.
+        """
+        raise NotImplementedError
+
+    def send_element(self, element: ControlElement) -> None:
+        """Send a control element behind the records, on every channel. May suspend."""
+        raise NotImplementedError
+
+
+class ChannelOutput(Output):
+    """An output to other subtasks, or to the driver."""
+
+    def __init__(self, edge: Edge, channels: Sequence[int], port: Port, index: int, max_parallelism: int) -> None:
+        super().__init__(edge)
+        self._channels = channels
+        self._port = port
+        self._split = self._choose_split(index, max_parallelism)
+
+    def _choose_split(self, index: int, max_parallelism: int) -> Split:
+        count = len(self._channels)
+        match self.edge.partitioning:
+            case Partitioning.BROADCAST:
+                return lambda records: [(target, records) for target in range(count)]
+            case _ if count == 1:
+                return lambda records: [(0, records)]
+            case Partitioning.HASH:
+                return HashSplit(count, max_parallelism)
+            case Partitioning.REBALANCE:
+                return RoundRobinSplit(count, index)
+            case other:
+                raise InternalError(f"a {other} edge with {count} channels from one subtask")
+
+    def flush(self, ticket: Ticket | None = None, *, may_suspend: bool = True) -> None:
+        records = self.take()
+        if not records:
+            return
+        send = self._port.emit if may_suspend else self._port.queue
+        for target, part in self._split(records):
+            for start in range(0, len(part), FRAME_RECORDS):
+                frame = part if len(part) <= FRAME_RECORDS else part[start : start + FRAME_RECORDS]
+                send(self._channels[target], frame, None if ticket is None else [ticket] * len(frame))
+
+    def send_element(self, element: ControlElement) -> None:
+        for channel in self._channels:
+            self._port.emit_element(channel, element)
+
+
+class ReplyOutput(Output):
+    """The output of a service's pipeline: back to the caller that the ticket names."""
+
+    def __init__(self, edge: Edge, port: Port) -> None:
+        super().__init__(edge)
+        if edge.target != REPLY:
+            raise InternalError(f"edge {edge.id} does not lead to a reply")
+        self._port = port
+
+    def flush(self, ticket: Ticket | None = None, *, may_suspend: bool = True) -> None:
+        records = self.take()
+        if not records:
+            return
+        if ticket is None:
+            raise InternalError("records for a reply without the ticket of their call")
+        reply = Reply(ticket.call_id, ticket.share * len(records), tuple(records))
+        self._port.reply(ticket.reply_to, reply)
+
+    def send_element(self, element: ControlElement) -> None:
+        """A caller's response channel has no control elements: its calls end it."""
+
+
+class HashSplit:
+    """Equal keys to the same subtask. Records are (key, value) pairs."""
+
+    def __init__(self, count: int, max_parallelism: int) -> None:
+        self._count = count
+        self._max_parallelism = max_parallelism
+        self._targets: dict[Hashable, int] = {}
+
+    def __call__(self, pairs: list[tuple[Hashable, Any]]) -> Iterable[tuple[int, list[Any]]]:
+        parts: list[list[Any]] = [[] for _ in range(self._count)]
+        targets = self._targets
+        for pair in pairs:
+            try:
+                parts[targets[pair[0]]].append(pair)
+            except (KeyError, TypeError):
+                parts[self._learn(*pair)].append(pair)
+        return [(target, part) for target, part in enumerate(parts) if part]
+
+    def _learn(self, key: Hashable, value: Any) -> int:
+        try:
+            group = key_group(key, self._max_parallelism)
+        except InvalidKeyError as error:
+            add_notes(error, [f"record    {shorten(value)}"])
+            raise
+        if len(self._targets) >= _KNOWN_KEYS:
+            self._targets.clear()
+        target = group_to_subtask(group, self._count, self._max_parallelism)
+        self._targets[key] = target
+        return target
+
+
+class RoundRobinSplit:
+    """Record n goes to subtask n modulo the count, however the records come in batches."""
+
+    def __init__(self, count: int, first: int) -> None:
+        self._count = count
+        self._next = first % count
+
+    def __call__(self, records: list[Any]) -> Iterable[tuple[int, list[Any]]]:
+        count, first = self._count, self._next
+        self._next = (first + len(records)) % count
+        parts = (((first + offset) % count, records[offset::count]) for offset in range(min(count, len(records))))
+        return list(parts)

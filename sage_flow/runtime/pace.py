@@ -1,0 +1,31 @@
+"""How many records to process before looking up.
+
+Between slices a subtask sends what it has, returns credit and obeys commands. A slice should therefore
+be short in time, whatever a record costs: it doubles while slices are quick and shrinks when one is slow.
+There is nothing to configure and no linger.
+"""
+
+from __future__ import annotations
+
+from sage_flow.channels.frame import FRAME_RECORDS
+
+__all__ = ["Pace"]
+
+_QUICK_S = 0.002
+_SLOW_S = 0.010
+
+
+class Pace:
+    """The length of the next slice, in records."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 16
+
+    def took(self, records: int, seconds: float) -> None:
+        """The last slice of `records` took `seconds`."""
+        if seconds > _SLOW_S:
+            self.size = max(1, int(records * _QUICK_S / seconds))
+        elif seconds < _QUICK_S and records >= self.size:
+            self.size = min(FRAME_RECORDS, self.size * 2)

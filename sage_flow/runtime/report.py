@@ -1,0 +1,45 @@
+"""What a subtask tells about itself: counters per operator, and how full its inputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sage_flow.plan.graph import Operator
+
+__all__ = ["Counters", "OperatorCounts", "SubtaskReport"]
+
+
+class OperatorCounts(NamedTuple):
+    """`emitted`: records the operator gave (a sink: received). `skipped` and `dead_letters` are apart."""
+
+    emitted: int = 0
+    skipped: int = 0
+    dead_letters: int = 0
+
+    def plus(self, other: OperatorCounts) -> OperatorCounts:
+        """Add up."""
+        return OperatorCounts(*map(sum, zip(self, other, strict=True)))
+
+
+class SubtaskReport(NamedTuple):
+    """Counts by operator name; `queued` are the records that wait in the inputs."""
+
+    operators: dict[str, OperatorCounts]
+    queued: int = 0
+
+
+class Counters:
+    """Running counts of a chain, by the index of the operator."""
+
+    def __init__(self, operators: Sequence[Operator]) -> None:
+        self._operators = operators
+        self.emitted = [0] * len(operators)
+        self.skipped = [0] * len(operators)
+        self.dead_letters = [0] * len(operators)
+
+    def report(self, queued: int = 0) -> SubtaskReport:
+        """A picture of now. A key_by moves records and makes none, so it has no count."""
+        columns = zip(self._operators, self.emitted, self.skipped, self.dead_letters, strict=True)
+        counts = {operator.name: OperatorCounts(*numbers) for operator, *numbers in columns if operator.kind != "key_by"}
+        return SubtaskReport(counts, queued)

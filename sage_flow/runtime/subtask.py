@@ -1,0 +1,459 @@
+"""One subtask of a chain: frames and requests in, records and replies out.
+
+The worker hands it what arrived (`on_message`) and asks it to go on (`advance`), one slice of records at a
+time; between slices it sends what the chain gave, and the worker looks for commands. User code runs inside
+`advance` and may be suspended there, in `emit` or in a call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Union
+
+from sage_flow.channels.frame import (
+    FRAME_RECORDS,
+    Barrier,
+    Control,
+    Data,
+    EndOfInput,
+    Idle,
+    Message,
+    Request,
+    Ticket,
+    Watermark,
+)
+from sage_flow.errors import InternalError, InvalidKeyError, PipelineError, ProtocolError
+from sage_flow.functions import END, IDLE, RuntimeContext, Sink, Source
+from sage_flow.keys import stable_hash
+from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
+from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Plan
+from sage_flow.plan.physical import Subtask as SubtaskPlan
+from sage_flow.runtime.answering import Answering, CallersGate
+from sage_flow.runtime.barrier import AbandonAndHold, Hold, TakeSnapshot
+from sage_flow.runtime.caller import Caller
+from sage_flow.runtime.chain import CompiledChain, Culprit, compile_chain
+from sage_flow.runtime.failure import explain_failure
+from sage_flow.runtime.gate import AllInputsEnded, InputGate
+from sage_flow.runtime.operators import BoundOperator
+from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
+from sage_flow.runtime.pace import Pace
+from sage_flow.runtime.port import Port
+from sage_flow.runtime.report import Counters, SubtaskReport
+from sage_flow.runtime.watermark import Advance, BecomeIdle
+
+__all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """There is more to do at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForMessage:
+    """Nothing to do until a message comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForSource:
+    """The source was idle: ask it again a little later, or when a message comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """All input is processed and the ends of input are sent."""
+
+
+Step = Union[GoOn, WaitForMessage, WaitForSource, Done]
+
+
+class ChainSubtask:
+    """A copy of a chain: `source -> ...`, `... -> sink`, a step in between, or a part of a service's pipeline."""
+
+    def __init__(self, plan: Plan, subtask: SubtaskPlan, port: Port) -> None:
+        self.plan = plan
+        self.subtask = subtask
+        self._port = port
+        self._counters = Counters(subtask.chain.operators)
+        self._caller = Caller(plan.services, port, self._queue_before_call)
+        self._operators = [self._bind(index, operator) for index, operator in enumerate(subtask.chain.operators)]
+        self._outputs = [self._make_output(edge_id) for edge_id in range(len(plan.edges)) if self._is_mine(edge_id)]
+        self._by_tag = self._outputs_by_tag()
+        inputs = [channel for channel in plan.channels if channel.consumer == subtask.address]
+        self._gate = InputGate(channel.id for channel in inputs)
+        self._input_edges = {channel.id: channel.edge for channel in inputs}
+        self._entries: dict[tuple[int, int, bool], CompiledChain] = {}
+        self._held: dict[int, deque[Data | Control]] = {}
+        self._ready: deque[Message] = deque()
+        self._slices: Slices | None = None
+        self._pace = Pace()
+        self._opened: list[BoundOperator] = []
+        self._ended = False
+        self._answering = Answering(port, [o for o in self._outputs if o.edge.target != DRIVER_CHAIN])
+        self._callers = CallersGate()
+        self.source = self._find_source()
+
+    # -- set-up ---------------------------------------------------------------------------------------------
+
+    def _bind(self, index: int, operator: Operator) -> BoundOperator:
+        context = RuntimeContext(
+            self.plan.job,
+            operator.name,
+            self.subtask.index,
+            self.subtask.chain.parallelism,
+            keyed=operator.keyed,
+            services=self._caller,
+            side_output=partial(self._side_output, index, operator.name),
+        )
+        return BoundOperator(operator, index, context, self._counters)
+
+    def _is_mine(self, edge_id: int) -> bool:
+        return self.plan.edges[edge_id].source == self.subtask.chain.id
+
+    def _make_output(self, edge_id: int) -> Output:
+        edge = self.plan.edges[edge_id]
+        if edge.target == REPLY:
+            return ReplyOutput(edge, self._port)
+        me = self.subtask.address
+        channels = [c.id for c in self.plan.channels if c.edge.id == edge.id and c.producer == me]
+        return ChannelOutput(edge, channels, self._port, self.subtask.index, self.plan.max_parallelism)
+
+    def _outputs_by_tag(self) -> dict[tuple[int, str], list[Output]]:
+        found: dict[tuple[int, str], list[Output]] = {}
+        for output in self._outputs:
+            if output.edge.tag is not None:
+                found.setdefault((output.edge.operator, output.edge.tag), []).append(output)
+        return found
+
+    def _find_source(self) -> Source[Any] | None:
+        head = self._operators[0]
+        if head.operator.kind is not Kind.SOURCE:
+            return None
+        source: Source[Any] = head.functions[0]
+        return source
+
+    def open(self) -> None:
+        """Open the functions, from the last to the first: whoever receives is ready before who sends.
+
+        Called by the thread that will call `advance`.
+        """
+        self._caller.enter_activation()
+        for bound in reversed(self._operators):
+            try:
+                bound.open()
+            except Exception as error:
+                self._explain(error, bound.operator)
+                raise
+            self._opened.append(bound)
+
+    def close(self) -> None:
+        """Close what was opened, all of it; raises the first error."""
+        first: Exception | None = None
+        while self._opened:
+            bound = self._opened.pop()
+            try:
+                bound.close()
+            except Exception as error:
+                self._explain(error, bound.operator)
+                first = first or error
+        if first is not None:
+            raise first
+
+    def commit(self) -> None:
+        """Publish what the sinks wrote."""
+        for sink in self._sinks():
+            sink.commit()
+
+    def abort(self) -> None:
+        """Remove what the sinks wrote."""
+        for sink in self._sinks():
+            sink.abort()
+
+    def _sinks(self) -> Iterable[Sink[Any]]:
+        return (function for bound in self._operators for function in bound.functions if isinstance(function, Sink))
+
+    def report(self, queued: int = 0) -> SubtaskReport:
+        """How far this subtask is."""
+        return self._counters.report(queued)
+
+    # -- what arrives ---------------------------------------------------------------------------------------
+
+    def on_message(self, message: Message) -> None:
+        """Take a message; records wait for `advance`. Raises ProtocolError."""
+        if isinstance(message, (Data, Control)):
+            self._gate.check_sequence(message.channel, message.seq)
+            if message.channel in self._held:
+                self._held[message.channel].append(message)
+                return
+        self._ready.append(message)
+
+    def advance(self) -> Step:
+        """Do the next piece of work. May suspend."""
+        if self._slices is not None:
+            self._next_slice(self._slices)
+        elif self._ready:
+            self._handle(self._ready.popleft())
+        elif self._ended:
+            return Done()
+        elif self.source is not None:
+            return self._read_source(self.source)
+        elif self._callers.are_all_gone and not self._gate.open_channels:
+            self._finish()
+        else:
+            return WaitForMessage()
+        return GoOn()
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Data() if message.channel in self._held:
+                self._held[message.channel].append(message)
+            case Control() if message.channel in self._held:
+                self._held[message.channel].append(message)
+            case Data():
+                self._gate.on_record(message.channel)
+                entry = self._entry_for(message.channel)
+                self._slices = Slices(entry, message.records, message.tickets, message.channel, message.cost)
+            case Control():
+                self._on_element(message)
+            case Request():
+                self._on_request(message)
+            case _:
+                if not self._callers.on_message(message):
+                    raise ProtocolError(f"a chain cannot take a {type(message).__name__}")
+
+    def _on_element(self, control: Control) -> None:
+        for decision in self._gate.on_element(control.channel, control.element):
+            match decision:
+                case Advance(timestamp):
+                    self._broadcast(Watermark(timestamp))
+                case BecomeIdle():
+                    self._broadcast(Idle())
+                case Hold(channel):
+                    self._held[channel] = deque()
+                case AbandonAndHold(_, released, channel):
+                    self._release(released)
+                    self._held[channel] = deque()
+                case TakeSnapshot(checkpoint, released):
+                    self._broadcast(Barrier(checkpoint))
+                    self._release(released)
+                case AllInputsEnded():
+                    self._finish()
+
+    def _release(self, channels: Iterable[int]) -> None:
+        """What was held comes before what is already waiting, in the order of each channel."""
+        freed = [frame for channel in channels for frame in self._held.pop(channel, ())]
+        self._ready.extendleft(reversed(freed))
+
+    def _broadcast(self, element: Watermark | Idle | Barrier | EndOfInput) -> None:
+        for output in self._outputs:
+            output.send_element(element)
+
+    # -- records --------------------------------------------------------------------------------------------
+
+    def _read_source(self, source: Source[Any]) -> Step:
+        try:
+            batch = source.next_batch()
+        except Exception as error:
+            self._explain(error, self._operators[0].operator)
+            raise
+        if batch is IDLE:
+            return WaitForSource()
+        if batch is END:
+            self._finish()
+        elif isinstance(batch, list):
+            self._slices = Slices(self._entry(0, 0, keyed=False), batch)
+        else:
+            operator = self._operators[0].operator
+            raise PipelineError(
+                f"next_batch() of {operator.name!r} ({operator.location}) must return a list, IDLE or END,"
+                f" not a {type(batch).__name__}"
+            )
+        return GoOn()
+
+    def _next_slice(self, slices: Slices) -> None:
+        records = slices.next(self._pace.size)
+        began = self._port.now()
+        if slices.tickets is None:
+            self._run(slices.entry, records)
+        else:
+            for record, ticket in zip(records, slices.next_tickets(), strict=True):
+                self._answer(slices.entry, record, ticket)
+        self._pace.took(len(records), self._port.now() - began)
+        self._flush()
+        if slices.is_over:
+            self._slices = None
+            if slices.channel is not None:
+                self._port.consumed(slices.channel, slices.cost)
+
+    def _on_request(self, request: Request) -> None:
+        ticket = self._answering.ticket_for(request)
+        if ticket is not None:
+            self._answer(self._entry(0, 0, keyed=False), request.args[0], ticket)
+
+    def _answer(self, entry: CompiledChain, record: Any, ticket: Ticket) -> None:
+        """Run one record of a service's pipeline; an error belongs to the caller."""
+        with self._answering.record(ticket):
+            self._run(entry, [record])
+        self._flush()  # what the body sends to the driver carries no share
+
+    def _run(self, entry: CompiledChain, records: list[Any]) -> None:
+        try:
+            entry.run(records)
+        except Exception as error:
+            culprit = entry.culprit(error.__traceback__)
+            bad_key = _unhashable_key(culprit, error)
+            self._blame(culprit, bad_key or error)
+            if bad_key is not None:
+                raise bad_key from error
+            raise
+
+    def _blame(self, culprit: Culprit | None, error: Exception) -> None:
+        if culprit is None:
+            self._explain(error, self._operators[-1].operator)
+            return
+        if culprit.index is not None:
+            self._uncount(culprit.index)
+        explain_failure(error, culprit.operator, subtask=self._place(), job=self.plan.job, record=culprit.record)
+
+    def _uncount(self, index: int) -> None:
+        """The record that raised was counted as given by its operator and by those behind it."""
+        for later in range(index, len(self._operators)):
+            if self._operators[later].operator.kind in (Kind.FLAT_MAP, Kind.PROCESS, Kind.MAP_BATCHES):
+                break
+            self._counters.emitted[later] -= 1
+
+    def _explain(self, error: Exception, operator: Operator) -> None:
+        explain_failure(error, operator, subtask=self._place(), job=self.plan.job, has_record=False)
+
+    def _place(self) -> str:
+        return f"subtask {self.subtask.index + 1} of {self.subtask.chain.parallelism}"
+
+    def _entry_for(self, channel: int) -> CompiledChain:
+        edge = self._input_edges[channel]
+        return self._entry(0, edge.side, keyed=edge.key is not None)
+
+    def _entry(self, start: int, side: int, *, keyed: bool) -> CompiledChain:
+        entry = self._entries.get((start, side, keyed))
+        if entry is None:
+            entry = self._entries[start, side, keyed] = compile_chain(
+                self.subtask.chain.name,
+                self._operators,
+                self._outputs,
+                self._flush_full,
+                self._counters,
+                start=start,
+                side=side,
+                keyed_input=keyed,
+            )
+        return entry
+
+    # -- sending --------------------------------------------------------------------------------------------
+
+    def _side_output(self, index: int, name: str, tag: str, value: Any) -> None:
+        outputs = self._by_tag.get((index, tag))
+        if outputs is None:
+            raise PipelineError(
+                f"nothing reads side output {tag!r} of {name!r}: read it with .side_output({tag!r})"
+                + (" (dead letters are read with .dead_letters())" if tag == DEAD_LETTERS else "")
+            )
+        for output in outputs:
+            output.add(value)
+        if len(outputs[0].records) >= FRAME_RECORDS:
+            self._flush_full()
+
+    def _flush(self, *, may_suspend: bool = True) -> None:
+        for output in self._outputs:
+            try:
+                output.flush(may_suspend=may_suspend)
+            except Exception as error:
+                self._explain(error, output.edge.key or self._operators[output.edge.operator].operator)
+                raise
+
+    def _flush_full(self) -> None:
+        """A buffer is full in the middle of a record."""
+        if self._answering.is_active:
+            self._answering.flush_half()
+        else:
+            self._flush()
+
+    def _queue_before_call(self) -> None:
+        """What was emitted before a call must not wait for its reply; shares of a request do, its count is open."""
+        if not self._answering.is_active:
+            self._flush(may_suspend=False)
+
+    def _finish(self) -> None:
+        """End of input: give out what was held back, then tell the outputs."""
+        for index, bound in enumerate(self._operators):
+            held_back = self._at_end(bound)
+            if held_back is not None:
+                self._run_held_back(index, iter(held_back))
+        self._flush()
+        self._broadcast(EndOfInput())
+        self._ended = True
+
+    def _at_end(self, bound: BoundOperator) -> Iterable[Any] | None:
+        try:
+            return bound.at_end()
+        except Exception as error:
+            self._explain(error, bound.operator)
+            raise
+
+    def _run_held_back(self, index: int, records: Any) -> None:
+        entry = self._entry(index + 1, 0, keyed=False)
+        while batch := list(islice(records, FRAME_RECORDS)):
+            self._counters.emitted[index] += len(batch)
+            self._run(entry, batch)
+            self._flush()
+
+
+def _unhashable_key(culprit: Culprit | None, error: Exception) -> InvalidKeyError | None:
+    """Without routing, an unhashable key first shows as a TypeError of the state's dict: say what it is."""
+    if culprit is None or not isinstance(error, TypeError) or not str(error).startswith("unhashable type"):
+        return None
+    try:
+        stable_hash(culprit.key)
+    except InvalidKeyError as bad_key:
+        return bad_key
+    return None
+
+
+class Slices:
+    """A frame or a source's batch, processed in slices."""
+
+    __slots__ = ("_records", "_start", "_stop", "channel", "cost", "entry", "tickets")
+
+    def __init__(
+        self,
+        entry: CompiledChain,
+        records: list[Any],
+        tickets: list[Ticket] | None = None,
+        channel: int | None = None,
+        cost: int = 0,
+    ) -> None:
+        self.entry = entry
+        self.tickets = tickets
+        self.channel = channel
+        self.cost = cost
+        self._records = records
+        self._start = self._stop = 0
+
+    def next(self, size: int) -> list[Any]:
+        """Return the next records, at most `size`."""
+        self._start, self._stop = self._stop, min(self._stop + size, len(self._records))
+        if self._start == 0 and self.is_over:
+            return self._records
+        return self._records[self._start : self._stop]
+
+    def next_tickets(self) -> list[Ticket]:
+        """Return the tickets of the records that `next` returned."""
+        if self.tickets is None:
+            raise InternalError("records without tickets")
+        return self.tickets[self._start : self._stop]
+
+    @property
+    def is_over(self) -> bool:
+        return self._stop >= len(self._records)
