@@ -6,6 +6,7 @@ import threading
 from typing import Any, Protocol
 
 from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.worker import Crashed
 from sage_flow.plan.physical import Plan
 
 __all__ = ["Execution", "Executor"]
@@ -33,10 +34,17 @@ class Execution:
         """Run the driver to the end of the job; the body of the driver's activation."""
         try:
             self.driver.run()
+        except Crashed:
+            raise
         except BaseException as error:  # an engine fault must reach whoever waits
+            self.fail(error)
+        self._over.set()
+
+    def fail(self, error: BaseException) -> None:
+        """The engine itself has failed: whoever waits gets `error`."""
+        if self.crash is None:
             self.crash = error
-        finally:
-            self._over.set()
+        self._over.set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; return whether it has come."""

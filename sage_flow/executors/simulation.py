@@ -1,0 +1,298 @@
+"""Simulation: a job under a scheduler that a seed drives, in virtual time.
+
+Every activation is a thread, but exactly one runs: it holds the baton. Wherever real threads could be
+preempted in a way that matters - before a lock, at a send, in a wait - it may give the baton back, and the
+seed picks what happens next: another activation goes on, or a message arrives. Messages keep their order
+per sender and receiver and are late at random, the first on each path by more. Time moves only when
+nothing else can; so a deadline that passes means that something really did not come. When nothing can ever
+happen again the run ends with an error that says who waits.
+
+The same seed gives the same trace, in any process (deterministic simulation testing, as in FoundationDB).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Union
+
+from sage_flow.channels.frame import DRIVER, Data, Message
+from sage_flow.errors import InternalError, WorkerDied
+from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
+from sage_flow.executors.execution import Execution
+from sage_flow.executors.shell import RECORD_WINDOW
+from sage_flow.executors.threads import LocalPost
+from sage_flow.executors.worker import Crashed, Worker
+from sage_flow.plan.physical import Plan
+
+__all__ = ["Deadlock", "SimulationExecutor"]
+
+_YIELD_AT_LOCK = 0.1
+_YIELD_AT_SEND = 0.3
+_LATE = 0.1
+_LATE_S = 0.005
+_FIRST_USE_LATE = 0.5
+_FIRST_USE_LATE_S = 0.05
+
+
+class Deadlock(InternalError):
+    """No activation can go on, no message is under way, and no deadline is set."""
+
+
+class _Activation:
+    def __init__(self, name: str, run: Callable[[], None], scheduler: Scheduler) -> None:
+        self.name = name
+        self.waits_for: SimulatedCondition | None = None
+        self.deadline: float | None = None
+        self.crashes = False
+        self.is_over = False
+        self.baton = _taken_lock()
+        self.thread = threading.Thread(target=self._body, args=(run, scheduler), name=name, daemon=True)
+        self.thread.start()
+
+    def _body(self, run: Callable[[], None], scheduler: Scheduler) -> None:
+        self.baton.acquire()
+        try:
+            if not self.crashes:
+                run()
+        except Crashed:
+            pass  # what a crash is: it just stops
+        finally:
+            self.is_over = True
+            scheduler.baton.release()
+
+    @property
+    def is_runnable(self) -> bool:
+        return self.waits_for is None and not self.is_over
+
+
+@dataclass(slots=True)
+class _Path:
+    """Messages from one address to another, in order."""
+
+    sender: int
+    target: int
+    messages: deque[tuple[float, Message]] = field(default_factory=deque)
+    last_due: float = 0.0
+
+
+class SimulatedCondition:
+    """Exactly one activation runs, so there is nothing to lock; waiting gives the baton back."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def __enter__(self) -> bool:
+        self._scheduler.maybe_yield(_YIELD_AT_LOCK)
+        return True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """Nothing is held."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._scheduler.wait(self, timeout)
+
+    def notify_all(self) -> None:
+        self._scheduler.notify(self)
+
+
+class Scheduler:
+    """Holds the baton between two steps and decides the next one."""
+
+    def __init__(self, seed: int, crash_at: Mapping[str, int]) -> None:
+        self.now = 0.0
+        self.trace: list[str] = []
+        self.baton = _taken_lock()
+        self.on_crash: Callable[[str], None] = lambda _: None
+        self._random = random.Random(seed)
+        self._crash_at = crash_at
+        self._activations: list[_Activation] = []
+        self._paths: dict[tuple[int, int], _Path] = {}
+        self._current: _Activation | None = None
+        self._steps = 0
+
+    # -- from activations -----------------------------------------------------------------------------------
+
+    def spawn(self, name: str, run: Callable[[], None]) -> None:
+        self._activations.append(_Activation(name, run, self))
+
+    def send(self, sender: int, target: int, message: Message) -> None:
+        path = self._paths.get((sender, target))
+        if path is None:
+            path = self._paths[sender, target] = _Path(sender, target)
+            late, most = _FIRST_USE_LATE, _FIRST_USE_LATE_S
+        else:
+            late, most = _LATE, _LATE_S
+        delay = self._random.random() * most if self._random.random() < late else 0.0
+        path.last_due = max(path.last_due, self.now + delay)
+        path.messages.append((path.last_due, message))
+        self.maybe_yield(_YIELD_AT_SEND)
+
+    def maybe_yield(self, probability: float) -> None:
+        if self._current is not None and self._random.random() < probability:
+            self._give_back(self._current)
+
+    def wait(self, condition: SimulatedCondition, timeout: float | None) -> bool:
+        me = self._current
+        if me is None:
+            raise InternalError("only an activation of the simulation can wait")
+        me.waits_for = condition
+        me.deadline = None if timeout is None else self.now + timeout
+        self._give_back(me)
+        timed_out = me.deadline is not None and self.now >= me.deadline
+        me.deadline = None
+        return not timed_out
+
+    def notify(self, condition: SimulatedCondition) -> None:
+        for activation in self._activations:
+            if activation.waits_for is condition:
+                activation.waits_for = None
+
+    def _give_back(self, me: _Activation) -> None:
+        self.baton.release()
+        me.baton.acquire()
+        if me.crashes:
+            raise Crashed
+
+    # -- the steps ------------------------------------------------------------------------------------------
+
+    def run(self, deliver: Callable[[int, Message], None], is_over: Callable[[], bool]) -> None:
+        """Step until the job is over; then end what is left. Raises Deadlock."""
+        try:
+            while not is_over():
+                self._step(deliver)
+        finally:
+            for activation in self._activations:
+                if not activation.is_over:
+                    activation.crashes = True
+                    self._resume(activation)
+
+    def _step(self, deliver: Callable[[int, Message], None]) -> None:
+        choices: list[Union[_Activation, _Path]] = [a for a in self._activations if a.is_runnable]
+        choices.extend(p for p in self._paths.values() if p.messages and p.messages[0][0] <= self.now)
+        if not choices:
+            self._let_time_pass()
+            return
+        choice = choices[self._random.randrange(len(choices))]
+        self._steps += 1
+        if isinstance(choice, _Path):
+            _, message = choice.messages.popleft()
+            self._note(f"{choice.sender} -> {choice.target} {_told(message)}")
+            deliver(choice.target, message)
+            return
+        self._note(f"run {choice.name}")
+        if self._crash_at.get(choice.name, self._steps + 1) <= self._steps:
+            choice.crashes = True
+        self._resume(choice)
+        if choice.crashes:
+            self._note(f"crash {choice.name}")
+            self.on_crash(choice.name)
+
+    def _resume(self, activation: _Activation) -> None:
+        self._current = activation
+        activation.baton.release()
+        self.baton.acquire()
+        self._current = None
+
+    def _let_time_pass(self) -> None:
+        deadlines = [a.deadline for a in self._activations if a.waits_for is not None and a.deadline is not None]
+        arrivals = [path.messages[0][0] for path in self._paths.values() if path.messages]
+        if not deadlines and not arrivals:
+            waiting = ", ".join(a.name for a in self._activations if not a.is_over)
+            raise Deadlock(f"nothing can happen any more at {self.now:.3f} s; waiting: {waiting}")
+        self.now = min(deadlines + arrivals)
+        for activation in self._activations:
+            if activation.waits_for is not None and activation.deadline is not None and activation.deadline <= self.now:
+                activation.waits_for = None
+
+    def _note(self, what: str) -> None:
+        self.trace.append(f"{self.now:.6f} {what}")
+
+
+class SimulationShell:
+    """The shell over a scheduler. Blocking sources are called inline."""
+
+    feeds_sources = False
+
+    def __init__(self, scheduler: Scheduler, post: LocalPost) -> None:
+        self._scheduler = scheduler
+        self._post = post
+
+    def condition(self) -> SimulatedCondition:
+        return SimulatedCondition(self._scheduler)
+
+    def spawn(self, name: str, run: Callable[[], None]) -> None:
+        self._scheduler.spawn(name, run)
+
+    def now(self) -> float:
+        return self._scheduler.now
+
+    def send(self, sender: int, target: int, message: Message) -> int:
+        message = self._post.copied(message)
+        self._scheduler.send(sender, target, message)
+        return message.cost if isinstance(message, Data) else 0
+
+    def window(self, producer: int, consumer: int) -> int:
+        return RECORD_WINDOW
+
+
+@dataclass
+class SimulationExecutor:
+    """Runs jobs in the simulation.
+
+    `seed` picks the schedule. `crash_at` kills subtasks, by name, at the first of their turns from this step
+    on. `trace` is that of the last job: one line per step.
+    """
+
+    seed: int = 0
+    crash_at: Mapping[str, int] = field(default_factory=dict)
+    trace: list[str] = field(default_factory=list, repr=False)
+
+    def start(self, plan: Plan, options: DriverOptions) -> Execution:
+        """Start the scheduler in a thread of its own."""
+        scheduler = Scheduler(self.seed, self.crash_at)
+        self.trace = scheduler.trace
+        post = LocalPost(copies_records=True)
+        shell = SimulationShell(scheduler, post)
+        driver = Driver(plan, shell, options)
+        receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
+        execution = Execution(driver)
+        scheduler.spawn("driver", execution.lead)
+        for subtask in plan.subtasks:
+            worker = Worker(plan, subtask, shell)
+            receivers[subtask.address] = worker.port.deliver
+            scheduler.spawn(subtask.name, worker.run)
+
+        def on_crash(name: str) -> None:
+            gone = tuple(subtask.address for subtask in plan.subtasks if subtask.name == name)
+            for address in gone:
+                receivers[address] = lambda message: None
+            driver.deliver(WorkersDied(gone, WorkerDied(f"{name} was crashed by the simulation")))
+
+        scheduler.on_crash = on_crash
+
+        def simulate() -> None:
+            try:
+                scheduler.run(lambda target, message: receivers[target](message), lambda: execution.is_over)
+            except BaseException as error:  # a deadlock, above all: it belongs to whoever waits for the job
+                execution.fail(error)
+
+        threading.Thread(target=simulate, name=f"simulation of {plan.job}", daemon=True).start()
+        return execution
+
+
+def _told(message: Message) -> str:
+    kind = type(message).__name__
+    return f"{kind} of {len(message.records)} on {message.channel}" if isinstance(message, Data) else kind
+
+
+def _taken_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
