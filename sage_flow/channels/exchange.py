@@ -16,57 +16,20 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from sage_flow.channels.codec import Decoder
-from sage_flow.channels.frame import Data, Message
-from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
-from sage_flow.channels.link import Link
+from sage_flow.channels.connection import Closed, Inlet, Lost, Outlet, send_at_once
+from sage_flow.channels.frame import Message
+from sage_flow.channels.handshake import NONCE_BYTES, Acceptor, Dialer, Identity
 from sage_flow.channels.loop import READ, WRITE, EventLoop
 from sage_flow.channels.transport import NotThereYet, UnixTransport
-from sage_flow.channels.wire import FrameReader
 from sage_flow.errors import CodecError, InternalError, ProtocolError
 
-_KINDS: Final = get_args(
-    Message
-)  # a message crosses as (target, index in here, its fields): no class by name
-_KIND_OF: Final = {kind: index for index, kind in enumerate(_KINDS)}
-_DATA: Final = _KIND_OF[Data]
-
-_CLOSED: Final = "it closed its connection"
 _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
 _LONGEST_PAUSE_S: Final = 0.1
 _LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
-
-
-class _Lost(Exception):
-    """A connection is of no use any more; says why."""
-
-
-class _Closed(_Lost):
-    """Its other end was closed, at the end of a message."""
-
-
-@dataclass(slots=True)
-class _Outlet:
-    """The connection we dialed: read in its handshake, then only written to, by its link."""
-
-    link: Link
-    sock: socket.socket
-    handshake: Dialer | None  # None once it is over
-
-
-@dataclass(slots=True)
-class _Inlet:
-    """A connection that a peer dialed: only read after its handshake."""
-
-    sock: socket.socket
-    handshake: Acceptor
-    peer: int | None = None  # known after the handshake
-    reader: FrameReader = field(default_factory=FrameReader)
-    decoder: Decoder = field(default_factory=Decoder)
+_STORY: Final = 64
 
 
 class Exchange:
@@ -76,7 +39,7 @@ class Exchange:
     `on_message(target, message)` runs on the exchange thread, in order per peer; if it raises, or a message
     cannot be decoded, its sender is lost (its FIFO would have a gap). `on_peer_lost(peer, reason)` runs
     there, too: once per peer, after all that the peer had sent, and not for peers after `close()`.
-    `connect_timeout_s`: for a peer to bind its socket and to answer the handshake. `flush_s`: see `close`.
+    `connect_timeout_s`: for a peer to bind its socket and to finish the handshake. `flush_s`: see `close`.
     """
 
     def __init__(
@@ -98,23 +61,23 @@ class Exchange:
         self._on_peer_lost = on_peer_lost
         self._connect_timeout_s = connect_timeout_s
         self._flush_s = flush_s
-        self._lock = threading.RLock()  # guards the three below
-        self._links: dict[int, Link] = {}
-        self._lost: dict[int, str] = {}  # why
-        self._ended = False
+        self._lock = threading.RLock()  # guards the four below
+        self._outlets: dict[int, Outlet] = {}
+        self._lost: dict[int, str] = {}  # and why
         self._flush_until: float | None = None  # set by `close`
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"exchange-{me}", daemon=True)
         # What follows belongs to the exchange thread.
         self._loop = EventLoop()
-        self._outlets: dict[int, _Outlet] = {}
-        self._inlets: dict[int, _Inlet] = {}  # whose handshake is over
-        self._received: Counter[str] = Counter(messages=0, bytes=0, refused=0)
-        self._story: deque[str] = deque(maxlen=64)
+        self._inlets: dict[int, Inlet] = {}  # whose handshake is over
+        self._received: Counter[str] = Counter()  # from peers that are lost
+        self._refused = 0
+        self._story: deque[str] = deque(maxlen=_STORY)
 
     def start(self) -> None:
         """Bind our socket and start the thread.
 
-        Raises: ProtocolError if others could get at the directory; SageFlowError if its path is too long.
+        Raises: ProtocolError if others can get at the directory; SageFlowError if its path is too long.
         """
         listener = self._transport.listen(self._identity.process)
         self._loop.watch(listener, READ, partial(self._accept, listener))
@@ -128,14 +91,10 @@ class Exchange:
 
         Raises: CodecError if something in the message cannot be pickled.
         """
-        kind = _KIND_OF.get(type(message))
-        if kind is None:
-            raise ProtocolError(f"a {type(message).__qualname__} is not a message")
-        link = self._links.get(peer) or self._new_link(peer)
-        value = (target, kind, *message)
-        size, unfinished = link.send(value, copy_buffers=kind != _DATA, subject=message)
+        outlet = self._outlets.get(peer) or self._new_outlet(peer)
+        size, unfinished = outlet.send(target, message)
         if unfinished:
-            self._loop.order(partial(self._write, peer))
+            self._loop.order(partial(self._write, outlet))
         return size
 
     def close(self) -> None:
@@ -146,37 +105,47 @@ class Exchange:
         if threading.current_thread() is self._thread:
             raise InternalError("Exchange.close() was called from on_message or on_peer_lost")
         with self._lock:
-            first, self._flush_until = self._flush_until is None, time.monotonic() + self._flush_s
-        if self._thread.ident is None:
-            self._loop.close()
-            return
-        if first:
+            first = self._flush_until is None
+            if first:
+                self._flush_until = time.monotonic() + self._flush_s
+        if self._thread.ident is not None:
             self._loop.order(lambda: self._loop.after(self._flush_s, lambda: None))
-        self._thread.join()
+            self._thread.join()
+        elif first:
+            self._loop.close()
 
     def statistics(self) -> dict[str, Any]:
-        """Messages and bytes sent (with those `queued_bytes`), received and dropped; refused connections;
-        lost peers and why; the story of the last 64 events."""
+        """Messages and bytes sent (`queued_bytes` are not written yet), received and dropped; refused
+        connections; the lost peers and why; the story: the last 64 events."""
         with self._lock:
-            links, lost = list(self._links.values()), dict(self._lost)
+            outlets, lost = list(self._outlets.values()), dict(self._lost)
         totals = Counter(sent_messages=0, sent_bytes=0, queued_bytes=0, dropped_messages=0, dropped_bytes=0)
-        for link in links:
-            totals.update(link.statistics())
-        received = {
-            "received_messages": self._received["messages"],
-            "received_bytes": self._received["bytes"],
-            "refused_connections": self._received["refused"],
-        }
-        return {**totals, **received, "lost": lost, "story": list(self._story)}
+        for outlet in outlets:
+            totals.update(outlet.statistics())
+        totals.update(received_messages=self._received["messages"], received_bytes=self._received["bytes"])
+        for inlet in list(self._inlets.values()):
+            totals.update(received_messages=inlet.messages, received_bytes=inlet.bytes)
+        return {**totals, "refused_connections": self._refused, "lost": lost, "story": list(self._story)}
 
-    # The exchange thread.
+    def _new_outlet(self, peer: int) -> Outlet:
+        with self._lock:
+            if (outlet := self._outlets.get(peer)) is None:
+                outlet = self._outlets[peer] = Outlet(peer)
+                if self._ended or peer in self._lost:
+                    outlet.abandon()
+                else:
+                    deadline = time.monotonic() + self._connect_timeout_s
+                    self._loop.order(partial(self._dial, outlet, deadline, _FIRST_PAUSE_S))
+            return outlet
+
+    # All below runs on the exchange thread.
 
     def _run(self) -> None:
         try:
             self._loop.run(until=self._is_over)
         except BaseException as error:
             with self._lock:
-                peers = {*self._links, *self._inlets}
+                peers = {*self._outlets, *self._inlets}
             for peer in peers:
                 self._lose(peer, f"the exchange of process {self._identity.process} failed: {error!r}")
             raise
@@ -184,123 +153,96 @@ class Exchange:
             self._transport.remove(self._identity.process)
             with self._lock:
                 self._ended = True
-                links = list(self._links.values())
-            for link in links:
-                link.abandon()
+                outlets = list(self._outlets.values())
+            for outlet in outlets:
+                outlet.abandon()
             self._loop.close()
 
     def _is_over(self) -> bool:
         if self._flush_until is None:
             return False
         with self._lock:
-            idle = all(link.idle for link in self._links.values())
+            idle = all(outlet.idle for outlet in self._outlets.values())
         return idle or time.monotonic() >= self._flush_until
-
-    # What both kinds of connection share.
 
     def _lose(self, peer: int, reason: str) -> None:
         with self._lock:
             if peer in self._lost:
                 return
             self._lost[peer] = reason
-            link = self._links.get(peer)
-        if link is not None:
-            link.abandon()
-        for end in (self._outlets.pop(peer, None), self._inlets.pop(peer, None)):
-            if end is not None:
-                self._loop.drop(end.sock)
+            outlet = self._outlets.get(peer)
+        if outlet is not None:
+            outlet.abandon()
+            if outlet.sock is not None:
+                self._loop.drop(outlet.sock)
+        if (inlet := self._inlets.pop(peer, None)) is not None:
+            self._received.update(messages=inlet.messages, bytes=inlet.bytes)
+            self._loop.drop(inlet.sock)
         self._story.append(f"lost process {peer}: {reason}")
         if self._flush_until is None:
             self._on_peer_lost(peer, reason)
 
-    def _negotiate(self, sock: socket.socket, handshake: Dialer | Acceptor) -> int | None:
-        """Read, and answer, the next bytes of a handshake. Returns the peer once it is accepted."""
-        peer = None
-        for decision in handshake.receive(_receive(sock)):
-            match decision:
-                case Send(data):
-                    _send_at_once(sock, data)
-                case Accepted(peer):
-                    self._story.append(f"{type(handshake).__name__.lower()}: process {peer} accepted")
-                case Refused(reason):
-                    raise _Lost(reason)
-        return peer
+    # Outlets.
 
-    # Writing: the connections we dialed.
-
-    def _new_link(self, peer: int) -> Link:
-        with self._lock:
-            if (link := self._links.get(peer)) is None:
-                link = self._links[peer] = Link(peer)
-                if self._ended or peer in self._lost:
-                    link.abandon()
-                else:
-                    deadline = time.monotonic() + self._connect_timeout_s
-                    self._loop.order(partial(self._dial, link, deadline, _FIRST_PAUSE_S))
-            return link
-
-    def _dial(self, link: Link, deadline: float, pause: float) -> None:
-        if link.peer in self._lost:
+    def _dial(self, outlet: Outlet, deadline: float, pause: float) -> None:
+        if outlet.peer in self._lost:
             return
         try:
-            sock = self._transport.dial(link.peer)
+            sock = self._transport.dial(outlet.peer)
         except NotThereYet as error:
             if time.monotonic() >= deadline:
-                self._outlet_broke(link.peer, f"it did not listen for {self._connect_timeout_s} s: {error}")
+                self._outlet_broke(outlet, f"it did not listen for {self._connect_timeout_s} s: {error}")
             else:
-                again = partial(self._dial, link, deadline, min(2 * pause, _LONGEST_PAUSE_S))
+                again = partial(self._dial, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
                 self._loop.after(pause, again)
         except Exception as error:
-            self._outlet_broke(link.peer, f"it could not be dialed: {error}")
+            self._outlet_broke(outlet, f"it could not be dialed: {_text(error)}")
         else:
-            handshake = Dialer(self._identity, os.urandom(NONCE_BYTES), link.peer)
-            outlet = self._outlets[link.peer] = _Outlet(link, sock, handshake)
-            _send_at_once(sock, handshake.start().data)
+            outlet.sock = sock
+            outlet.handshake = Dialer(self._identity, os.urandom(NONCE_BYTES), outlet.peer)
+            send_at_once(sock, outlet.handshake.start().data)
             self._loop.watch(sock, READ, partial(self._on_outlet, outlet))
             self._loop.after(deadline - time.monotonic(), partial(self._end_wait, outlet))
 
-    def _end_wait(self, outlet: _Outlet) -> None:
+    def _end_wait(self, outlet: Outlet) -> None:
         if outlet.handshake is not None:
-            self._outlet_broke(outlet.link.peer, f"no handshake within {self._connect_timeout_s} s")
+            self._outlet_broke(outlet, f"no handshake within {self._connect_timeout_s} s")
 
-    def _on_outlet(self, outlet: _Outlet, events: int) -> None:
-        peer = outlet.link.peer
+    def _on_outlet(self, outlet: Outlet, events: int) -> None:
         try:
-            if outlet.handshake is None:
-                if events & READ and _receive(outlet.sock):
-                    raise _Lost("it wrote on a connection that it may only read")
-                self._write(peer)
-            elif self._negotiate(outlet.sock, outlet.handshake) is not None:
-                outlet.handshake = None
-                outlet.link.open(outlet.sock)
-                self._write(peer)
+            if events & READ and outlet.negotiate():
+                self._story.append(f"connected to process {outlet.peer}")
+                events |= WRITE
         except BlockingIOError:
             pass
         except Exception as error:
-            self._outlet_broke(peer, _text(error))
+            self._outlet_broke(outlet, _text(error))
+            return
+        if events & WRITE:
+            self._write(outlet)
 
-    def _write(self, peer: int) -> None:
-        if (outlet := self._outlets.get(peer)) is None:
+    def _write(self, outlet: Outlet) -> None:
+        if outlet.peer in self._lost or outlet.sock is None:
             return
         try:
-            done = outlet.link.write()
+            done = outlet.write()
         except OSError as error:
-            self._outlet_broke(peer, _text(error))
+            self._outlet_broke(outlet, _text(error))
         else:
             self._loop.watch(outlet.sock, READ if done else READ | WRITE, partial(self._on_outlet, outlet))
 
-    def _outlet_broke(self, peer: int, reason: str) -> None:
+    def _outlet_broke(self, outlet: Outlet, reason: str) -> None:
         """What the peer had written before it went still counts, also if its end shows here first."""
         try:
-            for _ in range(_LAST_READS if peer in self._inlets else 0):
-                self._read(self._inlets[peer])
-        except (BlockingIOError, _Closed):
+            for _ in range(_LAST_READS if outlet.peer in self._inlets else 0):
+                self._read(self._inlets[outlet.peer])
+        except (BlockingIOError, Closed):
             pass
         except Exception as error:
             reason = f"{reason}; {_text(error)}"
-        self._lose(peer, reason)
+        self._lose(outlet.peer, reason)
 
-    # Reading: the connections that peers dialed.
+    # Inlets.
 
     def _accept(self, listener: socket.socket, _: int) -> None:
         try:
@@ -310,29 +252,26 @@ class Exchange:
         except ProtocolError as error:
             self._refuse(None, str(error))
             return
-        inlet = _Inlet(sock, Acceptor(self._identity, os.urandom(NONCE_BYTES)))
+        inlet = Inlet(sock, Acceptor(self._identity, os.urandom(NONCE_BYTES)))
         self._loop.watch(sock, READ, partial(self._on_inlet, inlet))
         self._loop.after(self._connect_timeout_s, partial(self._end_admission, inlet))
 
-    def _end_admission(self, inlet: _Inlet) -> None:
+    def _end_admission(self, inlet: Inlet) -> None:
         if inlet.peer is None and inlet.sock.fileno() >= 0:
             self._refuse(inlet.sock, f"no handshake within {self._connect_timeout_s} s")
 
     def _refuse(self, sock: socket.socket | None, reason: str) -> None:
-        self._received["refused"] += 1
+        self._refused += 1
         self._story.append(f"refused a connection: {reason}")
         if sock is not None:
             self._loop.drop(sock)
 
-    def _on_inlet(self, inlet: _Inlet, _: int) -> None:
+    def _on_inlet(self, inlet: Inlet, _: int) -> None:
         try:
             if inlet.peer is not None:
                 self._read(inlet)
-            elif (peer := self._negotiate(inlet.sock, inlet.handshake)) is not None:
-                if peer in self._inlets or peer in self._lost:
-                    raise _Lost(f"process {peer} has been connected before")
-                self._inlets[peer] = inlet
-                inlet.peer = peer
+            elif (peer := inlet.negotiate()) is not None:
+                self._admit(inlet, peer)
         except BlockingIOError:
             pass
         except Exception as error:
@@ -341,38 +280,21 @@ class Exchange:
             else:
                 self._lose(inlet.peer, _text(error))
 
-    def _read(self, inlet: _Inlet) -> None:
-        """Deliver what one read completes. Raises: BlockingIOError; anything else is the peer's end."""
-        count = inlet.sock.recv_into(inlet.reader.space())
-        if not count:
-            raise _Lost("it closed inside a message") if inlet.reader.inside_a_frame else _Closed(_CLOSED)
-        for payload in inlet.reader.filled(count):
-            target, kind, *fields = inlet.decoder.decode(payload)
-            size = len(payload)
-            if kind == _DATA:
-                fields[-1] = size  # its cost
-            self._received["messages"] += 1
-            self._received["bytes"] += size
+    def _admit(self, inlet: Inlet, peer: int) -> None:
+        if peer in self._inlets or peer in self._lost:
+            raise Lost(f"process {peer} has been connected before")
+        inlet.peer = peer
+        self._inlets[peer] = inlet
+        self._story.append(f"process {peer} connected")
+
+    def _read(self, inlet: Inlet) -> None:
+        for target, message in inlet.read():
             try:
-                self._on_message(target, _KINDS[kind](*fields))
+                self._on_message(target, message)
             except Exception as error:
-                what = f"its {_KINDS[kind].__name__} for {target} could not be delivered"
-                raise _Lost(f"{what}: {''.join(traceback.format_exception(error))}") from error
-
-
-def _receive(sock: socket.socket) -> bytes:
-    if not (data := sock.recv(4096)):
-        raise _Closed(_CLOSED)
-    return data
-
-
-def _send_at_once(sock: socket.socket, data: bytes) -> None:
-    """A message of a handshake, which always fits the empty buffer of a socket."""
-    try:
-        sock.send(data, socket.MSG_NOSIGNAL)
-    except OSError:
-        pass  # the other end is closed; the next read says so, or says why
+                what = f"its {type(message).__name__} for {target} could not be delivered"
+                raise Lost(f"{what}: {''.join(traceback.format_exception(error))}") from error
 
 
 def _text(error: Exception) -> str:
-    return str(error) if isinstance(error, (_Lost, CodecError, ProtocolError)) else repr(error)
+    return str(error) if isinstance(error, (Lost, CodecError, ProtocolError)) else repr(error)

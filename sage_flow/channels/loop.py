@@ -12,7 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
@@ -52,7 +52,7 @@ class EventLoop:
     def order(self, callback: Callable[[], object]) -> None:
         """Call `callback()` soon, in the loop's thread. From any thread; after `close` it is not called."""
         self._orders.append(callback)
-        # Read after the append, as the loop looks for orders after it has set `_asleep`: one of us sees the other.
+        # Asked after the append, as the loop looks for orders after it set this: one of us sees the other.
         if self._asleep:
             self._asleep = False
             try:

@@ -29,7 +29,7 @@ class UnixTransport:
         self._directory = directory
 
     def listen(self, me: int) -> socket.socket:
-        """Raises: ProtocolError if others could get at the directory; SageFlowError if its path is too long."""
+        """Raises: ProtocolError if others can get at the directory; SageFlowError if its path is too long."""
         entry = os.lstat(self._directory)
         if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.geteuid() or entry.st_mode & 0o077:
             found = f"{stat.filemode(entry.st_mode)}, user {entry.st_uid}"
@@ -60,7 +60,7 @@ class UnixTransport:
         return sock
 
     def accept(self, listener: socket.socket) -> socket.socket:
-        """Raises: ProtocolError if the peer is not of our user; OSError, BlockingIOError if nobody is there."""
+        """Raises: ProtocolError if the peer is not of our user; BlockingIOError if there is none; OSError."""
         sock, _ = listener.accept()
         try:
             sock.setblocking(False)

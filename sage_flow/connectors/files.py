@@ -30,9 +30,10 @@ __all__ = ["CsvSource", "FileSource", "JsonlSource", "Lines", "TextSource", "col
 
 T = TypeVar("T")
 Path = str | os.PathLike[str]
+Paths = Path | Iterable[Path]
 
 _BATCH = 1024  # records
-_BLOCK_CHARS = 1 << 20  # where lines are long, fewer are read at once
+_BLOCK_CHARS = 1 << 16  # where lines are long, fewer are read at once: a batch then fits in the cache
 _UNDECODABLE = "\udc80"  # stands for bytes not in the encoding; no decoder makes a lone surrogate
 _READ_FAULTS = (OSError, EOFError, UnicodeError, zlib.error, zipfile.BadZipFile, RuntimeError)
 
@@ -40,12 +41,8 @@ _READ_FAULTS = (OSError, EOFError, UnicodeError, zlib.error, zipfile.BadZipFile,
 codecs.register_error("sage_flow.mark", lambda fault: (_UNDECODABLE, fault.end))  # type: ignore[attr-defined]
 
 
-def find_files(paths: Path | Iterable[Path]) -> list[str]:
-    """Return the absolute paths of the files that `paths` names, in order; those of a glob sorted.
-
-    Raises:
-        InputError: a path or glob names nothing, or a directory.
-    """
+def find_files(paths: Paths) -> list[str]:
+    """Return the absolute paths of the files that `paths` names, in order; those of a glob sorted."""
     several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not several:
         raise InputError("the list of paths is empty; name at least one file")
@@ -65,25 +62,6 @@ def _find(path: str) -> list[str]:
     return found
 
 
-def _decompressed(path: str, file: io.BufferedReader, member: str | None, stack: ExitStack) -> IO[bytes]:
-    magic, ending = file.peek(4)[:4], os.path.splitext(path)[1].lower()
-    if magic == b"PK\x03\x04" or ending == ".zip":
-        archive = stack.enter_context(zipfile.ZipFile(file))
-        members = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-        if member is None and len(members) == 1:
-            member = members[0]
-        if member not in members:
-            raise InputError(
-                f"{path}: name one of its files with member=: {', '.join(members) or 'it has none'}"
-            )
-        return stack.enter_context(archive.open(member))
-    if member is not None:
-        raise InputError(f"{path}: is not a zip file, so it has no member {member!r}; leave out member=")
-    if magic[:2] == b"\x1f\x8b" or ending == ".gz":
-        return stack.enter_context(gzip.GzipFile(fileobj=file))
-    return file
-
-
 def _reason(fault: Exception) -> str:
     if isinstance(fault, EOFError):
         return "the compressed data ends early, the file is truncated; copy or download it again"
@@ -91,10 +69,7 @@ def _reason(fault: Exception) -> str:
 
 
 class Lines:
-    """The lines of one file, line ends included, in blocks; can be iterated over once.
-
-    What cannot be read or decoded raises `InputError`, after all the lines before it.
-    """
+    """The lines of one file with their ends, in blocks. `InputError` comes after the lines before it."""
 
     def __init__(self, path: str, file: io.TextIOWrapper, encoding: str) -> None:
         self.path = path
@@ -144,9 +119,7 @@ class FileSource(Source[T]):
     parallel = True
     newline = "\n"
 
-    def __init__(
-        self, paths: Path | Iterable[Path], *, encoding: str = "utf-8", member: str | None = None
-    ) -> None:
+    def __init__(self, paths: Paths, *, encoding: str = "utf-8", member: str | None = None) -> None:
         self._files = find_files(paths)
         self._encoding = encoding
         self._member = member
@@ -201,7 +174,7 @@ class FileSource(Source[T]):
     def _open_text(self, path: str) -> Iterator[io.TextIOWrapper]:
         with ExitStack() as stack:
             try:
-                data = _decompressed(path, stack.enter_context(open(path, "rb")), self._member, stack)
+                data = self._open_bytes(path, stack)
                 codec = "utf-8-sig" if codecs.lookup(self._encoding).name == "utf-8" else self._encoding
                 text = io.TextIOWrapper(data, codec, "sage_flow.mark", self.newline)
             except LookupError as fault:
@@ -209,6 +182,20 @@ class FileSource(Source[T]):
             except _READ_FAULTS as fault:
                 raise InputError(f"{path}: {_reason(fault)}") from fault
             yield stack.enter_context(text)
+
+    def _open_bytes(self, path: str, stack: ExitStack) -> IO[bytes] | gzip.GzipFile:
+        file, member = stack.enter_context(open(path, "rb")), self._member
+        magic, ending = file.peek(4)[:4], os.path.splitext(path)[1].lower()
+        if magic == b"PK\x03\x04" or ending == ".zip":
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            members = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            name = members[0] if member is None and len(members) == 1 else member
+            if name not in members:
+                raise InputError(f"{path}: use member= to name one of its files: {', '.join(members)}")
+            return stack.enter_context(archive.open(name))
+        if member is not None:
+            raise InputError(f"{path}: is not a zip file, so it has no member {member!r}; leave out member=")
+        return gzip.GzipFile(fileobj=file) if magic[:2] == b"\x1f\x8b" or ending == ".gz" else file
 
     def snapshot(self) -> tuple[int, int]:
         return self._index, self._record
@@ -226,8 +213,10 @@ class TextSource(FileSource[str]):
     """The lines of text files, without the newline (LF or CR LF) at their ends."""
 
     def records(self, lines: Lines) -> Iterator[str]:
-        for block in lines:
-            yield from [s[:-2] if s.endswith("\r\n") else s.removesuffix("\n") for s in block]
+        return chain.from_iterable(
+            [line[:-2] if line.endswith("\r\n") else line.removesuffix("\n") for line in block]
+            for block in lines
+        )
 
 
 class JsonlSource(FileSource[Any]):
@@ -249,10 +238,7 @@ class JsonlSource(FileSource[Any]):
 class CsvSource(FileSource[dict[str, Any]]):
     """The rows of CSV files as dicts. Blank lines are passed over.
 
-    The arguments that are not here are those of `FileSource`. Where a row spans several lines, errors
-    name its last.
-
-    Args:
+    Args, besides those of `FileSource`:
         delimiter: one character.
         fieldnames: the columns, if the files have no first row that names them.
         types: a function for each column to convert, such as `{"distance": int}`; other cells are str.
@@ -262,7 +248,7 @@ class CsvSource(FileSource[dict[str, Any]]):
 
     def __init__(
         self,
-        paths: Path | Iterable[Path],
+        paths: Paths,
         *,
         delimiter: str = ",",
         fieldnames: Sequence[str] | None = None,
@@ -281,26 +267,24 @@ class CsvSource(FileSource[dict[str, Any]]):
     def records(self, lines: Lines) -> Iterator[dict[str, Any]]:
         # strict: else a quote that is never closed swallows the rest of the file.
         reader = csv.reader(chain.from_iterable(lines), delimiter=self._delimiter, strict=True)
-        names, types = self._fieldnames, list(self._types.items())
+        types = list(self._types.items())
         try:
+            names = next(reader, None) if self._fieldnames is None else self._fieldnames
             if names is None:
-                names = next(reader, None)
-                if names is None:
-                    return
-                self._check(names, f"{lines.path}:{reader.line_num}")
-            for row in reader:
-                if len(row) == len(names):
-                    record: dict[str, Any] = dict(zip(names, row))
-                    for name, convert in types:
-                        try:
-                            record[name] = convert(record[name])
-                        except Exception as fault:
-                            where = f"{lines.path}:{reader.line_num}: column {name!r}"
-                            raise InputError(f"{where}: {record[name]!r:.99}: {fault!r}") from fault
-                    yield record
-                elif row:
-                    what = f"{len(row)} cells in a row of {len(names)} columns"
-                    raise InputError(f"{lines.path}:{reader.line_num}: {what} ({', '.join(names)})")
+                return
+            self._check(names, f"{lines.path}:{reader.line_num}")
+            for row in filter(None, reader):
+                if len(row) != len(names):
+                    what = f"{len(row)} cells in a row of {len(names)} columns ({', '.join(names)})"
+                    raise InputError(f"{lines.path}:{reader.line_num}: {what}")
+                record: dict[str, Any] = dict(zip(names, row))
+                for name, convert in types:
+                    try:
+                        record[name] = convert(record[name])
+                    except Exception as fault:
+                        what = f"column {name!r} has {record[name]!r:.99}, which does not convert: {fault!r}"
+                        raise InputError(f"{lines.path}:{reader.line_num}: {what}") from fault
+                yield record
         except csv.Error as fault:
             raise InputError(f"{lines.path}:{reader.line_num}: {fault}") from fault
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from sage_flow.executors.driver import Driver, DriverOptions
@@ -30,10 +31,11 @@ class Execution:
         self.crash: BaseException | None = None
         self._over = threading.Event()
 
-    def lead(self) -> None:
-        """Run the driver to the end of the job; the body of the driver's activation."""
+    def lead(self, clean_up: Callable[[], None] = lambda: None) -> None:
+        """Run the driver to the end of the job, then `clean_up`; the body of the driver's activation."""
         try:
             self.driver.run()
+            clean_up()
         except Crashed:
             raise
         except BaseException as error:  # an engine fault must reach whoever waits

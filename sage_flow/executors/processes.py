@@ -1,0 +1,201 @@
+"""Processes: subtasks spread over plain OS processes that talk over the exchange. No Ray, nothing shared.
+
+It finds in a second what would show on a cluster: what does not pickle, what relied on shared memory, what
+a dead process leaves behind. The driver stays in the calling process, as process 0.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from sage_flow.channels.codec import cannot_pickle
+from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.frame import DRIVER, Message
+from sage_flow.errors import PipelineError, WorkerDied
+from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
+from sage_flow.executors.execution import Execution
+from sage_flow.executors.shell import RECORD_WINDOW
+from sage_flow.executors.threads import LocalPost, ThreadShell
+from sage_flow.plan.physical import Plan
+
+__all__ = ["BYTE_WINDOW", "Bootstrap", "ProcessExecutor", "ProcessShell"]
+
+BYTE_WINDOW = 8 * 1024 * 1024
+"""Encoded bytes on the way on one channel between two processes."""
+
+_LOSS_S = 5.0
+"""How long the end of a worker's connection may take to be seen after the end of the worker."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What a worker process is told on its standard input, before the plan."""
+
+    process: int
+    directory: str
+    key: bytes
+    job: str
+    search_path: list[str]
+    process_of: dict[int, int]
+
+    def __repr__(self) -> str:
+        return f"Bootstrap(process={self.process}, job={self.job!r})"  # the key is in no repr
+
+
+class ProcessShell(ThreadShell):
+    """Threads in this process; what is for another process goes over the exchange."""
+
+    def __init__(self, process: int, process_of: Mapping[int, int], post: LocalPost) -> None:
+        super().__init__(post)
+        self._process = process
+        self._process_of = process_of
+        self.exchange: Exchange | None = None
+
+    def send(self, sender: int, target: int, message: Message) -> int:
+        process = self._process_of[target]
+        if process == self._process or self.exchange is None:
+            return super().send(sender, target, message)
+        return self.exchange.send(process, target, message)
+
+    def window(self, producer: int, consumer: int) -> int:
+        return RECORD_WINDOW if self._process_of[producer] == self._process_of[consumer] else BYTE_WINDOW
+
+
+@dataclass(frozen=True)
+class ProcessExecutor:
+    """Runs a job in `workers` processes; subtasks go to them in turn."""
+
+    workers: int = 2
+
+    def start(self, plan: Plan, options: DriverOptions) -> Execution:
+        """Start the worker processes. Raises PipelineError if the plan cannot be pickled."""
+        payload = pickled_plan(plan)
+        process_of = {subtask.address: index % self.workers + 1 for index, subtask in enumerate(plan.subtasks)}
+        process_of[DRIVER] = 0
+        group = _WorkerGroup(plan, process_of)
+        post = LocalPost()
+        shell = ProcessShell(0, process_of, post)
+        driver = Driver(plan, shell, options, group.describe)
+        post.register(DRIVER, driver.deliver)
+        group.start(payload, shell, driver)
+        execution = Execution(driver)
+
+        shell.spawn(f"driver of {plan.job}", partial(execution.lead, group.stop))
+        return execution
+
+
+class _WorkerGroup:
+    """The worker processes of one job, as the driver sees them."""
+
+    def __init__(self, plan: Plan, process_of: Mapping[int, int]) -> None:
+        self._plan = plan
+        self._process_of = dict(process_of)
+        self._directory = tempfile.mkdtemp(prefix="sage-flow-")
+        self._key = secrets.token_bytes(32)
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._lost: dict[int, threading.Event] = {}
+        self._exchange: Exchange | None = None
+
+    def start(self, payload: bytes, shell: ProcessShell, driver: Driver) -> None:
+        """Start the exchange, the processes, and a thread per process that waits for its end."""
+        numbers = sorted(set(self._process_of.values()) - {0})
+        self._lost = {number: threading.Event() for number in numbers}
+        self._exchange = Exchange(
+            0,
+            self._directory,
+            self._key,
+            job=self._plan.job,
+            attempt=1,
+            on_message=lambda target, message: driver.deliver(message),
+            on_peer_lost=lambda peer, reason: self._lost[peer].set(),
+        )
+        shell.exchange = self._exchange
+        self._exchange.start()
+        for number in numbers:
+            self._processes[number] = self._spawn(number, payload)
+        for number in numbers:
+            shell.spawn(f"watch of worker {number}", self._watcher(number, driver.deliver))
+
+    def _spawn(self, number: int, payload: bytes) -> subprocess.Popen[bytes]:
+        search_path = [path or os.getcwd() for path in sys.path]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sage_flow.executors.process_worker"],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
+        )
+        bootstrap = Bootstrap(number, self._directory, self._key, self._plan.job, search_path, self._process_of)
+        assert process.stdin is not None
+        try:
+            with process.stdin as stdin:
+                stdin.write(pickle.dumps(bootstrap))
+                stdin.write(payload)
+        except BrokenPipeError:
+            pass  # it died at once; its watcher tells how
+        return process
+
+    def _watcher(self, number: int, deliver: Callable[[WorkersDied], None]) -> Callable[[], None]:
+        def watch() -> None:
+            self._processes[number].wait()
+            self._lost[number].wait(_LOSS_S)  # what it sent before it ended is read by then
+            gone = tuple(address for address, process in self._process_of.items() if process == number)
+            deliver(WorkersDied(gone, WorkerDied(self._how_it_ended(number))))
+
+        return watch
+
+    def _how_it_ended(self, number: int) -> str:
+        process = self._processes[number]
+        code = process.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        names = [s.name for s in self._plan.subtasks if self._process_of[s.address] == number]
+        return f"worker process {number} of job {self._plan.job!r} (pid {process.pid}) {how}; it ran {', '.join(names)}"
+
+    def describe(self, address: int) -> str:
+        """Where a subtask is that does not answer."""
+        number = self._process_of[address]
+        return f"unresponsive in worker process {number} (pid {self._processes[number].pid}), which is killed"
+
+    def stop(self) -> None:
+        """End every worker process, those whose work is done end by themselves; leave nothing behind."""
+        deadline = time.monotonic() + _LOSS_S
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._exchange is not None:
+            self._exchange.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def pickled_plan(plan: Plan) -> bytes:
+    """Return the plan as bytes. Raises PipelineError naming the operator that cannot be pickled."""
+    import cloudpickle
+
+    try:
+        payload: bytes = cloudpickle.dumps(plan)
+        return payload
+    except Exception as error:
+        for operator in (operator for chain in plan.chains for operator in chain.operators):
+            for part in (*operator.functions, operator.options):
+                try:
+                    cloudpickle.dumps(part)
+                except Exception as culprit:
+                    reason = cannot_pickle(part, culprit)
+                    raise PipelineError(
+                        f"{operator.name!r} ({operator.location}) cannot leave this process: {reason};"
+                        " make it in open(), or pass what it is made from"
+                    ) from culprit
+        raise PipelineError(f"the plan of job {plan.job!r} cannot be pickled: {error}") from error
