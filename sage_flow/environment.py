@@ -56,7 +56,7 @@ class LocalEnvironment:
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
         self.name = name
-        self._graph = Graph(name, parallelism)
+        self._graph = Graph(name, parallelism, self)
         self._options = DriverOptions(cancel_grace_s=cancel_grace_s)
         self._executor = executor
 

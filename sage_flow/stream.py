@@ -314,8 +314,9 @@ class DataStream(Stream[T]):
     def union(self, *others: DataStream[T]) -> DataStream[T]:
         """The records of all these streams; the order between streams is open.
 
-        >>> sorted(collect(stream_of(1, 2).union(stream_of(3))))
-        [1, 2, 3]
+        >>> small, big = env.from_collection([1, 2]), env.from_collection([300])
+        >>> sorted(collect(small.union(big)))
+        [1, 2, 300]
         """
         for other in others:
             self._check_other(other, DataStream)
@@ -485,7 +486,7 @@ class ConnectedStreams(Generic[L, R]):
     ) -> DataStream[U]:
         """One output per record: `left(value)` or `right(value)`, by the side it came from.
 
-        >>> both = stream_of(1).connect(stream_of("a"))
+        >>> both = env.from_collection([1]).connect(env.from_collection(["a"]))
         >>> sorted(collect(both.map(lambda n: f"number {n}", lambda s: f"text {s}")))
         ['number 1', 'text a']
         """

@@ -169,7 +169,7 @@ class Inlet:
         return _negotiate(self.sock, self._handshake)
 
     def read(self) -> Iterator[tuple[int, Message]]:
-        """The messages that one read completes, with their targets. The cost of a `Data` is its encoded bytes.
+        """The messages that one read completes, with their targets; the cost of a `Data` is its bytes here.
 
         Raises: BlockingIOError if nothing is there; Lost, ProtocolError, CodecError, OSError.
         """

@@ -1,7 +1,7 @@
 """Records from files: lines of text, rows of CSV, one JSON value per line.
 
-A file is found and opened once when its source is made, so a wrong path stops the pipeline from being
-built. Files are read as streams; gzip and zip are read through.
+Files are found when a source is made, so a wrong path stops the pipeline from being built, and read
+as streams; gzip and zip are read through.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ def _find(path: str) -> list[str]:
         return [full]
     found = sorted(file for file in glob.glob(full, recursive=True) if not os.path.isdir(file))
     if not found:
-        what = "no file matches" if glob.has_magic(full) else "no such file"
-        raise InputError(f"{path}: {what}; a relative path starts at {os.getcwd()}")
+        raise InputError(f"{path}: no such file; a relative path starts at {os.getcwd()}")
     return found
 
 
@@ -72,11 +71,9 @@ class Lines:
     """The lines of one file with their ends, in blocks. `InputError` comes after the lines before it."""
 
     def __init__(self, path: str, file: io.TextIOWrapper, encoding: str) -> None:
-        self.path = path
+        self.path, self._file, self._encoding = path, file, encoding
         self.before = 0  # lines in front of the block at hand
         self.per_block = 16  # lines; adapts to their length
-        self._file = file
-        self._encoding = encoding
 
     def __iter__(self) -> Iterator[list[str]]:
         fault: Exception | None = None
@@ -120,9 +117,12 @@ class FileSource(Source[T]):
     newline = "\n"
 
     def __init__(self, paths: Paths, *, encoding: str = "utf-8", member: str | None = None) -> None:
+        try:
+            io.TextIOWrapper(io.BytesIO(), encoding)
+        except LookupError as fault:
+            raise PipelineError(f"{fault}; encoding= takes a text encoding such as 'utf-8'") from fault
         self._files = find_files(paths)
-        self._encoding = encoding
-        self._member = member
+        self._encoding, self._member = encoding, member
         self._index = self._record = 0
         self._batches: Generator[list[T], None, None] | None = None
         for path in filter(os.path.isfile, self._files):  # not a pipe, which can be opened only once
@@ -174,17 +174,14 @@ class FileSource(Source[T]):
     def _open_text(self, path: str) -> Iterator[io.TextIOWrapper]:
         with ExitStack() as stack:
             try:
-                data = self._open_bytes(path, stack)
-                codec = "utf-8-sig" if codecs.lookup(self._encoding).name == "utf-8" else self._encoding
-                text = io.TextIOWrapper(data, codec, "sage_flow.mark", self.newline)
-            except LookupError as fault:
-                raise PipelineError(f"{fault}; encoding= takes a text encoding such as 'utf-8'") from fault
+                data = self._unpacked(path, stack.enter_context(open(path, "rb")), stack)
             except _READ_FAULTS as fault:
                 raise InputError(f"{path}: {_reason(fault)}") from fault
-            yield stack.enter_context(text)
+            codec = "utf-8-sig" if codecs.lookup(self._encoding).name == "utf-8" else self._encoding
+            yield stack.enter_context(io.TextIOWrapper(data, codec, "sage_flow.mark", self.newline))
 
-    def _open_bytes(self, path: str, stack: ExitStack) -> IO[bytes] | gzip.GzipFile:
-        file, member = stack.enter_context(open(path, "rb")), self._member
+    def _unpacked(self, path: str, file: io.BufferedReader, stack: ExitStack) -> IO[bytes] | gzip.GzipFile:
+        member = self._member
         magic, ending = file.peek(4)[:4], os.path.splitext(path)[1].lower()
         if magic == b"PK\x03\x04" or ending == ".zip":
             archive = stack.enter_context(zipfile.ZipFile(file))
@@ -269,8 +266,7 @@ class CsvSource(FileSource[dict[str, Any]]):
         reader = csv.reader(chain.from_iterable(lines), delimiter=self._delimiter, strict=True)
         types = list(self._types.items())
         try:
-            names = next(reader, None) if self._fieldnames is None else self._fieldnames
-            if names is None:
+            if (names := self._fieldnames or next(reader, None)) is None:
                 return
             self._check(names, f"{lines.path}:{reader.line_num}")
             for row in filter(None, reader):
@@ -298,6 +294,6 @@ class CsvSource(FileSource[dict[str, Any]]):
 def column_fault(names: Sequence[str]) -> str:
     """Return what is wrong with these column names; an empty str if nothing is."""
     if isinstance(names, str) or not names:
-        return f"there must be a list of column names, not {names!r}"
+        return "a list of column names is needed" if names else "there are no column names"
     twice = [name for position, name in enumerate(names) if name in names[:position]]
-    return f"the column names must differ, these come twice: {', '.join(twice)}" if twice else ""
+    return f"every column needs a name of its own, these come twice: {twice}" if twice else ""

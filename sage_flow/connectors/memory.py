@@ -29,7 +29,7 @@ class CollectionSource(Source[T]):
     def __init__(self, items: Sequence[T]) -> None:
         kind = type(items).__name__
         if isinstance(items, (str, bytes, bytearray)):
-            raise PipelineError(f"a {kind} is one value, not a collection of records; put it in a list: [...]")
+            raise PipelineError(f"a {kind} is one value, not a collection; put it in a list: [...]")
         if not isinstance(items, Sequence):
             raise PipelineError(
                 f"a collection of records is a list, tuple, range or other sequence, not a {kind}; "
@@ -72,7 +72,9 @@ class IterableSource(Source[T]):
     def __init__(self, iterable_or_factory: Iterable[T] | Callable[[], Iterable[T]]) -> None:
         if not _is_iterable(iterable_or_factory) and not callable(iterable_or_factory):
             kind = type(iterable_or_factory).__name__
-            raise PipelineError(f"a {kind} cannot be looped over; pass an iterable or a function that returns one")
+            raise PipelineError(
+                f"a {kind} cannot be looped over; pass an iterable or a function that makes one"
+            )
         self._given = iterable_or_factory
         self._position = 0
         self._iterator: Iterator[T] | None = None

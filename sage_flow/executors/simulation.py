@@ -29,7 +29,7 @@ from sage_flow.executors.threads import LocalPost
 from sage_flow.executors.worker import Crashed, Worker
 from sage_flow.plan.physical import Plan
 
-__all__ = ["Deadlock", "SimulationExecutor"]
+__all__ = ["Deadlock", "SimulationExecutor", "VirtualClock"]
 
 _YIELD_AT_LOCK = 0.1
 _YIELD_AT_SEND = 0.3
@@ -37,6 +37,23 @@ _LATE = 0.1
 _LATE_S = 0.005
 _FIRST_USE_LATE = 0.5
 _FIRST_USE_LATE_S = 0.05
+
+
+class VirtualClock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        """Seconds since the clock's beginning."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass. Raises ValueError if they are negative."""
+        if seconds < 0:
+            raise ValueError(f"a clock cannot go back by {-seconds} s")
+        self._now += seconds
 
 
 class Deadlock(InternalError):
@@ -105,8 +122,8 @@ class SimulatedCondition:
 class Scheduler:
     """Holds the baton between two steps and decides the next one."""
 
-    def __init__(self, seed: int, crash_at: Mapping[str, int]) -> None:
-        self.now = 0.0
+    def __init__(self, seed: int, crash_at: Mapping[str, int], clock: VirtualClock) -> None:
+        self.clock = clock
         self.trace: list[str] = []
         self.baton = _taken_lock()
         self.on_crash: Callable[[str], None] = lambda _: None
@@ -116,6 +133,10 @@ class Scheduler:
         self._paths: dict[tuple[int, int], _Path] = {}
         self._current: _Activation | None = None
         self._steps = 0
+
+    @property
+    def now(self) -> float:
+        return self.clock.now()
 
     # -- from activations -----------------------------------------------------------------------------------
 
@@ -206,7 +227,7 @@ class Scheduler:
         if not deadlines and not arrivals:
             waiting = ", ".join(a.name for a in self._activations if not a.is_over)
             raise Deadlock(f"nothing can happen any more at {self.now:.3f} s; waiting: {waiting}")
-        self.now = min(deadlines + arrivals)
+        self.clock.advance(min(deadlines + arrivals) - self.now)
         for activation in self._activations:
             if activation.waits_for is not None and activation.deadline is not None and activation.deadline <= self.now:
                 activation.waits_for = None
@@ -247,16 +268,17 @@ class SimulationExecutor:
     """Runs jobs in the simulation.
 
     `seed` picks the schedule. `crash_at` kills subtasks, by name, at the first of their turns from this step
-    on. `trace` is that of the last job: one line per step.
+    on. `clock` shows the virtual time, also to user code. `trace` is that of the last job: one line per step.
     """
 
     seed: int = 0
     crash_at: Mapping[str, int] = field(default_factory=dict)
+    clock: VirtualClock = field(default_factory=VirtualClock)
     trace: list[str] = field(default_factory=list, repr=False)
 
     def start(self, plan: Plan, options: DriverOptions) -> Execution:
         """Start the scheduler in a thread of its own."""
-        scheduler = Scheduler(self.seed, self.crash_at)
+        scheduler = Scheduler(self.seed, self.crash_at, self.clock)
         self.trace = scheduler.trace
         post = LocalPost(copies_records=True)
         shell = SimulationShell(scheduler, post)

@@ -22,8 +22,9 @@ _POLICIES = ("fail", "skip", "dead_letter")
 class Graph:
     """The pipeline of one environment, as far as it is written."""
 
-    def __init__(self, job: str, parallelism: int) -> None:
+    def __init__(self, job: str, parallelism: int, environment: Any = None) -> None:
         self.job = job
+        self.environment = environment
         self.parallelism = checked_count(parallelism, "parallelism", job)
         self.nodes: list[Node] = []
         self.services: dict[str, ServiceDefinition] = {}

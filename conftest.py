@@ -1,0 +1,16 @@
+"""Names that the examples in docstrings use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _names_for_examples(doctest_namespace: dict[str, Any]) -> None:
+    from sage_flow import LocalEnvironment, stable_hash
+    from sage_flow.testing import collect, stream_of
+
+    env = LocalEnvironment("example")
+    doctest_namespace.update(collect=collect, env=env, stream_of=stream_of, stable_hash=stable_hash)

@@ -1,0 +1,164 @@
+"""For tests of pipelines: run one in every mode, control a source record by record, get rows in a line.
+
+The fixture `mode` runs a test once per way of running a job. In your `conftest.py`:
+
+    from sage_flow.testing import mode  # noqa: F401
+
+and in a test:
+
+    def test_squares(mode):
+        env = mode.environment()
+        env.from_collection([1, 2, 3]).map(lambda n: n * n).collect("squares")
+        assert sorted(env.execute().collected["squares"]) == [1, 4, 9]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+import pytest
+
+from sage_flow.environment import LocalEnvironment
+from sage_flow.executors.execution import Executor
+from sage_flow.executors.processes import ProcessExecutor
+from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
+from sage_flow.executors.threads import ThreadExecutor
+from sage_flow.functions import END as SOURCE_END
+from sage_flow.functions import IDLE, Source, SourceSignal
+from sage_flow.stream import DataStream, Stream
+
+__all__ = [
+    "ABORT",
+    "END",
+    "MODES",
+    "PAUSE",
+    "Mode",
+    "SimulationExecutor",
+    "SourceAborted",
+    "TestSource",
+    "VirtualClock",
+    "collect",
+    "mode",
+    "stream_of",
+]
+
+T = TypeVar("T")
+
+
+class Signal(Enum):
+    """What a TestSource does between records."""
+
+    PAUSE = "pause"
+    ABORT = "abort"
+    END = "end"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+PAUSE = Signal.PAUSE
+"""The source is idle once; what it gave before is a batch of its own."""
+ABORT = Signal.ABORT
+"""The source raises SourceAborted."""
+END = Signal.END
+"""The source ends; without one it ends behind its last record."""
+
+
+class SourceAborted(Exception):
+    """Raised by a TestSource at ABORT."""
+
+
+class TestSource(Source[T]):
+    """Gives the records of a list, in the batches that signals between them make.
+
+    >>> from sage_flow import LocalEnvironment
+    >>> env = LocalEnvironment("test")
+    >>> collect(env.from_source(TestSource([1, 2, PAUSE, 3, END])))
+    [1, 2, 3]
+    """
+
+    __test__ = False  # it is no test, whatever its name says to pytest
+
+    def __init__(self, items: Sequence[T | Signal]) -> None:
+        self._items = list(items)
+        self._next = 0
+
+    def next_batch(self) -> list[T] | SourceSignal:
+        batch: list[T] = []
+        while self._next < len(self._items):
+            item = self._items[self._next]
+            if isinstance(item, Signal):
+                return batch or self._obey(item)
+            batch.append(item)
+            self._next += 1
+        return batch or SOURCE_END
+
+    def _obey(self, signal: Signal) -> SourceSignal:
+        if signal is ABORT:
+            raise SourceAborted(f"after {self._next} items")
+        if signal is END:
+            return SOURCE_END
+        self._next += 1
+        return IDLE
+
+    def snapshot(self) -> int:
+        """The number of items, signals included, that were passed."""
+        return self._next
+
+    def restore(self, position: int) -> None:
+        """Go on behind `position` items."""
+        self._next = position
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to run a job: how, and with what parallelism by default."""
+
+    name: str
+    parallelism: int
+    make_executor: Callable[[], Executor]
+
+    def environment(self, name: str = "test", parallelism: int | None = None) -> LocalEnvironment:
+        """Return an environment that runs in this mode."""
+        return LocalEnvironment(name, parallelism or self.parallelism, executor=self.make_executor())
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _simulation(seed: int) -> Callable[[], Executor]:
+    return lambda: SimulationExecutor(seed)
+
+
+MODES = (
+    Mode("local-1", 1, ThreadExecutor),
+    Mode("local-3", 3, ThreadExecutor),
+    Mode("local-copy", 2, lambda: ThreadExecutor(copies_records=True)),
+    Mode("processes", 2, ProcessExecutor),
+    *(Mode(f"simulation-{seed}", 2, _simulation(seed)) for seed in range(3)),
+)
+
+
+@pytest.fixture(params=MODES, ids=str)
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Runs the test once per mode."""
+    chosen: Mode = request.param
+    return chosen
+
+
+def stream_of(*items: T) -> DataStream[T]:
+    """Return a stream of these items, in a local environment of its own."""
+    return LocalEnvironment("stream_of").from_collection(items)
+
+
+def collect(stream: Stream[T]) -> list[T]:
+    """Run the pipeline that `stream` is part of, and return the stream's records.
+
+    >>> collect(stream_of(1, 2, 3).map(lambda n: n * n))
+    [1, 4, 9]
+    """
+    stream.collect("collected by test")
+    return stream._graph.environment.execute(progress=False).collected["collected by test"]
