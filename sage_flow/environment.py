@@ -162,7 +162,11 @@ class LocalEnvironment:
         if name in self._graph.services:
             where = self._graph.services[name].location
             raise PipelineError(f"service {name!r} is registered already ({where}): give this one another name")
-        for what, value in (("parallelism", parallelism), ("concurrency", concurrency), ("max_pending", max_pending)):
+        for what, value in (
+            ("parallelism", parallelism),
+            ("concurrency", concurrency),
+            ("max_pending", max_pending),
+        ):
             checked_count(value, what, name)
         if isinstance(service, PipelineService):
             if args or kwargs or concurrency != 1:
@@ -353,8 +357,8 @@ def _with_function(operator: Any, function: Any) -> Any:
 def _check_factory(name: str, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not callable(factory):
         raise PipelineError(
-            f"service {name!r} needs a class or a function that makes the object, not an instance of"
-            f" {type(factory).__name__}: it is made where it runs, register_service(name, {type(factory).__name__}, ...)"
+            f"service {name!r} is made where it runs: register a class or a function that makes the object,"
+            f" not an instance of {type(factory).__name__}"
         )
     signature = None
     with contextlib.suppress(ValueError, TypeError):  # some builtin classes have none

@@ -1,6 +1,9 @@
 from __future__ import annotations
+
 import contextlib
 from typing import Any
+
+
 @contextlib.contextmanager
 def watching(job: Any, progress: Any):
     yield

@@ -70,7 +70,9 @@ class _Handle:
     def _key(self) -> Any:
         key = self._context.key
         if key is NO_KEY:
-            raise PipelineError("keyed state has no key here: use it while a record is processed, not in open() or close()")
+            raise PipelineError(
+                "keyed state has no key here: use it while a record is processed, not in open() or close()"
+            )
         return key
 
     def clear(self) -> None:
@@ -211,7 +213,11 @@ class KeyedState:
         return self._handle(name, ReducingState, lambda table: ReducingState(self._context, table, reduce))
 
     def _handle(
-        self, name: str, kind: type[H], make: Callable[[KeyTable], H], default: Callable[[], Any] | None = None
+        self,
+        name: str,
+        kind: type[H],
+        make: Callable[[KeyTable], H],
+        default: Callable[[], Any] | None = None,
     ) -> H:
         handle = self._handles.get(name)
         if handle is None:

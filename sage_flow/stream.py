@@ -11,7 +11,7 @@ Methods that take a function share these options:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sink
@@ -28,7 +28,7 @@ L = TypeVar("L")
 R = TypeVar("R")
 
 Emit = Literal["updates", "final"]
-Processing = Union[Callable[[T], Union[Iterable[U], None]], Callable[[T, RuntimeContext], Union[Iterable[U], None]]]
+Processing = Callable[[T], Iterable[U] | None] | Callable[[T, RuntimeContext], Iterable[U] | None]
 
 
 class Stream(Generic[T]):
@@ -149,7 +149,13 @@ class Stream(Generic[T]):
         """
         checked_count(batch_size, "batch_size", name or "map_batches")
         return self._step(
-            Kind.MAP_BATCHES, function, name, parallelism, "fail", with_ctx, options={"batch_size": batch_size}
+            Kind.MAP_BATCHES,
+            function,
+            name,
+            parallelism,
+            "fail",
+            with_ctx,
+            options={"batch_size": batch_size},
         )
 
     # -- shape ----------------------------------------------------------------------------------------------
@@ -286,7 +292,7 @@ class Stream(Generic[T]):
     def _stream_of(self, node: Any) -> DataStream[Any]:
         return DataStream(self._graph, (Tap(node),))
 
-    def _check_other(self, other: Any, kind: type) -> None:
+    def _check_other(self, other: Any, kind: type[Any]) -> None:
         if not isinstance(other, kind):
             raise PipelineError(f"a {kind.__name__} can only be joined with another one, not with {other!r}")
         if other._graph is not self._graph:
@@ -346,7 +352,9 @@ class DataStream(Stream[T]):
 
         def __getattr__(self, name: str) -> Any:
             if name in ("reduce", "fold", "count", "sum", "min", "max"):
-                raise PipelineError(f".{name}() works per key: put .key_by(...) before it (key_by(lambda v: 0) for one total)")
+                raise PipelineError(
+                    f".{name}() works per key: put .key_by(...) before it (key_by(lambda v: 0) for one total)"
+                )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 

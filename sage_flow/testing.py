@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 
-from sage_flow.environment import LocalEnvironment
+from sage_flow.environment import JobResult, LocalEnvironment
 from sage_flow.executors.execution import Executor
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
@@ -74,7 +74,7 @@ class SourceAborted(Exception):
 class TestSource(Source[T]):
     """Gives the records of a list, in the batches that signals between them make.
 
-    >>> from sage_flow import LocalEnvironment
+    >>> from sage_flow import JobResult, LocalEnvironment
     >>> env = LocalEnvironment("test")
     >>> collect(env.from_source(TestSource([1, 2, PAUSE, 3, END])))
     [1, 2, 3]
@@ -161,4 +161,5 @@ def collect(stream: Stream[T]) -> list[T]:
     [1, 4, 9]
     """
     stream.collect("collected by test")
-    return stream._graph.environment.execute(progress=False).collected["collected by test"]
+    result: JobResult = stream._graph.environment.execute(progress=False)
+    return result.collected["collected by test"]

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from sage_flow.channels.frame import (
     DRIVER,
@@ -86,7 +86,7 @@ class Driver:
         self._where_stuck = where_stuck
         self._coordinator = Coordinator(plan)
         self._condition = shell.condition()
-        self._inbox: deque[Union[Message, WorkersDied]] = deque()
+        self._inbox: deque[Message | WorkersDied] = deque()
         self._collected = _Collected()
         self._names = {c.id: c.edge for c in plan.channels if c.edge.target == DRIVER_CHAIN}
         self._producers = {c.id: c.producer for c in plan.channels if c.edge.target == DRIVER_CHAIN}
@@ -117,7 +117,9 @@ class Driver:
 
     def counts(self) -> dict[str, OperatorCounts]:
         """The counts of all operators, added up over their subtasks, in the order of the plan."""
-        totals = {o.name: OperatorCounts() for chain in self.plan.chains for o in chain.operators if o.kind != Kind.KEY_BY}
+        totals = {
+            o.name: OperatorCounts() for chain in self.plan.chains for o in chain.operators if o.kind != Kind.KEY_BY
+        }
         for report in list(self.reports.values()):
             for name, counts in report.operators.items():
                 totals[name] = totals[name].plus(counts)
@@ -131,7 +133,7 @@ class Driver:
         over = self._obey(self._coordinator.start())
         while not over:
             messages = self._take()
-            over = any([self._obey(self._handle(message)) for message in messages])
+            over = any(self._obey(self._handle(message)) for message in messages)
             if not messages and self._is_late():
                 self._give_up()
                 return

@@ -192,9 +192,7 @@ class WorkerPort:
         request = Request(self._address, call_id, deadline - self.now(), method, args, kwargs)
         return self._send_and_wait(call_id, target, request, deadline, timeout_s)
 
-    def _send_and_wait(
-        self, call_id: int, target: int, request: Request, deadline: float, timeout_s: float
-    ) -> Outcome:
+    def _send_and_wait(self, call_id: int, target: int, request: Request, deadline: float, timeout_s: float) -> Outcome:
         answered = False
         try:
             self._shell.send(self._address, target, request)

@@ -26,7 +26,7 @@ from sage_flow.channels.frame import DRIVER, Message
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import Execution
-from sage_flow.executors.shell import RECORD_WINDOW
+from sage_flow.executors.shell import record_window
 from sage_flow.executors.threads import LocalPost, ThreadShell
 from sage_flow.plan.physical import Plan
 
@@ -70,7 +70,7 @@ class ProcessShell(ThreadShell):
         return self.exchange.send(process, target, message)
 
     def window(self, producer: int, consumer: int) -> int:
-        return RECORD_WINDOW if self._process_of[producer] == self._process_of[consumer] else BYTE_WINDOW
+        return record_window(consumer) if self._process_of[producer] == self._process_of[consumer] else BYTE_WINDOW
 
 
 @dataclass(frozen=True)

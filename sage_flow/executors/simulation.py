@@ -18,13 +18,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Union
 
 from sage_flow.channels.frame import DRIVER, Data, Message
 from sage_flow.errors import InternalError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import Execution
-from sage_flow.executors.shell import RECORD_WINDOW
+from sage_flow.executors.shell import record_window
 from sage_flow.executors.threads import LocalPost
 from sage_flow.executors.worker import Crashed, Worker
 from sage_flow.plan.physical import Plan
@@ -108,7 +107,11 @@ class SimulatedCondition:
         return True
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
     ) -> None:
         """Nothing is held."""
 
@@ -195,7 +198,7 @@ class Scheduler:
                     self._resume(activation)
 
     def _step(self, deliver: Callable[[int, Message], None]) -> None:
-        choices: list[Union[_Activation, _Path]] = [a for a in self._activations if a.is_runnable]
+        choices: list[_Activation | _Path] = [a for a in self._activations if a.is_runnable]
         choices.extend(p for p in self._paths.values() if p.messages and p.messages[0][0] <= self.now)
         if not choices:
             self._let_time_pass()
@@ -260,7 +263,7 @@ class SimulationShell:
         return message.cost if isinstance(message, Data) else 0
 
     def window(self, producer: int, consumer: int) -> int:
-        return RECORD_WINDOW
+        return record_window(consumer)
 
 
 @dataclass

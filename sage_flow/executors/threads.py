@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from sage_flow.channels.frame import DRIVER, Data, Message, Reply, Request
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import Execution
-from sage_flow.executors.shell import RECORD_WINDOW, Condition
+from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.location import is_engine_file, short_path
 from sage_flow.plan.physical import Plan, Subtask
+
+T = TypeVar("T")
 
 __all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "where_is"]
 
@@ -54,10 +57,11 @@ class LocalPost:
                 return message
 
 
-def _copy(value: object) -> object:
+def _copy(value: T) -> T:
     from sage_flow.channels.codec import copy_value
 
-    return copy_value(value)
+    copied: T = copy_value(value)
+    return copied
 
 
 class ThreadShell:
@@ -84,7 +88,7 @@ class ThreadShell:
         return self._post.send(target, message)
 
     def window(self, producer: int, consumer: int) -> int:
-        return RECORD_WINDOW
+        return record_window(consumer)
 
 
 @dataclass(frozen=True)

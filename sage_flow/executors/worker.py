@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Union
 
 from sage_flow.channels.frame import DRIVER, Commit, Ended, Failed, Finished, Message, Progress
 from sage_flow.errors import JobCancelled, ProtocolError
@@ -22,7 +21,7 @@ _PROGRESS_S = 0.2
 _FIRST_IDLE_S = 0.001
 _LONGEST_IDLE_S = 0.1
 
-Unit = Union[ChainSubtask, ServiceSubtask]
+Unit = ChainSubtask | ServiceSubtask
 
 
 class Crashed(BaseException):
@@ -137,9 +136,7 @@ class Worker:
 class _ServiceLoop:
     """`concurrency` activations take requests from one inbox; the first one is the subtask's own."""
 
-    def __init__(
-        self, service: ServiceSubtask, port: WorkerPort, shell: Shell, after_each: Callable[[], None]
-    ) -> None:
+    def __init__(self, service: ServiceSubtask, port: WorkerPort, shell: Shell, after_each: Callable[[], None]) -> None:
         self._service = service
         self._port = port
         self._shell = shell

@@ -81,7 +81,9 @@ class Graph:
     def body_of(self, service: str) -> Iterator[None]:
         """What is written inside belongs to the pipeline of this service."""
         if self._service is not None:
-            raise PipelineError(f"service {service!r} is registered inside the pipeline of {self._service!r}: register it outside")
+            raise PipelineError(
+                f"service {service!r} is registered inside the pipeline of {self._service!r}: register it outside"
+            )
         self._service = service
         try:
             yield
@@ -112,7 +114,9 @@ def make_operator(
     where = caller_location()
     full_name = graph.name_for(name, base or kind.value)
     if on_error not in _POLICIES:
-        raise PipelineError(f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}")
+        raise PipelineError(
+            f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}"
+        )
     takes_ctx = tuple(
         _takes_ctx(function, values, with_ctx, f"{full_name!r} ({where})") for function, values in functions
     )
@@ -144,7 +148,7 @@ def _parameters(function: Any) -> dict[str, inspect.Parameter] | None:
     if isinstance(function, type):
         if not issubclass(function, Function):
             return _signature(function)
-        called = function.process if issubclass(function, ProcessFunction) else getattr(function, "__call__")  # noqa: B004
+        called = function.process if issubclass(function, ProcessFunction) else function.__call__
         found = _signature(called)
         return None if found is None else dict(list(found.items())[1:])  # without self
     if isinstance(function, ProcessFunction):

@@ -12,11 +12,13 @@ def explain(plan: Plan) -> str:
     subtasks = len(plan.subtasks)
     lines = [f"job {plan.job!r}: {len(plan.chains)} chains, {subtasks} subtasks"]
     for chain in plan.chains:
-        service = f" (service {chain.service!r})" if chain.service else ""
-        lines.append(f"\n[{chain.id}] {chain.name}   x{chain.parallelism}{service}")
+        owner = f" (service {chain.service!r})" if chain.service else ""
+        lines.append(f"\n[{chain.id}] {chain.name}   x{chain.parallelism}{owner}")
         for operator in chain.operators:
             notes = [f"on_error={operator.on_error}"] if operator.on_error != "fail" else []
-            lines.append("      " + "  ".join([f"{operator.name:<24} {operator.kind!s:<16} {operator.location}", *notes]))
+            lines.append(
+                "      " + "  ".join([f"{operator.name:<24} {operator.kind!s:<16} {operator.location}", *notes])
+            )
         for edge in plan.edges:
             if edge.source == chain.id:
                 lines.append(f"   -> {_target(plan, edge)}  by {_how(edge)}")

@@ -13,7 +13,17 @@ from typing import Any, Literal
 
 from sage_flow.plan.location import Location
 
-__all__ = ["AGGREGATES", "DEAD_LETTERS", "SINKS", "Kind", "Node", "OnError", "Partitioning", "ServiceDefinition", "Tap"]
+__all__ = [
+    "AGGREGATES",
+    "DEAD_LETTERS",
+    "SINKS",
+    "Kind",
+    "Node",
+    "OnError",
+    "Partitioning",
+    "ServiceDefinition",
+    "Tap",
+]
 
 OnError = Literal["fail", "skip", "dead_letter"]
 

@@ -128,9 +128,7 @@ class _Planner:
                 self._add_edge(tap, REPLY, Partitioning.FORWARD, 0)
             return ServicePlan(service.name, head.id, *limits, methods=frozenset({"process"}))
         options = {"args": service.args, "kwargs": service.kwargs}
-        operator = Operator(
-            service.name, Kind.SERVICE, (service.factory,), (False,), service.location, options=options
-        )
+        operator = Operator(service.name, Kind.SERVICE, (service.factory,), (False,), service.location, options=options)
         chain = _DraftChain(len(self._chains), [operator], service.parallelism, service.name)
         self._chains.append(chain)
         is_class = isinstance(service.factory, type)

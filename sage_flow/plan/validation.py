@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, SINKS, Kind, Node, Partitioning, ServiceDefinition, Tap
+from sage_flow.plan.graph import (
+    AGGREGATES,
+    DEAD_LETTERS,
+    SINKS,
+    Kind,
+    Node,
+    Partitioning,
+    ServiceDefinition,
+    Tap,
+)
 
 __all__ = ["main_consumers", "validate"]
 
@@ -13,7 +22,9 @@ __all__ = ["main_consumers", "validate"]
 def validate(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition]) -> None:
     """Raises PipelineError for the first fault, in the order of definition."""
     if not any(node.kind in SINKS for node in nodes):
-        raise PipelineError("the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ...")
+        raise PipelineError(
+            "the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ..."
+        )
     read = {(tap.node, tap.tag) for tap in _all_taps(nodes, services.values())}
     for node in nodes:
         _check_is_read(node, read)

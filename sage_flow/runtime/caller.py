@@ -85,7 +85,9 @@ class Caller:
             return timeout
         left = deadline - self._port.now()
         if left <= 0:
-            raise ServiceTimeout(f"no time is left for calling {plan.name}.{method}: the call being answered has timed out")
+            raise ServiceTimeout(
+                f"no time is left for calling {plan.name}.{method}: the call being answered has timed out"
+            )
         return min(timeout, left)
 
 
@@ -101,7 +103,9 @@ def _check_method(plan: ServicePlan, method: str) -> None:
     if method.startswith("_"):
         raise UnknownService(f"{method!r} of service {plan.name!r} is private")
     if plan.methods is not None and method not in plan.methods:
-        raise UnknownService(f"service {plan.name!r} has no method {method!r}; {_suggest(method, plan.methods, 'it has')}")
+        raise UnknownService(
+            f"service {plan.name!r} has no method {method!r}; {_suggest(method, plan.methods, 'it has')}"
+        )
 
 
 def _suggest(name: str, known: Iterable[str], verb: str) -> str:

@@ -142,7 +142,10 @@ class _Writer:
             f"    {' = '.join([*counters, '_'])} = 0",
             "    try:",
         ]
-        tail = ["    finally:", f"        tally({', '.join(['len(batch) - it.__length_hint__()', *counters])})"]
+        tail = [
+            "    finally:",
+            f"        tally({', '.join(['len(batch) - it.__length_hint__()', *counters])})",
+        ]
         body = ["    " * depth + text for depth, text in self._body]
         return "\n".join(head + body + tail) + "\n"
 
@@ -159,9 +162,7 @@ class _Writer:
             case Kind.KEY_BY:
                 self._write(f"k = {call}", line=line)
             case Kind.FILTER:
-                self._write_guarded(f"keep = {call}", index, bound, line)
-                self._count(index, gives=False)
-                self._write(f"if not keep: d{index} += 1; continue")
+                self._write_filter(call, index, bound, line)
             case kind if kind in _MULTIPLIERS:
                 nothing = " or ()" if kind in (Kind.PROCESS, Kind.CONNECT_PROCESS) else ""  # process may return None
                 self._write(f"for v{index} in {call}{nothing}:", line=line)
@@ -178,6 +179,14 @@ class _Writer:
                 self._value = f"v{index}"
             case _:
                 self._write_aggregate(index, bound, line)
+
+    def _write_filter(self, call: str, index: int, bound: BoundOperator, line: _Line) -> None:
+        self._count(index, gives=False)
+        if bound.operator.on_error == "fail":
+            self._write(f"if not {call}: d{index} += 1; continue", line=line)
+            return
+        self._write_guarded(f"keep = {call}", index, bound, line)
+        self._write(f"if not keep: d{index} += 1; continue")
 
     def _call(self, index: int, bound: BoundOperator, side: int) -> str:
         if side >= len(bound.calls):
@@ -242,8 +251,8 @@ class _Writer:
             line = _Line(key, None, self._value)
             self._write(f"o{number}((q{number}({self._value}), {self._value}))", line=line)
         if main and self._depth > 3:
-            self._names["b0"] = main[0].records
             names = self._counter_names()
+            self._names["b0"] = main[0].records
             self._write(f"if len(b0) >= {FRAME_RECORDS}: full({', '.join(names)}); {' = '.join(names)} = 0")
 
     # -- counting -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Union
+from typing import Any
 
 from sage_flow.channels.frame import Cancel, Commit, EndService, Message
 from sage_flow.errors import ServiceCycle
@@ -55,7 +55,7 @@ class JobEnded:
     failure: Any = None
 
 
-Decision = Union[Tell, JobEnded]
+Decision = Tell | JobEnded
 
 
 class Coordinator:

@@ -112,7 +112,7 @@ def explain_failure(
     has_record: bool = True,
 ) -> None:
     """Add the lines that say where in the pipeline `error` happened, once."""
-    if getattr(error, "__notes__", None) and any(note.startswith("operator  ") for note in error.__notes__):
+    if any(note.startswith("operator  ") for note in getattr(error, "__notes__", ())):
         return
     notes = [f"operator  {operator.name!r} ({operator.kind}), {subtask}, job {job!r}, written at {operator.location}"]
     if has_record:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Union
 
 from sage_flow.channels.frame import Barrier, ControlElement, EndOfInput, Idle, Watermark
 from sage_flow.errors import ProtocolError
@@ -24,7 +23,7 @@ class AllInputsEnded:
     """No input is left: finish."""
 
 
-GateDecision = Union[Advance, BecomeIdle, Hold, AbandonAndHold, TakeSnapshot, AllInputsEnded]
+GateDecision = Advance | BecomeIdle | Hold | AbandonAndHold | TakeSnapshot | AllInputsEnded
 
 
 class InputGate:

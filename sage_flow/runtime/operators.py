@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ def own_copy(function: Any, operator: Operator) -> Any:
         return function()
     if not isinstance(function, _LIVING):
         return function
+    if isinstance(function, Source) and not function.parallel:
+        return copy.copy(function)  # it has one subtask, and may hold what is too large, or unable, to be pickled
     import cloudpickle
 
     try:

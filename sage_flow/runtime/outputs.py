@@ -34,7 +34,7 @@ class Output:
         self.records.append(value if self._key is None else (self._key(value), value))
 
     def take(self) -> list[Any]:
-        """Empty the buffer, which stays the same list: compiled chains hold its `append`."""
+        """Empty the buffer, which stays the same list: the chain that is running appends to it."""
         taken = self.records[:]
         self.records.clear()
         return taken

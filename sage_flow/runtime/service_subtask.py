@@ -37,7 +37,11 @@ class ServiceSubtask:
     def open(self) -> None:
         """Make the object and open it."""
         context = RuntimeContext(
-            self.plan.job, self._operator.name, self.subtask.index, self.subtask.chain.parallelism, services=self._caller
+            self.plan.job,
+            self._operator.name,
+            self.subtask.index,
+            self.subtask.chain.parallelism,
+            services=self._caller,
         )
         try:
             made = self._operator.functions[0](*self._operator.options["args"], **self._operator.options["kwargs"])

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Union
+from typing import Any
 
 from sage_flow.channels.frame import (
     FRAME_RECORDS,
@@ -68,7 +68,7 @@ class Done:
     """All input is processed and the ends of input are sent."""
 
 
-Step = Union[GoOn, WaitForMessage, WaitForSource, Done]
+Step = GoOn | WaitForMessage | WaitForSource | Done
 
 
 class ChainSubtask:

@@ -1,0 +1,56 @@
+# make demo   set up, and run the flights job on real data
+# make test   set up, and run what CI runs: format, lint, types, tests, doctests
+# Python 3.10 or newer is needed; PYTHON=python3.12 make test chooses one.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types unit race random soak bench test-pythons clean
+
+demo: $(VENV)/.demo
+	$(BIN)/sage-flow run jobs/flights.py
+
+test: lint types unit
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m "not soak"
+
+# What a race could break, twenty times in a row.
+race: $(VENV)/.test
+	for turn in $$(seq 20); do echo "turn $$turn of 20"; $(BIN)/python -m pytest -q -m race || exit 1; done
+
+# The whole suite three times, each in another random order.
+random: $(VENV)/.test
+	for turn in 1 2 3; do $(BIN)/python -m pytest -q -m "not soak" -p randomly || exit 1; done
+
+soak: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m soak
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
+
+# The tests on every interpreter that is there.
+test-pythons:
+	tests/run_pythons.sh
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
