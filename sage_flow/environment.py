@@ -175,6 +175,7 @@ class LocalEnvironment:
             self._register_pipeline(name, service, checked_count(replicas, "parallelism", name), max_pending, timeout)
             return
         _check_factory(name, service, args, kwargs)
+        self._graph.name_for(name, "service")  # no operator may share it: it names the counts of the service
         self._graph.services[name] = ServiceDefinition(
             name, caller_location(), parallelism, max_pending, timeout, concurrency, service, args, kwargs
         )

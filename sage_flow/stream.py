@@ -277,6 +277,11 @@ class Stream(Generic[T]):
         on_error: OnError = "fail",
         with_ctx: bool | None = None,
     ) -> None:
+        if on_error == "dead_letter":
+            raise PipelineError(
+                f'on_error="dead_letter" of sink {name or base!r}: a sink has no stream to read its dead letters from;'
+                " do what can fail in a map before it"
+            )
         operator = make_operator(
             self._graph,
             Kind.SINK,

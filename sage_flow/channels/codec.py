@@ -72,7 +72,8 @@ def _take_buffer(buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
     return False
 
 
-_idle: list[_Pickler] = []  # a new one costs 1.5 us, half as much as a small message
+_idle: list[_Pickler] = []  # a new one costs 1.5 us, as much as all the rest of a small message
+_REUSED: Final = 4096  # bytes; after more a new one is cheaper than to clear the memo, which never shrinks
 
 
 def _pickled(value: Any, define: _Define) -> tuple[list[Buffer], list[Buffer]]:
@@ -81,17 +82,17 @@ def _pickled(value: Any, define: _Define) -> tuple[list[Buffer], list[Buffer]]:
         pickler = _idle.pop()
     except IndexError:
         pickler = _Pickler()
-    pickler.define = define
+    chunks, buffers, pickler.define = pickler.chunks, pickler.buffers, define
     pickler.dump(value)
-    chunks, buffers = pickler.chunks[:], pickler.buffers[:]
-    if len(chunks) == 1:  # after a large value a new pickler is cheaper than to clear its memo
+    # A large bytearray comes as itself, but its owner may change it at any time.
+    stream: list[Buffer] = [chunk if type(chunk) is bytes else bytes(chunk) for chunk in chunks]
+    if not buffers and len(stream) == 1 and len(stream[0]) < _REUSED:
+        chunks.clear()
         pickler.clear_memo()
-        pickler.chunks.clear()
-        pickler.buffers.clear()
         pickler.define = _importable
         _idle.append(pickler)
-    # A large bytearray comes as itself, but its owner may change it at any time.
-    return [chunk if type(chunk) is bytes else bytes(chunk) for chunk in chunks], buffers
+        buffers = []
+    return stream, buffers
 
 
 def _unpickled(stream: Buffer, buffers: Iterable[Any], definitions: dict[int, Any]) -> Any:
@@ -133,7 +134,7 @@ class Encoder:
             raise cannot_pickle(subject, error) from error
         if copy_buffers:
             buffers = [bytes(buffer) for buffer in buffers]
-        dead = [self._dead.popleft() for _ in range(len(self._dead))]
+        dead = [self._dead.popleft() for _ in range(len(self._dead))] if self._dead else []
         block = pack_block(chunks, buffers, dead)
         if (size := sum(map(len, block))) > self._limit:
             self._dead.extend(dead)

@@ -87,7 +87,7 @@ class Outlet:
             self._sent_messages += 1
             self._sent_bytes += size
             alone = not self._queue
-            self._queue.extend(pieces)
+            self._queue += pieces
             try:
                 return alone and not self.write()
             except OSError:
@@ -100,7 +100,10 @@ class Outlet:
             if not queue or sock is None or not self._open:
                 return True
             try:
-                count = sock.sendmsg([*itertools.islice(queue, _PIECES)], (), _NO_SIGNAL)
+                if len(queue) == 1:
+                    count = sock.send(queue[0], _NO_SIGNAL)
+                else:
+                    count = sock.sendmsg([*itertools.islice(queue, _PIECES)], (), _NO_SIGNAL)
             except BlockingIOError:
                 return False
             while queue and count >= len(queue[0]):

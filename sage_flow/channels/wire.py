@@ -70,6 +70,8 @@ def unpack_block(block: memoryview) -> tuple[memoryview, list[memoryview], tuple
     """
     try:
         stream_size, buffer_count, dead_count = _BLOCK.unpack_from(block)
+        if not buffer_count and not dead_count and stream_size == len(block) - _BLOCK.size:
+            return block[_BLOCK.size :], [], ()
         sizes = struct.unpack_from(f"<{buffer_count}Q{dead_count}I", block, _BLOCK.size)
     except struct.error as error:
         raise CodecError(f"{len(block)} bytes are no block: {error}") from error
@@ -152,9 +154,9 @@ class FrameReader:
                 break
             start = body + length
             payloads.append(bytearray(scratch[body:start]))
-        if start:
+        if 0 < start < end:
             scratch[: end - start] = bytes(scratch[start:end])
-            self._scratch_used = end - start
+        self._scratch_used = end - start
         return payloads
 
     def _length(self, magic: bytes, version: int, kind: int, length: int) -> int:

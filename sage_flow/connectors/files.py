@@ -18,13 +18,10 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from sage_flow.errors import InputError, PipelineError
-from sage_flow.functions import END, Source, SourceSignal
-
-if TYPE_CHECKING:
-    from sage_flow.context import RuntimeContext
+from sage_flow.functions import END, RuntimeContext, Source, SourceSignal
 
 __all__ = ["CsvSource", "FileSource", "JsonlSource", "Lines", "TextSource", "column_fault", "find_files"]
 
@@ -211,8 +208,7 @@ class TextSource(FileSource[str]):
 
     def records(self, lines: Lines) -> Iterator[str]:
         return chain.from_iterable(
-            [line[:-2] if line.endswith("\r\n") else line.removesuffix("\n") for line in block]
-            for block in lines
+            [line[:-2] if line.endswith("\r\n") else line.removesuffix("\n") for line in block] for block in lines
         )
 
 

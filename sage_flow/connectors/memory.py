@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from sage_flow.errors import PipelineError
-from sage_flow.functions import END, Source, SourceSignal
-
-if TYPE_CHECKING:
-    from sage_flow.context import RuntimeContext
+from sage_flow.functions import END, RuntimeContext, Source, SourceSignal
 
 __all__ = ["CollectionSource", "IterableSource"]
 
@@ -21,6 +18,11 @@ _BATCH = 1024  # records
 
 class CollectionSource(Source[T]):
     """The items of a list, tuple, range or other sequence, in order. The position is an index.
+
+    >>> source = CollectionSource(range(3))
+    >>> source.restore(1)
+    >>> source.next_batch(), source.next_batch()
+    ([1, 2], END)
 
     Raises:
         PipelineError: `items` is no sequence, or is a str or bytes, which is one value and not many.
@@ -42,7 +44,7 @@ class CollectionSource(Source[T]):
         self.restore(0)
 
     def next_batch(self) -> list[T] | SourceSignal:
-        # An iterator and not slices: not every sequence has slices (a deque has none).
+        # islice and not a slice, which some sequences lack (a deque) and some give another type to
         batch = list(islice(self._rest, _BATCH))
         self._position += len(batch)
         return batch or END
@@ -51,8 +53,9 @@ class CollectionSource(Source[T]):
         return self._position
 
     def restore(self, position: int) -> None:
-        self._rest = iter(self._items)
-        _skip(self._rest, position)
+        if position > len(self._items):
+            raise PipelineError(f"cannot continue at item {position} of a collection of {len(self._items)}")
+        self._rest = islice(self._items, position, None)
         self._position = position
 
 
@@ -72,9 +75,7 @@ class IterableSource(Source[T]):
     def __init__(self, iterable_or_factory: Iterable[T] | Callable[[], Iterable[T]]) -> None:
         if not _is_iterable(iterable_or_factory) and not callable(iterable_or_factory):
             kind = type(iterable_or_factory).__name__
-            raise PipelineError(
-                f"a {kind} cannot be looped over; pass an iterable or a function that makes one"
-            )
+            raise PipelineError(f"a {kind} cannot be looped over; pass an iterable or a function that makes one")
         self._given = iterable_or_factory
         self._position = 0
         self._iterator: Iterator[T] | None = None
@@ -104,7 +105,12 @@ class IterableSource(Source[T]):
         return self._position
 
     def restore(self, position: int) -> None:
-        _skip(cast("Iterator[T]", self._iterator), position)
+        skipped = sum(1 for _ in islice(cast("Iterator[T]", self._iterator), position))
+        if skipped < position:
+            raise PipelineError(
+                f"cannot continue after record {position}: the iterable gave only {skipped} this time; "
+                "one that is restored must give the same records again"
+            )
         self._position = position
 
     def close(self) -> None:
@@ -121,12 +127,3 @@ class IterableSource(Source[T]):
 
 def _is_iterable(value: object) -> bool:
     return isinstance(value, Iterable) or hasattr(type(value), "__getitem__")
-
-
-def _skip(records: Iterator[Any], count: int) -> None:
-    skipped = sum(1 for _ in islice(records, count))
-    if skipped < count:
-        raise PipelineError(
-            f"cannot continue after record {count}: the source now gives only {skipped} records; "
-            "it must give the same records after a restart"
-        )

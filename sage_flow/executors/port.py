@@ -68,9 +68,11 @@ class WorkerPort:
             for channel, producer in self._producers.items()
         }
         self._calls = CallTable()
+        self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
         self._called: dict[int, None] = {}  # services' subtasks that got a request
         self._opened: set[str] = set()  # services that this service may call
         self._next_replica = subtask.index
+        self._waiting_frames = 0  # in all channels
         self._draining = False
         self._poked = False
         self._cancelled: str | None = None
@@ -153,6 +155,7 @@ class WorkerPort:
         with self._condition:
             out.frames.append(Data(channel, out.next_seq, records, tickets, len(records)))
             out.next_seq += 1
+            self._waiting_frames += 1
         self._drain()
 
     def emit_element(self, channel: int, element: ControlElement) -> None:
@@ -160,6 +163,7 @@ class WorkerPort:
         with self._condition:
             out.frames.append(Control(channel, out.next_seq, element))
             out.next_seq += 1
+            self._waiting_frames += 1
         self._drain()
         self._await_sent(channel)
 
@@ -234,7 +238,7 @@ class WorkerPort:
         return call_id
 
     def _choose_replica(self, service: str) -> int:
-        replicas = self._plan.addresses(self._plan.services[service].chain)
+        replicas = self._replicas[service]
         self._next_replica += 1
         return replicas[self._next_replica % len(replicas)]
 
@@ -254,7 +258,8 @@ class WorkerPort:
     def _suspend_until(self, is_ready: Callable[[], bool], deadline: float | None) -> bool:
         """Wait for `is_ready`, asked under the condition, and send what gets credit meanwhile; False: too late."""
         while True:
-            self._drain()
+            if self._waiting_frames:
+                self._drain()
             with self._condition:
                 self._check()
                 if is_ready():
@@ -266,7 +271,7 @@ class WorkerPort:
                     self._condition.wait(left)
 
     def _next_to_send(self) -> _Outgoing | None:
-        if self._draining:
+        if self._draining or not self._waiting_frames:
             return None
         for out in self._outgoing.values():
             if out.frames and out.credit.may_start:
@@ -288,6 +293,7 @@ class WorkerPort:
             finally:
                 with self._condition:
                     out.frames.popleft()
+                    self._waiting_frames -= 1
                     out.credit.take(cost)
                     self._draining = False
                     self._condition.notify_all()

@@ -295,7 +295,8 @@ class SimulationExecutor:
             scheduler.spawn(subtask.name, worker.run)
 
         def on_crash(name: str) -> None:
-            gone = tuple(subtask.address for subtask in plan.subtasks if subtask.name == name)
+            owner = name.partition(" #")[0]  # a service's further activations die with it
+            gone = tuple(subtask.address for subtask in plan.subtasks if subtask.name == owner)
             for address in gone:
                 receivers[address] = lambda message: None
             driver.deliver(WorkersDied(gone, WorkerDied(f"{name} was crashed by the simulation")))

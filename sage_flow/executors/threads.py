@@ -48,7 +48,8 @@ class LocalPost:
         """Return the message as the receiver may have it."""
         match message:
             case Request():
-                return message._replace(args=_copy(message.args), kwargs=_copy(message.kwargs))
+                kwargs = _copy(message.kwargs) if message.kwargs else message.kwargs
+                return message._replace(args=_copy(message.args), kwargs=kwargs)
             case Reply():
                 return message._replace(outputs=_copy(message.outputs)) if message.outputs else message
             case Data() if self._copies_records:

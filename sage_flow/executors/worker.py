@@ -110,7 +110,8 @@ class Worker:
         """Close and abort after an error or a cancel; return the first error of doing so."""
         if self._unit is None:
             return None
-        return _attempt(self._unit.close) or _attempt(self._unit.abort)
+        errors = [_attempt(self._unit.close), _attempt(self._unit.abort)]
+        return errors[0] or errors[1]
 
     def _end(self, error: BaseException | None) -> None:
         failure = None if error is None else pack_error(error)

@@ -34,9 +34,10 @@ from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.report import Counters
 from sage_flow.state import MISSING
 
-__all__ = ["CompiledChain", "Culprit", "compile_chain"]
+__all__ = ["MULTIPLIERS", "CompiledChain", "Culprit", "compile_chain"]
 
-_MULTIPLIERS = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind.MAP_BATCHES})
+MULTIPLIERS = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind.MAP_BATCHES})
+"""Operators that give any number of records for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ class _Writer:
                 self._write(f"k = {call}", line=line)
             case Kind.FILTER:
                 self._write_filter(call, index, bound, line)
-            case kind if kind in _MULTIPLIERS:
+            case kind if kind in MULTIPLIERS:
                 nothing = " or ()" if kind in (Kind.PROCESS, Kind.CONNECT_PROCESS) else ""  # process may return None
                 self._write(f"for v{index} in {call}{nothing}:", line=line)
                 self._depth += 1

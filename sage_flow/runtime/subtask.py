@@ -26,7 +26,7 @@ from sage_flow.channels.frame import (
     Ticket,
     Watermark,
 )
-from sage_flow.errors import InternalError, InvalidKeyError, PipelineError, ProtocolError
+from sage_flow.errors import InternalError, InvalidKeyError, JobCancelled, PipelineError, ProtocolError
 from sage_flow.functions import END, IDLE, RuntimeContext, Sink, Source
 from sage_flow.keys import stable_hash
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
@@ -35,7 +35,7 @@ from sage_flow.plan.physical import Subtask as SubtaskPlan
 from sage_flow.runtime.answering import Answering, CallersGate
 from sage_flow.runtime.barrier import AbandonAndHold, Hold, TakeSnapshot
 from sage_flow.runtime.caller import Caller
-from sage_flow.runtime.chain import CompiledChain, Culprit, compile_chain
+from sage_flow.runtime.chain import MULTIPLIERS, CompiledChain, Culprit, compile_chain
 from sage_flow.runtime.failure import explain_failure
 from sage_flow.runtime.gate import AllInputsEnded, InputGate
 from sage_flow.runtime.operators import BoundOperator
@@ -152,12 +152,12 @@ class ChainSubtask:
 
     def close(self) -> None:
         """Close what was opened, all of it; raises the first error."""
-        first: Exception | None = None
+        first: BaseException | None = None
         while self._opened:
             bound = self._opened.pop()
             try:
                 bound.close()
-            except Exception as error:
+            except (Exception, JobCancelled) as error:
                 self._explain(error, bound.operator)
                 first = first or error
         if first is not None:
@@ -322,11 +322,11 @@ class ChainSubtask:
     def _uncount(self, index: int) -> None:
         """The record that raised was counted as given by its operator and by those behind it."""
         for later in range(index, len(self._operators)):
-            if self._operators[later].operator.kind in (Kind.FLAT_MAP, Kind.PROCESS, Kind.MAP_BATCHES):
+            if self._operators[later].operator.kind in MULTIPLIERS:
                 break
             self._counters.emitted[later] -= 1
 
-    def _explain(self, error: Exception, operator: Operator) -> None:
+    def _explain(self, error: BaseException, operator: Operator) -> None:
         explain_failure(error, operator, subtask=self._place(), job=self.plan.job, has_record=False)
 
     def _place(self) -> str:
