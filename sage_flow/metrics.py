@@ -1,9 +1,296 @@
+"""What a running job shows on stderr: a table that renews itself on a terminal, else a line now and then.
+
+A thread looks at `job.metrics()`; the job knows nothing of it. Nothing is imported or started for a job that
+shows nothing, and rich not before there is a table.
+"""
+
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    from sage_flow.environment import JobHandle
+    from sage_flow.runtime.report import OperatorCounts
+
+__all__ = ["Row", "Snapshot", "Speedometer", "line_of", "watching"]
+
+_SHORT_JOB_S = 0.5
+_TABLE_S = 0.25
+_LINE_S = 2.0
+_RATE_WINDOW_S = 1.0
 
 
 @contextlib.contextmanager
-def watching(job: Any, progress: Any):
-    yield
+def watching(job: JobHandle, progress: bool | None) -> Iterator[None]:
+    """Show the job's progress on stderr as long as the block runs.
+
+    Args:
+        progress: True: show it; False: do not; None: show it if stderr is a terminal and the job takes longer
+            than half a second.
+    """
+    stderr = sys.stderr
+    if progress is False or stderr is None or (progress is None and not stderr.isatty()):
+        yield
+        return
+    watch = _Watch(job, stderr, patience_s=_SHORT_JOB_S if progress is None else 0.0)
+    try:
+        watch.start()
+        yield
+    finally:
+        watch.stop()
+
+
+class Row(NamedTuple):
+    """An operator: its counts, its records per second, the records that wait in front of it."""
+
+    name: str
+    counts: OperatorCounts
+    rate: float
+    queued: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job at one moment, `elapsed_s` after its start."""
+
+    job: str
+    status: str
+    elapsed_s: float
+    rows: tuple[Row, ...]
+
+
+class Speedometer:
+    """Records per second, from counts at different times.
+
+    A rate is that of the last `window_s` seconds, or of all the time so far if that is shorter.
+    """
+
+    def __init__(self, start_s: float, window_s: float = _RATE_WINDOW_S) -> None:
+        self._window_s = window_s
+        self._seen: deque[tuple[float, dict[str, int]]] = deque([(start_s, {})])
+
+    def rates(self, now_s: float, counts: Mapping[str, int]) -> dict[str, float]:
+        """Note the counts at `now_s`; return the rate of each name."""
+        while len(self._seen) > 1 and self._seen[1][0] <= now_s - self._window_s:
+            self._seen.popleft()
+        then_s, before = self._seen[0]
+        self._seen.append((now_s, dict(counts)))
+        seconds = now_s - then_s
+        if seconds <= 0:
+            return dict.fromkeys(counts, 0.0)
+        return {name: (count - before.get(name, 0)) / seconds for name, count in counts.items()}
+
+
+def line_of(snapshot: Snapshot) -> str:
+    """The snapshot as one line of plain text; operators that did nothing yet are left out.
+
+    >>> from sage_flow.runtime.report import OperatorCounts
+    >>> rows = (Row("parse", OperatorCounts(4096, skipped=2), rate=2048.0, queued=512),)
+    >>> print(line_of(Snapshot("flights", "RUNNING", 2.04, rows)))
+    flights RUNNING 2.0 s: parse 4,096 (2,048/s, 2 skipped, 512 waiting)
+    """
+    active = [row for row in snapshot.rows if any(row.counts) or row.queued]
+    shown = ", ".join(f"{row.name} {row.counts.emitted:,}{_details(row)}" for row in active)
+    return f"{snapshot.job} {snapshot.status} {snapshot.elapsed_s:.1f} s: {shown or 'no records yet'}"
+
+
+def _details(row: Row) -> str:
+    parts = [f"{row.rate:,.0f}/s"] if row.rate >= 0.5 else []
+    parts += [f"{row.counts.skipped:,} skipped"] if row.counts.skipped else []
+    parts += [f"{row.counts.dead_letters:,} dead letters"] if row.counts.dead_letters else []
+    parts += [f"{row.queued:,} waiting"] if row.queued else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+class _Watch:
+    """The thread that looks at the job, and its screen."""
+
+    def __init__(self, job: JobHandle, stderr: IO[str], *, patience_s: float) -> None:
+        """`patience_s`: a job that is over by then is not shown."""
+        self._job = job
+        self._stderr = stderr
+        self._patience_s = patience_s
+        self._start_s = time.monotonic()
+        self._speed = Speedometer(self._start_s)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"progress of {job.name}")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show the last state and end."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        if self._patience_s and self._stop.wait(self._patience_s):
+            return
+        try:
+            self._show()
+        except OSError:
+            pass  # stderr is closed, or its reader gone: nobody looks any more, and the job goes on
+
+    def _show(self) -> None:
+        if not self._stop.is_set():
+            with _screen(self._stderr) as screen:
+                pause_s = screen.first_s
+                while not self._stop.wait(pause_s):
+                    screen.show(self._snapshot(self._speed))
+                    pause_s = screen.interval_s
+        whole_run = Speedometer(self._start_s)
+        print(line_of(self._snapshot(whole_run)), file=self._stderr, flush=True)
+
+    def _snapshot(self, speed: Speedometer) -> Snapshot:
+        metrics = self._job.metrics()
+        now_s = time.monotonic()
+        operators: dict[str, OperatorCounts] = metrics["operators"]
+        rates = speed.rates(now_s, {name: counts.emitted for name, counts in operators.items()})
+        queued = _by_first_operator(metrics["queued"], operators)
+        rows = (Row(name, counts, rates[name], queued.get(name, 0)) for name, counts in operators.items())
+        return Snapshot(self._job.name, str(self._job.status), now_s - self._start_s, tuple(rows))
+
+
+def _by_first_operator(queued: Mapping[str, int], operators: Mapping[str, Any]) -> dict[str, int]:
+    """What waits for a chain, waits for its first operator; a chain is named `first -> second`."""
+    first = {}
+    for chain, count in queued.items():
+        names = [name for name in operators if chain == name or chain.startswith(f"{name} -> ")]
+        first[max(names, key=len, default=chain)] = count
+    return first
+
+
+# -- screens --------------------------------------------------------------------------------------------------
+
+
+class _Screen(Protocol):
+    """Shows a snapshot after `first_s` seconds and then every `interval_s`."""
+
+    first_s: float
+    interval_s: float
+
+    def show(self, snapshot: Snapshot) -> None: ...
+
+
+def _screen(stderr: IO[str]) -> contextlib.AbstractContextManager[_Screen]:
+    if stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return _open_table(stderr)
+    return contextlib.nullcontext(_LineScreen(stderr))
+
+
+class _LineScreen:
+    first_s = interval_s = _LINE_S
+
+    def __init__(self, stderr: IO[str]) -> None:
+        self._stderr = stderr
+
+    def show(self, snapshot: Snapshot) -> None:
+        print(line_of(snapshot), file=self._stderr, flush=True)
+
+
+class _TableScreen:
+    first_s = 0.0
+    interval_s = _TABLE_S
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._live.update(_table(snapshot), refresh=True)
+
+
+@contextlib.contextmanager
+def _open_table(stderr: IO[str]) -> Iterator[_TableScreen]:
+    """A table that is gone when the block is left. What the job prints meanwhile appears above it."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=stderr, force_terminal=True)
+    # rich's own redirection reads markup, and may fail, in what the job prints; and is not for several threads.
+    with contextlib.ExitStack() as stack:
+        if sys.stdout is not None and sys.stdout.isatty():
+            above = stack.enter_context(_printed_above(console, sys.stdout))
+            stack.enter_context(contextlib.redirect_stdout(above))
+        above = stack.enter_context(_printed_above(console, stderr))
+        stack.enter_context(contextlib.redirect_stderr(above))
+        live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
+        yield _TableScreen(stack.enter_context(live))
+
+
+class _Above:
+    """A file whose whole lines are printed above the table; for several threads."""
+
+    def __init__(self, console: Console, file: IO[str]) -> None:
+        self._console: Console | None = console
+        self._file = file
+        self._lock = threading.Lock()
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        from rich.text import Text
+
+        with self._lock:
+            if self._console is None:
+                return self._file.write(text)
+            *lines, self._rest = (self._rest + text).split("\n")
+            if lines:
+                self._console.print(Text("\n".join(lines)), soft_wrap=True)
+        return len(text)
+
+    def flush(self) -> None:
+        """A part of a line waits for its end."""
+
+    def end_table(self) -> None:
+        """From now on write to the file itself, also for those who keep this one."""
+        with self._lock:
+            self._file.write(self._rest)
+            self._console, self._rest = None, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextlib.contextmanager
+def _printed_above(console: Console, file: IO[str]) -> Iterator[IO[str]]:
+    above = _Above(console, file)
+    try:
+        yield cast("IO[str]", above)
+    finally:
+        above.end_table()
+
+
+def _table(snapshot: Snapshot) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    skips = any(row.counts.skipped for row in snapshot.rows)
+    letters = any(row.counts.dead_letters for row in snapshot.rows)
+    title = f"{snapshot.job}  {snapshot.status}  {snapshot.elapsed_s:.1f} s"
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("operator")  # the one that gives way
+    columns = ["records", "records/s", "waiting", *["skipped"] * skips, *["dead letters"] * letters]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in snapshot.rows:
+        cells = {
+            "records": f"{row.counts.emitted:,}",
+            "records/s": f"{row.rate:,.0f}",
+            "waiting": f"{row.queued:,}",
+            "skipped": f"{row.counts.skipped:,}",
+            "dead letters": f"{row.counts.dead_letters:,}",
+        }
+        table.add_row(Text(row.name, no_wrap=True, overflow="ellipsis"), *(cells[column] for column in columns))
+    return table

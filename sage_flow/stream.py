@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sink
 from sage_flow.plan.builder import Graph, checked_count, make_operator
-from sage_flow.plan.graph import DEAD_LETTERS, Kind, OnError, Partitioning, Tap
+from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, Kind, OnError, Partitioning, Tap
 
 __all__ = ["ConnectedStreams", "DataStream", "KeyedStream"]
 
@@ -255,7 +255,8 @@ class Stream(Generic[T]):
         values: int = 1,
         options: dict[str, Any] | None = None,
     ) -> DataStream[Any]:
-        functions = [] if function is None else [(function, values)]
+        without = function is None and kind in AGGREGATES  # such as count, or the sum of the records themselves
+        functions = [] if without else [(function, values)]
         operator = make_operator(
             self._graph,
             kind,

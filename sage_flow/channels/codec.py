@@ -13,19 +13,18 @@ import pickle
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import partial
-from reprlib import repr as shortened
-from types import CellType, FunctionType, MethodType
+from types import FunctionType
 from typing import Any, Final
 
-from sage_flow.channels.wire import MESSAGE_LIMIT, Buffer, pack_block, unpack_block
+from sage_flow.channels.culprit import find_culprit
+from sage_flow.channels.wire import MESSAGE_LIMIT, Buffer, is_stream, pack_block, unpack_block
 from sage_flow.errors import CodecError
 
-_Define = Callable[[Any], Any]
-
 _OUT_OF_BAND: Final = 4096  # bytes; a smaller buffer costs less inside the stream
+_SMALL: Final = 4096  # bytes; after more a new pickler is cheaper than to clear the memo, which never shrinks
 _BY_NAME: Final = 0  # in the place of a definition's number
 
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None)})
@@ -49,19 +48,37 @@ class _Sink:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles into `chunks` and `buffers`; `define` is its `reducer_override` for classes and functions."""
+    """Pickles into `chunks` and `buffers`, and asks `define` to reduce classes and functions.
 
-    def __init__(self) -> None:
+    `definitions` are those in the stream, with their numbers, that were not in an earlier one.
+    """
+
+    def __init__(self, define: Callable[[_Pickler, Any], Any]) -> None:
         self.chunks: list[Buffer] = []
         self.buffers: list[Buffer] = []
-        self.define: _Define = _importable
+        self.definitions: list[tuple[Any, int]] = []
+        self.refers = False  # the stream refers to definitions
+        self._define = define
+        # A bound method of ours would be a cycle, and keep large values until the garbage collector runs.
         super().__init__(_Sink(self.chunks.append), 5, buffer_callback=partial(_take_buffer, self.buffers))
 
     def reducer_override(self, obj: Any) -> Any:
-        kind = type(obj)  # as `_is_definition`, without the call: this runs for every instance in a record
+        kind = type(obj)
         if kind is FunctionType or issubclass(kind, type):
-            return self.define(obj)
+            return self._define(self, obj)
         return NotImplemented
+
+    def bare_stream(self, limit: int) -> Buffer | None:
+        """What `dump` made, if nothing belongs to it and it is small; the pickler can then be used again."""
+        chunks = self.chunks
+        if self.refers or self.buffers or len(chunks) > 1 or len(chunks[0]) >= limit:
+            return None
+        self.clear_memo()
+        return chunks.pop()
+
+    def stream(self) -> list[Buffer]:
+        """What `dump` made. A large bytearray comes as itself, but its owner may change it at any time."""
+        return [chunk if type(chunk) is bytes else bytes(chunk) for chunk in self.chunks]
 
 
 def _take_buffer(buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
@@ -72,39 +89,6 @@ def _take_buffer(buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
     return False
 
 
-_idle: list[_Pickler] = []  # a new one costs 1.5 us, as much as all the rest of a small message
-_REUSED: Final = 4096  # bytes; after more a new one is cheaper than to clear the memo, which never shrinks
-
-
-def _pickled(value: Any, define: _Define) -> tuple[list[Buffer], list[Buffer]]:
-    """The stream of `value`, in pieces, and its large buffers."""
-    try:
-        pickler = _idle.pop()
-    except IndexError:
-        pickler = _Pickler()
-    chunks, buffers, pickler.define = pickler.chunks, pickler.buffers, define
-    pickler.dump(value)
-    # A large bytearray comes as itself, but its owner may change it at any time.
-    stream: list[Buffer] = [chunk if type(chunk) is bytes else bytes(chunk) for chunk in chunks]
-    if not buffers and len(stream) == 1 and len(stream[0]) < _REUSED:
-        chunks.clear()
-        pickler.clear_memo()
-        pickler.define = _importable
-        _idle.append(pickler)
-        buffers = []
-    return stream, buffers
-
-
-def _unpickled(stream: Buffer, buffers: Iterable[Any], definitions: dict[int, Any]) -> Any:
-    token = _definitions.set(definitions)
-    try:
-        return pickle.loads(stream, buffers=buffers)
-    except Exception as error:
-        raise CodecError(f"{len(stream)} bytes cannot be decoded ({_describe(error)})") from error
-    finally:
-        _definitions.reset(token)
-
-
 class Encoder:
     """One direction of one connection; its blocks must be decoded in the order of the `encode` calls' ends.
 
@@ -113,6 +97,8 @@ class Encoder:
 
     def __init__(self, limit: int = MESSAGE_LIMIT) -> None:
         self._limit = limit
+        self._small = min(_SMALL, limit)
+        self._idle: _Pickler | None = None  # a new one takes longer than all the rest of a small message
         self._numbers = itertools.count(1)  # never used again, also not after a failure
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}  # by id()
         self._dead: deque[int] = deque()
@@ -127,32 +113,36 @@ class Encoder:
         later blocks do not depend on this one then.
         """
         subject = value if subject is None else subject
-        sent: list[tuple[Any, int]] = []
+        pickler, self._idle = self._idle or _Pickler(self._define), None
         try:
-            chunks, buffers = _pickled(value, partial(self._define, sent))
+            pickler.dump(value)
         except Exception as error:
             raise cannot_pickle(subject, error) from error
-        if copy_buffers:
-            buffers = [bytes(buffer) for buffer in buffers]
-        dead = [self._dead.popleft() for _ in range(len(self._dead))] if self._dead else []
-        block = pack_block(chunks, buffers, dead)
+        if not self._dead and (stream := pickler.bare_stream(self._small)) is not None:
+            self._idle = pickler
+            return [stream]
+        dead = [self._dead.popleft() for _ in range(len(self._dead))]
+        buffers = [bytes(buffer) for buffer in pickler.buffers] if copy_buffers else pickler.buffers
+        block = pack_block(pickler.stream(), buffers, dead)
         if (size := sum(map(len, block))) > self._limit:
             self._dead.extend(dead)
-            raise CodecError(f"{_name(subject)} takes {size} bytes, over the limit of {self._limit}")
-        for definition, number in sent:
+            raise CodecError(f"a {_name(subject)} takes {size} bytes, over the limit of {self._limit}")
+        for definition, number in pickler.definitions:
             self._remember(definition, number)
         return block
 
-    def _define(self, sent: list[tuple[Any, int]], definition: Any) -> Any:
+    def _define(self, pickler: _Pickler, definition: Any) -> Any:
         number, _ = self._known.get(id(definition), (None, None))
-        if number is None:
-            if _importable(definition):
-                self._remember(definition, _BY_NAME)
-                return NotImplemented
-            number = next(self._numbers)
-            sent.append((definition, number))  # remembered when the whole message is done
-            return _define, (number, _by_value(definition))
-        return NotImplemented if number == _BY_NAME else (_defined, (number,))
+        if number is None and _importable(definition):
+            self._remember(definition, number := _BY_NAME)
+        if number == _BY_NAME:
+            return NotImplemented
+        pickler.refers = True
+        if number is not None:
+            return _defined, (number,)
+        number = next(self._numbers)
+        pickler.definitions.append((definition, number))  # to be remembered when the whole message is done
+        return _define, (number, _by_value(definition))
 
     def _remember(self, definition: Any, number: int) -> None:
         known, dead, key = self._known, self._dead, id(definition)
@@ -176,10 +166,26 @@ class Decoder:
 
         Raises: CodecError if `block` is not what an encoder made, or unpickling it raises.
         """
-        stream, buffers, dead = unpack_block(memoryview(block))
-        for number in dead:
-            self._definitions.pop(number, None)
-        return _unpickled(stream, buffers, self._definitions)
+        try:
+            if is_stream(block):
+                return pickle.loads(block)
+            stream, buffers, dead = unpack_block(memoryview(block))
+            for number in dead:
+                self._definitions.pop(number, None)
+            return _loads(stream, buffers, self._definitions)
+        except Exception as error:
+            raise CodecError(f"{len(block)} bytes cannot be decoded ({_describe(error)})") from error
+
+
+def _loads(stream: Buffer, buffers: Iterable[Any], definitions: dict[int, Any]) -> Any:
+    token = _definitions.set(definitions)
+    try:
+        return pickle.loads(stream, buffers=buffers)
+    finally:
+        _definitions.reset(token)
+
+
+_idle_copiers: list[_Pickler] = []  # one per thread that was copying at the same time
 
 
 def copy_value(value: Any) -> Any:
@@ -190,29 +196,36 @@ def copy_value(value: Any) -> Any:
     """
     if _is_atomic(value):
         return value
-    held: list[Any] = []
     try:
-        chunks, buffers = _pickled(value, partial(_hold, held))
+        pickler = _idle_copiers.pop()
+    except IndexError:
+        pickler = _Pickler(_hold)
+    try:
+        pickler.dump(value)
     except Exception as error:
         raise cannot_pickle(value, error) from error
-    return _unpickled(b"".join(chunks), map(bytearray, buffers), dict(enumerate(held)))
+    try:
+        if (stream := pickler.bare_stream(_SMALL)) is not None:
+            _idle_copiers.append(pickler)
+            return pickle.loads(stream)
+        held = {number: definition for definition, number in pickler.definitions}
+        return _loads(b"".join(pickler.stream()), map(bytearray, pickler.buffers), held)
+    except Exception as error:
+        raise CodecError(f"the copy of a {_name(value)} cannot be decoded ({_describe(error)})") from error
 
 
-def _hold(held: list[Any], definition: Any) -> Any:
+def _hold(pickler: _Pickler, definition: Any) -> Any:
     if _importable(definition):
         return NotImplemented
-    held.append(definition)
-    return _defined, (len(held) - 1,)
+    pickler.refers = True
+    number = len(pickler.definitions)
+    pickler.definitions.append((definition, number))
+    return _defined, (number,)
 
 
 def _is_atomic(value: Any) -> bool:
     kind = type(value)
     return kind in _ATOMS or (kind is tuple and all(map(_is_atomic, value)))
-
-
-def _is_definition(value: Any) -> bool:
-    kind = type(value)
-    return kind is FunctionType or issubclass(kind, type)
 
 
 def _importable(definition: Any) -> bool:
@@ -235,60 +248,13 @@ def _by_value(definition: Any) -> bytes:
 
 def cannot_pickle(value: Any, error: Exception) -> CodecError:
     """The error to raise when pickling `value` raised `error`: names the innermost part at fault."""
-    try:
-        path, culprit = _culprit(value, depth=6)
-    except Exception:  # from a property or an iterator of the user's; the first error is the one to tell
-        path, culprit = "", value
-    where = f": {path.lstrip('.')} is a {_name(culprit)}" if path else ""
+    path, culprit = find_culprit(value, _trial, _by_value)
+    where = f": {path} is a {_name(culprit)}" if path else ""
     return CodecError(f"cannot pickle a {_name(value)}{where} ({_describe(error)})")
 
 
-def _culprit(value: Any, depth: int) -> tuple[str, Any]:
-    path, seen = "", {id(value)}
-    for _ in range(depth):
-        pickle_part = _by_value if _is_definition(value) else _trial
-        bad = (pair for pair in _parts(value) if id(pair[1]) not in seen and _fails(pickle_part, pair[1]))
-        if (pair := next(bad, None)) is None:
-            break
-        path, value = path + pair[0], pair[1]
-        seen.add(id(value))
-    return path, value
-
-
 def _trial(value: Any) -> None:
-    _pickled(value, partial(Encoder()._define, []))
-
-
-def _fails(function: Callable[[Any], object], value: Any) -> bool:
-    try:
-        function(value)
-    except Exception:
-        return True
-    return False
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What pickling `value` goes on to, and how one would write the way there."""
-    attributes = [name for name in getattr(value, "__dict__", ()) if not name.startswith("__")]
-    if isinstance(value, dict):
-        yield from ((f"[{shortened(key)}]", part) for key, part in value.items())
-        yield from ((f" key {shortened(key)}", key) for key in value)
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        attributes += value._fields
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        yield from ((f"[{index}]", part) for index, part in enumerate(value))
-    elif isinstance(value, partial):
-        attributes += ["func", "args", "keywords"]
-    elif isinstance(value, MethodType):
-        attributes = ["__self__"]
-    elif isinstance(value, FunctionType):
-        code, names = value.__code__, value.__globals__
-        cells = [pair for pair in zip(code.co_freevars, value.__closure__ or ()) if pair[1] != CellType()]
-        yield from ((f" closure {name!r}", cell.cell_contents) for name, cell in cells)
-        yield from ((f" global {name!r}", names[name]) for name in code.co_names if name in names)
-    elif not isinstance(value, type):
-        attributes += [name for kind in type(value).__mro__ for name in kind.__dict__.get("__slots__", ())]
-    yield from ((f".{name}", getattr(value, name)) for name in attributes if hasattr(value, name))
+    _Pickler(Encoder()._define).dump(value)
 
 
 def _name(value: Any) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Final, get_args
 
 from sage_flow.channels.codec import Decoder, Encoder
@@ -18,9 +19,7 @@ from sage_flow.channels.handshake import Accepted, Acceptor, Dialer, Refused, Se
 from sage_flow.channels.wire import MESSAGE, Buffer, FrameReader, header
 from sage_flow.errors import InternalError, ProtocolError
 
-_KINDS: Final = get_args(
-    Message
-)  # a message crosses as (target, index in here, its fields): no class by name
+_KINDS: Final = get_args(Message)  # a message crosses as (target, index in here, its fields): no class by name
 _KIND_OF: Final = {kind: index for index, kind in enumerate(_KINDS)}
 _DATA: Final = _KIND_OF[Data]
 
@@ -75,23 +74,22 @@ class Outlet:
             # Records do not change once they are emitted; arguments of calls may.
             block = self._encoder.encode(value, copy_buffers=kind != _DATA, subject=message)
             size = sum(map(len, block))
-            pieces = [header(MESSAGE, size), *block]
-            return size, self._put([b"".join(pieces)] if size <= _JOINED else pieces, size)
-
-    def _put(self, pieces: list[Buffer], size: int) -> bool:
-        with self._lock:
-            if self._lost:
-                self._dropped_messages += 1
-                self._dropped_bytes += size
-                return False
-            self._sent_messages += 1
-            self._sent_bytes += size
-            alone = not self._queue
-            self._queue += pieces
-            try:
-                return alone and not self.write()
-            except OSError:
-                return True  # the exchange thread meets the same error, and reports it
+            pieces: list[Buffer] = [header(MESSAGE, size), *block]
+            if size <= _JOINED:
+                pieces = [b"".join(pieces)]
+            with self._lock:
+                if self._lost:
+                    self._dropped_messages += 1
+                    self._dropped_bytes += size
+                    return size, False
+                self._sent_messages += 1
+                self._sent_bytes += size
+                alone = not self._queue
+                self._queue += pieces
+                try:
+                    return size, alone and not self.write()
+                except OSError:
+                    return size, True  # the exchange thread meets the same error, and reports it
 
     def write(self) -> bool:
         """Write, once, what the socket takes. True if nothing is left to do now. Raises: OSError."""
@@ -171,8 +169,8 @@ class Inlet:
         """
         return _negotiate(self.sock, self._handshake)
 
-    def read(self) -> Iterator[tuple[int, Message]]:
-        """The messages that one read completes, with their targets; the cost of a `Data` is its bytes here.
+    def read(self, on_message: Callable[[int, Message], None]) -> None:
+        """Deliver the messages that one read completes. The cost of a `Data` becomes its encoded bytes.
 
         Raises: BlockingIOError if nothing is there; Lost, ProtocolError, CodecError, OSError.
         """
@@ -186,7 +184,11 @@ class Inlet:
                 fields[-1] = size  # its cost
             self.messages += 1
             self.bytes += size
-            yield target, _KINDS[kind](*fields)
+            try:
+                on_message(target, _KINDS[kind](*fields))
+            except Exception as error:
+                what = f"its {_KINDS[kind].__name__} for {target} could not be delivered"
+                raise Lost(f"{what}: {''.join(traceback.format_exception(error))}") from error
 
 
 def send_at_once(sock: socket.socket, data: bytes) -> None:

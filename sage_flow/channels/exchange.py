@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
@@ -235,7 +234,7 @@ class Exchange:
         """What the peer had written before it went still counts, also if its end shows here first."""
         try:
             for _ in range(_LAST_READS if outlet.peer in self._inlets else 0):
-                self._read(self._inlets[outlet.peer])
+                self._inlets[outlet.peer].read(self._on_message)
         except (BlockingIOError, Closed):
             pass
         except Exception as error:
@@ -269,7 +268,7 @@ class Exchange:
     def _on_inlet(self, inlet: Inlet, _: int) -> None:
         try:
             if inlet.peer is not None:
-                self._read(inlet)
+                inlet.read(self._on_message)
             elif (peer := inlet.negotiate()) is not None:
                 self._admit(inlet, peer)
         except BlockingIOError:
@@ -286,14 +285,6 @@ class Exchange:
         inlet.peer = peer
         self._inlets[peer] = inlet
         self._story.append(f"process {peer} connected")
-
-    def _read(self, inlet: Inlet) -> None:
-        for target, message in inlet.read():
-            try:
-                self._on_message(target, message)
-            except Exception as error:
-                what = f"its {type(message).__name__} for {target} could not be delivered"
-                raise Lost(f"{what}: {''.join(traceback.format_exception(error))}") from error
 
 
 def _text(error: Exception) -> str:

@@ -153,9 +153,7 @@ class Dialer(_Handshake):
         """The first move."""
         self._expected = wire.CHALLENGE
         me = self._identity
-        return Send(
-            _frame(wire.HELLO, _HELLO.pack(me.process, self._peer, me.attempt, self._nonce) + self._job)
-        )
+        return Send(_frame(wire.HELLO, _HELLO.pack(me.process, self._peer, me.attempt, self._nonce) + self._job))
 
     def _step(self, payload: bytes) -> list[Decision]:
         if self._expected == wire.WELCOME:
@@ -203,9 +201,7 @@ class Acceptor(_Handshake):
         nonces = nonce + self._nonce
         self._expected_proof = self._proof(_DIALER, self._peer, acceptor, nonces)
         self._expected = wire.PROOF
-        return [
-            Send(_frame(wire.CHALLENGE, self._nonce + self._proof(_ACCEPTOR, self._peer, acceptor, nonces)))
-        ]
+        return [Send(_frame(wire.CHALLENGE, self._nonce + self._proof(_ACCEPTOR, self._peer, acceptor, nonces)))]
 
 
 def _frame(kind: int, payload: bytes) -> bytes:

@@ -5,14 +5,15 @@
 The header and the handshake's messages (see `handshake`) never change their form, so that processes
 of different versions can still tell each other so.
 
-The payload of a message is a *block*, the parts of one pickle (what they mean is the codec's business):
+The payload of a message is a *block*: a pickle stream alone, or one and what belongs to it (the codec knows how):
 
-    stream length u64 | buffers u32 | dead u32 | length u64 of each buffer | number u32 of each dead
-    definition | the stream | the buffers, each from a multiple of 16 bytes on
+    0 u8 | 7 unused | stream length u64 | buffers u32 | dead u32 | length u64 of each buffer |
+    number u32 of each dead definition | the stream | the buffers, each from a multiple of 16 bytes on
 """
 
 from __future__ import annotations
 
+import pickle
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -36,7 +37,11 @@ REFUSED: Final = 5
 MESSAGE_LIMIT: Final = 4 << 30
 """Bytes in one payload at the most; more is a length that was never meant."""
 
-_BLOCK: Final = struct.Struct("<QII")
+_PREFIX: Final = HEADER.pack(MAGIC, WIRE_VERSION, MESSAGE, 0)[:8]
+_PREFIX_AND_LENGTH: Final = struct.Struct("<8sQ")  # the header, as a message has it
+_HEADER_SIZE: Final = HEADER.size
+_BLOCK: Final = struct.Struct("<8xQII")
+_STREAM: Final = pickle.PROTO[0]  # the first byte of every pickle of protocol 2 and later; a table's is 0
 _ALIGNMENT: Final = 16  # that of a bytearray's contents; numpy and Arrow want it for their elements
 _SCRATCH: Final = 128 << 10  # bytes; smaller frames are cut from here, many to one read
 
@@ -46,12 +51,15 @@ def header(kind: int, length: int) -> bytes:
     return HEADER.pack(MAGIC, WIRE_VERSION, kind, length)
 
 
+def is_stream(block: bytes | bytearray | memoryview) -> bool:
+    """Whether the block is nothing but a pickle stream."""
+    return block[0] == _STREAM
+
+
 def pack_block(stream: Sequence[Buffer], buffers: Sequence[Buffer], dead: Sequence[int]) -> list[Buffer]:
-    """The block, in pieces to be written one after the other. `stream` comes in pieces, too."""
+    """A block with a table, in pieces to be written one after the other; `stream` comes in pieces, too."""
     stream_size = sum(map(len, stream))
     head = _BLOCK.pack(stream_size, len(buffers), len(dead))
-    if not buffers and not dead:
-        return [head, *stream]
     head += struct.pack(f"<{len(buffers)}Q{len(dead)}I", *map(len, buffers), *dead)
     block: list[Buffer] = [head, *stream]
     end = len(head) + stream_size
@@ -70,8 +78,6 @@ def unpack_block(block: memoryview) -> tuple[memoryview, list[memoryview], tuple
     """
     try:
         stream_size, buffer_count, dead_count = _BLOCK.unpack_from(block)
-        if not buffer_count and not dead_count and stream_size == len(block) - _BLOCK.size:
-            return block[_BLOCK.size :], [], ()
         sizes = struct.unpack_from(f"<{buffer_count}Q{dead_count}I", block, _BLOCK.size)
     except struct.error as error:
         raise CodecError(f"{len(block)} bytes are no block: {error}") from error
@@ -118,14 +124,31 @@ class FrameReader:
 
         Raises: ProtocolError if they are not frames of this wire version, or one is over the limit.
         """
-        if self._large is None:
-            self._scratch_used += count
-            return self._cut()
-        self._large_used += count
-        if self._large_used < len(self._large):
-            return []
-        payload, self._large = self._large, None
-        return [payload]
+        if self._large is not None:
+            self._large_used += count
+            if self._large_used < len(self._large):
+                return []
+            payload, self._large = self._large, None
+            return [payload]
+        payloads: list[bytearray] = []
+        scratch, start, end = self._scratch, 0, self._scratch_used + count
+        while end - start >= _HEADER_SIZE:
+            prefix, length = _PREFIX_AND_LENGTH.unpack_from(scratch, start)
+            if prefix != _PREFIX or length > self._limit:
+                raise ProtocolError(self._complaint(*HEADER.unpack_from(scratch, start)))
+            body = start + _HEADER_SIZE
+            if body + length > end:
+                if _HEADER_SIZE + length > len(scratch):
+                    self._large, self._large_used = bytearray(length), end - body
+                    self._large[: end - body] = scratch[body:end]
+                    start = end
+                break
+            start = body + length
+            payloads.append(bytearray(scratch[body:start]))
+        if 0 < start < end:
+            scratch[: end - start] = bytes(scratch[start:end])
+        self._scratch_used = end - start
+        return payloads
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytearray]:
         """Take the next bytes of the stream; returns the payloads they complete. Raises as `filled`."""
@@ -139,33 +162,11 @@ class FrameReader:
             rest = rest[count:]
         return payloads
 
-    def _cut(self) -> list[bytearray]:
-        payloads: list[bytearray] = []
-        scratch, start, end = self._scratch, 0, self._scratch_used
-        while end - start >= HEADER.size:
-            length = self._length(*HEADER.unpack_from(scratch, start))
-            body = start + HEADER.size
-            if length > end - body:
-                if length > len(scratch) - HEADER.size:
-                    self._large = bytearray(length)
-                    self._large_used = end - body
-                    self._large[: end - body] = scratch[body:end]
-                    start = end
-                break
-            start = body + length
-            payloads.append(bytearray(scratch[body:start]))
-        if 0 < start < end:
-            scratch[: end - start] = bytes(scratch[start:end])
-        self._scratch_used = end - start
-        return payloads
-
-    def _length(self, magic: bytes, version: int, kind: int, length: int) -> int:
+    def _complaint(self, magic: bytes, version: int, kind: int, length: int) -> str:
         if magic != MAGIC:
-            raise ProtocolError(f"bytes {magic!r} where a message should begin")
+            return f"bytes {magic!r} where a message should begin"
         if version != WIRE_VERSION:
-            raise ProtocolError(f"a message of wire version {version}, this process speaks {WIRE_VERSION}")
-        if kind != MESSAGE:
-            raise ProtocolError(f"a frame of kind {kind} after the handshake")
+            return f"a message of wire version {version}, this process speaks {WIRE_VERSION}"
         if length > self._limit:
-            raise ProtocolError(f"a message of {length} bytes, over the limit of {self._limit}")
-        return length
+            return f"a message of {length} bytes, over the limit of {self._limit}"
+        return f"a frame of kind {kind} after the handshake"

@@ -14,6 +14,7 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -54,8 +55,9 @@ class FileSink(Sink[T]):
         if ctx.parallelism > 1:
             self._path = _part(self._path, ctx.subtask_index, ctx.parallelism)
         folder, name = os.path.split(self._path)
-        self._temporary = os.path.join(folder, f".{name}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
-        self._raw = open(self._temporary, "xb")  # noqa: SIM115 - close() closes it
+        temporary = os.path.join(folder, f".{name}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
+        self._raw = open(temporary, "xb")  # noqa: SIM115 - close() closes it
+        self._temporary = temporary
         gzipped = name.endswith(".gz")
         data = gzip.GzipFile("", "wb", 6, self._raw, mtime=0) if gzipped else self._raw
         self._file = io.TextIOWrapper(data, "utf-8", self.errors, self.newline)
@@ -78,7 +80,8 @@ class FileSink(Sink[T]):
 
     def abort(self) -> None:
         if self._temporary:
-            os.remove(self._temporary)
+            with suppress(FileNotFoundError):
+                os.remove(self._temporary)
             self._temporary = ""
 
 

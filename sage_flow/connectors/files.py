@@ -30,7 +30,7 @@ Path = str | os.PathLike[str]
 Paths = Path | Iterable[Path]
 
 _BATCH = 1024  # records
-_BLOCK_CHARS = 1 << 16  # where lines are long, fewer are read at once: a batch then fits in the cache
+_BLOCK_CHARS = 1 << 16  # where lines are long, fewer than _BATCH make a batch
 _UNDECODABLE = "\udc80"  # stands for bytes not in the encoding; no decoder makes a lone surrogate
 _READ_FAULTS = (OSError, EOFError, UnicodeError, zlib.error, zipfile.BadZipFile, RuntimeError)
 

@@ -164,7 +164,7 @@ class Driver:
             case Ended(subtask, report, failure):
                 self._note_report(subtask, report)
                 if failure is not None:
-                    _log.error("closing subtask %d failed: %s", subtask, failure.traceback_text)
+                    _log.error("closing subtask %d failed: %s", subtask, failure.text)
                 return self._coordinator.on_ended(subtask, failure)
             case Request():
                 self._answer(message)

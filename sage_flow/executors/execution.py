@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sage_flow.executors.driver import Driver, DriverOptions
-from sage_flow.executors.worker import Crashed
 from sage_flow.plan.physical import Plan
+from sage_flow.runtime.port import Crashed
 
 __all__ = ["Execution", "Executor"]
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sage_flow.channels.frame import FRAME_RECORDS
-from sage_flow.functions import END, IDLE, Source, SourceSignal
+from sage_flow.functions import IDLE, Source
 
 __all__ = ["Feeder"]
 
 _AHEAD = 1000
+_NOT_YET = object()
 
 
 class Feeder(Source[Any]):
@@ -28,7 +29,7 @@ class Feeder(Source[Any]):
         self._batches: deque[list[Any]] = deque()
         self._ahead = 0
         self._subtask_waits = True
-        self._end: BaseException | SourceSignal | None = None
+        self._end: Any = _NOT_YET
         self._stopped = False
 
     def run(self) -> None:
@@ -38,22 +39,22 @@ class Feeder(Source[Any]):
                 batch = self._source.next_batch()
                 if isinstance(batch, list):
                     self._hand_over(batch)
-                elif batch is END:
-                    self._close(END)
+                elif batch is not IDLE:  # END, or what no source may return: the subtask says so
+                    self._close(batch)
                     return
         except BaseException as error:  # raised again where the batches are read
             self._close(error)
 
-    def next_batch(self) -> list[Any] | SourceSignal:
+    def next_batch(self) -> Any:
         with self._condition:
             if self._batches:
                 return self._take()
-            if self._end is None:
+            if self._end is _NOT_YET:
                 self._subtask_waits = True
                 return IDLE
-        if isinstance(self._end, SourceSignal):
-            return self._end
-        raise self._end
+        if isinstance(self._end, BaseException):
+            raise self._end
+        return self._end
 
     def stop(self) -> None:
         """Let the thread end once the source gives it back; it is a daemon and is not waited for."""
@@ -79,7 +80,7 @@ class Feeder(Source[Any]):
         if wake:
             self._wake()
 
-    def _close(self, end: BaseException | SourceSignal) -> None:
+    def _close(self, end: Any) -> None:
         with self._condition:
             self._end = end
         self._wake()

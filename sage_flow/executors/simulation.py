@@ -25,8 +25,9 @@ from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import Execution
 from sage_flow.executors.shell import record_window
 from sage_flow.executors.threads import LocalPost
-from sage_flow.executors.worker import Crashed, Worker
+from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
+from sage_flow.runtime.port import Crashed
 
 __all__ = ["Deadlock", "SimulationExecutor", "VirtualClock"]
 

@@ -12,20 +12,17 @@ from sage_flow.executors.shell import Shell
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForSource
 
-__all__ = ["Crashed", "Worker"]
+__all__ = ["Worker"]
 
 _PROGRESS_S = 0.2
 _FIRST_IDLE_S = 0.001
 _LONGEST_IDLE_S = 0.1
 
 Unit = ChainSubtask | ServiceSubtask
-
-
-class Crashed(BaseException):
-    """Ends an activation as kill -9 would: nothing is closed and nobody is told."""
 
 
 class Worker:
@@ -184,6 +181,8 @@ def _attempt(action: Callable[[], None] | None) -> BaseException | None:
     try:
         if action is not None:
             action()
-    except (Exception, JobCancelled) as error:
+    except Crashed:
+        raise
+    except BaseException as error:  # also SystemExit: the subtask must come to its end
         return error
     return None

@@ -127,7 +127,7 @@ class Plan:
                 if forward
                 else [(p, c) for p in producers for c in consumers]
             )
-            found.extend(Channel(len(found) + offset, edge, p, c) for offset, (p, c) in enumerate(pairs))
+            found += [Channel(number, edge, p, c) for number, (p, c) in enumerate(pairs, start=len(found))]
         return tuple(found)
 
     def addresses(self, chain: int) -> list[int]:

@@ -64,6 +64,10 @@ def _check_is_read(node: Node, read: set[tuple[Node, str | None]]) -> None:
 
 def _check_in_service(node: Node) -> None:
     operator = node.operator
+    if operator.kind is Kind.SOURCE:
+        raise PipelineError(
+            f"{node.name!r} ({operator.location}) is a source inside a PipelineService, which reads its requests only"
+        )
     ends = operator.kind is Kind.MAP_BATCHES or (operator.kind in AGGREGATES and operator.emits_at_end)
     if ends:
         raise PipelineError(

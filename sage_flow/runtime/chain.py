@@ -165,8 +165,7 @@ class _Writer:
             case Kind.FILTER:
                 self._write_filter(call, index, bound, line)
             case kind if kind in MULTIPLIERS:
-                nothing = " or ()" if kind in (Kind.PROCESS, Kind.CONNECT_PROCESS) else ""  # process may return None
-                self._write(f"for v{index} in {call}{nothing}:", line=line)
+                self._write(f"for v{index} in {call}:", line=line)
                 self._depth += 1
                 self._count(index, gives=True)
                 self._write(f"n{index} += 1")

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from sage_flow.errors import RemoteError
-from sage_flow.plan.graph import Operator
+from sage_flow.plan.graph import Kind, Operator
 from sage_flow.plan.location import is_engine_file, short_path
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _MOST_FRAMES = 5
+_ALWAYS_FAIL = frozenset({Kind.SOURCE, Kind.KEY_BY, Kind.COUNT, Kind.MAP_BATCHES, Kind.COLLECT, Kind.SERVICE})
+"""Operators without an `on_error`."""
 
 _shorten = reprlib.Repr()
 _shorten.maxstring = _shorten.maxother = 120
@@ -42,21 +44,33 @@ _shorten.maxlevel = 3
 
 @dataclass(frozen=True)
 class PackedError:
-    """An exception in a form that travels. `original` stays behind when it is pickled."""
+    """An exception in a form that travels. `original` stays behind when it is pickled.
+
+    `frames` are the lines of `describe` for the user's frames; `content` is the exception itself, if it pickles.
+    """
 
     type_name: str
     message: str
-    traceback_text: str
+    frames: tuple[str, ...]
     notes: tuple[str, ...]
     content: bytes | None
     original: BaseException | None = field(default=None, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedError, (self.type_name, self.message, self.traceback_text, self.notes, self.content)
+        return PackedError, (self.type_name, self.message, self.frames, self.notes, self.content)
+
+    @property
+    def text(self) -> str:
+        """All of it, as `describe` gives it."""
+        return "\n".join((f"{self.type_name}: {self.message}", *self.frames, *self.notes))
 
 
 class RemoteTraceback(Exception):
     """The traceback of an exception that was raised elsewhere, as the cause of its copy here."""
+
+    def __init__(self, packed: PackedError) -> None:
+        super().__init__(packed.text)
+        self.frames = packed.frames
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -65,14 +79,12 @@ class RemoteTraceback(Exception):
 def pack_error(error: BaseException) -> PackedError:
     """Pack an exception with its notes and its traceback, the engine's lines left out."""
     kind = type(error)
-    attributes = {name: value for name, value in error.__dict__.items() if name != "__notes__"}
-    notes = tuple(getattr(error, "__notes__", ()))
     return PackedError(
-        f"{kind.__module__}.{kind.__qualname__}",
+        f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
         _text_of(error),
-        "\n".join(describe(error)),
-        notes,
-        _pickle((kind, error.args, attributes)),
+        tuple(_frame_lines(error)),
+        tuple(getattr(error, "__notes__", ())),
+        _content(error),
         error,
     )
 
@@ -86,19 +98,36 @@ def unpack_error(packed: PackedError) -> BaseException:
 
 def rebuild_error(packed: PackedError) -> BaseException:
     """Make a copy of the exception, also where the original is at hand: two threads never share one."""
-    error: BaseException | None = None
-    if packed.content is not None:
-        try:
-            kind, args, attributes = pickle.loads(packed.content)
-            error = kind.__new__(kind, *args)
-            error.args = args
-            error.__dict__.update(attributes)
-        except Exception:  # whatever a foreign type does when it is rebuilt; RemoteError tells it all the same
-            error = None
+    error = None if packed.content is None else _rebuilt(packed.content)
     if error is None:
-        error = RemoteError(f"{packed.type_name}: {packed.message}", packed.type_name, packed.traceback_text)
+        error = RemoteError(f"{packed.type_name}: {packed.message}", packed.type_name, packed.text)
+    error.__dict__.pop("__notes__", None)
     add_notes(error, packed.notes)
-    error.__cause__ = RemoteTraceback(packed.traceback_text)
+    error.__cause__ = RemoteTraceback(packed)
+    return error
+
+
+def _content(error: BaseException) -> bytes | None:
+    """The exception as bytes: as it pickles itself if it comes back the same, else by its parts."""
+    content = _pickled(error)
+    copied = None if content is None else _rebuilt(content)
+    if type(copied) is type(error) and _text_of(copied) == _text_of(error):
+        return content
+    parts = {name: value for name, value in error.__dict__.items() if name != "__notes__"}
+    return _pickled((type(error), error.args, parts))
+
+
+def _rebuilt(content: bytes) -> BaseException | None:
+    try:
+        found = pickle.loads(content)
+        if isinstance(found, BaseException):
+            return found
+        kind, args, attributes = found
+        error: BaseException = kind.__new__(kind, *args)
+        error.args = args
+        error.__dict__.update(attributes)
+    except Exception:  # whatever a foreign type does when it is rebuilt; RemoteError tells it all the same
+        return None
     return error
 
 
@@ -117,7 +146,7 @@ def explain_failure(
     notes = [f"operator  {operator.name!r} ({operator.kind}), {subtask}, job {job!r}, written at {operator.location}"]
     if has_record:
         notes.append(f"record    {shorten(record)}")
-        if operator.on_error == "fail" and operator.kind.value not in ("source", "service"):
+        if operator.kind not in _ALWAYS_FAIL:
             notes.append('          on_error="skip" or "dead_letter" lets the job go on past such records')
     add_notes(error, notes)
 
@@ -137,16 +166,19 @@ def shorten(value: Any) -> str:
 
 def describe(error: BaseException) -> list[str]:
     """The lines that a user reads: the error, their own frames, innermost last, then the notes."""
-    lines = [f"{type(error).__name__}: {_text_of(error)}"]
+    notes = (line for note in getattr(error, "__notes__", ()) for line in note.split("\n"))
+    return [f"{type(error).__name__}: {_text_of(error)}", *_frame_lines(error), *notes]
+
+
+def _frame_lines(error: BaseException) -> list[str]:
+    """`file:line in function  source`, for the frames where it was raised: elsewhere, if it came from there."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        return list(error.__cause__.frames)
     frames = user_frames(error.__traceback__)
-    if len(frames) > _MOST_FRAMES:
-        lines.append(f"  ... {len(frames) - _MOST_FRAMES} more frames")
+    lines = [f"  ... {len(frames) - _MOST_FRAMES} more frames"] if len(frames) > _MOST_FRAMES else []
     for frame in frames[-_MOST_FRAMES:]:
         where = f"{short_path(frame.filename)}:{frame.lineno} in {frame.name}"
         lines.append(f"  {where:<38} {frame.line or ''}".rstrip())
-    if not frames and isinstance(error.__cause__, RemoteTraceback):
-        lines.extend(line for line in str(error.__cause__).strip().split("\n")[1:] if line.startswith("  "))
-    lines.extend(line for note in getattr(error, "__notes__", ()) for line in note.split("\n"))
     return lines
 
 
@@ -176,7 +208,7 @@ def _text_of(error: BaseException) -> str:
         return f"<its __str__ raised {type(broken).__name__}>"
 
 
-def _pickle(value: Any) -> bytes | None:
+def _pickled(value: Any) -> bytes | None:
     try:
         return pickle.dumps(value, protocol=5)
     except Exception:  # pickling runs foreign code, which may raise anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,7 +24,13 @@ def own_copy(function: Any, operator: Operator) -> Any:
     Raises PipelineError naming the operator if the object cannot be pickled.
     """
     if isinstance(function, type) and issubclass(function, _LIVING):
-        return function()
+        try:
+            return function()
+        except TypeError as error:
+            raise PipelineError(
+                f"{operator.name!r} ({operator.location}): {function.__name__}() cannot be made ({error}):"
+                " pass an instance of it"
+            ) from error
     if not isinstance(function, _LIVING):
         return function
     if isinstance(function, Source) and not function.parallel:
@@ -67,14 +74,14 @@ class BoundOperator:
             if isinstance(function, _LIVING):
                 function.close()
 
-    def at_end(self) -> Iterable[Any] | None:
-        """Return what was held back until the end of input, None if the operator holds nothing back."""
+    def at_end(self) -> Iterable[Any]:
+        """Return what was held back until the end of input."""
         if self.operator.kind is Kind.MAP_BATCHES:
             pending, self._pending = self._pending, []
             return self._run_batch(pending) if pending else ()
         if self.operator.emits_at_end and self.table is not None:
-            return iter(self.table.items())
-        return None
+            return self.table.items()
+        return ()
 
     def reject(self, record: Any, error: Exception) -> None:
         """A record failed and the operator's `on_error` lets the job go on."""
@@ -95,8 +102,10 @@ class BoundOperator:
                 return function.write
             case Kind.MAP_BATCHES:
                 return self._add_to_batch
+            case Kind.PROCESS | Kind.CONNECT_PROCESS:
+                call: Callable[..., Any] = _may_return_none(function)
             case _:
-                call: Callable[..., Any] = function.process if isinstance(function, ProcessFunction) else function
+                call = function
         multiplies = self.operator.kind in (Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS)
         return self._guard(call) if multiplies and self.operator.on_error != "fail" else call
 
@@ -105,9 +114,7 @@ class BoundOperator:
 
         def guarded(value: Any, *ctx: Any) -> Iterator[Any]:
             try:
-                outputs = call(value, *ctx)
-                if outputs is not None or self.operator.kind is Kind.FLAT_MAP:
-                    yield from outputs
+                yield from call(value, *ctx)
             except Exception as error:
                 self.reject(value, error)
 
@@ -124,6 +131,19 @@ class BoundOperator:
         context = (self.context,) if self.operator.with_ctx[0] else ()
         outputs: Iterable[Any] = self.functions[0](values, *context)
         return outputs
+
+
+def _may_return_none(function: Any) -> Callable[..., Iterable[Any]]:
+    """A process function may have no outputs and return None; a generator function never does."""
+    call: Callable[..., Any] = function.process if isinstance(function, ProcessFunction) else function
+    if inspect.isgeneratorfunction(call):
+        return call
+
+    def process(value: Any, *ctx: Any) -> Iterable[Any]:
+        outputs: Iterable[Any] | None = call(value, *ctx)
+        return () if outputs is None else outputs
+
+    return process
 
 
 def _initial(operator: Operator) -> Callable[[], Any] | None:

@@ -8,7 +8,7 @@ time; between slices it sends what the chain gave, and the worker looks for comm
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -26,7 +26,7 @@ from sage_flow.channels.frame import (
     Ticket,
     Watermark,
 )
-from sage_flow.errors import InternalError, InvalidKeyError, JobCancelled, PipelineError, ProtocolError
+from sage_flow.errors import InternalError, InvalidKeyError, PipelineError, ProtocolError
 from sage_flow.functions import END, IDLE, RuntimeContext, Sink, Source
 from sage_flow.keys import stable_hash
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
@@ -41,7 +41,7 @@ from sage_flow.runtime.gate import AllInputsEnded, InputGate
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
 from sage_flow.runtime.pace import Pace
-from sage_flow.runtime.port import Port
+from sage_flow.runtime.port import Crashed, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 
@@ -152,29 +152,34 @@ class ChainSubtask:
 
     def close(self) -> None:
         """Close what was opened, all of it; raises the first error."""
+        opened, self._opened = self._opened[::-1], []
+        self._call_all([(bound, bound.close) for bound in opened])
+
+    def commit(self) -> None:
+        """Publish what the sinks wrote."""
+        self._call_all([(bound, sink.commit) for bound, sink in self._sinks()])
+
+    def abort(self) -> None:
+        """Remove what the sinks wrote."""
+        self._call_all([(bound, sink.abort) for bound, sink in self._sinks()])
+
+    def _sinks(self) -> list[tuple[BoundOperator, Sink[Any]]]:
+        found = [(bound, function) for bound in self._operators for function in bound.functions]
+        return [(bound, function) for bound, function in found if isinstance(function, Sink)]
+
+    def _call_all(self, actions: list[tuple[BoundOperator, Callable[[], None]]]) -> None:
+        """Call each, whatever the others raise; raise the first error."""
         first: BaseException | None = None
-        while self._opened:
-            bound = self._opened.pop()
+        for bound, action in actions:
             try:
-                bound.close()
-            except (Exception, JobCancelled) as error:
+                action()
+            except Crashed:
+                raise
+            except BaseException as error:  # also SystemExit: the others are still to be closed
                 self._explain(error, bound.operator)
                 first = first or error
         if first is not None:
             raise first
-
-    def commit(self) -> None:
-        """Publish what the sinks wrote."""
-        for sink in self._sinks():
-            sink.commit()
-
-    def abort(self) -> None:
-        """Remove what the sinks wrote."""
-        for sink in self._sinks():
-            sink.abort()
-
-    def _sinks(self) -> Iterable[Sink[Any]]:
-        return (function for bound in self._operators for function in bound.functions if isinstance(function, Sink))
 
     def report(self, queued: int = 0) -> SubtaskReport:
         """How far this subtask is."""
@@ -315,9 +320,13 @@ class ChainSubtask:
         if culprit is None:
             self._explain(error, self._operators[-1].operator)
             return
+        operator = culprit.operator
         if culprit.index is not None:
             self._uncount(culprit.index)
-        explain_failure(error, culprit.operator, subtask=self._place(), job=self.plan.job, record=culprit.record)
+            if isinstance(error, InvalidKeyError):  # it shows where the key is first used; who made it is to blame
+                before = [bound.operator for bound in self._operators[: culprit.index]]
+                operator = next((o for o in reversed(before) if o.kind is Kind.KEY_BY), operator)
+        explain_failure(error, operator, subtask=self._place(), job=self.plan.job, record=culprit.record)
 
     def _uncount(self, index: int) -> None:
         """The record that raised was counted as given by its operator and by those behind it."""
@@ -388,26 +397,22 @@ class ChainSubtask:
     def _finish(self) -> None:
         """End of input: give out what was held back, then tell the outputs."""
         for index, bound in enumerate(self._operators):
-            held_back = self._at_end(bound)
-            if held_back is not None:
-                self._run_held_back(index, iter(held_back))
+            for batch in self._held_back(bound):
+                self._counters.emitted[index] += len(batch)
+                self._run(self._entry(index + 1, 0, keyed=False), batch)
+                self._flush()
         self._flush()
         self._broadcast(EndOfInput())
         self._ended = True
 
-    def _at_end(self, bound: BoundOperator) -> Iterable[Any] | None:
+    def _held_back(self, bound: BoundOperator) -> Iterator[list[Any]]:
         try:
-            return bound.at_end()
+            records = iter(bound.at_end())
+            while batch := list(islice(records, FRAME_RECORDS)):
+                yield batch
         except Exception as error:
             self._explain(error, bound.operator)
             raise
-
-    def _run_held_back(self, index: int, records: Any) -> None:
-        entry = self._entry(index + 1, 0, keyed=False)
-        while batch := list(islice(records, FRAME_RECORDS)):
-            self._counters.emitted[index] += len(batch)
-            self._run(entry, batch)
-            self._flush()
 
 
 def _unhashable_key(culprit: Culprit | None, error: Exception) -> InvalidKeyError | None:

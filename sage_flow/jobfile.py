@@ -1,0 +1,174 @@
+"""Job files: Python files with `build(env, options)`, loaded from a path.
+
+A job file is imported once, under the name of the file, with its own folder, the folder above and the current
+one in front of `sys.path`: so `operators/` beside `jobs/` is found, and a worker process finds the functions
+and classes of the job under the same names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from sage_flow.errors import PipelineError
+from sage_flow.plan.location import short_path
+
+if TYPE_CHECKING:
+    from sage_flow.environment import JobResult, LocalEnvironment
+
+__all__ = ["JobFile", "load_job"]
+
+_BUILD = "def build(env, options: Options)"
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A loaded job file.
+
+    `build` and `report` are called with what their signatures ask for; `options_type` is the frozen dataclass that
+    annotates the options of `build`, None where it takes none.
+    """
+
+    file: str
+    build: Callable[..., Any]
+    report: Callable[..., Any] | None = None
+    options_type: type[Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The job's name: that of the file."""
+        return os.path.splitext(os.path.basename(self.file))[0]
+
+    def options(self, given: Sequence[str] = ()) -> Any:
+        """Make the options of texts like "top=3"; None where the job has no options. Raises PipelineError."""
+        if self.options_type is None:
+            if given:
+                raise PipelineError(f"{short_path(self.file)} has no options: its build() takes only an environment")
+            return None
+        from sage_flow.joboptions import parse_options
+
+        return parse_options(self.options_type, given, owner=short_path(self.file))
+
+    def build_pipeline(self, env: LocalEnvironment, options: Any) -> None:
+        """Call `build`."""
+        self.build(*((env,) if self.options_type is None else (env, options)))
+
+    def tell(self, result: JobResult, options: Any) -> bool:
+        """Call `report`, if the file has one; return whether it has."""
+        if self.report is None:
+            return False
+        self.report(*(result, options)[: _count_of_parameters(self.report)])
+        return True
+
+
+def load_job(path: str | os.PathLike[str]) -> JobFile:
+    """Load a job file and check its `build` and `report`; a file that is loaded already is not run again.
+
+    Raises PipelineError if it is no job file, and whatever the code of the file raises.
+    """
+    file = os.path.abspath(path)
+    shown = short_path(file)
+    _check_file(file, shown)
+    module = _import(file, shown)
+    build, report = getattr(module, "build", None), getattr(module, "report", None)
+    if not callable(build):
+        raise PipelineError(f"{shown} has no function build: a job file has {_BUILD}, which writes the pipeline")
+    if report is not None and _count_of_parameters(report) not in (1, 2):
+        raise PipelineError(f"report in {shown} must take (result) or (result, options)")
+    return JobFile(file, build, report, _options_type(build, shown))
+
+
+def _check_file(file: str, shown: str) -> None:
+    if os.path.isdir(file):
+        raise PipelineError(f"{shown} is a directory: name a job file in it, such as {os.path.join(shown, 'NAME.py')}")
+    if not os.path.exists(file):
+        raise PipelineError(f"{shown}: no such file; a relative path starts at {os.getcwd()}")
+    stem, ending = os.path.splitext(os.path.basename(file))
+    if ending != ".py" or "." in stem:
+        raise PipelineError(f"{shown} is not a Python file: a job file is named like a module, NAME.py")
+
+
+def _import(file: str, shown: str) -> ModuleType:
+    name = os.path.splitext(os.path.basename(file))[0]
+    loaded = sys.modules.get(name)
+    if loaded is not None and _is_file(getattr(loaded, "__file__", None), file):
+        return loaded
+    if loaded is not None or name in sys.stdlib_module_names:
+        raise PipelineError(f"{shown} has the name of another module, {name!r}: rename the file")
+    code = _compiled(file, shown)
+    importlib.invalidate_caches()
+    _refuse_other(name, file, shown)  # one that the job's own folder would hide
+    _extend_search_path(file)
+    spec = _refuse_other(name, file, shown)  # one that hides the job
+    if spec is None:
+        raise PipelineError(f"{shown} cannot be imported as {name!r}: rename the file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        exec(code, module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _compiled(file: str, shown: str) -> Any:
+    try:
+        with open(file, "rb") as content:
+            return compile(content.read(), file, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        where = shown if error.lineno is None else f"{shown}:{error.lineno}"
+        text = f": {error.text.strip()}" if error.text else ""
+        raise PipelineError(f"{where} is not valid Python: {error.msg}{text}") from None
+    except ValueError as error:  # null bytes, before Python 3.12
+        raise PipelineError(f"{shown} is not valid Python: {error}") from None
+    except OSError as error:
+        raise PipelineError(f"{shown} cannot be read: {error.strerror}") from None
+
+
+def _extend_search_path(file: str) -> None:
+    folder = os.path.dirname(file)
+    first = list(dict.fromkeys([folder, os.path.dirname(folder), os.getcwd()]))
+    sys.path[:] = first + [entry for entry in sys.path if entry not in first]
+
+
+def _refuse_other(name: str, file: str, shown: str) -> Any:
+    """Return how `name` would be imported now. Raises PipelineError if that is another file."""
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.origin is not None and not _is_file(spec.origin, file):
+        raise PipelineError(f"{shown} has the name of another module, {name!r} ({spec.origin}): rename the file")
+    return spec
+
+
+def _is_file(one: str | None, other: str) -> bool:
+    return one is not None and os.path.realpath(one) == os.path.realpath(other)
+
+
+def _options_type(build: Callable[..., Any], shown: str) -> type[Any] | None:
+    parameters = list(inspect.signature(build).parameters.values())
+    if len(parameters) == 1:
+        return None
+    if len(parameters) != 2:
+        raise PipelineError(f"build in {shown} must take (env) or (env, options): {_BUILD}")
+    annotation = parameters[1].annotation
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, getattr(build, "__globals__", {}))
+        except Exception as error:
+            raise PipelineError(f"the annotation {annotation!r} of build in {shown} has no meaning: {error}") from None
+    if not isinstance(annotation, type) or not dataclasses.is_dataclass(annotation):
+        raise PipelineError(f"the options of build in {shown} must be annotated with a frozen dataclass: {_BUILD}")
+    if not annotation.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise PipelineError(f"{annotation.__name__} in {shown} must be frozen: @dataclass(frozen=True)")
+    return annotation
+
+
+def _count_of_parameters(function: Callable[..., Any]) -> int:
+    return len(inspect.signature(function).parameters)
