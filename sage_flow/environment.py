@@ -81,12 +81,22 @@ class LocalEnvironment:
         return self._from(IterableSource(items), "iterable", name)
 
     def read_text(
-        self, paths: Any, *, encoding: str = "utf-8", name: str | None = None, parallelism: int | None = None
+        self,
+        paths: Any,
+        *,
+        encoding: str = "utf-8",
+        member: str | None = None,
+        name: str | None = None,
+        parallelism: int | None = None,
     ) -> DataStream[str]:
-        """The lines of text files, without their ends. `paths`: one or several paths or globs; .gz is unpacked."""
+        """The lines of text files, without their ends.
+
+        `paths`: one or several paths or globs. Gzip files are unpacked, and so are zip files; one that holds
+        several files needs `member`.
+        """
         from sage_flow.connectors import TextSource
 
-        return self._from(TextSource(paths, encoding=encoding), "text", name, parallelism)
+        return self._from(TextSource(paths, encoding=encoding, member=member), "text", name, parallelism)
 
     def read_csv(
         self,
@@ -96,26 +106,34 @@ class LocalEnvironment:
         fieldnames: list[str] | None = None,
         types: Mapping[str, Callable[[str], Any]] | None = None,
         encoding: str = "utf-8",
+        member: str | None = None,
         name: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream[dict[str, Any]]:
         """The rows of CSV files as dicts of str, or as `types` (by column) convert them.
 
-        `paths`: one or several paths or globs; .gz, and a .zip that holds one file, are unpacked. The first
-        row names the columns unless `fieldnames` does.
+        `paths` and `member` as in `read_text`. The first row names the columns unless `fieldnames` does.
         """
         from sage_flow.connectors import CsvSource
 
-        source = CsvSource(paths, delimiter=delimiter, fieldnames=fieldnames, types=types, encoding=encoding)
+        source = CsvSource(
+            paths, delimiter=delimiter, fieldnames=fieldnames, types=types, encoding=encoding, member=member
+        )
         return self._from(source, "csv", name, parallelism)
 
     def read_jsonl(
-        self, paths: Any, *, encoding: str = "utf-8", name: str | None = None, parallelism: int | None = None
+        self,
+        paths: Any,
+        *,
+        encoding: str = "utf-8",
+        member: str | None = None,
+        name: str | None = None,
+        parallelism: int | None = None,
     ) -> DataStream[Any]:
-        """The values of files that have JSON on each line. `paths`: one or several paths or globs."""
+        """The values of files that have JSON on each line. `paths` and `member` as in `read_text`."""
         from sage_flow.connectors import JsonlSource
 
-        return self._from(JsonlSource(paths, encoding=encoding), "jsonl", name, parallelism)
+        return self._from(JsonlSource(paths, encoding=encoding, member=member), "jsonl", name, parallelism)
 
     def from_source(
         self, source: Source[T] | type[Source[T]], *, name: str | None = None, parallelism: int | None = None
@@ -159,6 +177,7 @@ class LocalEnvironment:
         """
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of a service must be a non-empty str, not {name!r}")
+        self._graph.check_outside(name)
         if name in self._graph.services:
             where = self._graph.services[name].location
             raise PipelineError(f"service {name!r} is registered already ({where}): give this one another name")
@@ -192,6 +211,12 @@ class LocalEnvironment:
                 raise PipelineError(
                     f"the pipeline of service {name!r} must return the stream of its replies, not {output!r}"
                 )
+            for tap in output._taps:
+                if tap.node.service != name:
+                    raise PipelineError(
+                        f"the pipeline of service {name!r} returns a stream of the main pipeline or of another service"
+                        f" ({tap.node.name!r}, {tap.node.operator.location}), not one that descends from its requests"
+                    )
         self._graph.services[name] = ServiceDefinition(
             name, head.location, parallelism, max_pending, timeout, output=output._taps
         )

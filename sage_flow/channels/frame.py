@@ -12,7 +12,7 @@ dataclass.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -48,7 +48,7 @@ class Idle:
     """This channel does not hold back the watermark until its next record or watermark."""
 
 
-ControlElement = Union[Watermark, Barrier, EndOfInput, Idle]
+ControlElement = Watermark | Barrier | EndOfInput | Idle
 
 
 class Ticket(NamedTuple):
@@ -90,7 +90,11 @@ class Credit(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One call of a service, from the subtask `reply_to`; `remaining_s` seconds are left for it."""
+    """One call of a service, from the subtask `reply_to`.
+
+    `remaining_s` seconds were left for it when it was sent; the port that receives it notes the `deadline`
+    on its own clock.
+    """
 
     reply_to: int
     call_id: int
@@ -98,6 +102,7 @@ class Request(NamedTuple):
     method: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    deadline: float = 0.0
 
 
 class EndOfRequests(NamedTuple):
@@ -165,8 +170,19 @@ class Ended(NamedTuple):
     failure: Any = None
 
 
-Frame = Union[Data, Control]
-Message = Union[
-    Data, Control, Credit, Request, EndOfRequests, Reply, EndService, Commit, Cancel,
-    Progress, Finished, Failed, Ended,
-]  # fmt: skip
+Frame = Data | Control
+Message = (
+    Data
+    | Control
+    | Credit
+    | Request
+    | EndOfRequests
+    | Reply
+    | EndService
+    | Commit
+    | Cancel
+    | Progress
+    | Finished
+    | Failed
+    | Ended
+)

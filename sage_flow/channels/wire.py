@@ -1,6 +1,6 @@
 """How messages are told apart in a stream of bytes: a fixed header, then the payload.
 
-    magic "SGF" | wire version u8 | kind u8 | 3 unused | payload length u64, little-endian
+    magic "SGF" | wire version u8 | kind u32 | payload length u64, little-endian
 
 The header and the handshake's messages (see `handshake`) never change their form, so that processes
 of different versions can still tell each other so.
@@ -24,7 +24,7 @@ Buffer = bytes | memoryview
 
 WIRE_VERSION: Final = 1
 MAGIC: Final = b"SGF"
-HEADER: Final = struct.Struct("<3sBBxxxQ")
+HEADER: Final = struct.Struct("<3sBIQ")
 
 MESSAGE: Final = 0
 """A payload for the codec; the only kind after the handshake."""

@@ -90,6 +90,8 @@ class WorkerPort:
                     self._take_reply(message)
                 case Cancel(reason):
                     self._cancelled = reason
+                case Request():
+                    self._inbox.append(message._replace(deadline=self.now() + message.remaining_s))
                 case _:
                     self._inbox.append(message)
             self._condition.notify_all()
@@ -206,6 +208,7 @@ class WorkerPort:
         finally:
             with self._condition:
                 call = self._calls.close(call_id)
+                self._condition.notify_all()  # its place is free
         if answered and call.outcome is not None:
             return call.outcome
         return Outcome(error=ServiceTimeout(f"{call.label} gave no reply within {timeout_s:g} s"))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sage_flow.channels.frame import DRIVER, Commit, Ended, Failed, Finished, Message, Progress
-from sage_flow.errors import JobCancelled, ProtocolError
+from sage_flow.channels.frame import DRIVER, Commit, Ended, Failed, Finished, Message, Progress, Reply, Request
+from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
 from sage_flow.executors.feeder import Feeder
 from sage_flow.executors.port import WorkerPort
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import Plan, Subtask
-from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForSource
@@ -99,9 +99,24 @@ class Worker:
         return feeder
 
     def _await_commit(self) -> None:
-        for message in self.port.take():
-            if not isinstance(message, Commit):
-                raise ProtocolError(f"a subtask that has finished got a {type(message).__name__}")
+        while True:
+            for message in self.port.take():
+                match message:
+                    case Commit():
+                        return
+                    case Request(reply_to, call_id):
+                        self._shell.send(self._address, reply_to, Reply(call_id, 0, (), self._too_late()))
+                    case _:
+                        raise ProtocolError(f"a subtask that has finished got a {type(message).__name__}")
+
+    def _too_late(self) -> PackedError:
+        name = self._subtask.chain.service
+        return pack_error(
+            ServiceUnavailable(
+                f"service {name!r} has ended: a service that is first called while another one closes must be"
+                " registered before that one"
+            )
+        )
 
     def _clean_up(self) -> BaseException | None:
         """Close and abort after an error or a cancel; return the first error of doing so."""

@@ -79,16 +79,25 @@ class Graph:
 
     @contextmanager
     def body_of(self, service: str) -> Iterator[None]:
-        """What is written inside belongs to the pipeline of this service."""
+        """What is written inside belongs to the pipeline of this service; if that fails nothing is left of it."""
+        nodes, taken, counters = len(self.nodes), dict(self._taken), dict(self._counters)
+        self._service = service
+        try:
+            yield
+        except BaseException:
+            del self.nodes[nodes:]
+            self._taken, self._counters = taken, counters
+            self.services.pop(service, None)
+            raise
+        finally:
+            self._service = None
+
+    def check_outside(self, service: str) -> None:
+        """Raises PipelineError if a service's pipeline is being written."""
         if self._service is not None:
             raise PipelineError(
                 f"service {service!r} is registered inside the pipeline of {self._service!r}: register it outside"
             )
-        self._service = service
-        try:
-            yield
-        finally:
-            self._service = None
 
 
 def checked_count(value: Any, what: str, owner: str) -> int:

@@ -61,10 +61,11 @@ class Answering:
 
         A request of the wrong form is answered here, with an error.
         """
-        if request.remaining_s <= 0:
+        remaining_s = request.deadline - self._port.now()
+        if remaining_s <= 0:
             return None
         if len(request.args) == 1 and not request.kwargs:
-            return Ticket(request.reply_to, request.call_id, Fraction(1), request.remaining_s)
+            return Ticket(request.reply_to, request.call_id, Fraction(1), remaining_s)
         error = ServiceError(
             f"a PipelineService takes one positional argument, the record, not {len(request.args)} and"
             f" keywords {sorted(request.kwargs)}"

@@ -66,7 +66,7 @@ class Coordinator:
         self._service_of = {subtask.address: subtask.chain.service for subtask in plan.subtasks}
         self._calls: dict[str, dict[str, None]] = {}  # service -> services it calls
         self._callers: dict[int, list[int]] = {}  # address of a service's subtask -> its callers'
-        self._told_to_end: set[str] = set()
+        self._told_to_end: set[str | None] = set()
         self._failure: Any = None
         self._cancelled: str | None = None
         self._committing = False
@@ -148,15 +148,19 @@ class Coordinator:
             yield from self._end_services()
 
     def _end_services(self) -> Iterator[Decision]:
-        """End the services that nobody who still runs can call."""
-        running = dict.fromkeys(subtask.chain.service for subtask in self._running.values())
+        """End one service that no running one calls, and the next when it has finished.
+
+        Which other services a closing service will call for the first time nobody knows; so those that were
+        registered last end first: what a service needs is usually there before it.
+        """
+        running = {subtask.chain.service for subtask in self._running.values()}
+        if running & self._told_to_end:
+            return
         called = {callee for caller in running if caller is not None for callee in self._calls.get(caller, ())}
-        for service in running:
-            if service is None or service in called or service in self._told_to_end:
-                continue
-            self._told_to_end.add(service)
-            for address in self._plan.addresses(self._plan.services[service].chain):
-                yield Tell(address, EndService(tuple(self._callers.get(address, ()))))
+        service = next(name for name in reversed(self._plan.services) if name in running and name not in called)
+        self._told_to_end.add(service)
+        for address in self._plan.addresses(self._plan.services[service].chain):
+            yield Tell(address, EndService(tuple(self._callers.get(address, ()))))
 
     def _cancel_all(self, reason: str) -> Iterator[Decision]:
         for address in self._alive:

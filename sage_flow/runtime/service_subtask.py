@@ -88,9 +88,9 @@ class ServiceSubtask:
 
     def answer(self, request: Request) -> None:
         """Call the method and reply. An error is the caller's; work whose time has passed is not started."""
-        if request.remaining_s <= 0:
+        if request.deadline <= self._port.now():
             return
-        with activation_deadline(self._port.now() + request.remaining_s):
+        with activation_deadline(request.deadline):
             reply = self._outcome(request)
         try:
             self._port.reply(request.reply_to, reply)
