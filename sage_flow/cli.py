@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
@@ -120,10 +123,10 @@ def _run(arguments: argparse.Namespace) -> int:
     progress = False if arguments.quiet and arguments.progress is None else arguments.progress
     try:
         job, options, env = _prepare(arguments)
-        handle = env.submit()
+        with _interrupts_held() as release:
+            result, code = _finish(env.submit(), progress, release)
     except Exception as error:
         return _fail(error, in_use=True)
-    result, code = _finish(handle, progress)
     if result is None or arguments.quiet:
         return code
     try:
@@ -177,35 +180,56 @@ def _prepare(arguments: argparse.Namespace) -> tuple[JobFile, Any, LocalEnvironm
     return job, options, env
 
 
-def _finish(handle: JobHandle, progress: bool | None) -> tuple[JobResult | None, int]:
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """Ctrl-C has to wait until the function that this gives is called: a half started job cannot be cancelled."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: None
+        return
+    came: list[int] = []
+
+    def release() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield release
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _finish(
+    handle: JobHandle, progress: bool | None, release_interrupts: Callable[[], None]
+) -> tuple[JobResult | None, int]:
     """Wait for the end of the job; return its result if it has finished, and the exit code."""
     from sage_flow.metrics import watching
 
-    with handle, watching(handle, progress):
+    with handle:
         try:
-            return handle.result(), 0
+            release_interrupts()
+            with watching(handle, progress):
+                return handle.result(), 0
         except KeyboardInterrupt:
             _tell("sage-flow: interrupted, cancelling the job")
             handle.cancel("interrupted")
-            error = _end_of_cancelled(handle)
-            code = _INTERRUPTED
+            _tell_end_of_cancelled(handle)
+            return None, _INTERRUPTED
         except BaseException as failure:  # also SystemExit of user code, which ends the job and not this program
-            error, code = failure, _FAILED
-    if error is not None:
-        code = max(code, _fail(error))
-    return None, code
+            return None, _fail(failure)
 
 
-def _end_of_cancelled(handle: JobHandle) -> BaseException | None:
-    """Tell how the job has ended; return an error of its closing."""
+def _tell_end_of_cancelled(handle: JobHandle) -> None:
     try:
         result = handle.result()
-    except Exception as error:
-        return error
+    except Exception as error:  # of closing, or of the job just before
+        _fail(error)
+        return
     _tell(f"sage-flow: job {handle.name!r} is {result.status}")
     if result.stuck:
         _tell("code that did not come back:", *(f"  {where}" for where in result.stuck))
-    return None
 
 
 # -- output ---------------------------------------------------------------------------------------------------

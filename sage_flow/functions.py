@@ -174,7 +174,7 @@ class Source(Generic[T]):
         """Called once in every subtask, before the first `next_batch()`."""
 
     def next_batch(self) -> list[T] | SourceSignal:
-        """Return some records (about 1024 at the most), `IDLE` or `END`."""
+        """Return some records (a few thousand at the most), `IDLE` or `END`."""
         raise NotImplementedError(f"{type(self).__name__} must implement next_batch()")
 
     def snapshot(self) -> Any:

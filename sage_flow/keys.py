@@ -68,7 +68,7 @@ class StableHash:
         return self._rarer(key)
 
     def _number(self, key: Any) -> int:
-        if key != key:
+        if not _equals_itself(key):
             raise InvalidKeyError("NaN cannot be a key: it equals nothing, not even itself; map it to None first")
         return _digest(_pack(hash(key)))
 
@@ -81,22 +81,22 @@ class StableHash:
             return _combine("None", [])
         if isinstance(key, numbers.Number) and not isinstance(key, complex):
             return self._number(key)
+        if isinstance(key, enum.Flag):  # a combination has a name only since Python 3.11
+            return _combine(f"flag {kind.__qualname__}", [self(key.value)])
         if isinstance(key, enum.Enum):
-            return _combine(f"enum {kind.__qualname__}.{key.name or key.value!r}", [])
+            return _combine(f"enum {kind.__qualname__}.{key.name}", [])
         if isinstance(key, frozenset):
             return _combine("frozenset", sorted(self(item) for item in key))
         if isinstance(key, uuid.UUID):
             return _digest(key.bytes, seed=2)
         if isinstance(key, datetime.datetime):
-            if key.utcoffset() is not None:
-                key = key.astimezone(datetime.timezone.utc)
-            return _combine("datetime", [key.toordinal(), self._number(_microseconds(key))])
+            return _combine("datetime", [self._number(_microseconds(key))])
         if isinstance(key, datetime.date):
             return _combine("date", [key.toordinal()])
         if isinstance(key, datetime.timedelta):
             return _combine("timedelta", [self._number(part) for part in (key.days, key.seconds, key.microseconds)])
-        if dataclasses.is_dataclass(key) and _compares_by_frozen_fields(kind):
-            fields = [getattr(key, field.name) for field in dataclasses.fields(key) if field.compare]
+        if dataclasses.is_dataclass(kind) and _compares_by_frozen_fields(kind):
+            fields = [getattr(key, field.name) for field in dataclasses.fields(kind) if field.compare]
             return _combine(kind.__qualname__, [self(value) for value in fields])
         raise InvalidKeyError(_refusal(key))
 
@@ -105,13 +105,24 @@ def _combine(tag: str, parts: list[int]) -> int:
     return _digest(tag.encode() + b"\0" + b"".join(part.to_bytes(8, "little") for part in parts), seed=3)
 
 
-def _microseconds(time: datetime.datetime) -> int:
-    return ((time.hour * 60 + time.minute) * 60 + time.second) * 1_000_000 + time.microsecond
+def _equals_itself(key: Any) -> bool:
+    try:
+        return bool(key == key)
+    except ArithmeticError:  # a signalling NaN
+        return False
+
+
+def _microseconds(moment: datetime.datetime) -> int:
+    """Since the year 1, in UTC where the moment is aware. As in comparisons, `fold` does not count."""
+    seconds = (moment.toordinal() * 24 + moment.hour) * 3600 + moment.minute * 60 + moment.second
+    offset = moment.replace(fold=0).utcoffset() or datetime.timedelta()
+    return seconds * 1_000_000 + moment.microsecond - offset // datetime.timedelta(microseconds=1)
 
 
 def _compares_by_frozen_fields(kind: Any) -> bool:
     params = kind.__dataclass_params__
-    return bool(params.frozen and params.eq)
+    generated = getattr(kind.__eq__, "__code__", None)  # not one of the user's own, which may compare otherwise
+    return bool(params.frozen and params.eq and generated and generated.co_filename == "<string>")
 
 
 def _refusal(key: Any) -> str:

@@ -28,6 +28,16 @@ NO_KEY = NoKey()
 MISSING: Any = object()
 
 
+_ALWAYS_KEYS = frozenset({int, str, bytes, bool})
+"""Types whose every value has a stable hash: to compute it only to see that it exists would cost most of a new key."""
+
+
+def check_key(key: Any) -> None:
+    """Raises InvalidKeyError if `key` cannot place a record."""
+    if type(key) not in _ALWAYS_KEYS:
+        stable_hash(key)
+
+
 class HasKey(Protocol):
     """Whoever knows the key of the record that is being processed."""
 
@@ -46,7 +56,7 @@ class KeyTable(dict[Any, Any]):
 
     def __missing__(self, key: Hashable) -> Any:
         """Return the default without keeping it."""
-        stable_hash(key)
+        check_key(key)
         return MISSING if self._default is None else self._default()
 
 
@@ -82,8 +92,16 @@ class _Handle:
     def _put(self, value: Any) -> None:
         key = self._key
         if key not in self._table:
-            stable_hash(key)
+            check_key(key)
         self._table[key] = value
+
+    def _find(self) -> Any:
+        """The entry of this key, None if there is none."""
+        key = self._key
+        entry = self._table.get(key)
+        if entry is None:
+            check_key(key)
+        return entry
 
 
 class ValueState(_Handle, Generic[V]):
@@ -111,7 +129,7 @@ class ListState(_Handle, Generic[V]):
 
     def extend(self, values: Iterable[V]) -> None:
         """Add values at the end."""
-        entries = self._table.get(self._key)
+        entries = self._find()
         if entries is None:
             self._put(list(values))
         else:
@@ -119,7 +137,7 @@ class ListState(_Handle, Generic[V]):
 
     def get(self) -> list[V]:
         """Return a copy of the list of this key, empty if there is none."""
-        return list(self._table.get(self._key, ()))
+        return list(self._find() or ())
 
     def set(self, values: Iterable[V]) -> None:
         """Replace the list of this key."""
@@ -129,7 +147,7 @@ class ListState(_Handle, Generic[V]):
         return iter(self.get())
 
     def __len__(self) -> int:
-        return len(self._table.get(self._key, ()))
+        return len(self._find() or ())
 
 
 class MapState(_Handle, MutableMapping[K, V]):
@@ -138,13 +156,13 @@ class MapState(_Handle, MutableMapping[K, V]):
     __slots__ = ()
 
     def _entries(self) -> dict[K, V]:
-        return cast("dict[K, V]", self._table.get(self._key) or {})
+        return cast("dict[K, V]", self._find() or {})
 
     def __getitem__(self, name: K) -> V:
         return self._entries()[name]
 
     def __setitem__(self, name: K, value: V) -> None:
-        entries = self._table.get(self._key)
+        entries = self._find()
         if entries is None:
             self._put({name: value})
         else:
@@ -185,7 +203,7 @@ class ReducingState(_Handle, Generic[V]):
 
     def get(self) -> V | None:
         """Return what was folded so far, None if nothing."""
-        return cast("V | None", self._table.get(self._key))
+        return cast("V | None", self._find())
 
 
 class KeyedState:

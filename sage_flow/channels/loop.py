@@ -29,6 +29,7 @@ class EventLoop:
         self._asleep = False
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
+        self._waker.setblocking(False)
         self.watch(self._wake, READ, lambda _: self._wake.recv(4096))
 
     def watch(self, sock: socket.socket, events: int, callback: Callable[[int], object]) -> None:

@@ -13,7 +13,7 @@ __all__ = ["CollectionSource", "IterableSource"]
 
 T = TypeVar("T")
 
-_BATCH = 1024  # records
+_BATCH = 4096  # records
 
 
 class CollectionSource(Source[T]):

@@ -20,6 +20,10 @@ class Feeder(Source[Any]):
     """Stands before a blocking source: `next_batch()` takes what is there and never blocks.
 
     At most 1000 records (and one batch) are read ahead. The position is that of the batches handed over.
+
+    Batches pass through a deque without a lock, which one thread fills and the other empties, and each thread
+    writes its own count. The condition is for waiting only: whoever is about to wait says so first and
+    then looks again, so that the other one either sees the flag or has done what is waited for.
     """
 
     def __init__(self, source: Source[Any], wake: Callable[[], None]) -> None:
@@ -27,7 +31,9 @@ class Feeder(Source[Any]):
         self._wake = wake
         self._condition = threading.Condition()
         self._batches: deque[list[Any]] = deque()
-        self._ahead = 0
+        self._read = 0  # records, by the feeder
+        self._taken = 0  # records, by the subtask
+        self._feeder_waits = False
         self._subtask_waits = True
         self._end: Any = _NOT_YET
         self._stopped = False
@@ -46,12 +52,16 @@ class Feeder(Source[Any]):
             self._close(error)
 
     def next_batch(self) -> Any:
-        with self._condition:
-            if self._batches:
-                return self._take()
-            if self._end is _NOT_YET:
-                self._subtask_waits = True
+        ended = self._end is not _NOT_YET  # asked before the batches: nothing comes behind the end
+        if not self._batches and not ended:
+            self._subtask_waits = True
+            if not self._batches and self._end is _NOT_YET:
                 return IDLE
+            self._subtask_waits = False
+        if self._batches:
+            return self._take()
+        if not ended:
+            return IDLE if self._end is _NOT_YET else self.next_batch()
         if isinstance(self._end, BaseException):
             raise self._end
         return self._end
@@ -66,21 +76,28 @@ class Feeder(Source[Any]):
         taken: list[Any] = []
         while self._batches and (not taken or len(taken) + len(self._batches[0]) <= FRAME_RECORDS):
             taken.extend(self._batches.popleft())
-        self._ahead -= len(taken)
-        self._condition.notify_all()
+        self._taken += len(taken)
+        if self._feeder_waits:
+            with self._condition:
+                self._condition.notify_all()
         return taken
 
     def _hand_over(self, batch: list[Any]) -> None:
-        with self._condition:
-            while self._ahead >= _AHEAD and not self._stopped:
-                self._condition.wait()
-            self._batches.append(batch)
-            self._ahead += len(batch)
-            wake, self._subtask_waits = self._subtask_waits, False
-        if wake:
+        if self._read - self._taken >= _AHEAD:
+            self._wait_for_room()
+        self._batches.append(batch)
+        self._read += len(batch)
+        if self._subtask_waits:
+            self._subtask_waits = False
             self._wake()
 
-    def _close(self, end: Any) -> None:
+    def _wait_for_room(self) -> None:
         with self._condition:
-            self._end = end
+            self._feeder_waits = True
+            while self._read - self._taken >= _AHEAD and not self._stopped:
+                self._condition.wait()
+            self._feeder_waits = False
+
+    def _close(self, end: Any) -> None:
+        self._end = end
         self._wake()

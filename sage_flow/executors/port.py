@@ -126,6 +126,11 @@ class WorkerPort:
         return taken
 
     @property
+    def is_cancelled(self) -> bool:
+        """Whether the job is being cancelled."""
+        return self._cancelled is not None
+
+    @property
     def queued(self) -> int:
         """Records in the inbox."""
         with self._condition:
@@ -218,7 +223,8 @@ class WorkerPort:
         if self._service is None or service in self._opened:
             return None
         deadline = self.now() + _ASK_DRIVER_S
-        call_id = self._calls.open("", "the driver", deadline)
+        with self._condition:
+            call_id = self._calls.open("", "the driver", deadline)
         question = Request(self._address, call_id, _ASK_DRIVER_S, "open_call", (service,), {})
         outcome = self._send_and_wait(call_id, DRIVER, question, deadline, _ASK_DRIVER_S)
         if outcome.error is not None or outcome.remote_error is not None:
@@ -293,6 +299,9 @@ class WorkerPort:
             cost = 0
             try:
                 cost = self._shell.send(self._address, out.consumer, frame)
+            except Exception as error:
+                self._fault = error  # the channel has a gap now: nothing may follow, whoever catches this
+                raise
             finally:
                 with self._condition:
                     out.frames.popleft()

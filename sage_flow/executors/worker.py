@@ -47,9 +47,10 @@ class Worker:
             self._await_commit()
         except Crashed:
             return
-        except JobCancelled:
-            self._end(self._clean_up())
         except BaseException as error:  # also SystemExit of user code: the driver must know
+            if isinstance(error, JobCancelled) and self.port.is_cancelled:
+                self._end(self._clean_up())
+                return
             self._tell(Failed(self._address, self._unit_report(), pack_error(error)))
             self._end(self._clean_up())
         else:
@@ -164,10 +165,13 @@ class _ServiceLoop:
             self._shell.spawn(f"{self._service.subtask.name} #{number + 2}", self._run_other)
         try:
             self._answer_requests()
-        finally:
-            with self._condition:
-                while self._others:
-                    self._condition.wait()
+        except BaseException as error:
+            self._fault = error
+            self._port.poke()  # the others end when they look up; what fails the job does not wait for them
+            raise
+        with self._condition:
+            while self._others:
+                self._condition.wait()
         if self._fault is not None:
             raise self._fault
 

@@ -49,7 +49,7 @@ def _box(chain: Chain) -> str:
 
 
 def _quote(text: str) -> str:
-    return text.replace('"', "#quot;")
+    return " ".join(text.replace('"', "#quot;").split("\n"))
 
 
 def _target(plan: Plan, edge: Edge) -> str:

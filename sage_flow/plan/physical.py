@@ -11,6 +11,9 @@ __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
 
 PLAN_VERSION = 1
 
+MAX_PARALLELISM = 128
+"""Key groups, the units in which keyed state moves."""
+
 DRIVER_CHAIN = -1
 """Target of edges that lead to the driver (`collect`)."""
 REPLY = -2
@@ -103,7 +106,7 @@ class Plan:
     chains: tuple[Chain, ...]
     edges: tuple[Edge, ...]
     services: dict[str, ServicePlan] = field(default_factory=dict)
-    max_parallelism: int = 128
+    max_parallelism: int = MAX_PARALLELISM
     version: int = PLAN_VERSION
 
     @cached_property

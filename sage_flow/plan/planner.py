@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Kind, Node, Operator, Partitioning, ServiceDefinition, Tap
-from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Chain, Edge, Plan, ServicePlan
+from sage_flow.plan.physical import DRIVER_CHAIN, MAX_PARALLELISM, REPLY, Chain, Edge, Plan, ServicePlan
 from sage_flow.plan.validation import main_consumers, validate
 
 __all__ = ["build_plan"]
@@ -113,6 +113,11 @@ class _Planner:
             raise PipelineError(
                 f"{node.name!r} ({node.operator.location}) reads {tap.node.name!r} by forward(), which needs equal"
                 f" parallelism, not {sender} and {receiver}"
+            )
+        if tap.partitioning is Partitioning.HASH and receiver > MAX_PARALLELISM:
+            raise PipelineError(
+                f"{node.name!r} ({node.operator.location}) has parallelism {receiver}, but keys are in"
+                f" {MAX_PARALLELISM} groups: more subtasks than that would have no keys"
             )
         return tap.partitioning
 

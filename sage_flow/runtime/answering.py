@@ -94,7 +94,7 @@ class Answering:
 
     def flush_half(self) -> None:
         """Send what is buffered before the number of outputs is known: it takes half of what is left."""
-        if self._ticket is None:
+        if self._ticket is None or not any(output.records for output in self._outputs):
             return
         half = self._ticket._replace(share=self._ticket.share / 2)
         self._divide(half)

@@ -185,8 +185,8 @@ class _Writer:
         if bound.operator.on_error == "fail":
             self._write(f"if not {call}: d{index} += 1; continue", line=line)
             return
-        self._write_guarded(f"keep = {call}", index, bound, line)
-        self._write(f"if not keep: d{index} += 1; continue")
+        self._write_guarded(f"drop = not {call}", index, bound, line)
+        self._write(f"if drop: d{index} += 1; continue")
 
     def _call(self, index: int, bound: BoundOperator, side: int) -> str:
         if side >= len(bound.calls):
@@ -273,6 +273,10 @@ class _Writer:
 
         def full(*counts: int) -> None:
             tally(0, *counts)
-            self._flush()
+            try:
+                self._flush()
+            except BaseException:
+                tally(0, *(-count for count in counts))  # the loop, which is left now, counts them again
+                raise
 
         return {"tally": tally, "full": full}

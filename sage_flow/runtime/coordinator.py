@@ -15,8 +15,9 @@ from enum import Enum
 from typing import Any
 
 from sage_flow.channels.frame import Cancel, Commit, EndService, Message
-from sage_flow.errors import ServiceCycle
+from sage_flow.errors import InternalError, ServiceCycle
 from sage_flow.plan.physical import Plan
+from sage_flow.runtime.failure import pack_error
 
 __all__ = ["Coordinator", "JobEnded", "JobStatus", "Tell"]
 
@@ -114,7 +115,10 @@ class Coordinator:
             yield from self._cancel_all(reason)
 
     def on_ended(self, address: int, failure: Any) -> Iterator[Decision]:
-        """A subtask's last message. A failure here is one of commit or abort."""
+        """A subtask's last message. A failure here is one of closing, commit or abort."""
+        if address in self._running and self._failure is None and self._cancelled is None:
+            silent = InternalError(f"{self._name(address)} ended without having finished or failed")
+            yield from self.on_failed(address, failure or pack_error(silent))
         if failure is not None and self._failure is None:
             self._failure = failure
         self._running.pop(address, None)
@@ -168,13 +172,21 @@ class Coordinator:
 
     def _path(self, start: str, goal: str) -> list[str] | None:
         """A path of opened calls from `start` to `goal`."""
-        if start == goal:
-            return [goal]
-        for callee in self._calls.get(start, ()):
-            rest = self._path(callee, goal)
-            if rest is not None:
-                return [start, *rest]
-        return None
+        came_from: dict[str, str | None] = {start: None}
+        for service in (found := [start]):
+            if service == goal:
+                break
+            new = [callee for callee in self._calls.get(service, ()) if callee not in came_from]
+            came_from.update(dict.fromkeys(new, service))
+            found.extend(new)
+        else:
+            return None
+        path: list[str] = []
+        step: str | None = goal
+        while step is not None:
+            path.append(step)
+            step = came_from[step]
+        return path[::-1]
 
     def _name(self, address: int) -> str:
         return next(subtask.name for subtask in self._plan.subtasks if subtask.address == address)

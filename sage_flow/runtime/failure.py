@@ -157,9 +157,9 @@ def add_notes(error: BaseException, notes: Any) -> None:
 
 
 def shorten(value: Any) -> str:
-    """The repr of a record, at most a few items long; never raises."""
+    """The repr of a record, at most a few items long and on one line; never raises."""
     try:
-        return _shorten.repr(value)
+        return "\\n".join(_shorten.repr(value).splitlines())
     except Exception as error:
         return f"<a {type(value).__name__} whose repr raised {type(error).__name__}>"
 

@@ -26,6 +26,10 @@ class AllInputsEnded:
 GateDecision = Advance | BecomeIdle | Hold | AbandonAndHold | TakeSnapshot | AllInputsEnded
 
 
+_ENDED = -1
+"""In the place of the next sequence number."""
+
+
 class InputGate:
     def __init__(self, channels: Iterable[int]) -> None:
         self._next_seq = dict.fromkeys(channels, 0)
@@ -38,14 +42,17 @@ class InputGate:
         """The inputs that have not ended."""
         return tuple(self._open)
 
-    def check_sequence(self, channel: int, seq: int) -> None:
-        """A gap, a repeat or an unknown channel is an error, never data. Raises ProtocolError."""
+    def check_sequence(self, channel: int, seq: int, *, is_last: bool = False) -> None:
+        """A gap, a repeat, an unknown channel, or what follows the last frame is an error, never data.
+
+        Raises ProtocolError.
+        """
         expected = self._next_seq.get(channel)
+        if expected == _ENDED or (channel not in self._open and expected is not None):
+            raise ProtocolError(f"frame {seq} on channel {channel} after its end of input")
         if seq != expected:
             raise ProtocolError(f"frame {seq} on channel {channel}, where {expected} was due")
-        if channel not in self._open:
-            raise ProtocolError(f"frame {seq} on channel {channel} after its end of input")
-        self._next_seq[channel] = seq + 1
+        self._next_seq[channel] = _ENDED if is_last else seq + 1
 
     def on_record(self, channel: int) -> None:
         """Records came on this channel."""
@@ -53,6 +60,8 @@ class InputGate:
 
     def on_element(self, channel: int, element: ControlElement) -> Iterator[GateDecision]:
         """Yield what to do, in order. Raises ProtocolError."""
+        if channel not in self._open:
+            raise ProtocolError(f"{element} on channel {channel}, which is no input or has ended")
         match element:
             case Watermark(timestamp):
                 decision = self._watermarks.on_watermark(channel, timestamp)

@@ -7,10 +7,10 @@ There is nothing to configure and no linger.
 
 from __future__ import annotations
 
-from sage_flow.channels.frame import FRAME_RECORDS
-
 __all__ = ["Pace"]
 
+_MOST = 4096
+"""More records do not make a slice cheaper per record; frames are shorter still."""
 _QUICK_S = 0.002
 _SLOW_S = 0.010
 
@@ -28,4 +28,4 @@ class Pace:
         if seconds > _SLOW_S:
             self.size = max(1, int(records * _QUICK_S / seconds))
         elif seconds < _QUICK_S and records >= self.size:
-            self.size = min(FRAME_RECORDS, self.size * 2)
+            self.size = min(_MOST, self.size * 2)

@@ -190,10 +190,8 @@ class ChainSubtask:
     def on_message(self, message: Message) -> None:
         """Take a message; records wait for `advance`. Raises ProtocolError."""
         if isinstance(message, (Data, Control)):
-            self._gate.check_sequence(message.channel, message.seq)
-            if message.channel in self._held:
-                self._held[message.channel].append(message)
-                return
+            is_last = isinstance(message, Control) and isinstance(message.element, EndOfInput)
+            self._gate.check_sequence(message.channel, message.seq, is_last=is_last)
         self._ready.append(message)
 
     def advance(self) -> Step:
@@ -214,9 +212,7 @@ class ChainSubtask:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Data() if message.channel in self._held:
-                self._held[message.channel].append(message)
-            case Control() if message.channel in self._held:
+            case Data() | Control() if message.channel in self._held:
                 self._held[message.channel].append(message)
             case Data():
                 self._gate.on_record(message.channel)
@@ -386,8 +382,7 @@ class ChainSubtask:
         """A buffer is full in the middle of a record."""
         if self._answering.is_active:
             self._answering.flush_half()
-        else:
-            self._flush()
+        self._flush()  # inside an answer only what carries no share is left: rows for the driver
 
     def _queue_before_call(self) -> None:
         """What was emitted before a call must not wait for its reply; shares of a request do, its count is open."""

@@ -173,6 +173,23 @@ def test_a_sink_that_was_never_opened_can_be_closed_committed_and_aborted(tmp_pa
     assert names(tmp_path) == []
 
 
+def test_a_sink_that_could_not_be_opened_can_be_closed_and_aborted(tmp_path):
+    sink = TextSink(tmp_path / ("x" * 250))
+    with pytest.raises(OSError, match="name too long"):
+        sink.open(SimpleNamespace(subtask_index=0, parallelism=1))
+    sink.close()
+    sink.abort()
+    assert names(tmp_path) == []
+
+
+def test_abort_is_content_if_the_temporary_file_is_gone(tmp_path):
+    sink = opened(TextSink(tmp_path / "out.txt"))
+    sink.close()
+    next(tmp_path.iterdir()).unlink()
+    sink.abort()
+    assert names(tmp_path) == []
+
+
 def test_making_a_sink_makes_no_file(tmp_path):
     CsvSink(tmp_path / "out.csv", fieldnames=["a"])
     assert names(tmp_path) == []

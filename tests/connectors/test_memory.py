@@ -63,9 +63,9 @@ def test_an_unregistered_connector_is_an_import_error():
 # --- collections ----------------------------------------------------------------------------------
 
 
-def test_a_collection_gives_its_items_in_order_at_most_1024_at_a_time():
-    assert [len(batch) for batch in batches(opened(CollectionSource(list(range(2500)))))] == [1024, 1024, 452]
-    assert records(opened(CollectionSource(list(range(2500))))) == list(range(2500))
+def test_a_collection_gives_its_items_in_order_at_most_4096_at_a_time():
+    assert [len(batch) for batch in batches(opened(CollectionSource(list(range(10_000)))))] == [4096, 4096, 1808]
+    assert records(opened(CollectionSource(list(range(10_000))))) == list(range(2500))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_any_sequence_is_a_collection(items):
 def test_a_collection_is_not_copied():
     source = CollectionSource(range(10**15))
     source.open(CTX)
-    assert source.next_batch() == list(range(1024))
+    assert source.next_batch() == list(range(4096))
 
 
 def test_falsy_items_are_ordinary_records():
@@ -104,7 +104,7 @@ def test_a_collection_continues_after_the_batches_handed_over():
     first, position, rest = source.next_batch(), source.snapshot(), records(source)
     again = opened(CollectionSource(range(3000)))
     again.restore(position)
-    assert position == 1024
+    assert position == 4096
     assert records(again) == rest
     assert first + rest == list(range(3000))
 

@@ -1,0 +1,93 @@
+"""Peak memory of streams ten times as long: it should not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import Case, Figure
+from sage_flow import DataStream, LocalEnvironment
+
+__all__ = ["CASES"]
+
+
+def counter() -> tuple[Callable[[int], None], Callable[[], int]]:
+    """A sink that counts, and what reads its count."""
+    count = 0
+
+    def take(value: int) -> None:
+        nonlocal count
+        count += 1
+
+    return take, lambda: count
+
+
+def increment(n: int) -> int:
+    return n + 1
+
+
+def count_by_hand(size: int) -> int:
+    sink, count = counter()
+    for n in range(size):
+        sink(increment(n))
+    return count()
+
+
+def generator(size: int) -> Iterator[int]:
+    yield from range(size)
+
+
+def _count(env: LocalEnvironment, stream: DataStream[int]) -> int:
+    sink, count = counter()
+    stream.map(increment).for_each(sink)
+    env.execute(progress=False)
+    return count()
+
+
+def over_range(size: int) -> int:
+    env = LocalEnvironment("memory-range")
+    return _count(env, env.from_collection(range(size)))
+
+
+def over_generator(size: int) -> int:
+    env = LocalEnvironment("memory-generator")
+    return _count(env, env.from_iterable(generator(size)))
+
+
+def over_flat_map(size: int) -> int:
+    env = LocalEnvironment("memory-flat-map")
+    return _count(env, env.from_collection([size]).flat_map(range))
+
+
+def over_shuffle(size: int) -> int:
+    env = LocalEnvironment("memory-edge")
+    return _count(env, env.from_collection(range(size)).rebalance())
+
+
+def _size(size: int, folder: Path) -> Any:
+    return size
+
+
+def _memory(name: str, what: str, flow: Callable[[int], int]) -> Case:
+    """Once: peaks hardly differ from run to run."""
+    return Case(
+        f"memory-{name}",
+        what,
+        10_000_000,
+        2000,
+        _size,
+        count_by_hand,
+        flow,
+        figure=Figure.GROWTH,
+        bar=1.2,
+        rounds=1,
+    )
+
+
+CASES = (
+    _memory("range", "from_collection of a range, map, for_each", over_range),
+    _memory("generator", "from_iterable of a generator, map, for_each", over_generator),
+    _memory("flat-map", "flat_map of one record to all of them, map, for_each", over_flat_map),
+    _memory("edge", "from_collection of a range, an edge between two threads, map, for_each", over_shuffle),
+)

@@ -1,0 +1,142 @@
+"""The measured cases as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from benchmarks.case import Figure
+from benchmarks.measure import Measured, Spread
+
+__all__ = ["BEGIN", "END", "replaced", "tables"]
+
+BEGIN = "<!-- measured: begin -->"
+END = "<!-- measured: end -->"
+
+
+def tables(measured: Sequence[Measured]) -> str:
+    """A table for each figure that was measured, with a heading."""
+    parts = []
+    for figure, (heading, columns, row) in _TABLES.items():
+        rows = [row(one) for one in measured if one.case.figure is figure]
+        if rows:
+            lines = [columns, ["---"] * len(columns), *rows]
+            parts.append(f"### {heading}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(parts)
+
+
+def replaced(page: str, content: str) -> str:
+    """The page with `content` between its markers. Raises ValueError if they are missing."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
+
+
+# -- rows -----------------------------------------------------------------------------------------------------
+
+
+def _speed_row(one: Measured) -> list[str]:
+    hand, flow = ([r.cpu_s or 0.0 for r in side] for side in (one.hand, one.flow))
+    return [
+        *_name(one),
+        f"{one.size:,}",
+        _seconds(hand),
+        _seconds(flow),
+        _spread(one.ratio("cpu"), _percent),
+        _spread(one.ratio("wall"), _percent),
+        f"{_peak(one):.0f}",
+        _verdict(one, _percent, "≥"),
+    ]
+
+
+def _times_row(one: Measured) -> list[str]:
+    hand, flow = ([r.wall_s for r in side] for side in (one.hand, one.flow))
+    rates = [r.per_s for r in one.flow if r.per_s is not None]
+    return [
+        *_name(one),
+        _seconds(hand),
+        _seconds(flow),
+        _spread(one.ratio("cpu"), _times),
+        _spread(one.ratio("wall"), _times),
+        f"{statistics.median(rates):,.0f}" if rates else "",
+        _verdict(one, _times, "≤"),
+    ]
+
+
+def _growth_row(one: Measured) -> list[str]:
+    hand, tenth, flow = ([r.peak_mb for r in side] for side in (one.hand, one.tenth, one.flow))
+    return [
+        *_name(one),
+        f"{one.size // 10:,} → {one.size:,}",
+        *(f"{statistics.median(side):.1f}" for side in (hand, tenth, flow)),
+        _spread(one.growth(), _times),
+        _verdict(one, _times, "≤"),
+    ]
+
+
+Row = Callable[[Measured], list[str]]
+
+_TABLES: dict[Figure, tuple[str, list[str], Row]] = {
+    Figure.SPEED: (
+        "Speed: hand-written time / sage_flow time",
+        ["case", "what", "records", "by hand, CPU", "sage_flow, CPU", "by CPU", "by wall", "peak MB", "bar"],
+        _speed_row,
+    ),
+    Figure.TIMES: (
+        "Time: sage_flow time / hand-written time",
+        ["case", "what", "by hand, wall", "sage_flow, wall", "by CPU", "by wall", "calls/s", "bar"],
+        _times_row,
+    ),
+    Figure.GROWTH: (
+        "Memory: peak with all records / peak with a tenth of them",
+        ["case", "what", "records", "by hand, MB", "a tenth, MB", "all, MB", "growth", "bar"],
+        _growth_row,
+    ),
+}
+
+
+# -- cells ----------------------------------------------------------------------------------------------------
+
+
+def _name(one: Measured) -> list[str]:
+    return [f"`{one.case.name}`", one.case.what]
+
+
+def _seconds(values: Sequence[float]) -> str:
+    median = statistics.median(values)
+    if median >= 1:
+        return f"{median:.1f} s"
+    return f"{median * 1e3:.0f} ms" if median >= 1e-3 else f"{median * 1e6:.0f} µs"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio:.0%}".replace("%", " %")
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} x" if ratio >= 2 else f"{ratio:.2f} x"
+
+
+def _spread(spread: Spread | None, form: Callable[[float], str]) -> str:
+    if spread is None:
+        return ""
+    if spread.least == spread.greatest:
+        return f"**{form(spread.median)}**"
+    return f"**{form(spread.median)}** ({form(spread.least)} - {form(spread.greatest)})"
+
+
+def _peak(one: Measured) -> float:
+    return statistics.median(reading.peak_mb for reading in one.flow)
+
+
+def _verdict(one: Measured, form: Callable[[float], str], sign: str) -> str:
+    """The bar, and whether it is met, which a run that is too small cannot say."""
+    if one.case.bar is None:
+        return ""
+    clock = {"cpu": " by CPU", "wall": " by wall"}[one.case.clock] if one.case.figure is not Figure.GROWTH else ""
+    bar = f"{sign} {form(one.case.bar)}{clock}"
+    if one.size < one.case.size or len(one.flow) < one.case.rounds:
+        return bar
+    return f"{bar}: {'met' if one.meets_bar else '**missed**'}"

@@ -1,0 +1,1 @@
+"""Operators that jobs share: text, statistics, ranking."""

@@ -1,0 +1,481 @@
+"""Messages between processes: in order, complete, and a peer's end is told once."""
+
+import os
+import pathlib
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+
+import pytest
+
+from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.frame import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
+from sage_flow.errors import CodecError, InternalError, ProtocolError, SageFlowError
+
+ROOT = pathlib.Path(__file__).parents[2]
+KEY = b"k" * 32
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def directory():
+    path = tempfile.mkdtemp(prefix="sf-", dir="/tmp")  # pytest's own are too long for a Unix socket
+    yield path
+    shutil.rmtree(path)
+
+
+class End:
+    """An exchange that records what it gets."""
+
+    def __init__(self, me, directory, *, key=KEY, job="job", attempt=1, on_message=None, **options):
+        self.messages = queue.Queue()
+        self.losses = queue.Queue()
+        self.exchange = Exchange(
+            me,
+            directory,
+            key,
+            job=job,
+            attempt=attempt,
+            on_message=on_message or (lambda target, message: self.messages.put((target, message))),
+            on_peer_lost=lambda peer, reason: self.losses.put((peer, reason)),
+            **options,
+        )
+        self.send = self.exchange.send
+
+    def next(self):
+        return self.messages.get(timeout=PATIENCE_S)
+
+    def loss(self):
+        return self.losses.get(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def open_end(directory):
+    ends = []
+
+    def open_end(me, *, start=True, **options):
+        ends.append(End(me, directory, **options))
+        if start:
+            ends[-1].exchange.start()
+        return ends[-1]
+
+    yield open_end
+    for end in ends:
+        end.exchange.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("exchange-")]
+
+
+def test_messages_cross_and_cost_what_they_take(open_end):
+    one, two = open_end(1), open_end(2)
+    messages = [
+        Data(3, 0, [{"carrier": "US"}] * 100),
+        Control(3, 1, EndOfInput()),
+        Request(1, 7, 2.5, "process", (1,), {"n": 2}),
+        EndOfRequests(1),
+    ]
+    costs = [one.send(2, 40, message) for message in messages]
+    received = [two.next() for _ in messages]
+    assert received == [(40, messages[0]._replace(cost=costs[0])), *((40, message) for message in messages[1:])]
+    two.send(1, 0, Reply(7, 1, ("out",)))
+    assert one.next() == (0, Reply(7, 1, ("out",)))
+
+
+def test_an_exchange_reaches_itself(open_end):
+    one = open_end(1)
+    one.send(1, 5, Credit(1, 2))
+    assert one.next() == (5, Credit(1, 2))
+
+
+def test_a_peer_may_be_dialed_before_it_exists(open_end):
+    one = open_end(1)
+    for number in range(10):
+        one.send(2, number, Credit(number, 1))
+    assert one.exchange.statistics()["queued_bytes"] > 0
+    two = open_end(2)
+    assert [two.next()[0] for _ in range(10)] == list(range(10))
+
+
+def test_messages_may_be_sent_before_the_start(open_end):
+    one, two = open_end(1, start=False), open_end(2)
+    one.send(2, 0, Credit(1, 1))
+    one.exchange.start()
+    assert two.next() == (0, Credit(1, 1))
+
+
+def test_a_peer_that_never_comes_is_lost(open_end):
+    one = open_end(1, connect_timeout_s=0.05)
+    one.send(2, 0, Credit(1, 1))
+    peer, reason = one.loss()
+    assert peer == 2
+    assert "it did not listen for 0.05 s" in reason
+    assert one.send(2, 0, Credit(1, 1)) == 0
+    statistics = one.exchange.statistics()
+    assert statistics["dropped_messages"] == 1
+    assert statistics["dropped_bytes"] > 0
+    assert statistics["lost"] == {2: reason}
+
+
+def test_a_peer_that_does_not_answer_the_handshake_is_lost(open_end, directory):
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(f"{directory}/2.sock")
+        mute.listen()
+        one = open_end(1, connect_timeout_s=0.05)
+        one.send(2, 0, Credit(1, 1))
+        assert one.loss() == (2, "no handshake within 0.05 s")
+
+
+def test_each_of_many_sending_threads_keeps_its_order(open_end):
+    one, two = open_end(1), open_end(2)
+
+    def send(thread):
+        for number in range(500):
+            one.send(2, thread, Data(thread, number, [lambda number=number: number, "x" * (number % 3 * 40_000)]))
+
+    threads = [threading.Thread(target=send, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    seen = {thread: [] for thread in range(8)}
+    for _ in range(8 * 500):
+        target, message = two.next()
+        seen[target].append(message.seq)
+        assert message.records[0]() == message.seq
+    for thread in threads:
+        thread.join()
+    assert seen == {thread: list(range(500)) for thread in range(8)}
+
+
+def test_two_that_send_large_messages_to_each_other_do_not_block(open_end):
+    one, two = open_end(1), open_end(2)
+    size = 100 << 20
+    for end, peer in ((one, 2), (two, 1)):
+        end.send(peer, 0, Data(1, 0, [bytes(size)]))
+        end.send(peer, 0, Credit(1, 1))
+    for end in (one, two):
+        _, data = end.next()
+        assert len(data.records[0]) == size
+        assert end.next() == (0, Credit(1, 1))
+
+
+def test_an_array_is_received_without_a_copy(open_end):
+    numpy = pytest.importorskip("numpy")
+    one, two = open_end(1), open_end(2)
+    array = numpy.arange(500_000)
+    cost = one.send(2, 0, Data(1, 0, [array]))
+    received = two.next()[1].records[0]
+    assert (received == array).all()
+    assert not received.flags.owndata
+    assert received.flags.aligned
+    assert array.nbytes < cost < array.nbytes + 1000
+
+
+def test_arguments_of_a_call_may_change_after_it_was_sent(open_end):
+    numpy = pytest.importorskip("numpy")
+    one = open_end(1)
+    array = numpy.zeros(100_000)
+    one.send(2, 0, Request(1, 1, 1.0, "process", (array,), {}))  # still in the queue, nobody is there
+    array[:] = 1
+    two = open_end(2)
+    assert not two.next()[1].args[0].any()
+
+
+def test_what_cannot_be_pickled_is_told_to_the_sender_and_breaks_nothing(open_end):
+    one, two = open_end(1), open_end(2)
+    with pytest.raises(CodecError, match=r"Data: records\[1\]\['lock'\] is a _thread.lock"):
+        one.send(2, 0, Data(1, 0, ["fine", {"lock": threading.Lock()}]))
+    with pytest.raises(ProtocolError, match="a str is not a message"):
+        one.send(2, 0, "text")
+    one.send(2, 0, Credit(1, 1))
+    assert two.next() == (0, Credit(1, 1))
+
+
+class SendsWhilePickled:
+    def __init__(self, end):
+        self.end = end
+
+    def __reduce__(self):
+        self.end.send(2, 1, Credit(1, 1))
+        return str, ("outer",)
+
+
+def test_pickling_may_send_to_the_same_peer(open_end):
+    one, two = open_end(1), open_end(2)
+    one.send(2, 2, Data(1, 0, [SendsWhilePickled(one)]))
+    assert [two.next()[0], two.next()[0]] == [1, 2]
+
+
+def test_messages_sent_from_on_message_arrive(open_end):
+    one = open_end(1)
+    two = open_end(2, on_message=lambda target, message: two.send(1, target, message))
+    for number in range(100):
+        one.send(2, number, Credit(number, 1))
+    assert [one.next() for _ in range(100)] == [(number, Credit(number, 1)) for number in range(100)]
+
+
+# The end of a peer.
+
+
+def test_a_peer_that_closes_is_lost_once_and_after_its_last_message(open_end):
+    one, two = open_end(1), open_end(2)
+    two.send(1, 0, Credit(0, 1))
+    one.next()
+    one.send(2, 0, Credit(0, 1))  # connections in both directions
+    two.next()
+    for number in range(100):
+        two.send(1, number, Data(1, number, ["x" * 10_000]))
+    two.exchange.close()
+    assert one.loss() == (2, "it closed its connection")
+    assert [one.next()[0] for _ in range(100)] == list(range(100))
+    assert one.messages.empty()
+    assert one.send(2, 0, Credit(1, 1)) == 0
+    one.exchange.close()
+    assert one.losses.empty()
+    assert two.losses.empty()
+
+
+def test_what_a_peer_wrote_before_its_end_counts_also_if_the_end_shows_first(open_end):
+    busy, seen = threading.Event(), []
+
+    def on_message(target, message):
+        seen.append(target)
+        busy.wait()  # meanwhile the peer writes and closes, so that all of it is noticed at once
+
+    one, two = open_end(1, on_message=on_message), open_end(2, flush_s=PATIENCE_S)
+    one.send(2, 0, Credit(1, 1))  # connections in both directions
+    two.next()
+    for number in range(15):
+        two.send(1, number, Data(1, number, ["x" * 10_000]))  # more than one read, less than a buffer
+    two.exchange.close()
+    busy.set()
+    assert one.loss() == (2, "it closed its connection")
+    assert seen == list(range(15))
+
+
+def test_closing_writes_what_is_queued(open_end, directory):
+    one, two = open_end(1, flush_s=PATIENCE_S), open_end(2)
+    one.send(2, 0, Data(1, 0, ["x" * (50 << 20)]))
+    one.send(2, 1, Credit(1, 1))
+    assert os.path.exists(f"{directory}/1.sock")
+    one.exchange.close()
+    assert not os.path.exists(f"{directory}/1.sock")
+    assert [two.next()[0], two.next()[0]] == [0, 1]
+    assert one.exchange.statistics()["dropped_bytes"] == 0
+
+
+def test_closing_gives_up_after_a_while_and_counts_the_rest(open_end):
+    one = open_end(1, flush_s=0.05)
+    cost = one.send(2, 0, Credit(1, 1))
+    one.exchange.close()
+    assert one.exchange.statistics()["dropped_bytes"] > cost
+    assert one.send(2, 0, Credit(1, 1)) == 0
+    assert one.send(3, 0, Credit(1, 1)) == 0
+    assert one.exchange.statistics()["dropped_messages"] == 2
+    assert one.losses.empty()
+
+
+def test_closing_twice_or_before_the_start_is_fine(open_end):
+    one, two = open_end(1), open_end(2, start=False)
+    for end in (one, one, two, two):
+        end.exchange.close()
+
+
+def test_an_exchange_cannot_be_closed_from_its_own_thread(open_end):
+    def close(target, message):
+        with pytest.raises(InternalError, match="on_message"):
+            two.exchange.close()
+        two.messages.put((target, message))
+
+    one, two = open_end(1), open_end(2, on_message=close)
+    one.send(2, 0, Credit(1, 1))
+    assert two.next() == (0, Credit(1, 1))
+
+
+def test_a_failure_to_deliver_costs_the_sender_its_connection_and_nobody_else(open_end):
+    def fail(target, message):
+        if target == 13:
+            raise BlockingIOError("no inbox for 13")
+        two.messages.put((target, message))
+
+    one, two, three = open_end(1), open_end(2, on_message=fail), open_end(3)
+    for target in (12, 13, 14):
+        one.send(2, target, Credit(1, 1))
+    peer, reason = two.loss()
+    assert peer == 1
+    assert "its Credit for 13 could not be delivered" in reason
+    assert "no inbox for 13" in reason
+    assert 'raise BlockingIOError("no inbox for 13")' in reason
+    assert one.loss()[0] == 2
+    three.send(2, 15, Credit(1, 1))
+    assert [two.next()[0], two.next()[0]] == [12, 15]
+
+
+class FailsToLoad:
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+def test_a_message_that_cannot_be_decoded_costs_the_sender_its_connection(open_end):
+    one, two = open_end(1), open_end(2)
+    one.send(2, 0, Data(1, 0, [FailsToLoad()]))
+    peer, reason = two.loss()
+    assert peer == 1
+    assert "cannot be decoded (ValueError: invalid literal" in reason
+    assert one.loss()[0] == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_exchange_that_dies_loses_all_its_peers(open_end):
+    def die(target, message):
+        raise SystemError if target == 1 else KeyboardInterrupt("not an Exception")
+
+    one, two, three = open_end(1), open_end(2, on_message=die), open_end(3)
+    two.send(3, 0, Credit(1, 1))
+    three.next()
+    one.send(2, 0, Credit(1, 1))
+    reasons = dict([two.loss(), two.loss()])
+    assert reasons.keys() == {1, 3}
+    assert all("the exchange of process 2 failed: KeyboardInterrupt" in reason for reason in reasons.values())
+    assert one.loss()[0] == three.loss()[0] == 2
+
+
+# Strangers.
+
+
+def test_a_wrong_key_is_refused(open_end):
+    one, two = open_end(1, key=b"guess"), open_end(2)
+    one.send(2, 0, Credit(1, 1))
+    assert one.loss() == (2, "the acceptor does not know the key of this job")
+    assert two.messages.empty()
+    assert two.losses.empty()
+
+
+def test_an_older_attempt_is_refused_and_told_so(open_end):
+    one, two = open_end(1, attempt=1), open_end(2, attempt=2)
+    one.send(2, 0, Credit(1, 1))
+    assert "attempt 1 is an older one, this process belongs to attempt 2" in one.loss()[1]
+    statistics = two.exchange.statistics()
+    assert statistics["refused_connections"] == 1
+    assert any("attempt 1 is an older one" in event for event in statistics["story"])
+
+
+def test_noise_from_a_stranger_is_refused_and_disturbs_nobody(open_end, directory):
+    one, two = open_end(1), open_end(2)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(f"{directory}/2.sock")
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        stranger.settimeout(PATIENCE_S)
+        assert b"not a sage_flow process" in stranger.recv(4096)
+        assert stranger.recv(4096) == b""
+    one.send(2, 0, Credit(1, 1))
+    assert two.next() == (0, Credit(1, 1))
+    assert two.exchange.statistics()["refused_connections"] == 1
+
+
+def test_a_stranger_that_says_nothing_is_shown_out(open_end, directory):
+    open_end(2, connect_timeout_s=0.05)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(f"{directory}/2.sock")
+        stranger.settimeout(PATIENCE_S)
+        assert stranger.recv(4096) == b""
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o710, 0o701])
+def test_a_directory_that_others_can_enter_is_refused(open_end, directory, mode):
+    os.chmod(directory, mode)
+    with pytest.raises(ProtocolError, match="must be a directory of mode 0700"):
+        open_end(1, start=False).exchange.start()
+
+
+def test_a_path_too_long_for_a_unix_socket_is_a_clear_error(open_end, directory):
+    deep = os.path.join(directory, "d" * 100)
+    os.mkdir(deep, mode=0o700)
+    end = End(1, deep)
+    with pytest.raises(SageFlowError, match=r"a Unix socket's path at most 107: set TMPDIR"):
+        end.exchange.start()
+    end.exchange.close()
+
+
+def test_a_number_that_is_taken_is_an_error(open_end):
+    open_end(1)
+    with pytest.raises(OSError, match="in use"):
+        open_end(1, start=False).exchange.start()
+
+
+# A second operating system process.
+
+CHILD = """
+import sys, threading
+from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.frame import Data, EndOfRequests
+
+class Flight:
+    def __init__(self, carrier):
+        self.carrier = carrier
+
+def on_message(target, message):
+    if isinstance(message, EndOfRequests):
+        over.set()
+    elif isinstance(message, Data) and message.channel == 7:
+        same = [type(record) is Flight for record in message.records]
+        exchange.send(0, target, Data(8, 0, same))
+    else:
+        exchange.send(0, target, message)
+
+over = threading.Event()
+exchange = Exchange(1, sys.argv[1], b"k" * 32, job="job", attempt=1, on_message=on_message,
+                    on_peer_lost=lambda peer, reason: over.set())
+exchange.start()
+for number in range(2):
+    exchange.send(0, number, Data(7, number, [Flight("US"), Flight]))
+over.wait()
+exchange.close()
+"""
+
+
+@pytest.fixture
+def child(directory):
+    child = subprocess.Popen([sys.executable, "-c", CHILD, directory], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_classes_of_main_cross_between_processes_and_come_home(open_end, child):
+    end = open_end(0)
+    (_, first), (_, second) = end.next(), end.next()
+    (us, flight), (aa, flight_again) = first.records, second.records
+    assert type(us) is type(aa) is flight is flight_again
+    assert flight.__module__ == "__main__"
+    assert us.carrier == "US"
+    assert second.cost < first.cost / 2
+    end.send(1, 5, Data(7, 0, [us, aa, flight("AA"), "text"]))
+    target, answer = end.next()
+    assert (target, answer.records) == (5, [True, True, True, False])
+    end.send(1, 0, EndOfRequests(0))
+    assert end.loss() == (1, "it closed its connection")
+    assert child.wait(PATIENCE_S) == 0
+
+
+def test_a_killed_process_is_lost_within_seconds(open_end, child):
+    end = open_end(0)
+    end.next(), end.next()
+    end.send(1, 9, Credit(1, 1))
+    assert end.next() == (9, Credit(1, 1))
+    os.kill(child.pid, signal.SIGKILL)
+    peer, reason = end.losses.get(timeout=5)
+    assert peer == 1
+    assert "closed" in reason or "reset" in reason.lower()
+
+
+def test_a_process_killed_in_the_middle_of_a_large_message_is_lost(open_end, child):
+    end = open_end(0)
+    end.next(), end.next()
+    os.kill(child.pid, signal.SIGSTOP)
+    end.send(1, 9, Data(1, 0, ["x" * (50 << 20)]))
+    os.kill(child.pid, signal.SIGKILL)
+    assert end.losses.get(timeout=5)[0] == 1
+    assert end.exchange.statistics()["dropped_bytes"] > 40 << 20

@@ -1,0 +1,116 @@
+"""A port that records: drives one subtask by hand, without a thread, a clock or another subtask."""
+
+from sage_flow import LocalEnvironment
+from sage_flow.channels.frame import Barrier, Control, Credit, Data, EndOfInput, Idle, Reply, Ticket, Watermark
+from sage_flow.runtime.calls import Outcome
+from sage_flow.runtime.service_subtask import ServiceSubtask
+from sage_flow.runtime.subtask import ChainSubtask, GoOn
+from sage_flow.testing import VirtualClock
+
+__all__ = ["Barrier", "Bench", "EndOfInput", "FakePort", "Idle", "Ticket", "Watermark", "bench", "plan_of"]
+
+
+class FakePort:
+    """Keeps what it is given. `answer(service, method, args)` is called for calls, `before_emit(frame)` for frames."""
+
+    def __init__(self):
+        self.clock = VirtualClock()
+        self.sent = []
+        self.credits = []
+        self.replies = []
+        self.queued = []
+        self.answer = lambda service, method, args: None
+        self.before_emit = lambda frame: None
+
+    def emit(self, channel, records, tickets=None):
+        frame = Data(channel, len(self.on(channel)), list(records), tickets)
+        self.before_emit(frame)
+        self.sent.append(frame)
+
+    def queue(self, channel, records, tickets=None):
+        self.queued.append(list(records))
+        self.sent.append(Data(channel, len(self.on(channel)), list(records), tickets))
+
+    def emit_element(self, channel, element):
+        self.sent.append(Control(channel, len(self.on(channel)), element))
+
+    def consumed(self, channel, cost):
+        self.credits.append(Credit(channel, cost))
+
+    def reply(self, caller, reply):
+        self.replies.append((caller, reply))
+
+    def call(self, service, method, args, kwargs, timeout_s):
+        return Outcome(value=self.answer(service, method, args))
+
+    def now(self):
+        return self.clock.now()
+
+    def on(self, channel):
+        """The frames sent on a channel."""
+        return [frame for frame in self.sent if frame.channel == channel]
+
+    def records(self, channel=None):
+        """The records sent, on one channel or on all."""
+        frames = self.sent if channel is None else self.on(channel)
+        return [record for frame in frames if isinstance(frame, Data) for record in frame.records]
+
+    def story(self, channel=None):
+        """What was sent: records as they are, elements as they are."""
+        frames = self.sent if channel is None else self.on(channel)
+        return [item for frame in frames for item in (frame.records if isinstance(frame, Data) else [frame.element])]
+
+
+def plan_of(write, parallelism=1):
+    """The plan of the pipeline that `write(env)` writes."""
+    env = LocalEnvironment("job", parallelism)
+    write(env)
+    return env._graph.plan()
+
+
+class Bench:
+    """A subtask, its port, and hands to feed it: `ins` and `outs` are its channels, by number."""
+
+    def __init__(self, plan, operator, index=0):
+        chain = next(chain for chain in plan.chains if operator in [o.name for o in chain.operators])
+        mine = next(s for s in plan.subtasks if s.chain is chain and s.index == index)
+        self.port = FakePort()
+        is_service = chain.head.kind == "service"
+        self.subtask = (ServiceSubtask if is_service else ChainSubtask)(plan, mine, self.port)
+        self.subtask.open()
+        self.ins = [c.id for c in plan.channels if c.consumer == mine.address]
+        self.outs = [c.id for c in plan.channels if c.producer == mine.address]
+        self._next = dict.fromkeys(self.ins, 0)
+
+    def deliver(self, channel, *items, tickets=None, cost=None):
+        """Deliver, without processing: a control element, or records as one frame."""
+        seq = self._next[channel]
+        self._next[channel] += 1
+        if len(items) == 1 and isinstance(items[0], (Barrier, EndOfInput, Idle, Watermark)):
+            self.subtask.on_message(Control(channel, seq, items[0]))
+        else:
+            self.subtask.on_message(Data(channel, seq, list(items), tickets, len(items) if cost is None else cost))
+
+    def run(self):
+        """Go on until there is nothing to do; return the last step."""
+        while isinstance(step := self.subtask.advance(), GoOn):
+            pass
+        return step
+
+    def give(self, channel, *items, **options):
+        """Deliver and process."""
+        self.deliver(channel, *items, **options)
+        return self.run()
+
+    def counts(self):
+        return {name: counts.emitted for name, counts in self.subtask.report().operators.items()}
+
+
+def bench(write, operator, parallelism=1, index=0):
+    """Put the subtask that runs `operator`, in the pipeline that `write(env)` writes, on a bench."""
+    return Bench(plan_of(write, parallelism), operator, index)
+
+
+def shares(port, call_id):
+    """The sum of the shares of a call that were replied."""
+    return sum(reply.share for _, reply in port.replies if isinstance(reply, Reply) and reply.call_id == call_id)

@@ -1,0 +1,45 @@
+"""The length of slices: longer while they are quick, shorter when one was slow."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_flow.channels.frame import FRAME_RECORDS
+from sage_flow.runtime.pace import Pace
+
+
+def test_it_doubles_while_slices_are_full_and_quick():
+    pace, sizes = Pace(), []
+    for _ in range(11):
+        sizes.append(pace.size)
+        pace.took(pace.size, 0.001)
+    assert sizes == [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4096]
+
+
+def test_a_short_slice_says_nothing_about_longer_ones():
+    pace = Pace()
+    pace.took(15, 0.0)
+    assert pace.size == 16
+
+
+def test_between_quick_and_slow_it_stays():
+    pace = Pace()
+    pace.took(16, 0.005)
+    assert pace.size == 16
+
+
+def test_a_slow_slice_shrinks_it_to_what_takes_two_milliseconds():
+    pace = Pace()
+    for _ in range(3):
+        pace.took(pace.size, 0.001)
+    pace.took(128, 0.064)
+    assert pace.size == 4
+    pace.took(4, 30.0)
+    assert pace.size == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, FRAME_RECORDS), st.floats(0, 1000))))
+def test_a_slice_has_at_least_one_record_and_fits_a_frame(slices):
+    pace = Pace()
+    for records, seconds in slices:
+        pace.took(records, seconds)
+        assert 1 <= pace.size <= FRAME_RECORDS

@@ -1,0 +1,105 @@
+"""Every benchmark runs, and compares what is equal. Times are not looked at."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.case import Case, Figure
+from benchmarks.cases import CASES
+from benchmarks.child import digest, readings
+from benchmarks.measure import Measured, Reading, ResultsDiffer, Spread, measure_case
+from benchmarks.table import BEGIN, END, replaced, tables
+
+PAGE = Path(__file__).parent.parent / "benchmarks/README.md"
+IN_FRESH_PROCESSES = ("chain", "call", "processes", "memory-range")  # one of each shape, and the one that forks
+
+
+def case(figure: Figure = Figure.SPEED, bar: float | None = None, clock: str = "cpu") -> Case:
+    return Case("some", "what", 10, 2, lambda n, folder: n, abs, abs, figure, bar, clock, rounds=3)  # type: ignore[arg-type]
+
+
+def reading(seconds: float, peak_mb: float = 25.0) -> Reading:
+    return Reading(seconds * 2, seconds, peak_mb, None, "digest")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in IN_FRESH_PROCESSES])
+def test_the_engine_gives_what_the_loop_gives(name):
+    both = readings(name, "both", CASES[name].quick_size)
+    assert both["flow"]["digest"] == both["hand"]["digest"]
+
+
+def test_the_command_runs_cases_in_fresh_processes_and_prints_their_tables(capsys):
+    assert main(["--quick", *IN_FRESH_PROCESSES]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^\| `([\w-]+)` \|", printed, re.MULTILINE) == ["chain", "processes", "call", "memory-range"]
+
+
+@pytest.mark.parametrize("arguments", [["no-such-case"], ["--write", "chain"], ["--write", "--quick"]])
+def test_what_makes_no_sense_is_refused_before_anything_runs(arguments):
+    assert main(arguments) == 2
+
+
+def test_results_that_differ_are_not_compared(monkeypatch):
+    different = {side: Reading(1.0, 1.0, 25.0, None, side) for side in ("hand", "flow")}
+    monkeypatch.setattr("benchmarks.measure.run_child", lambda name, side, size: {side: different[side]})
+    with pytest.raises(ResultsDiffer, match="some"):
+        measure_case(case(), quick=True)
+
+
+def test_a_digest_tells_results_and_files_apart(tmp_path):
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_text("1")
+    other.write_text("2")
+    assert digest([1, 2]) == digest([1, 2]) != digest([2, 1])
+    assert digest(path) != digest(other)
+
+
+def test_the_ratio_is_the_median_of_the_pairs():
+    measured = Measured(
+        case(), 10, [reading(1.0), reading(8.0), reading(3.0)], [reading(2.0), reading(8.0), reading(4.0)]
+    )
+    assert measured.ratio("cpu") == Spread(0.75, 0.5, 1.0)
+    measured.case = case(Figure.TIMES)
+    assert measured.ratio("cpu") == Spread(4 / 3, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("figure", "bar", "verdict"),
+    [
+        (Figure.SPEED, 0.5, "≥ 50 % by CPU: met"),
+        (Figure.SPEED, 0.51, "≥ 51 % by CPU: **missed**"),
+        (Figure.TIMES, 2.0, "≤ 2.0 x by CPU: met"),
+        (Figure.TIMES, 1.9, "≤ 1.90 x by CPU: **missed**"),
+        (Figure.GROWTH, 1.2, "≤ 1.20 x: met"),
+        (Figure.GROWTH, 1.19, "≤ 1.19 x: **missed**"),
+        (Figure.SPEED, None, ""),
+    ],
+)
+def test_a_bar_is_the_least_speed_or_the_most_time_or_growth(figure, bar, verdict):
+    hand, flow, tenth = [reading(1.0)] * 3, [reading(2.0, peak_mb=30.0)] * 3, [reading(1.0)] * 3
+    table = tables([Measured(case(figure, bar), 10, hand, flow, tenth)])
+    assert table.splitlines()[-1].split("|")[-2].strip() == verdict
+
+
+def test_a_quick_run_says_nothing_about_a_bar():
+    table = tables([Measured(case(bar=0.5), 2, [reading(1.0)], [reading(9.0)])])
+    assert "missed" not in table
+
+
+def test_only_what_is_between_the_markers_is_replaced():
+    page = f"before {BEGIN} old {END} after"
+    assert replaced(page, "new") == f"before {BEGIN}\n\nnew\n{END} after"
+    with pytest.raises(ValueError, match="measured"):
+        replaced("no markers", "new")
+
+
+def test_the_page_has_a_place_for_the_tables_and_names_every_case_with_a_bar():
+    page = PAGE.read_text(encoding="utf-8")
+    replaced(page, "")
+    for name, one in CASES.items():
+        if one.bar is not None and not name.startswith("memory-"):
+            assert f"| `{name}` |" in page

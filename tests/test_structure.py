@@ -1,0 +1,197 @@
+"""Rules about the code itself."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sage_flow
+from sage_flow import errors
+
+PACKAGE = Path(sage_flow.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+PURE = [
+    file
+    for file in FILES
+    if file.relative_to(PACKAGE).parts[0] in ("runtime", "plan")
+    or file.relative_to(PACKAGE).as_posix() in ("channels/frame.py", "checkpoint/coordinator.py")
+]
+WORLD = {"ray", "socket", "threading", "time", "selectors", "subprocess", "asyncio"}
+
+PUBLIC = [
+    "LocalEnvironment",
+    "JobHandle",
+    "JobResult",
+    "JobStatus",
+    "DataStream",
+    "KeyedStream",
+    "ConnectedStreams",
+    "RuntimeContext",
+    "Function",
+    "ProcessFunction",
+    "Source",
+    "Sink",
+    "IDLE",
+    "END",
+    "DeadLetter",
+    "Service",
+    "PipelineService",
+    "ServiceHandle",
+    "stable_hash",
+    "__version__",
+]
+
+SILENT = {
+    # (file, function): why `except Exception: pass` is right there
+    ("channels/culprit.py", "find_culprit"): "it walks the user's objects; what they raise ends the search",
+    ("runtime/failure.py", "_pickled"): "cloudpickle is tried next",
+}
+
+
+def name(file):
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def tree(file):
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def imported(file):
+    """The top-level packages that a file imports, at any depth."""
+    found = set()
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("file", PURE, ids=name)
+def test_the_core_knows_no_thread_socket_clock_or_ray(file):
+    assert imported(file) & WORLD == set()
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, sage_flow; print(*{m.split('.')[0] for m in sys.modules})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(told.split()) & {"ray", "numpy", "rich", "cloudpickle", "pytest"} == set()
+
+
+# --- public names -----------------------------------------------------------------------------------------
+
+
+def test_the_public_names_are_these():
+    assert sage_flow.__all__ == PUBLIC
+    for public in PUBLIC:
+        getattr(sage_flow, public)
+
+
+def documented():
+    """(name, object) of every public class and function, and of every public method of the classes."""
+    for public in [*PUBLIC, *(f"errors.{error}" for error in errors.__all__)]:
+        thing = getattr(errors, public[7:]) if public.startswith("errors.") else getattr(sage_flow, public)
+        if inspect.isclass(thing):
+            yield public, thing
+            for method, value in vars(thing).items():
+                if not method.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                    yield f"{public}.{method}", value
+            for base in thing.__mro__[1:]:
+                if base.__module__.startswith("sage_flow"):
+                    for method, value in vars(base).items():
+                        if not method.startswith("_") and inspect.isfunction(value):
+                            yield f"{public}.{method}", value
+        elif callable(thing):
+            yield public, type(thing) if not inspect.isfunction(thing) else thing
+
+
+@pytest.mark.parametrize(
+    ("public", "thing"), list(documented()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_public_name_is_documented(public, thing):
+    doc = thing.__doc__
+    assert doc, public
+    assert not doc.startswith(f"{public}("), "a dataclass without a docstring of its own"
+
+
+def test_constants_are_documented_where_they_are_defined():
+    source = (PACKAGE / "functions.py").read_text(encoding="utf-8").splitlines()
+    for constant in ("IDLE", "END"):
+        (line,) = [n for n, text in enumerate(source) if text.startswith(f"{constant}:")]
+        assert source[line + 1].startswith('"""')
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+
+
+def drawn():
+    """(name, indentation) of the exceptions in the tree at the top of errors.py."""
+    for line in errors.__doc__.splitlines():
+        words = line.replace("│", " ").replace("├──", "   ").replace("└──", "   ")
+        first = words.split()[0] if words.split() else ""
+        if first in errors.__all__ and words.startswith("    "):
+            yield first, len(words) - len(words.lstrip())
+
+
+def defined():
+    return {
+        thing.__name__: thing
+        for thing in vars(errors).values()
+        if inspect.isclass(thing) and issubclass(thing, BaseException)
+    }
+
+
+def test_every_exception_is_exported_and_drawn_once():
+    assert sorted(errors.__all__) == sorted(defined())
+    assert sorted(name for name, _ in drawn()) == sorted(errors.__all__)
+
+
+def test_the_tree_is_drawn_as_the_classes_are():
+    above = []  # (name, indentation) from the root to here
+    for child, indentation in drawn():
+        while above and above[-1][1] >= indentation:
+            above.pop()
+        if above:
+            assert defined()[above[-1][0]] in defined()[child].__bases__, child
+        above.append((child, indentation))
+
+
+def test_what_unwinds_user_code_cannot_be_swallowed_by_it():
+    assert not issubclass(errors.JobCancelled, Exception)
+
+
+# --- habits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "channels" not in f.relative_to(PACKAGE).parts], ids=name)
+def test_the_engine_shares_descriptors_and_never_clones_them(file):
+    calls = [node for node in ast.walk(tree(file)) if isinstance(node, ast.Call)]
+    assert [call.lineno for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) == "clone"] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_a_file_is_a_room_one_person_can_hold_in_mind(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 600
+
+
+def swallowing(file):
+    """(function, line) of handlers that catch everything and do nothing."""
+    for function in ast.walk(tree(file)):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        for node in ast.walk(function):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            catches_all = node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
+            does_nothing = all(isinstance(step, (ast.Pass, ast.Continue)) for step in node.body)
+            if catches_all and does_nothing:
+                yield function.name, node.lineno
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_no_error_is_swallowed(file):
+    found = [(function, line) for function, line in swallowing(file) if (name(file), function) not in SILENT]
+    assert found == []
