@@ -1,9 +1,9 @@
 """Loading job files: what is one, under which name, how often, and that workers find it again."""
 
 import sys
-import textwrap
 
 import pytest
+from job_folder import fresh_folder, write  # noqa: F401 - a fixture
 
 from sage_flow import LocalEnvironment
 from sage_flow.errors import PipelineError
@@ -12,21 +12,8 @@ from sage_flow.jobfile import load_job
 
 
 @pytest.fixture(autouse=True)
-def _import_state(monkeypatch, tmp_path):
-    """A fresh working directory; what a job imports is forgotten afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(textwrap.dedent(text))
-    return path
+def _in_a_fresh_folder(job_folder):
+    pass
 
 
 BUILD = """

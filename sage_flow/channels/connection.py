@@ -22,6 +22,7 @@ from sage_flow.errors import InternalError, ProtocolError
 _KINDS: Final = get_args(Message)  # a message crosses as (target, index in here, its fields): no class by name
 _KIND_OF: Final = {kind: index for index, kind in enumerate(_KINDS)}
 _DATA: Final = _KIND_OF[Data]
+_COST: Final = Data._fields.index("cost")
 
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE may have its default action again
 _JOINED: Final = 64 << 10  # bytes; up to here one piece costs less than several
@@ -181,7 +182,7 @@ class Inlet:
             target, kind, *fields = self._decoder.decode(payload)
             size = len(payload)
             if kind == _DATA:
-                fields[-1] = size  # its cost
+                fields[_COST] = size
             self.messages += 1
             self.bytes += size
             try:

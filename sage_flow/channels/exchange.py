@@ -85,8 +85,9 @@ class Exchange:
     def send(self, peer: int, target: int, message: Message) -> int:
         """Queue `message` for the address `target` in process `peer`. Returns its encoded bytes.
 
-        From any thread; waits for nothing but another thread's pickling for the same peer. Large buffers (arrays) in the records of a `Data` are not copied and must not change any more; all
-        else is copied before this returns. What goes to a lost peer is dropped and counted (0 bytes).
+        From any thread; waits for nothing but another thread's pickling for the same peer. Large buffers (arrays)
+        in the records of a `Data` are not copied and must not change any more; all else is copied before this
+        returns. What goes to a lost peer is dropped and counted (0 bytes).
 
         Raises: CodecError if something in the message cannot be pickled.
         """

@@ -29,11 +29,12 @@ class Connection:
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
 )
 
 
-@given(st.lists(values))
+@given(st.lists(values, max_size=4))
 def test_values_come_back_equal(messages):
     connection = Connection()
     assert [connection.send(message) for message in messages] == messages

@@ -65,7 +65,7 @@ def test_an_unregistered_connector_is_an_import_error():
 
 def test_a_collection_gives_its_items_in_order_at_most_4096_at_a_time():
     assert [len(batch) for batch in batches(opened(CollectionSource(list(range(10_000)))))] == [4096, 4096, 1808]
-    assert records(opened(CollectionSource(list(range(10_000))))) == list(range(2500))
+    assert records(opened(CollectionSource(list(range(10_000))))) == list(range(10_000))
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_the_end_of_a_collection_stays_the_end():
 
 
 def test_a_collection_continues_after_the_batches_handed_over():
-    source = opened(CollectionSource(range(3000)))
+    source = opened(CollectionSource(range(9000)))
     first, position, rest = source.next_batch(), source.snapshot(), records(source)
-    again = opened(CollectionSource(range(3000)))
+    again = opened(CollectionSource(range(9000)))
     again.restore(position)
     assert position == 4096
     assert records(again) == rest
-    assert first + rest == list(range(3000))
+    assert first + rest == list(range(9000))
 
 
 def test_a_collection_that_shrank_cannot_continue():

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections import Counter, defaultdict
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,8 @@ def comparable(collected):
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """Every 150th row, as a file, and the rows."""
-    rows = list(all_rows())[::150]
+    """Every 25th row of the first months, as a file, and the rows."""
+    rows = list(islice(all_rows(), 0, 60_000, 25))
     file = tmp_path_factory.mktemp("flights") / "sample.csv"
     with file.open("w", newline="") as opened:
         writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
@@ -86,7 +87,7 @@ def test_a_sample_has_the_right_statistics_in_every_mode(mode, sample):
     file, rows = sample
     _, _, result = run(mode.environment(), f"path={file}")
     assert comparable(result.collected) == expected(rows)
-    assert {len(expected(rows)[name]) for name in ("origins", "routes")} == {3, 10}
+    assert [len(result.collected[name]) > 2 for name in ("carriers", "origins", "diverted", "routes")] == [True] * 4
     assert result.counts["rows"] == len(rows)
 
 

@@ -23,9 +23,12 @@ from sage_flow.errors import (
 )
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.runtime.failure import describe
-from sage_flow.testing import ABORT, SourceAborted, TestSource, collect
+from sage_flow.testing import ABORT, MODES, SourceAborted, TestSource, collect
 
 HERE = os.path.basename(__file__)
+
+one_process = pytest.mark.parametrize("mode", [mode for mode in MODES if mode.name != "processes"], ids=str)
+"""For what does not depend on processes, of which each job costs most of a second."""
 
 
 class Boom(Exception):
@@ -737,6 +740,7 @@ def test_a_for_each_that_fails_can_be_skipped():
     assert result.counts["sink"] == 90
 
 
+@one_process
 def test_more_dead_letters_than_a_frame_holds_all_arrive(mode):
     env = mode.environment()
     stream = env.from_collection(range(5000)).map(lambda n: 1 // (n % 2), on_error="dead_letter")
@@ -981,6 +985,7 @@ def test_a_function_class_that_needs_arguments_names_its_operator():
 # --- limits -----------------------------------------------------------------------------------------------
 
 
+@one_process
 @pytest.mark.parametrize(("option", "limit"), [("collect_rows", 1000), ("collect_bytes", 10_000)])
 def test_collect_has_a_limit_that_names_the_cure(mode, option, limit):
     env = mode.environment()

@@ -8,7 +8,10 @@ from collections import Counter, defaultdict
 import pytest
 
 from sage_flow import Function, LocalEnvironment, ProcessFunction
-from sage_flow.testing import collect, stream_of
+from sage_flow.testing import MODES, collect, stream_of
+
+one_process = pytest.mark.parametrize("mode", [mode for mode in MODES if mode.name != "processes"], ids=str)
+"""For what does not depend on processes, of which each job costs most of a second."""
 
 
 class SameRepr:
@@ -197,12 +200,14 @@ def test_a_mutable_initial_value_is_each_keys_own():
     assert dict(rows) == {k: [n for n in NUMBERS if key(n) == k] for k in range(7)}
 
 
+@one_process
 def test_equal_keys_of_different_types_are_one_key(mode):
     items = [1, True, 1.0, 2, 2.0, "1"]
     rows = rows_of(mode, lambda s: s.key_by(lambda v: v).count(emit="final"), items)
     assert Counter(count for _, count in rows) == Counter([3, 2, 1])
 
 
+@one_process
 def test_a_key_by_of_a_key_by_counts_by_the_second_one(mode):
     rows = rows_of(
         mode, lambda s: s.key_by(key).map(lambda n: n + 1).key_by(lambda n: n % 2).count(emit="final"), NUMBERS
@@ -328,6 +333,7 @@ def test_connect_keyed_shares_state_of_equal_keys(mode):
     assert Counter(env.execute().collected["rows"]) == expected
 
 
+@one_process
 def test_connect_keyed_map_has_the_key(mode):
     env = mode.environment()
     left, right = (
@@ -342,18 +348,21 @@ def test_connect_keyed_map_has_the_key(mode):
 # --- where records go -------------------------------------------------------------------------------------
 
 
+@one_process
 def test_broadcast_gives_every_record_to_every_subtask(mode):
     rows = rows_of(mode, lambda s: s.broadcast().map(lambda n, ctx: (ctx.subtask_index, n), parallelism=3), NUMBERS)
     assert Counter(rows) == Counter((index, n) for index in range(3) for n in NUMBERS)
     assert [n for index, n in rows if index == 0] == NUMBERS
 
 
+@one_process
 def test_rebalance_gives_every_subtask_its_turn(mode):
     rows = rows_of(mode, lambda s: s.rebalance().map(lambda n, ctx: (ctx.subtask_index, n), parallelism=4), NUMBERS)
     assert Counter(index for index, _ in rows) == dict.fromkeys(range(4), 50)
     assert sorted(n for _, n in rows) == NUMBERS
 
 
+@one_process
 def test_forward_keeps_records_in_their_subtask(mode):
     def place(n, ctx):
         return (ctx.subtask_index, n)

@@ -18,8 +18,12 @@ from sage_flow.errors import (
     ServiceTimeout,
     UnknownService,
 )
+from sage_flow.testing import MODES
 
 HERE = os.path.basename(__file__)
+
+one_process = pytest.mark.parametrize("mode", [mode for mode in MODES if mode.name != "processes"], ids=str)
+"""For what does not depend on processes, of which each job costs most of a second."""
 
 
 class Boom(Exception):
@@ -167,6 +171,7 @@ class Opening(Function):
         return self.base + self.ctx.service("calculator").add(value)
 
 
+@one_process
 def test_open_may_call_a_service(mode):
     assert asked(Opening, mode=mode, items=[1], parallelism=1) == [52]
 
@@ -214,8 +219,6 @@ def test_a_job_in_which_nobody_calls_the_services_ends(mode):
 
 @pytest.mark.parametrize("copies", ["local-1", "local-copy", "processes"])
 def test_arguments_and_replies_are_copies(copies):
-    from sage_flow.testing import MODES
-
     mode = next(mode for mode in MODES if mode.name == copies)
 
     class Keeping(Service):
@@ -521,6 +524,7 @@ def test_four_calls_are_answered_in_parallel_by_concurrency_four():
     assert sorted(env.execute().collected["x"]) == list(range(8))
 
 
+@one_process
 def test_concurrency_one_answers_one_at_a_time(mode):
     class Alone(Service):
         def open(self, ctx):
@@ -599,6 +603,7 @@ def test_a_caller_that_gets_no_place_in_time_is_told_that_the_service_is_overloa
     assert began == ["first"]
 
 
+@one_process
 def test_callers_beyond_max_pending_wait_and_are_all_answered(mode):
     env = mode.environment()
     env.register_service("calculator", Calculator, max_pending=1)
@@ -645,6 +650,7 @@ def outcome_of(body, items, parallelism=1, mode=None, **register):
     return sorted(env.execute().collected["x"])
 
 
+@one_process
 def test_a_filtered_request_has_no_reply(mode):
     found = outcome_of(lambda r: r.rebalance().filter(lambda n: n % 2), range(6), 2, mode)
     assert found == [(n, n if n % 2 else "NoReply") for n in range(6)]
@@ -663,6 +669,7 @@ def test_no_reply_and_several_replies_say_what_happened():
     assert "two.process gave 2 outputs" in str(two)
 
 
+@one_process
 @pytest.mark.parametrize("spread", [False, True], ids=["in one chain", "over subtasks"])
 def test_outputs_of_two_branches_are_one_reply_only_if_one_is_left(mode, spread):
     """n < 4 leaves both branches alive, 4 <= n < 8 one of them, the rest none."""
@@ -678,6 +685,7 @@ def test_outputs_of_two_branches_are_one_reply_only_if_one_is_left(mode, spread)
     assert outcome_of(body, range(12), 2, mode) == expected
 
 
+@one_process
 @pytest.mark.parametrize("count", [1023, 1024, 1025, 3500])
 def test_many_outputs_that_come_down_to_one_are_a_reply(mode, count):
     def body(requests):
@@ -730,6 +738,7 @@ class Letters(Sink):
             file.write(f"{letter!r}\n")
 
 
+@one_process
 @pytest.mark.parametrize("policy", ["skip", "dead_letter"])
 def test_a_record_that_a_body_rejects_has_no_reply(mode, tmp_path, policy):
     env = mode.environment()
@@ -807,6 +816,7 @@ class Calls(Service):
         return self.ctx.call_service(self.other, value - 1)
 
 
+@one_process
 @pytest.mark.parametrize(
     ("edges", "entry", "circle"),
     [
@@ -848,6 +858,7 @@ def test_a_circle_through_a_pipeline_is_refused_and_calls_without_one_go_on():
     assert "body -> x -> body" in two
 
 
+@one_process
 def test_two_services_that_share_a_third_are_no_circle(mode):
     env = mode.environment()
     env.register_service("a", Calls, "c")
@@ -878,6 +889,7 @@ class FailsIn(Service):
         return value
 
 
+@one_process
 @pytest.mark.parametrize("where", ["__init__", "open", "close"])
 def test_a_service_whose_life_cycle_fails_fails_the_job_and_is_named(mode, where):
     env = mode.environment()
@@ -930,6 +942,7 @@ def test_callers_close_before_the_services_they_call_and_may_call_in_close(mode,
     assert (tmp_path / "closed").read_text().splitlines() == ["map 7", "a 7", "b 7", "c None"]
 
 
+@one_process
 def test_the_first_call_of_all_may_be_in_close(mode, tmp_path):
     path = str(tmp_path / "closed")
     env = mode.environment(parallelism=1)

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from sage_flow import JobStatus, LocalEnvironment, Source
 from sage_flow.executors.simulation import SimulationExecutor
 from sage_flow.functions import END
-from sage_flow.testing import PAUSE, TestSource
+from sage_flow.testing import MODES, PAUSE, TestSource
+
+one_process = pytest.mark.parametrize("mode", [mode for mode in MODES if mode.name != "processes"], ids=str)
+"""For what does not depend on processes, of which each job costs most of a second."""
 
 
 class Numbered(Source):
@@ -65,6 +68,7 @@ def test_a_job_has_every_channel_number_once():
     assert [channel.id for channel in channels] == list(range(len(channels)))
 
 
+@one_process
 @pytest.mark.parametrize("sizes", [(0, 0), (0, 500), (3000, 1), (1, 3000)], ids=str)
 def test_union_waits_for_all_its_inputs(mode, sizes):
     env = mode.environment()
@@ -75,6 +79,7 @@ def test_union_waits_for_all_its_inputs(mode, sizes):
     assert result.counts["both"] == sum(sizes)
 
 
+@one_process
 @pytest.mark.parametrize("sizes", [(0, 0), (0, 500), (3000, 1)], ids=str)
 def test_connect_waits_for_both_its_inputs(mode, sizes):
     env = mode.environment()
@@ -84,6 +89,7 @@ def test_connect_waits_for_both_its_inputs(mode, sizes):
     assert Counter(finished(env).collected["rows"]) == Counter(expected)
 
 
+@one_process
 def test_a_union_of_many_streams_and_of_a_stream_with_itself(mode):
     env = mode.environment()
     streams = [env.from_collection([n] * n) for n in range(6)]
@@ -109,6 +115,7 @@ def test_a_diamond_of_two_branches_that_meet_again(mode, size):
     assert Counter(map(tuple, result.collected["join"])) == expected
 
 
+@one_process
 def test_a_diamond_within_a_diamond(mode):
     def fork(stream):
         return stream.map(lambda n: n + 1).union(stream.rebalance().map(lambda n: n + 10))
@@ -140,6 +147,7 @@ def test_a_source_of_none_or_one_record_goes_through_everything(mode, items):
     assert result.counts["spread"] == len(doubled)
 
 
+@one_process
 def test_an_end_without_a_record_in_some_subtasks_only(mode):
     env = mode.environment()
     env.from_collection([1]).rebalance().map(lambda n: n, parallelism=5).rebalance().map(str, parallelism=3).collect(
@@ -171,6 +179,7 @@ def test_a_deep_pipeline_that_changes_its_parallelism_at_each_step(mode):
     assert set(result.counts.values()) == {300}
 
 
+@one_process
 def test_two_pipelines_that_do_not_meet_are_one_job(mode):
     env = mode.environment()
     env.from_collection(range(10)).collect("a")
@@ -219,6 +228,7 @@ def test_a_shuffle_keeps_the_order_per_producer_and_key(mode, downstream):
     assert found == expected
 
 
+@one_process
 def test_order_holds_through_two_shuffles_by_the_same_key(mode):
     env = mode.environment()
     stream = env.from_collection([(0, n % 7, n) for n in range(1500)])
@@ -319,18 +329,19 @@ SIZES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), min_size=1, m
 RANDOM = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(RANDOM, max_examples=60)
+@settings(RANDOM, max_examples=40)
 @given(SIZES, st.lists(STEPS, max_size=5), st.integers(1, 3))
 def test_any_pipeline_gives_what_plain_python_gives(sizes, steps, parallelism):
     run_against_model(LocalEnvironment("test", parallelism), sizes, steps)
 
 
-@settings(RANDOM, max_examples=25)
+@settings(RANDOM, max_examples=15)
 @given(SIZES, st.lists(STEPS, max_size=4), st.integers(1, 2), st.integers(0, 10**6))
 def test_any_pipeline_in_any_schedule_gives_what_plain_python_gives(sizes, steps, parallelism, seed):
     run_against_model(LocalEnvironment("test", parallelism, executor=SimulationExecutor(seed)), sizes, steps)
 
 
+@one_process
 def test_pauses_of_a_source_change_nothing(mode):
     env = mode.environment()
     env.from_source(TestSource([1, PAUSE, PAUSE, 2, 3, PAUSE])).key_by(lambda n: n % 2).count().collect("rows")

@@ -208,7 +208,7 @@ def test_a_job_in_the_simulation_can_be_cancelled(tmp_path):
         import itertools, sys
         from sage_flow import LocalEnvironment
         from sage_flow.executors.simulation import SimulationExecutor
-        for seed in range(10):
+        for seed in range(4):
             env = LocalEnvironment("endless", executor=SimulationExecutor(seed))
             env.from_iterable(itertools.count).rebalance().for_each(lambda n: None, parallelism=2)
             with env.submit() as job:
@@ -225,7 +225,7 @@ def test_a_job_in_the_simulation_can_be_cancelled(tmp_path):
         )
     except subprocess.TimeoutExpired:
         pytest.fail("the cancelled job hangs")
-    assert done.stdout == "all cancelled\n", done.stderr
+    assert (done.stdout, done.stderr) == ("all cancelled\n", "")
 
 
 def test_no_thread_is_left_of_a_simulation_that_is_over():

@@ -3,13 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_flow.channels.frame import FRAME_RECORDS
 from sage_flow.runtime.pace import Pace
 
 
 def test_it_doubles_while_slices_are_full_and_quick():
     pace, sizes = Pace(), []
-    for _ in range(11):
+    for _ in range(10):
         sizes.append(pace.size)
         pace.took(pace.size, 0.001)
     assert sizes == [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4096]
@@ -37,9 +36,9 @@ def test_a_slow_slice_shrinks_it_to_what_takes_two_milliseconds():
     assert pace.size == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, FRAME_RECORDS), st.floats(0, 1000))))
-def test_a_slice_has_at_least_one_record_and_fits_a_frame(slices):
+@given(st.lists(st.tuples(st.integers(0, 4096), st.floats(0, 1000))))
+def test_a_slice_has_at_least_one_record_and_at_most_4096(slices):
     pace = Pace()
     for records, seconds in slices:
         pace.took(records, seconds)
-        assert 1 <= pace.size <= FRAME_RECORDS
+        assert 1 <= pace.size <= 4096

@@ -1,0 +1,55 @@
+"""For tests of job files: a folder to write them in, and programs started in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 120
+
+
+@pytest.fixture(name="job_folder")
+def fresh_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty folder, which is the working directory; what a job imports is forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file, its folders too; the text may be indented."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def start(*arguments: str, cwd: Path | str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Start Python with these arguments; a warning is an error, and Ctrl-C arrives."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait; return the exit code, the output and the errors."""
+    out, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out, err

@@ -1,0 +1,154 @@
+"""The command `sage-flow` as a program: search path, start-up, pipes, Ctrl-C."""
+
+import os
+import signal
+
+from job_folder import finish, start, write
+
+from sage_flow import __version__
+
+
+def test_the_version_is_told_without_loading_what_runs_jobs(tmp_path):
+    code = (
+        "import sys\n"
+        "from sage_flow.cli import main\n"
+        "try:\n"
+        "    main(['--version'])\n"
+        "except SystemExit:\n"
+        "    print(*{'rich', 'ray', 'numpy', 'sage_flow.jobfile', 'sage_flow.metrics'} & set(sys.modules))\n"
+    )
+    assert finish(start("-c", code, cwd=tmp_path)) == (0, f"sage-flow {__version__}\n\n", "")
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path):
+    write(tmp_path / "counted.py", "def build(env):\n    env.from_collection([1]).collect()\n")
+    read, written = os.pipe()
+    os.close(read)
+    process = start("-m", "sage_flow.cli", "explain", "counted.py", cwd=tmp_path, stdout=written)
+    os.close(written)
+    assert finish(process) == (1, None, "")
+
+
+def test_operators_beside_the_jobs_are_found_from_anywhere(tmp_path):
+    write(tmp_path / "operators" / "__init__.py", "")
+    write(tmp_path / "operators" / "text.py", "def shout(text):\n    return text.upper()\n")
+    job = """
+    from operators.text import shout
+
+    def build(env):
+        env.from_collection(["a"]).map(shout).print()
+
+    def report(result):
+        pass
+    """
+    write(tmp_path / "jobs" / "shouting.py", job)
+    command = ("-m", "sage_flow.cli", "run")
+    assert finish(start(*command, "jobs/shouting.py", cwd=tmp_path)) == (0, "A\n", "")
+    assert finish(start(*command, "shouting.py", cwd=tmp_path / "jobs")) == (0, "A\n", "")
+
+
+PROGRAM = """
+if __name__ == "__main__":
+    from sage_flow.cli import run_file
+
+    raise SystemExit(run_file(__file__))
+
+print("loaded")
+
+from dataclasses import dataclass
+from operators.text import shout
+
+@dataclass(frozen=True)
+class Options:
+    text: str
+
+def build(env, options: Options):
+    env.from_collection([options.text]).map(shout).collect("rows")
+
+def report(result):
+    print(*result.collected["rows"])
+"""
+
+
+def test_a_job_file_is_a_program_that_is_loaded_once(tmp_path):
+    write(tmp_path / "operators" / "__init__.py", "")
+    write(tmp_path / "operators" / "text.py", "def shout(text):\n    return text.upper()\n")
+    job = str(write(tmp_path / "jobs" / "program.py", PROGRAM))
+    assert finish(start(job, "--option", "text=a", cwd="/")) == (0, "loaded\nA\n", "")
+    code, _, err = finish(start(job, cwd=tmp_path))
+    assert code == 2
+    assert err.startswith("sage-flow: error: jobs/program.py needs --option text=...\n")
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+def interrupt_when_ready(job):
+    process = start("-m", "sage_flow.cli", "run", job.name, cwd=job.parent)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    return finish(process)
+
+
+def test_ctrl_c_cancels_an_endless_job(tmp_path):
+    job = """
+    import itertools
+
+    def build(env):
+        numbers = env.from_iterable(lambda: itertools.count(), name="numbers")
+        numbers.for_each(lambda n: print("ready", flush=True) if n == 1 else None)
+
+    def report(result):
+        print("not reached")
+    """
+    code, out, err = interrupt_when_ready(write(tmp_path / "endless.py", job))
+    assert (code, out) == (130, "")
+    assert err.splitlines() == [
+        "sage-flow: interrupted, cancelling the job",
+        "sage-flow: job 'endless' is CANCELLED",
+    ]
+
+
+def test_ctrl_c_names_the_line_that_does_not_come_back(tmp_path):
+    job = """
+    import time
+
+    def nap(n):
+        print("ready", flush=True)
+        time.sleep(3600)
+
+    def build(env):
+        env.from_collection([1]).map(nap, name="naps").collect("rows")
+    """
+    code, out, err = interrupt_when_ready(write(tmp_path / "sleeping.py", job))
+    assert (code, out) == (130, "")
+    lines = err.splitlines()
+    assert lines[-2] == "code that did not come back:"
+    assert "naps" in lines[-1]
+    assert lines[-1].endswith("stuck at sleeping.py:6 in nap")
+
+
+def test_ctrl_c_while_a_job_file_loads(tmp_path):
+    job = "import time\nprint('ready', flush=True)\ntime.sleep(3600)\n"
+    assert interrupt_when_ready(write(tmp_path / "slow.py", job)) == (130, "", "sage-flow: interrupted\n")
+
+
+def test_ctrl_c_tells_an_error_of_closing(tmp_path):
+    job = """
+    import itertools
+    from sage_flow import Function
+
+    class Careless(Function):
+        def __call__(self, n):
+            if n == 1:
+                print("ready", flush=True)
+
+        def close(self):
+            raise OSError("cannot close")
+
+    def build(env):
+        env.from_iterable(lambda: itertools.count()).for_each(Careless())
+    """
+    code, _, err = interrupt_when_ready(write(tmp_path / "careless.py", job))
+    assert code == 130
+    assert "OSError: cannot close" in err
