@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import inspect
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -281,7 +280,7 @@ class JobHandle:
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self._settled = False
+        _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
         _open_handles.add(self)
 
     @property
@@ -296,7 +295,8 @@ class JobHandle:
 
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait for the end of the job, at most `timeout` seconds; return the status then."""
-        self._settled = self._execution.wait(timeout) or self._settled
+        if self._execution.wait(timeout):
+            _open_handles.discard(self)
         return self.status
 
     def cancel(self, reason: str = "cancelled by its user") -> JobStatus:
@@ -329,7 +329,7 @@ class JobHandle:
     ) -> None:
         if not self._execution.is_over:
             self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
-        self._settled = True
+        _open_handles.discard(self)
 
     @property
     def _driver(self) -> Driver:
@@ -358,13 +358,13 @@ class JobHandle:
         )
 
 
-_open_handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
+_open_handles: set[JobHandle] = set()  # also of those whose user has dropped them: their jobs run on
 
 
 @atexit.register
 def _cancel_forgotten_jobs() -> None:
     for handle in list(_open_handles):
-        if handle._settled or handle._execution.is_over:
+        if handle._execution.is_over:
             continue
         warnings.warn(
             f"job {handle.name!r} was submitted but neither waited for nor closed: it is cancelled now",

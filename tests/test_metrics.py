@@ -13,7 +13,6 @@ from sage_flow import metrics
 from sage_flow.metrics import Row, Snapshot, Speedometer, line_of, watching
 from sage_flow.runtime.report import OperatorCounts
 
-
 # --- rates ------------------------------------------------------------------------------------------------
 
 

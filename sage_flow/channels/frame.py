@@ -137,7 +137,7 @@ class Cancel(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Subtask to driver: how far it is (a `runtime.report.SubtaskReport`)."""
+    """Subtask to driver: how far it is (a `runtime.report.SubtaskReport`, None when it starts)."""
 
     subtask: int
     report: Any

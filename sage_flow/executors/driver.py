@@ -154,7 +154,7 @@ class Driver:
             case Data():
                 return self._collect(message)
             case Progress(subtask, report):
-                self.reports[subtask] = report
+                self._note_report(subtask, report)
             case Finished(subtask, report, called):
                 self._note_report(subtask, report)
                 return self._coordinator.on_finished(subtask, called)

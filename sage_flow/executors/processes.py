@@ -35,7 +35,7 @@ __all__ = ["BYTE_WINDOW", "Bootstrap", "ProcessExecutor", "ProcessShell"]
 BYTE_WINDOW = 8 * 1024 * 1024
 """Encoded bytes on the way on one channel between two processes."""
 
-_LOSS_S = 5.0
+_LOSS_S = 2.0
 """How long the end of a worker's connection may take to be seen after the end of the worker."""
 
 

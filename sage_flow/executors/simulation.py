@@ -160,11 +160,12 @@ class Scheduler:
         self.maybe_yield(_YIELD_AT_SEND)
 
     def maybe_yield(self, probability: float) -> None:
-        if self._current is not None and self._random.random() < probability:
-            self._give_back(self._current)
+        me = self._running_here()
+        if me is not None and self._random.random() < probability:
+            self._give_back(me)
 
     def wait(self, condition: SimulatedCondition, timeout: float | None) -> bool:
-        me = self._current
+        me = self._running_here()
         if me is None:
             raise InternalError("only an activation of the simulation can wait")
         me.waits_for = condition
@@ -178,6 +179,11 @@ class Scheduler:
         for activation in self._activations:
             if activation.waits_for is condition:
                 activation.waits_for = None
+
+    def _running_here(self) -> _Activation | None:
+        """The activation that this thread is; None for the scheduler's and for threads outside the simulation."""
+        me = self._current
+        return me if me is not None and me.thread is threading.current_thread() else None
 
     def _give_back(self, me: _Activation) -> None:
         self.baton.release()

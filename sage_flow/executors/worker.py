@@ -42,6 +42,7 @@ class Worker:
     def run(self) -> None:
         """The activation's body."""
         try:
+            self._tell(Progress(self._address, None))  # the driver knows it, and it will know if the driver dies
             self._work()
             self._tell(Finished(self._address, self._unit_report(), self.port.end_requests()))
             self._await_commit()

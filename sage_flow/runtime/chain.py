@@ -244,10 +244,10 @@ class _Writer:
         for number, output in enumerate(main):
             self._names[f"o{number}"] = output.records.append
             key = output.edge.key
-            if key is None:
+            if key is None or output.key is None:
                 self._write(f"o{number}({self._value})")
                 continue
-            self._names[f"q{number}"] = key.functions[0]
+            self._names[f"q{number}"] = output.key
             line = _Line(key, None, self._value)
             self._write(f"o{number}((q{number}({self._value}), {self._value}))", line=line)
         if main and self._depth > 3:

@@ -18,20 +18,21 @@ __all__ = ["ChannelOutput", "Output", "ReplyOutput"]
 _KNOWN_KEYS = 65_536
 """Entries of a partitioner's key table; a full one starts anew, which bounds its memory."""
 
+Key = Callable[[Any], Hashable]
 Split = Callable[[list[Any]], "Iterable[tuple[int, list[Any]]]"]
 
 
 class Output:
     """Records of one edge that wait to be sent. Chains append to `records` directly."""
 
-    def __init__(self, edge: Edge) -> None:
+    def __init__(self, edge: Edge, key: Key | None = None) -> None:
         self.edge = edge
+        self.key = key
         self.records: list[Any] = []
-        self._key = edge.key.functions[0] if edge.key else None
 
     def add(self, value: Any) -> None:
         """Append one record, with its key where the edge is keyed."""
-        self.records.append(value if self._key is None else (self._key(value), value))
+        self.records.append(value if self.key is None else (self.key(value), value))
 
     def take(self) -> list[Any]:
         """Empty the buffer, which stays the same list: the chain that is running appends to it."""
@@ -58,8 +59,16 @@ class Output:
 class ChannelOutput(Output):
     """An output to other subtasks, or to the driver."""
 
-    def __init__(self, edge: Edge, channels: Sequence[int], port: Port, index: int, max_parallelism: int) -> None:
-        super().__init__(edge)
+    def __init__(
+        self,
+        edge: Edge,
+        channels: Sequence[int],
+        port: Port,
+        index: int,
+        max_parallelism: int,
+        key: Key | None = None,
+    ) -> None:
+        super().__init__(edge, key)
         self._channels = channels
         self._port = port
         self._split = self._choose_split(index, max_parallelism)

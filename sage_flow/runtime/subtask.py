@@ -81,6 +81,7 @@ class ChainSubtask:
         self._counters = Counters(subtask.chain.operators)
         self._caller = Caller(plan.services, port, self._queue_before_call)
         self._operators = [self._bind(index, operator) for index, operator in enumerate(subtask.chain.operators)]
+        self._keys: list[BoundOperator] = []  # of outputs
         self._outputs = [self._make_output(edge_id) for edge_id in range(len(plan.edges)) if self._is_mine(edge_id)]
         self._by_tag = self._outputs_by_tag()
         inputs = [channel for channel in plan.channels if channel.consumer == subtask.address]
@@ -120,7 +121,12 @@ class ChainSubtask:
             return ReplyOutput(edge, self._port)
         me = self.subtask.address
         channels = [c.id for c in self.plan.channels if c.edge.id == edge.id and c.producer == me]
-        return ChannelOutput(edge, channels, self._port, self.subtask.index, self.plan.max_parallelism)
+        key = None
+        if edge.key is not None:
+            bound = self._bind(edge.operator, edge.key)
+            self._keys.append(bound)
+            key = bound.calls[0]
+        return ChannelOutput(edge, channels, self._port, self.subtask.index, self.plan.max_parallelism, key)
 
     def _outputs_by_tag(self) -> dict[tuple[int, str], list[Output]]:
         found: dict[tuple[int, str], list[Output]] = {}
@@ -142,7 +148,7 @@ class ChainSubtask:
         Called by the thread that will call `advance`.
         """
         self._caller.enter_activation()
-        for bound in reversed(self._operators):
+        for bound in reversed([*self._operators, *self._keys]):
             try:
                 bound.open()
             except Exception as error:

@@ -23,7 +23,8 @@ TICKET = Ticket(7, 42, Fraction(1, 3), 5.0)
 def output(partitioning, channels, *, key=None, index=0, max_parallelism=128):
     port = FakePort()
     edge = Edge(0, 0, 1, 0, None, partitioning, key)
-    return ChannelOutput(edge, list(range(channels)), port, index, max_parallelism), port
+    function = None if key is None else key.functions[0]
+    return ChannelOutput(edge, list(range(channels)), port, index, max_parallelism, function), port
 
 
 def send(out, records, ticket=None):
