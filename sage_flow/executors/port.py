@@ -243,6 +243,10 @@ class WorkerPort:
             call_id = self._calls.open(service, label, deadline)
             return True
 
+        with self._condition:
+            self._check()
+            if has_place():
+                return call_id
         self._suspend_until(has_place, deadline)
         return call_id
 

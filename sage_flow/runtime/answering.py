@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from sage_flow.channels.frame import EndOfRequests, EndService, Message, Reply, Request, Ticket
 from sage_flow.errors import ServiceError
-from sage_flow.runtime.caller import activation_deadline
+from sage_flow.runtime.caller import ActivationDeadline
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.port import Port
@@ -82,7 +82,7 @@ class Answering:
         self._ticket = ticket
         self._deadline = self._port.now() + ticket.remaining_s
         try:
-            with activation_deadline(self._deadline):
+            with ActivationDeadline(self._deadline):
                 yield
             self._divide(ticket._replace(share=self._ticket.share))
         except Exception as error:

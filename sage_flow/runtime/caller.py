@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,7 +15,7 @@ from sage_flow.runtime.failure import rebuild_error
 from sage_flow.runtime.port import Port
 from sage_flow.service import ServiceHandle
 
-__all__ = ["Caller", "activation_deadline"]
+__all__ = ["ActivationDeadline", "Caller"]
 
 _deadline: ContextVar[float | None] = ContextVar("deadline of the call that is being answered", default=None)
 
@@ -24,14 +23,19 @@ _deadline: ContextVar[float | None] = ContextVar("deadline of the call that is b
 _activation: ContextVar[Caller | None] = ContextVar("the subtask that runs in this thread", default=None)
 
 
-@contextmanager
-def activation_deadline(deadline: float) -> Iterator[None]:
-    """Calls made inside wait no longer than the call that they help to answer."""
-    token = _deadline.set(deadline)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
+class ActivationDeadline:
+    """Calls made inside the `with` block wait no longer than the call that they help to answer."""
+
+    __slots__ = ("_deadline", "_token")
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._token = _deadline.set(self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        _deadline.reset(self._token)
 
 
 class Caller:

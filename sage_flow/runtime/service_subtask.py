@@ -11,7 +11,7 @@ from sage_flow.functions import RuntimeContext
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.planner import public_methods
 from sage_flow.runtime.answering import CallersGate
-from sage_flow.runtime.caller import Caller, activation_deadline
+from sage_flow.runtime.caller import ActivationDeadline, Caller
 from sage_flow.runtime.failure import explain_failure, pack_error
 from sage_flow.runtime.port import Port
 from sage_flow.runtime.report import Counters, SubtaskReport
@@ -90,7 +90,7 @@ class ServiceSubtask:
         """Call the method and reply. An error is the caller's; work whose time has passed is not started."""
         if request.deadline <= self._port.now():
             return
-        with activation_deadline(request.deadline):
+        with ActivationDeadline(request.deadline):
             reply = self._outcome(request)
         try:
             self._port.reply(request.reply_to, reply)
