@@ -26,8 +26,9 @@ class Execution:
     `crash` is an error of the engine itself that ended the driver.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, cancel: Callable[[str], None] | None = None) -> None:
         self.driver = driver
+        self._cancel = cancel or driver.cancel
         self.crash: BaseException | None = None
         self._over = threading.Event()
 
@@ -58,7 +59,7 @@ class Execution:
 
     def cancel(self, reason: str) -> None:
         """Ask the job to end; `wait` for it."""
-        self.driver.cancel(reason)
+        self._cancel(reason)
 
     def statistics(self) -> dict[str, Any]:
         """Counts per operator and queued records per chain, now."""

@@ -92,7 +92,7 @@ class ProcessExecutor:
         group.start(payload, shell, driver)
         execution = Execution(driver)
 
-        shell.spawn(f"driver of {plan.job}", partial(execution.lead, group.stop))
+        shell.spawn(f"driver of {plan.job}", partial(execution.lead, lambda: group.stop(stuck=bool(driver.stuck))))
         return execution
 
 
@@ -166,9 +166,9 @@ class _WorkerGroup:
         number = self._process_of[address]
         return f"unresponsive in worker process {number} (pid {self._processes[number].pid}), which is killed"
 
-    def stop(self) -> None:
+    def stop(self, *, stuck: bool) -> None:
         """End every worker process, those whose work is done end by themselves; leave nothing behind."""
-        deadline = time.monotonic() + _LOSS_S
+        deadline = time.monotonic() + (0.0 if stuck else _LOSS_S)
         for process in self._processes.values():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

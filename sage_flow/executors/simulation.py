@@ -136,6 +136,7 @@ class Scheduler:
         self._activations: list[_Activation] = []
         self._paths: dict[tuple[int, int], _Path] = {}
         self._current: _Activation | None = None
+        self._interrupts: deque[Callable[[], None]] = deque()
         self._steps = 0
 
     @property
@@ -191,6 +192,10 @@ class Scheduler:
         if me.crashes:
             raise Crashed
 
+    def interrupt(self, action: Callable[[], None]) -> None:
+        """From a thread outside the simulation: do this between two steps."""
+        self._interrupts.append(action)
+
     # -- the steps ------------------------------------------------------------------------------------------
 
     def run(self, deliver: Callable[[int, Message], None], is_over: Callable[[], bool]) -> None:
@@ -205,6 +210,8 @@ class Scheduler:
                     self._resume(activation)
 
     def _step(self, deliver: Callable[[int, Message], None]) -> None:
+        while self._interrupts:
+            self._interrupts.popleft()()
         choices: list[_Activation | _Path] = [a for a in self._activations if a.is_runnable]
         choices.extend(p for p in self._paths.values() if p.messages and p.messages[0][0] <= self.now)
         if not choices:
@@ -294,7 +301,7 @@ class SimulationExecutor:
         shell = SimulationShell(scheduler, post)
         driver = Driver(plan, shell, options)
         receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
-        execution = Execution(driver)
+        execution = Execution(driver, lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)))
         scheduler.spawn("driver", execution.lead)
         for subtask in plan.subtasks:
             worker = Worker(plan, subtask, shell)

@@ -71,11 +71,21 @@ class Graph:
     ) -> Node:
         """Add an operator that reads these taps, a group of taps per input side."""
         if parallelism is not None:
-            checked_count(parallelism, "parallelism", operator.name)
+            with self.releasing(operator.name):
+                checked_count(parallelism, "parallelism", operator.name)
         taps = tuple(tuple(side) for side in inputs)
         node = Node(operator, taps, parallelism, self._service, max_parallelism)
         self.nodes.append(node)
         return node
+
+    @contextmanager
+    def releasing(self, name: str) -> Iterator[None]:
+        """If what is inside refuses the operator, its name is free again."""
+        try:
+            yield
+        except PipelineError:
+            self._taken.pop(name, None)
+            raise
 
     @contextmanager
     def body_of(self, service: str) -> Iterator[None]:
@@ -122,13 +132,14 @@ def make_operator(
     """Make an operator of functions, each with the number of values it is called with. Raises PipelineError."""
     where = caller_location()
     full_name = graph.name_for(name, base or kind.value)
-    if on_error not in _POLICIES:
-        raise PipelineError(
-            f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}"
+    with graph.releasing(full_name):
+        if on_error not in _POLICIES:
+            raise PipelineError(
+                f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}"
+            )
+        takes_ctx = tuple(
+            _takes_ctx(function, values, with_ctx, f"{full_name!r} ({where})") for function, values in functions
         )
-    takes_ctx = tuple(
-        _takes_ctx(function, values, with_ctx, f"{full_name!r} ({where})") for function, values in functions
-    )
     only_functions = tuple(function for function, _ in functions)
     return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
 

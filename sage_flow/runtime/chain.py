@@ -202,18 +202,20 @@ class _Writer:
     def _write_aggregate(self, index: int, bound: BoundOperator, line: _Line) -> None:
         self._names[f"s{index}"] = bound.table
         extracted = f"f{index}({self._value})" if bound.calls else self._value
+        # Apart from the user's function, whose errors may be let through: a key that cannot be placed never is.
+        self._write(f"a = s{index}[k]", line=line)
         match bound.operator.kind:
             case Kind.COUNT:
-                step = f"a = s{index}[k] + 1"
+                step = "a += 1"
             case Kind.SUM:
-                step = f"a = s{index}[k] + {extracted}"
+                step = f"a = a + {extracted}"
             case Kind.FOLD:
-                step = f"a = f{index}(s{index}[k], {self._value})"
+                step = f"a = f{index}(a, {self._value})"
             case Kind.REDUCE:
-                step = f"a = s{index}[k]; a = {self._value} if a is MISSING else f{index}(a, {self._value})"
+                step = f"a = {self._value} if a is MISSING else f{index}(a, {self._value})"
             case kind:
                 better = "<" if kind is Kind.MIN else ">"
-                step = f"b = {extracted}; a = s{index}[k]; a = b if a is MISSING or b {better} a else a"
+                step = f"b = {extracted}; a = b if a is MISSING or b {better} a else a"
         self._write_guarded(step, index, bound, line)
         self._write(f"s{index}[k] = a")
         if bound.operator.emits_at_end:

@@ -57,22 +57,22 @@ class BoundOperator:
         self.context = context
         self._index = index
         self._counters = counters
-        self.functions = [own_copy(function, operator) for function in operator.functions]
+        copies = {id(function): own_copy(function, operator) for function in operator.functions}
+        self.functions = [copies[id(function)] for function in operator.functions]
+        self._living = [function for function in copies.values() if isinstance(function, _LIVING)]
         self.table = KeyTable(_initial(operator)) if operator.kind in AGGREGATES else None
         self._pending: list[Any] = []  # of map_batches
         self.calls = tuple(self._call(side) for side in range(len(self.functions))) if self._has_calls() else ()
 
     def open(self) -> None:
-        """Open what has a life cycle. A function that serves both sides is opened once."""
-        for function in self.functions:
-            if isinstance(function, _LIVING):
-                function.open(self.context)
+        """Open what has a life cycle. A function that serves both sides is one copy, opened once."""
+        for function in self._living:
+            function.open(self.context)
 
     def close(self) -> None:
         """Close what was opened."""
-        for function in self.functions:
-            if isinstance(function, _LIVING):
-                function.close()
+        for function in self._living:
+            function.close()
 
     def at_end(self) -> Iterable[Any]:
         """Return what was held back until the end of input."""

@@ -13,8 +13,10 @@ import threading
 
 import pytest
 
+from sage_flow.channels.connection import Outlet
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
+from sage_flow.channels.handshake import Accepted, Dialer, Identity
 from sage_flow.errors import CodecError, InternalError, ProtocolError, SageFlowError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -149,6 +151,51 @@ def test_each_of_many_sending_threads_keeps_its_order(open_end):
     assert seen == {thread: list(range(500)) for thread in range(8)}
 
 
+def test_threads_that_send_the_same_new_definition_at_once_agree_on_who_defines_it(open_end):
+    one, two = open_end(1), open_end(2)
+    rounds = [lambda number=number: number for number in range(100)]
+    together = threading.Barrier(4)
+
+    def send(thread):
+        for number, function in enumerate(rounds):
+            together.wait()
+            one.send(2, thread, Data(thread, number, [function, "x" * (number % 4 * 30_000)]))
+
+    threads = [threading.Thread(target=send, args=(thread,)) for thread in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(4 * len(rounds)):
+            message = two.next()[1]
+            assert message.records[0]() == message.seq
+    finally:
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join()
+
+
+def test_only_one_thread_writes_at_a_time():
+    class SlowSocket:
+        writes = 0
+
+        def send(self, data, flags):
+            self.writes += 1
+            writer.start()
+            writer.join(0.05)  # it may try, and has to wait
+            assert writer.is_alive()
+            return len(data)
+
+    outlet = Outlet(1)
+    outlet.sock = slow = SlowSocket()
+    outlet._open = True
+    writer = threading.Thread(target=outlet.write)
+    outlet.send(0, Credit(1, 1))
+    writer.join()
+    assert slow.writes == 1
+
+
 def test_two_that_send_large_messages_to_each_other_do_not_block(open_end):
     one, two = open_end(1), open_end(2)
     size = 100 << 20
@@ -277,6 +324,21 @@ def test_closing_gives_up_after_a_while_and_counts_the_rest(open_end):
     assert one.losses.empty()
 
 
+def test_a_peer_that_goes_while_we_close_is_no_news(open_end):
+    one, two = open_end(1, flush_s=PATIENCE_S), open_end(2)
+    two.send(1, 0, Credit(1, 1))
+    one.next()
+    one.send(3, 0, Credit(1, 1))  # keeps the exchange up until process 3 is there
+    closing = threading.Thread(target=one.exchange.close)
+    closing.start()
+    while not one.exchange.statistics()["lost"]:
+        two.exchange.close()
+    open_end(3)
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
+    assert one.losses.empty()
+
+
 def test_closing_twice_or_before_the_start_is_fine(open_end):
     one, two = open_end(1), open_end(2, start=False)
     for end in (one, one, two, two):
@@ -353,10 +415,20 @@ def test_a_wrong_key_is_refused(open_end):
     assert two.losses.empty()
 
 
+def test_a_refused_peer_is_lost_once_and_not_again_when_its_time_is_over(open_end):
+    one, _ = open_end(1, key=b"guess", connect_timeout_s=0.1), open_end(2)
+    one.send(2, 0, Credit(1, 1))
+    assert one.loss()[0] == 2
+    one.send(3, 0, Credit(1, 1))
+    assert one.loss()[0] == 3  # not there, and its time ends after that of 2
+    assert one.losses.empty()
+
+
 def test_an_older_attempt_is_refused_and_told_so(open_end):
     one, two = open_end(1, attempt=1), open_end(2, attempt=2)
     one.send(2, 0, Credit(1, 1))
     assert "attempt 1 is an older one, this process belongs to attempt 2" in one.loss()[1]
+    two.exchange.close()
     statistics = two.exchange.statistics()
     assert statistics["refused_connections"] == 1
     assert any("attempt 1 is an older one" in event for event in statistics["story"])
@@ -381,6 +453,24 @@ def test_a_stranger_that_says_nothing_is_shown_out(open_end, directory):
         stranger.connect(f"{directory}/2.sock")
         stranger.settimeout(PATIENCE_S)
         assert stranger.recv(4096) == b""
+
+
+def test_a_second_process_with_the_same_number_is_refused(open_end, directory):
+    one, two = open_end(1), open_end(2)
+    one.send(2, 0, Credit(1, 1))
+    two.next()
+    dialer = Dialer(Identity(1, "job", 1, KEY), os.urandom(32), 2)
+    with socket.socket(socket.AF_UNIX) as twin:
+        twin.settimeout(PATIENCE_S)
+        twin.connect(f"{directory}/2.sock")
+        twin.sendall(dialer.start().data)
+        for decision in dialer.receive(twin.recv(4096)):
+            twin.sendall(decision.data)
+        assert dialer.receive(twin.recv(4096)) == [Accepted(2)]
+        assert twin.recv(4096) == b""
+    assert "process 1 has been connected before" in two.exchange.statistics()["story"][-1]
+    one.send(2, 0, Credit(2, 2))
+    assert two.next() == (0, Credit(2, 2))
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701])

@@ -1,0 +1,87 @@
+"""One thread, many things to wait for, and no polling."""
+
+import socket
+import threading
+
+import pytest
+
+from sage_flow.channels.loop import READ, WRITE, EventLoop
+
+
+@pytest.fixture
+def loop():
+    loop = EventLoop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def pair():
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def run(loop, calls, count):
+    loop.run(until=lambda: len(calls) >= count)
+    return calls
+
+
+def test_a_callback_is_told_what_its_socket_is_ready_for(loop, pair):
+    calls = []
+    loop.watch(pair[0], READ, calls.append)
+    pair[1].send(b"x")
+    assert run(loop, calls, 1) == [READ]
+    loop.watch(pair[0], READ | WRITE, calls.append)
+    assert run(loop, calls, 2)[1:] == [READ | WRITE]
+
+
+def test_a_socket_that_an_earlier_callback_closed_is_not_called(loop, pair):
+    calls = []
+
+    def close_both(name, _):
+        calls.append(name)
+        for end in pair:
+            loop.drop(end)
+
+    loop.watch(pair[0], WRITE, lambda events: close_both("first", events))
+    loop.watch(pair[1], WRITE, lambda events: close_both("second", events))
+    loop.after(0.0, lambda: calls.append("over"))
+    assert len(run(loop, calls, 2)) == 2
+    assert calls[1] == "over"
+
+
+def test_timers_run_in_the_order_of_their_times(loop):
+    calls = []
+    for seconds in (0.02, 0.0, 0.01, 0.0):
+        loop.after(seconds, lambda seconds=seconds: calls.append(seconds))
+    assert run(loop, calls, 4) == [0.0, 0.0, 0.01, 0.02]
+
+
+def test_orders_of_other_threads_wake_it_and_keep_their_order(loop):
+    calls, asleep = [], threading.Event()
+
+    def order():
+        asleep.wait()
+        for number in range(1000):
+            loop.order(lambda number=number: calls.append(number))
+
+    thread = threading.Thread(target=order)
+    thread.start()
+    loop.order(asleep.set)
+    assert run(loop, calls, 1000) == list(range(1000))
+    thread.join()
+
+
+def test_an_order_may_give_orders(loop):
+    calls = []
+    loop.order(lambda: loop.order(lambda: calls.append("second")))
+    assert run(loop, calls, 1) == ["second"]
+
+
+def test_orders_after_the_end_are_not_called():
+    loop = EventLoop()
+    loop._asleep = True  # as if it had ended while it slept
+    loop.close()
+    loop.order(lambda: pytest.fail("called"))
