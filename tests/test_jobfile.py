@@ -127,6 +127,15 @@ def test_a_file_is_run_once(tmp_path):
     assert sys.path.count("ran") == 1
 
 
+def test_a_file_that_is_loaded_already_is_found_by_workers_too(tmp_path, monkeypatch):
+    file = write(tmp_path / "jobs" / "known_job.py", BUILD)
+    path = list(sys.path)
+    load_job(file)
+    monkeypatch.setattr(sys, "path", path)
+    load_job(file)
+    assert sys.path[:2] == [str(tmp_path / "jobs"), str(tmp_path)]
+
+
 def test_a_file_that_failed_is_run_again(tmp_path):
     file = write(tmp_path / "broken_job.py", "1 / 0")
     with pytest.raises(ZeroDivisionError):
