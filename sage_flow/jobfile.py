@@ -100,6 +100,7 @@ def _import(file: str, shown: str) -> ModuleType:
     name = os.path.splitext(os.path.basename(file))[0]
     loaded = sys.modules.get(name)
     if loaded is not None and _is_file(getattr(loaded, "__file__", None), file):
+        _extend_search_path(file)  # for workers, whoever has loaded it here
         return loaded
     if loaded is not None or name in sys.stdlib_module_names:
         raise PipelineError(f"{shown} has the name of another module, {name!r}: rename the file")
