@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
+from sage_flow.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from sage_flow.environment import JobHandle, JobResult, LocalEnvironment
@@ -123,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> int:
     progress = False if arguments.quiet and arguments.progress is None else arguments.progress
     try:
         job, options, env = _prepare(arguments)
-        with _interrupts_held() as release:
+        with interrupts_held() as release:
             result, code = _finish(env.submit(), progress, release)
     except Exception as error:
         return _fail(error, in_use=True)
@@ -178,27 +176,6 @@ def _prepare(arguments: argparse.Namespace) -> tuple[JobFile, Any, LocalEnvironm
     env = LocalEnvironment(job.name, arguments.parallelism)
     job.build_pipeline(env, options)
     return job, options, env
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[Callable[[], None]]:
-    """Ctrl-C has to wait until the function that this gives is called: a half started job cannot be cancelled."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: None
-        return
-    came: list[int] = []
-
-    def release() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    try:
-        yield release
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _finish(

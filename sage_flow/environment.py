@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from sage_flow.errors import JobCancelled, PipelineError
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import Execution, Executor
 from sage_flow.functions import Source
+from sage_flow.interrupts import interrupts_held
 from sage_flow.plan.builder import Graph, checked_count, make_operator
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
@@ -28,6 +30,8 @@ from sage_flow.stream import DataStream
 __all__ = ["JobHandle", "JobResult", "JobStatus", "LocalEnvironment"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("sage_flow")
 
 _RESERVED_METHODS = frozenset({"options"})
 _RESERVED_PARAMETERS = frozenset({"method", "timeout"})
@@ -248,8 +252,10 @@ class LocalEnvironment:
         """
         from sage_flow.metrics import watching
 
-        with self.submit() as job, watching(job, progress):
-            return job.result()
+        with interrupts_held() as release, self.submit() as job:
+            release()
+            with watching(job, progress):
+                return job.result()
 
 
 @dataclass(frozen=True)
@@ -329,7 +335,13 @@ class JobHandle:
     ) -> None:
         if not self._execution.is_over:
             self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
+            if self._driver.stuck:  # nobody gets a result that could tell
+                _log.warning("job %r ended without code that does not come back: %s", self.name, self._stuck_text)
         _open_handles.discard(self)
+
+    @property
+    def _stuck_text(self) -> str:
+        return "; ".join(self._driver.stuck)
 
     @property
     def _driver(self) -> Driver:
@@ -341,6 +353,8 @@ class JobHandle:
         if self.status is not JobStatus.FAILED:
             return None
         error = unpack_error(self._driver.failure)
+        if self._driver.stuck:
+            add_notes(error, [f"the job ended without code that does not come back: {self._stuck_text}"])
         if isinstance(error, JobCancelled) or not isinstance(error, Exception):
             add_notes(error, [f"raised in job {self.name!r}"])
         fold_engine_frames(error)

@@ -41,7 +41,8 @@ def watching(job: JobHandle, progress: bool | None) -> Iterator[None]:
             than half a second.
     """
     stderr = sys.stderr
-    if progress is False or stderr is None or (progress is None and not stderr.isatty()):
+    is_gone = stderr is None or stderr.closed  # under pythonw, in a daemon
+    if progress is False or is_gone or (progress is None and not stderr.isatty()):
         yield
         return
     watch = _Watch(job, stderr, patience_s=_SHORT_JOB_S if progress is None else 0.0)

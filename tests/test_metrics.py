@@ -124,7 +124,11 @@ def test_a_closed_stderr_does_not_disturb_the_job(monkeypatch):
     assert watching_threads() == []
 
 
-def test_without_a_stderr_nothing_is_shown(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
-    with watching(FakeJob(), True):
-        assert watching_threads() == []
+@pytest.mark.parametrize("progress", [True, None])
+def test_without_a_stderr_nothing_is_shown(monkeypatch, progress):
+    closed = io.StringIO()
+    closed.close()
+    for stderr in (None, closed):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with watching(FakeJob(), progress):
+            assert watching_threads() == []

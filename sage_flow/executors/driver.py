@@ -199,7 +199,6 @@ class Driver:
         """Some user code does not come back: end without it, and say where it is."""
         names = {subtask.address: subtask.name for subtask in self.plan.subtasks}
         self.stuck = [f"{names[address]}: {self._where_stuck(address)}" for address in self._coordinator.alive]
-        _log.warning("job %r ends without user code that does not come back: %s", self.plan.job, "; ".join(self.stuck))
         error = TimeoutError("; ".join(self.stuck))
         self._obey(self._coordinator.on_died(self._coordinator.alive, pack_error(error)))
 
