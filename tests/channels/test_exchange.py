@@ -131,6 +131,7 @@ def test_a_peer_that_does_not_answer_the_handshake_is_lost(open_end, directory):
         assert one.loss() == (2, "no handshake within 0.05 s")
 
 
+@pytest.mark.race
 def test_each_of_many_sending_threads_keeps_its_order(open_end):
     one, two = open_end(1), open_end(2)
 
@@ -151,6 +152,7 @@ def test_each_of_many_sending_threads_keeps_its_order(open_end):
     assert seen == {thread: list(range(500)) for thread in range(8)}
 
 
+@pytest.mark.race
 def test_threads_that_send_the_same_new_definition_at_once_agree_on_who_defines_it(open_end):
     one, two = open_end(1), open_end(2)
     rounds = [lambda number=number: number for number in range(100)]
@@ -176,6 +178,7 @@ def test_threads_that_send_the_same_new_definition_at_once_agree_on_who_defines_
             thread.join()
 
 
+@pytest.mark.race
 def test_only_one_thread_writes_at_a_time():
     class SlowSocket:
         writes = 0
@@ -266,6 +269,7 @@ def test_messages_sent_from_on_message_arrive(open_end):
 # The end of a peer.
 
 
+@pytest.mark.race
 def test_a_peer_that_closes_is_lost_once_and_after_its_last_message(open_end):
     one, two = open_end(1), open_end(2)
     two.send(1, 0, Credit(0, 1))

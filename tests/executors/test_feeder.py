@@ -84,6 +84,7 @@ def test_it_reads_a_thousand_records_ahead_and_one_batch(size, stopping):
     assert settle(source, expected) == expected
 
 
+@pytest.mark.race
 def test_everything_comes_over_in_order_and_then_the_end():
     fed = Fed(Counting(7, batches=1000))
     assert fed.rest() == list(range(7000))
@@ -105,6 +106,7 @@ def test_a_large_batch_stays_one():
     assert len(fed.next()) == 5000
 
 
+@pytest.mark.race
 def test_it_never_blocks_and_wakes_a_subtask_that_went_away_with_nothing(stopping):
     gate = threading.Event()
 
@@ -130,6 +132,7 @@ def test_an_error_comes_behind_the_records_that_were_read_before_it():
             fed.feeder.next_batch()
 
 
+@pytest.mark.race
 def test_stopping_frees_a_feeder_that_waits_for_room():
     source = Counting(1000)
     fed = Fed(source)

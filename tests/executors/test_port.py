@@ -186,6 +186,7 @@ def test_credit_of_consumed_frames_is_returned_by_the_quarter():
     assert it.shell.sent == [Credit(it.ins[0], 2)]
 
 
+@pytest.mark.race
 def test_frames_of_many_threads_leave_in_the_order_of_their_numbers():
     it = port_of(window=50)
     out = it.outs[0]

@@ -103,6 +103,7 @@ def test_a_job_that_is_cancelled_leaves_nothing_behind(tmp_path):
     assert job.status is JobStatus.CANCELLED
 
 
+@pytest.mark.race
 @pytest.mark.usefixtures("nothing_left")
 def test_a_worker_that_is_killed_ends_the_job_and_is_named(tmp_path):
     env = LocalEnvironment("flights", executor=ProcessExecutor(), cancel_grace_s=0.5)
@@ -122,6 +123,7 @@ class Deadly(Service):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.race
 @pytest.mark.usefixtures("nothing_left")
 def test_the_caller_of_a_service_that_is_killed_does_not_wait_for_its_timeout():
     env = environment()
@@ -148,6 +150,7 @@ def run_script(tmp_path, text, *arguments, **options):
     )
 
 
+@pytest.mark.race
 def test_the_workers_of_a_driver_that_is_killed_exit(tmp_path):
     script = """
         import os, sys, threading

@@ -1,5 +1,7 @@
 """A port that records: drives one subtask by hand, without a thread, a clock or another subtask."""
 
+import pytest
+
 from sage_flow import LocalEnvironment
 from sage_flow.channels.frame import Barrier, Control, Credit, Data, EndOfInput, Idle, Reply, Ticket, Watermark
 from sage_flow.runtime.calls import Outcome
@@ -114,3 +116,15 @@ def bench(write, operator, parallelism=1, index=0):
 def shares(port, call_id):
     """The sum of the shares of a call that were replied."""
     return sum(reply.share for _, reply in port.replies if isinstance(reply, Reply) and reply.call_id == call_id)
+
+
+@pytest.fixture(name="made")
+def two_inputs_two_readers():
+    """Two inputs, and two readers, which are not fused and get everything."""
+
+    def build(env):
+        step = env.from_collection([]).union(env.from_collection([])).map(lambda n: n, name="step")
+        step.for_each(print)
+        step.for_each(print)
+
+    return bench(build, "step")

@@ -1,0 +1,232 @@
+"""Services are registered, opened and closed once; what is registered wrongly is refused."""
+
+import os
+
+import pytest
+from failing import Boom, one_process
+from services_under_test import Calculator, make_calculator
+
+from sage_flow import Function, LocalEnvironment, PipelineService, Service
+from sage_flow.errors import PipelineError
+
+HERE = os.path.basename(__file__)
+
+
+# --- life cycle -------------------------------------------------------------------------------------------
+
+
+class FailsIn(Service):
+    def __init__(self, where):
+        self.where = where
+        if where == "__init__":
+            raise Boom(where)
+
+    def open(self, ctx):
+        if self.where == "open":
+            raise Boom("open")
+
+    def close(self):
+        if self.where == "close":
+            raise Boom("close")
+
+    def process(self, value):
+        return value
+
+
+@one_process
+@pytest.mark.parametrize("where", ["__init__", "open", "close"])
+def test_a_service_whose_life_cycle_fails_fails_the_job_and_is_named(mode, where):
+    env = mode.environment()
+    env.register_service("broken", FailsIn, where)
+    env.from_collection([1]).map(lambda n, ctx: ctx.call_service("broken", n)).collect()
+    with pytest.raises(Boom, match=where) as caught:
+        env.execute()
+    notes = "\n".join(caught.value.__notes__)
+    assert "operator  'broken' (service)" in notes
+    assert HERE in notes
+
+
+class Noting:
+    """Notes its close in a file, after a last call of `other`."""
+
+    def __init__(self, path, name, other=None, calls=True):
+        self.path, self.name, self.other, self.calls = path, name, other, calls
+
+    def open(self, ctx):
+        self.ctx = ctx
+
+    def process(self, value):
+        if self.other is not None and self.calls:
+            self.ctx.call_service(self.other, value)
+        return value
+
+    def close(self):
+        last = self.ctx.call_service(self.other, 7, timeout=2.0) if self.other is not None else None
+        with open(self.path, "a") as file:
+            file.write(f"{self.name} {last}\n")
+
+
+class NotingFunction(Noting, Function):
+    def __call__(self, value):
+        return self.process(value)
+
+
+class NotingService(Noting, Service):
+    pass
+
+
+def test_callers_close_before_the_services_they_call_and_may_call_in_close(mode, tmp_path):
+    path = str(tmp_path / "closed")
+    env = mode.environment(parallelism=1)
+    env.register_service("c", NotingService, path, "c")
+    env.register_service("b", NotingService, path, "b", "c")
+    env.register_service("a", NotingService, path, "a", "b")
+    env.from_collection([1]).map(NotingFunction(path, "map", "a")).for_each(str)
+    env.execute()
+    assert (tmp_path / "closed").read_text().splitlines() == ["map 7", "a 7", "b 7", "c None"]
+
+
+@one_process
+def test_the_first_call_of_all_may_be_in_close(mode, tmp_path):
+    path = str(tmp_path / "closed")
+    env = mode.environment(parallelism=1)
+    env.register_service("callee", NotingService, path, "callee")
+    env.from_collection([1]).map(NotingFunction(path, "map", "callee", calls=False)).for_each(str)
+    env.execute()
+    assert (tmp_path / "closed").read_text().splitlines() == ["map 7", "callee None"]
+
+
+def test_the_first_call_of_a_service_may_be_in_its_close(tmp_path):
+    path = str(tmp_path / "closed")
+    env = LocalEnvironment("test")
+    env.register_service("callee", NotingService, path, "callee")
+    env.register_service("caller", NotingService, path, "caller", "callee", calls=False)
+    env.from_collection([1]).map(lambda n, ctx: ctx.call_service("caller", n)).for_each(str)
+    env.execute()
+    assert (tmp_path / "closed").read_text().splitlines() == ["caller 7", "callee None"]
+
+
+def test_every_replica_is_opened_and_closed_once(mode, tmp_path):
+    path = str(tmp_path / "closed")
+    env = mode.environment()
+    env.register_service("three", NotingService, path, "x", parallelism=3, concurrency=2)
+    env.from_collection(range(10)).map(lambda n, ctx: ctx.call_service("three", n)).for_each(str)
+    env.execute()
+    assert (tmp_path / "closed").read_text().splitlines() == ["x None"] * 3
+
+
+# --- registration -----------------------------------------------------------------------------------------
+
+
+class HasOptions:
+    def options(self):
+        pass
+
+
+class HasTimeout:
+    def ask(self, question, timeout):
+        pass
+
+
+class HasMethod:
+    def ask(self, method=None):
+        pass
+
+
+REFUSED = {
+    "an instance": (lambda env: env.register_service("s", Calculator()), ["'s'", "instance", "Calculator"]),
+    "the same name": (
+        lambda env: [env.register_service("s", Calculator) for _ in "ab"],
+        ["'s'", "already", HERE],
+    ),
+    "no name": (lambda env: env.register_service("", Calculator), ["non-empty"]),
+    "a method named options": (lambda env: env.register_service("s", HasOptions), ["'options'", "rename"]),
+    "a parameter named timeout": (lambda env: env.register_service("s", HasTimeout), ["'ask'", "'timeout'", "rename"]),
+    "a parameter named method": (lambda env: env.register_service("s", HasMethod), ["'ask'", "'method'", "rename"]),
+    "too many arguments": (lambda env: env.register_service("s", Calculator, 1, 2), ["'s'", "Calculator"]),
+    "an unknown argument": (lambda env: env.register_service("s", Calculator, speed=1), ["'s'", "'speed'"]),
+    "a missing argument": (lambda env: env.register_service("s", make_calculator), ["'s'", "'factor'"]),
+    "concurrency 0": (lambda env: env.register_service("s", Calculator, concurrency=0), ["concurrency", "at least 1"]),
+    "parallelism 0": (lambda env: env.register_service("s", Calculator, parallelism=0), ["parallelism", "at least 1"]),
+    "max_pending True": (lambda env: env.register_service("s", Calculator, max_pending=True), ["max_pending", "True"]),
+    "a pipeline with arguments": (
+        lambda env: env.register_service("s", PipelineService(lambda r: r), 1),
+        ["'s'", "no arguments"],
+    ),
+    "a pipeline that is none": (lambda env: PipelineService(3), ["function", "3"]),
+    "a pipeline without a stream": (
+        lambda env: env.register_service("s", PipelineService(lambda r: None)),
+        ["'s'", "return the stream", "None"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("register", "fragments"),
+    REFUSED.values(),
+    ids=REFUSED,
+)
+def test_a_wrong_registration_is_refused_at_once(register, fragments):
+    with pytest.raises(PipelineError) as caught:
+        register(LocalEnvironment("test"))
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+def test_a_service_is_not_registered_inside_a_pipeline():
+    env = LocalEnvironment("test")
+    with pytest.raises(PipelineError, match="inside the pipeline of 's'"):
+        env.register_service("s", PipelineService(lambda r: env.register_service("t", PipelineService(str)) or r))
+
+
+def outside(env):
+    return env.from_collection([1], name="outside")
+
+
+BODIES = {
+    "map_batches": (lambda r, env: r.map_batches(list), ["'s/map_batches-1'", HERE, "one by one"]),
+    "final aggregates": (lambda r, env: r.key_by(str).count(emit="final"), ["'s/count-1'", HERE, "one by one"]),
+    "broadcast": (lambda r, env: r.broadcast().map(str), ["'s/map-1'", HERE, "broadcast"]),
+    "a source of its own": (lambda r, env: r.union(outside(env)).map(str), ["'s/outside'", HERE]),
+    "a source instead of requests": (lambda r, env: outside(env).map(str), ["'s/outside'", HERE]),
+    "an unread branch": (lambda r, env: r.map(str, name="lost") and r, ["'s/lost'", HERE]),
+}
+
+
+@pytest.mark.parametrize(("body", "fragments"), BODIES.values(), ids=BODIES)
+def test_what_cannot_answer_one_request_at_a_time_is_refused_before_it_runs(body, fragments):
+    env = LocalEnvironment("test")
+    with pytest.raises(PipelineError) as caught:  # noqa: PT012 - at the registration or at the start
+        env.register_service("s", PipelineService(lambda r: body(r, env)))
+        env.from_collection([1], name="main").map(lambda n, ctx: ctx.call_service("s", n, timeout=1.0)).collect()
+        env.execute()
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("build", [lambda r, s: s, lambda r, s: s.map(str), lambda r, s: r.union(s).map(str)])
+def test_a_body_cannot_read_a_stream_of_outside(build):
+    env = LocalEnvironment("test")
+    stream = outside(env)
+    stream.collect()
+    with pytest.raises(PipelineError, match="main pipeline"):  # noqa: PT012 - at the registration or at the start
+        env.register_service("s", PipelineService(lambda r: build(r, stream)))
+        env.execute()
+
+
+def test_a_stream_of_a_body_cannot_be_read_outside():
+    leaked = []
+    env = LocalEnvironment("test")
+    env.register_service("s", PipelineService(lambda r: leaked.append(r.map(str)) or r))
+    leaked[0].collect()
+    with pytest.raises(PipelineError, match="main pipeline"):
+        env.execute()
+
+
+def test_a_registration_that_failed_can_be_repeated():
+    env = LocalEnvironment("test")
+    with pytest.raises(ZeroDivisionError):
+        env.register_service("s", PipelineService(lambda r: r.map(str, parallelism=1 // 0)))
+    env.register_service("s", PipelineService(lambda r: r.map(str)))
+    env.from_collection([1]).map(lambda n, ctx: ctx.call_service("s", n)).collect("x")
+    assert env.execute().collected["x"] == ["1"]
