@@ -2,7 +2,7 @@
 
 import threading
 
-from failing import TwoArguments
+from failing_pipelines import TwoArguments
 
 from sage_flow import LocalEnvironment, Service
 

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 
 import pytest
-from failing import (
+from failing_pipelines import (
     Boom,
     TwoArguments,
     WatchedMap,

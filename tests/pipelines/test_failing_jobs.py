@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from failing import (
+from failing_pipelines import (
     Boom,
     WatchedBatches,
     WatchedFlatMap,

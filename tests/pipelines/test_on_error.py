@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from failing import Boom, error_of, notes_of, one_process
+from failing_pipelines import Boom, error_of, notes_of, one_process
 
 from sage_flow import DeadLetter, Function, LocalEnvironment
 from sage_flow.errors import PipelineError

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from failing import Boom, one_process
+from failing_pipelines import Boom, one_process
 from services_under_test import asked, error_of_call
 
 from sage_flow import DeadLetter, LocalEnvironment, PipelineService, Service, Sink

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from failing import error_of, notes_of, numbers
+from failing_pipelines import error_of, notes_of, numbers
 
 from sage_flow import LocalEnvironment
 from sage_flow.errors import InvalidKeyError, PipelineError

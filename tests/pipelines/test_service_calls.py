@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 import pytest
-from failing import TwoArguments, one_process
+from failing_pipelines import TwoArguments, one_process
 from services_under_test import Calculator, asked, caught_in_map, error_of_call, make_calculator
 
 from sage_flow import Function, JobStatus, LocalEnvironment, PipelineService, Service

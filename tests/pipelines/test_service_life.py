@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from failing import Boom, one_process
+from failing_pipelines import Boom, one_process
 from services_under_test import Calculator, make_calculator
 
 from sage_flow import Function, LocalEnvironment, PipelineService, Service

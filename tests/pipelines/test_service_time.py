@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from failing import one_process
+from failing_pipelines import one_process
 from services_under_test import Calculator, asked
 
 from sage_flow import Function, LocalEnvironment, Service
