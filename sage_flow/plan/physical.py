@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from sage_flow.plan.graph import Kind, Operator, Partitioning
+from sage_flow.plan.graph import Operator, Partitioning
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
 
@@ -136,7 +136,3 @@ class Plan:
     def addresses(self, chain: int) -> list[int]:
         """The addresses of a chain's subtasks, by index."""
         return [subtask.address for subtask in self.subtasks if subtask.chain.id == chain]
-
-    def is_service(self, chain: Chain) -> bool:
-        """Whether calls enter at this chain."""
-        return chain.head.kind in (Kind.SERVICE, Kind.REQUESTS)

@@ -171,7 +171,6 @@ def test_a_class_service_is_a_chain_of_its_own_and_names_its_methods(env):
     service = plan.services["memory"]
     assert (service.methods, service.max_pending, service.timeout_s) == (frozenset({"get"}), 3, 4.0)
     assert len(plan.addresses(service.chain)) == 2
-    assert plan.is_service(plan.chains[service.chain])
 
 
 def test_the_pipeline_of_a_service_starts_at_its_requests_and_ends_in_replies(env):
