@@ -44,8 +44,10 @@ class CollectionSource(Source[T]):
         self.restore(0)
 
     def next_batch(self) -> list[T] | SourceSignal:
-        # islice and not a slice, which some sequences lack (a deque) and some give another type to
-        batch = list(islice(self._rest, _BATCH))
+        if type(self._items) is list:
+            batch = self._items[self._position : self._position + _BATCH]
+        else:  # islice, as a slice of some sequences is missing (a deque), of others no list
+            batch = list(islice(self._rest, _BATCH))
         self._position += len(batch)
         return batch or END
 
