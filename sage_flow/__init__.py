@@ -1,10 +1,11 @@
 """sage_flow: a dataflow engine for Python. Write a pipeline once; run it in one process or on a cluster."""
 
 from sage_flow._version import __version__
-from sage_flow.environment import JobHandle, JobResult, JobStatus, LocalEnvironment
+from sage_flow.environment import LocalEnvironment
 from sage_flow.functions import END, IDLE, DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
+from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
-from sage_flow.service import PipelineService, Service, ServiceHandle
+from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
 from sage_flow.stream import ConnectedStreams, DataStream, KeyedStream
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "Service",
     "PipelineService",
     "ServiceHandle",
+    "ServiceFuture",
+    "wait",
     "stable_hash",
     "__version__",
 ]

@@ -11,7 +11,8 @@ from sage_flow._version import __version__
 from sage_flow.interrupts import interrupts_held
 
 if TYPE_CHECKING:
-    from sage_flow.environment import JobHandle, JobResult, LocalEnvironment
+    from sage_flow.environment import LocalEnvironment
+    from sage_flow.job import JobHandle, JobResult
     from sage_flow.jobfile import JobFile
 
 __all__ = ["main", "run_file"]

@@ -1,37 +1,30 @@
-"""Environments: where a pipeline is written and run, and what running it gives back."""
+"""Environments: where a pipeline is written, and run."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import inspect
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from sage_flow.errors import JobCancelled, PipelineError
-from sage_flow.executors.driver import Driver, DriverOptions
-from sage_flow.executors.execution import Execution, Executor
+from sage_flow.errors import PipelineError
+from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.execution import Executor
 from sage_flow.functions import Source
 from sage_flow.interrupts import interrupts_held
+from sage_flow.job import JobHandle, JobResult
 from sage_flow.plan.builder import Graph, checked_count, make_operator
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
 from sage_flow.plan.location import caller_location
 from sage_flow.plan.planner import public_methods
-from sage_flow.runtime.coordinator import JobStatus
-from sage_flow.runtime.failure import add_notes, fold_engine_frames, unpack_error
 from sage_flow.service import PipelineService
 from sage_flow.stream import DataStream
 
-__all__ = ["JobHandle", "JobResult", "JobStatus", "LocalEnvironment"]
+__all__ = ["LocalEnvironment"]
 
 T = TypeVar("T")
-
-_log = logging.getLogger("sage_flow")
 
 _RESERVED_METHODS = frozenset({"options"})
 _RESERVED_PARAMETERS = frozenset({"method", "timeout"})
@@ -167,16 +160,22 @@ class LocalEnvironment:
         concurrency: int = 1,
         max_pending: int = 256,
         timeout: float = 10.0,
+        stateless: bool = False,
+        uses: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         """Register a service under a name: a class (or a function that makes the object) or a PipelineService.
 
         Args:
             args, kwargs: for the class, which is called where the service runs.
-            parallelism: replicas; calls go to them in turn.
-            concurrency: calls that one replica answers at the same time, each in a thread.
+            parallelism: replicas. Each replica of a class has a state of its own, so calls must say by
+                `ctx.service(name).options(key=...)` whose they mean, unless it is `stateless`: then calls go to
+                the replicas in turn, as they do for a PipelineService.
+            concurrency: calls that one replica answers at the same time, each in a thread, or coroutines.
             max_pending: open calls of one caller before it has to wait.
             timeout: seconds a caller waits by default.
+            stateless: the object keeps nothing from one call to the next.
+            uses: names of the services that it calls, so that a circle is found before the job runs.
         """
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of a service must be a non-empty str, not {name!r}")
@@ -190,25 +189,34 @@ class LocalEnvironment:
             ("max_pending", max_pending),
         ):
             checked_count(value, what, name)
+        definition = ServiceDefinition(
+            name,
+            caller_location(),
+            parallelism,
+            max_pending,
+            _checked_timeout(timeout, name),
+            concurrency,
+            stateless,
+            uses=_checked_names(uses, name),
+        )
         if isinstance(service, PipelineService):
             if args or kwargs or concurrency != 1:
                 raise PipelineError(f"PipelineService {name!r} takes no arguments and no concurrency: use parallelism")
-            replicas = parallelism if parallelism != 1 else service.parallelism
-            self._register_pipeline(name, service, checked_count(replicas, "parallelism", name), max_pending, timeout)
+            replicas = checked_count(parallelism if parallelism != 1 else service.parallelism, "parallelism", name)
+            self._register_pipeline(
+                service, replace(definition, parallelism=replicas, stateless=True, many=service.reply == "many")
+            )
             return
         _check_factory(name, service, args, kwargs)
         self._graph.name_for(name, "service")  # no operator may share it: it names the counts of the service
-        self._graph.services[name] = ServiceDefinition(
-            name, caller_location(), parallelism, max_pending, timeout, concurrency, service, args, kwargs
-        )
+        self._graph.services[name] = replace(definition, factory=service, args=args, kwargs=kwargs)
 
-    def _register_pipeline(
-        self, name: str, service: PipelineService, parallelism: int, max_pending: int, timeout: float
-    ) -> None:
+    def _register_pipeline(self, service: PipelineService, definition: ServiceDefinition) -> None:
+        name = definition.name
         with self._graph.body_of(name):
             head = make_operator(self._graph, Kind.REQUESTS, "requests")
-            node = self._graph.add(head, parallelism=parallelism)
-            self._graph.services[name] = ServiceDefinition(name, head.location, parallelism, max_pending, timeout)
+            node = self._graph.add(head, parallelism=definition.parallelism)
+            self._graph.services[name] = definition
             output = service.build(DataStream(self._graph, (Tap(node),)))
             if not isinstance(output, DataStream):
                 raise PipelineError(
@@ -220,9 +228,7 @@ class LocalEnvironment:
                         f"the pipeline of service {name!r} returns a stream of the main pipeline or of another service"
                         f" ({tap.node.name!r}, {tap.node.operator.location}), not one that descends from its requests"
                     )
-        self._graph.services[name] = ServiceDefinition(
-            name, head.location, parallelism, max_pending, timeout, output=output._taps
-        )
+        self._graph.services[name] = replace(definition, output=output._taps)
 
     # -- running --------------------------------------------------------------------------------------------
 
@@ -258,139 +264,19 @@ class LocalEnvironment:
                 return job.result()
 
 
-@dataclass(frozen=True)
-class JobResult:
-    """What a job came to.
-
-    Attributes:
-        status: FINISHED or CANCELLED; a job that failed raises instead.
-        collected: the rows of each `collect` sink, by name.
-        counts: records each operator emitted (a sink: received), by name.
-        skipped, dead_letters: records that failed under such an `on_error`, by operator, where there are any.
-        stuck: where user code was that did not come back after a cancel.
-    """
-
-    status: JobStatus
-    collected: dict[str, list[Any]]
-    counts: dict[str, int]
-    skipped: dict[str, int] = field(default_factory=dict)
-    dead_letters: dict[str, int] = field(default_factory=dict)
-    stuck: list[str] = field(default_factory=list)
+def _checked_timeout(timeout: Any, name: str) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise PipelineError(f"timeout of service {name!r} must be a number of seconds above 0, not {timeout!r}")
+    return timeout
 
 
-class JobHandle:
-    """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
-
-    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning.
-    """
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
-        _open_handles.add(self)
-
-    @property
-    def name(self) -> str:
-        """The job's name."""
-        return self._driver.plan.job
-
-    @property
-    def status(self) -> JobStatus:
-        """CREATED, RUNNING, FINISHED, FAILED or CANCELLED."""
-        return self._driver.status
-
-    def wait(self, timeout: float | None = None) -> JobStatus:
-        """Wait for the end of the job, at most `timeout` seconds; return the status then."""
-        if self._execution.wait(timeout):
-            _open_handles.discard(self)
-        return self.status
-
-    def cancel(self, reason: str = "cancelled by its user") -> JobStatus:
-        """End the job: unwind what waits, close everything, publish nothing. Waits until that is done."""
-        self._execution.cancel(reason)
-        return self.wait()
-
-    def result(self, timeout: float | None = None) -> JobResult:
-        """Wait for the end and return what the job came to.
-
-        Raises the first error of user code as its own type, TimeoutError if the job runs on after `timeout`
-        seconds.
-        """
-        if not self.wait(timeout).is_final and self._execution.crash is None:
-            raise TimeoutError(f"job {self.name!r} is still running after {timeout} s")
-        error = self._error()
-        if error is not None:
-            raise error
-        return self._result()
-
-    def metrics(self) -> dict[str, Any]:
-        """How far the job is: `operators` (counts by name) and `queued` (records waiting, by chain)."""
-        return self._execution.statistics()
-
-    def __enter__(self) -> JobHandle:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self._execution.is_over:
-            self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
-            if self._driver.stuck:  # nobody gets a result that could tell
-                _log.warning("job %r ended without code that does not come back: %s", self.name, self._stuck_text)
-        _open_handles.discard(self)
-
-    @property
-    def _stuck_text(self) -> str:
-        return "; ".join(self._driver.stuck)
-
-    @property
-    def _driver(self) -> Driver:
-        return self._execution.driver
-
-    def _error(self) -> BaseException | None:
-        if self._execution.crash is not None:
-            return self._execution.crash
-        if self.status is not JobStatus.FAILED:
-            return None
-        error = unpack_error(self._driver.failure)
-        if self._driver.stuck:
-            add_notes(error, [f"the job ended without code that does not come back: {self._stuck_text}"])
-        if isinstance(error, JobCancelled) or not isinstance(error, Exception):
-            add_notes(error, [f"raised in job {self.name!r}"])
-        fold_engine_frames(error)
-        return error
-
-    def _result(self) -> JobResult:
-        counts = self._driver.counts()
-        return JobResult(
-            self.status,
-            self._driver.collected,
-            {name: count.emitted for name, count in counts.items()},
-            {name: count.skipped for name, count in counts.items() if count.skipped},
-            {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
-            self._driver.stuck,
-        )
-
-
-_open_handles: set[JobHandle] = set()  # also of those whose user has dropped them: their jobs run on
-
-
-@atexit.register
-def _cancel_forgotten_jobs() -> None:
-    for handle in list(_open_handles):
-        if handle._execution.is_over:
-            continue
-        warnings.warn(
-            f"job {handle.name!r} was submitted but neither waited for nor closed: it is cancelled now",
-            ResourceWarning,
-            stacklevel=2,
-        )
-        handle.cancel("the interpreter exits")
+def _checked_names(uses: Any, name: str) -> tuple[str, ...]:
+    if isinstance(uses, str) or not all(isinstance(used, str) for used in uses):
+        raise PipelineError(f"uses of service {name!r} must be a list of the names of services, not {uses!r}")
+    return tuple(uses)
 
 
 def _with_function(operator: Any, function: Any) -> Any:
-    from dataclasses import replace
-
     return replace(operator, functions=(function,))
 
 

@@ -14,7 +14,8 @@
     │   ├── ServiceTimeout       no reply within `timeout` (also a TimeoutError)
     │   ├── ServiceOverloaded    `timeout` ran out while waiting for one of `max_pending` places
     │   ├── ServiceCycle         this call would close a circle of services that call each other
-    │   └── ServiceUnavailable   the service has ended or its process died
+    │   ├── ServiceUnavailable   the service has ended or its process died
+    │   └── OutsideActivation    a thread of the user's called after close() of its operator had begun
     └── InternalError            "cannot happen"; please report it
         └── ProtocolError        a peer broke the order or the form of messages
 
@@ -42,6 +43,7 @@ __all__ = [
     "ServiceOverloaded",
     "ServiceCycle",
     "ServiceUnavailable",
+    "OutsideActivation",
     "InternalError",
     "ProtocolError",
     "JobCancelled",
@@ -114,6 +116,10 @@ class ServiceCycle(ServiceError):
 
 class ServiceUnavailable(ServiceError):
     """The service has ended, or the process that ran it died."""
+
+
+class OutsideActivation(ServiceError):
+    """A thread of the user's own called a service after `close()` of its operator had begun."""
 
 
 class InternalError(SageFlowError):

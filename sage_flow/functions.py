@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
-from sage_flow.service import ServiceCaller, ServiceHandle
+from sage_flow.service import ServiceCaller, ServiceFuture, ServiceHandle
 from sage_flow.state import NO_KEY, KeyedState
 
 __all__ = [
@@ -115,6 +115,15 @@ class RuntimeContext:
         `ServiceError`: ServiceTimeout, NoReply, UnknownService ...
         """
         return self._caller().call(name, method, args, kwargs, timeout)
+
+    def call_service_async(
+        self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
+    ) -> ServiceFuture:
+        """Call a method of a service and go on: return a future, which can be awaited, for its reply.
+
+        Waits only while `max_pending` earlier calls are open. Raises as `call_service` does before it calls.
+        """
+        return self._caller().start(name, method, args, kwargs, timeout)
 
     def _caller(self) -> ServiceCaller:
         if self._services is None:

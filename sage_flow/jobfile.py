@@ -22,7 +22,8 @@ from sage_flow.errors import PipelineError
 from sage_flow.plan.location import short_path
 
 if TYPE_CHECKING:
-    from sage_flow.environment import JobResult, LocalEnvironment
+    from sage_flow.environment import LocalEnvironment
+    from sage_flow.job import JobResult
 
 __all__ = ["JobFile", "load_job"]
 

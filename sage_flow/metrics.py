@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from sage_flow.environment import JobHandle
+    from sage_flow.job import JobHandle
     from sage_flow.runtime.report import OperatorCounts
 
 __all__ = ["Row", "Snapshot", "Speedometer", "line_of", "watching"]

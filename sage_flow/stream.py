@@ -10,7 +10,7 @@ Methods that take a function share these options:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
@@ -157,6 +157,39 @@ class Stream(Generic[T]):
             with_ctx,
             options={"batch_size": batch_size},
         )
+
+    def map_async(
+        self,
+        function: Callable[..., Awaitable[U]],
+        *,
+        capacity: int = 64,
+        ordered: bool = True,
+        timeout: float | None = None,
+        name: str | None = None,
+        parallelism: int | None = None,
+        on_error: OnError = "fail",
+        with_ctx: bool | None = None,
+    ) -> DataStream[U]:
+        """Like `map` with a function that waits: many records wait at the same time.
+
+        For calls of services, databases, web pages. `function` is `async def`, or returns a ServiceFuture
+        (`lambda q, ctx: ctx.service("answer").process.remote(q)`); coroutines of one subtask share an event loop.
+
+        Args:
+            capacity: records under way in each subtask; more wait, which slows the source.
+            ordered: results leave in the order of the records; otherwise as they come.
+            timeout: seconds a coroutine may take for one record before it ends in TimeoutError.
+
+        >>> async def double(n):
+        ...     return 2 * n
+        >>> collect(stream_of(1, 2, 3).map_async(double))
+        [2, 4, 6]
+        """
+        checked_count(capacity, "capacity", name or "map_async")
+        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+            raise PipelineError(f"timeout of map_async must be a number of seconds above 0, not {timeout!r}")
+        options = {"capacity": capacity, "ordered": bool(ordered), "timeout_s": timeout}
+        return self._step(Kind.MAP_ASYNC, function, name, parallelism, on_error, with_ctx, options=options)
 
     # -- shape ----------------------------------------------------------------------------------------------
 

@@ -21,13 +21,14 @@ from typing import TypeVar
 
 import pytest
 
-from sage_flow.environment import JobResult, LocalEnvironment
+from sage_flow.environment import LocalEnvironment
 from sage_flow.executors.execution import Executor
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
 from sage_flow.executors.threads import ThreadExecutor
 from sage_flow.functions import END as SOURCE_END
 from sage_flow.functions import IDLE, Source, SourceSignal
+from sage_flow.job import JobResult
 from sage_flow.stream import DataStream, Stream
 
 __all__ = [

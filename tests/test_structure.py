@@ -40,6 +40,8 @@ PUBLIC = [
     "Service",
     "PipelineService",
     "ServiceHandle",
+    "ServiceFuture",
+    "wait",
     "stable_hash",
     "__version__",
 ]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DRIVER = 0
 """Address of the driver: collected rows, progress and results go there."""
 
+OUTSIDE = -1
+"""Address of the callers outside the job, beside the driver: replies to `JobHandle.service` go there."""
+
 FRAME_RECORDS = 1024
 """Records in one frame at the most."""
 
@@ -105,6 +108,13 @@ class Request(NamedTuple):
     deadline: float = 0.0
 
 
+class CancelRequest(NamedTuple):
+    """The subtask `reply_to` takes back its request `call_id`, if it has not been started."""
+
+    reply_to: int
+    call_id: int
+
+
 class EndOfRequests(NamedTuple):
     """The subtask `caller` will send no more requests."""
 
@@ -185,4 +195,5 @@ Message = (
     | Finished
     | Failed
     | Ended
+    | CancelRequest
 )

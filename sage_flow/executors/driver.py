@@ -12,11 +12,13 @@ from typing import Any
 
 from sage_flow.channels.frame import (
     DRIVER,
+    OUTSIDE,
     Cancel,
     Control,
     Credit,
     Data,
     Ended,
+    EndService,
     Failed,
     Finished,
     Message,
@@ -25,6 +27,7 @@ from sage_flow.channels.frame import (
     Request,
 )
 from sage_flow.errors import CollectLimitError, ProtocolError
+from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import DRIVER_CHAIN, Plan
@@ -32,6 +35,7 @@ from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobSt
 from sage_flow.runtime.credits import ConsumedCredit
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.report import OperatorCounts, SubtaskReport
+from sage_flow.runtime.statistics import CallStatistics, merged
 
 __all__ = ["Driver", "DriverOptions", "WorkersDied"]
 
@@ -75,8 +79,10 @@ class Driver:
         shell: Shell,
         options: DriverOptions,
         where_stuck: Callable[[int], str] = lambda _: "its position is unknown",
+        outside: OutsidePort | None = None,
     ) -> None:
         self.plan = plan
+        self.outside = outside
         self.status = JobStatus.CREATED
         self.failure: Any = None
         self.stuck: list[str] = []
@@ -92,6 +98,7 @@ class Driver:
         self._producers = {c.id: c.producer for c in plan.channels if c.edge.target == DRIVER_CHAIN}
         self._credits = {id: ConsumedCredit(shell.window(sender, DRIVER)) for id, sender in self._producers.items()}
         self._next_seq = dict.fromkeys(self._producers, 0)
+        self._service_of = {s.address: s.chain.service for s in plan.subtasks if s.chain.service is not None}
         self._give_up_at: float | None = None
         for chain in plan.chains:
             for operator in chain.operators:
@@ -124,6 +131,18 @@ class Driver:
             for name, counts in report.operators.items():
                 totals[name] = totals[name].plus(counts)
         return totals
+
+    def services(self) -> dict[str, dict[str, CallStatistics]]:
+        """What came of the calls so far, by service and method; a service that was not called has none."""
+        parts = [report.calls for report in list(self.reports.values())]
+        if self.outside is not None:
+            parts.append(self.outside.statistics())
+        found: dict[str, dict[str, CallStatistics]] = {name: {} for name in self.plan.services}
+        for label, statistics in merged(parts).items():
+            name, _, method = label.rpartition(".")
+            if name in found:
+                found[name][method] = statistics
+        return found
 
     # -- its own activation ---------------------------------------------------------------------------------
 
@@ -185,12 +204,26 @@ class Driver:
                 case Tell(address, message):
                     if isinstance(message, Cancel) and self._give_up_at is None:
                         self._give_up_at = self._shell.now() + self._options.cancel_grace_s
+                        self._close_outside(message.reason)
+                    if isinstance(message, EndService):
+                        message = self._with_outside(address, message)
                     self._shell.send(DRIVER, address, message)
                 case JobEnded(status, failure):
+                    self._close_outside("it has ended")
                     self.failure = failure
                     self.status = status
                     return True
         return False
+
+    def _with_outside(self, address: int, message: EndService) -> EndService:
+        """Callers outside the job end with its last caller inside."""
+        if self.outside is None or address not in self.outside.end_service(self._service_of[address]):
+            return message
+        return EndService((*message.callers, OUTSIDE))
+
+    def _close_outside(self, why: str) -> None:
+        if self.outside is not None:
+            self.outside.close(f"job {self.plan.job!r} cannot answer calls: {why}")
 
     def _is_late(self) -> bool:
         return self._give_up_at is not None and self._shell.now() >= self._give_up_at

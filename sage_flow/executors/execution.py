@@ -62,9 +62,13 @@ class Execution:
         self._cancel(reason)
 
     def statistics(self) -> dict[str, Any]:
-        """Counts per operator and queued records per chain, now."""
+        """Counts per operator, queued records per chain, calls per service and method, now."""
         queued: dict[str, int] = {}
         for subtask in self.driver.plan.subtasks:
             report = self.driver.reports.get(subtask.address)
             queued[subtask.chain.name] = queued.get(subtask.chain.name, 0) + (report.queued if report else 0)
-        return {"operators": self.driver.counts(), "queued": queued}
+        services = {
+            name: {method: statistics.as_dict() for method, statistics in methods.items()}
+            for name, methods in self.driver.services().items()
+        }
+        return {"operators": self.driver.counts(), "queued": queued, "services": services}

@@ -1,4 +1,4 @@
-"""The port of one subtask in every shell: its inbox, its credits, its open calls.
+"""The port of one subtask in every shell: its inbox and its credits; its calls are in `calling`.
 
 Data waits in the inbox, bounded by credits; commands are obeyed on delivery, whatever the subtask is
 doing, so that a credit or a reply always reaches an activation that is blocked on it. Nothing is sent
@@ -7,28 +7,34 @@ while the condition is held: two ports never wait for each other's lock.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from sage_flow.channels.frame import (
     DRIVER,
     Cancel,
+    CancelRequest,
     Control,
     ControlElement,
     Credit,
     Data,
-    EndOfRequests,
     Message,
     Reply,
     Request,
     Ticket,
 )
-from sage_flow.errors import CodecError, JobCancelled, ServiceOverloaded, ServiceTimeout
+from sage_flow.errors import JobCancelled
+from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.shell import Shell
-from sage_flow.plan.physical import Channel, Plan, Subtask
-from sage_flow.runtime.calls import CallTable, Outcome
+from sage_flow.plan.physical import Channel, Plan, ServicePlan, Subtask
+from sage_flow.runtime.calls import Outcome
 from sage_flow.runtime.credits import ConsumedCredit, SendCredit
+from sage_flow.runtime.port import Task
+
+if TYPE_CHECKING:
+    from sage_flow.executors.coroutines import EventLoop
 
 __all__ = ["WorkerPort"]
 
@@ -47,15 +53,13 @@ class _Outgoing:
         self.next_seq = 0
 
 
-class WorkerPort:
+class WorkerPort(CallingPort):
     """Implements `runtime.port.Port`."""
 
     def __init__(self, plan: Plan, subtask: Subtask, shell: Shell) -> None:
-        self._plan = plan
-        self._address = subtask.address
+        super().__init__(plan, subtask.address, shell, first_replica=subtask.index)
+        self._name = subtask.name
         self._service = subtask.chain.service
-        self._shell = shell
-        self._condition = shell.condition()
         self._inbox: deque[Message] = deque()
         self._outgoing = {
             channel.id: _Outgoing(channel, shell.window(channel.producer, channel.consumer))
@@ -67,11 +71,9 @@ class WorkerPort:
             channel: ConsumedCredit(shell.window(producer, subtask.address))
             for channel, producer in self._producers.items()
         }
-        self._calls = CallTable()
-        self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
-        self._called: dict[int, None] = {}  # services' subtasks that got a request
-        self._opened: set[str] = set()  # services that this service may call
-        self._next_replica = subtask.index
+        self._allowed: set[str] = set()  # services that this service may call
+        self._thread: int | None = None
+        self._event_loop: EventLoop | None = None
         self._waiting_frames = 0  # in all channels
         self._draining = False
         self._poked = False
@@ -80,24 +82,30 @@ class WorkerPort:
 
     # -- the shell's side -----------------------------------------------------------------------------------
 
+    def enter_activation(self) -> None:
+        """The calling thread is the subtask's own."""
+        self._thread = threading.get_ident()
+
     def deliver(self, message: Message) -> None:
         """Take a message, on whatever thread it came."""
+        if isinstance(message, Reply):
+            self._take_reply(message)
+            return
         with self._condition:
             match message:
                 case Credit(channel, amount):
                     self._outgoing[channel].credit.grant(amount)
-                case Reply():
-                    self._take_reply(message)
                 case Cancel(reason):
                     self._cancelled = reason
                 case Request():
                     self._inbox.append(message._replace(deadline=self.now() + message.remaining_s))
+                case CancelRequest():
+                    self._take_back(message)
                 case _:
                     self._inbox.append(message)
             self._condition.notify_all()
 
-    def poke(self) -> None:
-        """Wake the subtask: its source has something."""
+    def wake(self) -> None:
         with self._condition:
             self._poked = True
             self._condition.notify_all()
@@ -122,7 +130,7 @@ class WorkerPort:
                     self._check()
                     ready()
         else:
-            self._suspend_until(ready, deadline)
+            self._suspend(ready, deadline)
         return taken
 
     @property
@@ -136,22 +144,20 @@ class WorkerPort:
         with self._condition:
             return sum(len(message.records) for message in self._inbox if isinstance(message, Data))
 
-    def end_requests(self) -> tuple[int, ...]:
-        """Tell every service's subtask that was called that no more requests come; return who they are."""
-        for address in self._called:
-            self._shell.send(self._address, address, EndOfRequests(self._address))
-        return tuple(self._called)
-
     def _take_reply(self, reply: Reply) -> None:
         try:
-            self._calls.on_reply(reply)
+            self.take_reply(reply)
         except Exception as error:  # this is the sender's thread; the subtask that it concerns raises it
             self._fault = error
+            self.wake()
+
+    def _take_back(self, taken: CancelRequest) -> None:
+        for message in self._inbox:
+            if isinstance(message, Request) and (message.reply_to, message.call_id) == taken:
+                self._inbox.remove(message)
+                return
 
     # -- the runtime's side ---------------------------------------------------------------------------------
-
-    def now(self) -> float:
-        return self._shell.now()
 
     def emit(self, channel: int, records: list[Any], tickets: list[Ticket] | None = None) -> None:
         self.queue(channel, records, tickets)
@@ -182,78 +188,40 @@ class WorkerPort:
     def reply(self, caller: int, reply: Reply) -> None:
         self._shell.send(self._address, caller, reply)
 
-    def call(
-        self, service: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float
-    ) -> Outcome:
-        deadline = self.now() + timeout_s
-        refused = self._refused(service)
-        if refused is not None:
-            return refused
-        label = f"{service}.{method}"
-        call_id = self._open_call(service, label, deadline)
-        if call_id is None:
-            pending = self._plan.services[service].max_pending
-            return Outcome(
-                error=ServiceOverloaded(
-                    f"{label} got no place within {timeout_s:g} s: {pending} earlier calls (max_pending) are still open"
-                )
-            )
-        target = self._choose_replica(service)
-        self._called[target] = None
-        request = Request(self._address, call_id, deadline - self.now(), method, args, kwargs)
-        return self._send_and_wait(call_id, target, request, deadline, timeout_s)
+    def in_activation(self) -> bool:
+        return threading.get_ident() == self._thread
 
-    def _send_and_wait(self, call_id: int, target: int, request: Request, deadline: float, timeout_s: float) -> Outcome:
-        answered = False
-        try:
-            self._shell.send(self._address, target, request)
-            answered = self._suspend_until(lambda: self._calls.outcome(call_id) is not None, deadline)
-        except CodecError as error:
-            return Outcome(error=error)
-        finally:
-            with self._condition:
-                call = self._calls.close(call_id)
-                self._condition.notify_all()  # its place is free
-        if answered and call.outcome is not None:
-            return call.outcome
-        return Outcome(error=ServiceTimeout(f"{call.label} gave no reply within {timeout_s:g} s"))
+    def suspend_until(self, is_ready: Callable[[], bool]) -> None:
+        self._suspend(is_ready, None)
 
-    def _refused(self, service: str) -> Outcome | None:
+    def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
+        with self._condition:
+            if self._event_loop is None:
+                from sage_flow.executors.coroutines import EventLoop
+
+                self._event_loop = EventLoop(self._shell, f"{self._name} event loop")
+        return self._event_loop.start(awaitable, timeout_s, self.wake)
+
+    def stop_tasks(self) -> None:
+        """End the coroutines that still run, and their event loop."""
+        if self._event_loop is not None:
+            self._event_loop.stop()
+
+    def _refused(self, service: ServicePlan) -> Outcome | None:
         """A service asks before its first call of another one; the answer may be that they form a circle."""
-        if self._service is None or service in self._opened:
+        if self._service is None or service.name in self._allowed:
             return None
-        deadline = self.now() + _ASK_DRIVER_S
+        now = self.now()
         with self._condition:
-            call_id = self._calls.open("", "the driver", deadline)
-        question = Request(self._address, call_id, _ASK_DRIVER_S, "open_call", (service,), {})
-        outcome = self._send_and_wait(call_id, DRIVER, question, deadline, _ASK_DRIVER_S)
-        if outcome.error is not None or outcome.remote_error is not None:
+            question = self._calls.open("", "the driver", now, now + _ASK_DRIVER_S)
+        request = Request(self._address, question.id, _ASK_DRIVER_S, "open_call", (service.name,), {})
+        self._shell.send(self._address, DRIVER, request)
+        self.await_calls([question], 1, None)
+        outcome = self.poll(question)
+        if outcome is not None and (outcome.error is not None or outcome.remote_error is not None):
             return outcome
-        self._opened.add(service)
+        self._allowed.add(service.name)
         return None
-
-    def _open_call(self, service: str, label: str, deadline: float) -> int | None:
-        call_id: int | None = None
-        limit = self._plan.services[service].max_pending
-
-        def has_place() -> bool:
-            nonlocal call_id
-            if self._calls.in_flight(service) >= limit:
-                return False
-            call_id = self._calls.open(service, label, deadline)
-            return True
-
-        with self._condition:
-            self._check()
-            if has_place():
-                return call_id
-        self._suspend_until(has_place, deadline)
-        return call_id
-
-    def _choose_replica(self, service: str) -> int:
-        replicas = self._replicas[service]
-        self._next_replica += 1
-        return replicas[self._next_replica % len(replicas)]
 
     # -- waiting and sending --------------------------------------------------------------------------------
 
@@ -266,22 +234,14 @@ class WorkerPort:
     def _await_sent(self, channel: int) -> None:
         frames = self._outgoing[channel].frames
         if frames or self._cancelled is not None:
-            self._suspend_until(lambda: not frames, None)
+            self._suspend(lambda: not frames, None)
 
-    def _suspend_until(self, is_ready: Callable[[], bool], deadline: float | None) -> bool:
-        """Wait for `is_ready`, asked under the condition, and send what gets credit meanwhile; False: too late."""
-        while True:
-            if self._waiting_frames:
-                self._drain()
-            with self._condition:
-                self._check()
-                if is_ready():
-                    return True
-                if self._next_to_send() is None:
-                    left = None if deadline is None else deadline - self.now()
-                    if left is not None and left <= 0:
-                        return False
-                    self._condition.wait(left)
+    def _while_waiting(self) -> None:
+        if self._waiting_frames:
+            self._drain()
+
+    def _may_sleep(self) -> bool:
+        return self._next_to_send() is None
 
     def _next_to_send(self) -> _Outgoing | None:
         if self._draining or not self._waiting_frames:

@@ -45,7 +45,7 @@ def run(bootstrap: Bootstrap, plan: Plan) -> None:
     workers = {subtask.address: Worker(plan, subtask, shell) for subtask in mine}
     for address, worker in workers.items():
         post.register(address, worker.port.deliver)
-    shell.exchange = exchange = _exchange(bootstrap, lambda target, message: workers[target].port.deliver(message))
+    shell.exchange = exchange = _exchange(bootstrap, post.deliver)
     exchange.start()
     threads = [threading.Thread(target=workers[s.address].run, name=s.name, daemon=True) for s in mine]
     for thread in threads:

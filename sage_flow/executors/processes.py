@@ -22,10 +22,11 @@ from functools import partial
 
 from sage_flow.channels.codec import cannot_pickle
 from sage_flow.channels.exchange import Exchange
-from sage_flow.channels.frame import DRIVER, Message
+from sage_flow.channels.frame import DRIVER, OUTSIDE, Message
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import Execution
+from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import record_window
 from sage_flow.executors.threads import LocalPost, ThreadShell
 from sage_flow.plan.physical import Plan
@@ -83,13 +84,15 @@ class ProcessExecutor:
         """Start the worker processes. Raises PipelineError if the plan cannot be pickled."""
         payload = pickled_plan(plan)
         process_of = {subtask.address: index % self.workers + 1 for index, subtask in enumerate(plan.subtasks)}
-        process_of[DRIVER] = 0
+        process_of[DRIVER] = process_of[OUTSIDE] = 0
         group = _WorkerGroup(plan, process_of)
         post = LocalPost()
         shell = ProcessShell(0, process_of, post)
-        driver = Driver(plan, shell, options, group.describe)
+        outside = OutsidePort(plan, shell)
+        driver = Driver(plan, shell, options, group.describe, outside)
         post.register(DRIVER, driver.deliver)
-        group.start(payload, shell, driver)
+        post.register(OUTSIDE, outside.deliver)
+        group.start(payload, shell, driver, post)
         execution = Execution(driver)
 
         shell.spawn(f"driver of {plan.job}", partial(execution.lead, lambda: group.stop(stuck=bool(driver.stuck))))
@@ -108,7 +111,7 @@ class _WorkerGroup:
         self._lost: dict[int, threading.Event] = {}
         self._exchange: Exchange | None = None
 
-    def start(self, payload: bytes, shell: ProcessShell, driver: Driver) -> None:
+    def start(self, payload: bytes, shell: ProcessShell, driver: Driver, post: LocalPost) -> None:
         """Start the exchange, the processes, and a thread per process that waits for its end."""
         numbers = sorted(set(self._process_of.values()) - {0})
         self._lost = {number: threading.Event() for number in numbers}
@@ -118,7 +121,7 @@ class _WorkerGroup:
             self._key,
             job=self._plan.job,
             attempt=1,
-            on_message=lambda target, message: driver.deliver(message),
+            on_message=post.deliver,
             on_peer_lost=lambda peer, reason: self._lost[peer].set(),
         )
         shell.exchange = self._exchange

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sage_flow.channels.frame import DRIVER, Message
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Condition", "Shell", "record_window"]
 
@@ -52,6 +55,9 @@ class Shell(Protocol):
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:
         """Start an activation."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Make an event loop, to be run by an activation."""
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""

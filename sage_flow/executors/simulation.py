@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from sage_flow.channels.frame import DRIVER, Data, Message
 from sage_flow.errors import InternalError, WorkerDied
@@ -28,6 +29,9 @@ from sage_flow.executors.threads import LocalPost
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.port import Crashed
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Deadlock", "SimulationExecutor", "VirtualClock"]
 
@@ -267,6 +271,11 @@ class SimulationShell:
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:
         self._scheduler.spawn(name, run)
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        from sage_flow.executors.simulated_loop import SimulatedEventLoop
+
+        return SimulatedEventLoop(self.condition(), self.now)
 
     def now(self) -> float:
         return self._scheduler.now

@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from sage_flow.channels.frame import DRIVER, Data, Message, Reply, Request
+from sage_flow.channels.frame import DRIVER, OUTSIDE, Data, Message, Reply, Request
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import Execution
+from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.location import is_engine_file, short_path
 from sage_flow.plan.physical import Plan, Subtask
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -41,8 +45,12 @@ class LocalPost:
     def send(self, target: int, message: Message) -> int:
         """Deliver now. Raises CodecError where a copy is due and cannot be made."""
         message = self.copied(message)
-        self._receivers[target](message)
+        self.deliver(target, message)
         return message.cost if isinstance(message, Data) else 0
+
+    def deliver(self, target: int, message: Message) -> None:
+        """Deliver what came from another process."""
+        self._receivers[target](message)
 
     def copied(self, message: Message) -> Message:
         """Return the message as the receiver may have it."""
@@ -82,6 +90,11 @@ class ThreadShell:
         self.threads[name] = thread
         thread.start()
 
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        import asyncio
+
+        return asyncio.new_event_loop()
+
     def now(self) -> float:
         return time.monotonic()
 
@@ -105,8 +118,10 @@ class ThreadExecutor:
         """Start the job's threads."""
         post = LocalPost(copies_records=self.copies_records)
         shell = ThreadShell(post)
-        driver = Driver(plan, shell, options, partial(_where_stuck, shell, plan.subtasks))
+        outside = OutsidePort(plan, shell)
+        driver = Driver(plan, shell, options, partial(_where_stuck, shell, plan.subtasks), outside)
         post.register(DRIVER, driver.deliver)
+        post.register(OUTSIDE, outside.deliver)
         workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]
         for subtask, worker in workers:
             post.register(subtask.address, worker.port.deliver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from sage_flow.channels.frame import DRIVER, Commit, Ended, Failed, Finished, Message, Progress, Reply, Request
@@ -13,7 +14,9 @@ from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.port import Crashed
+from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask
+from sage_flow.runtime.statistics import merged
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForSource
 
 __all__ = ["Worker"]
@@ -41,6 +44,7 @@ class Worker:
 
     def run(self) -> None:
         """The activation's body."""
+        self.port.enter_activation()
         try:
             self._tell(Progress(self._address, None))  # the driver knows it, and it will know if the driver dies
             self._work()
@@ -62,7 +66,10 @@ class Worker:
         if self._subtask.chain.head.kind is Kind.SERVICE:
             service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
             service.open()
-            _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
+            try:
+                _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
+            finally:
+                self.port.stop_tasks()
             service.close()
         else:
             chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port)
@@ -73,6 +80,7 @@ class Worker:
             finally:
                 if feeder is not None:
                     feeder.stop()
+                self.port.stop_tasks()
             chain.close()
 
     def _run_chain(self, chain: ChainSubtask) -> None:
@@ -95,7 +103,7 @@ class Worker:
     def _feed(self, chain: ChainSubtask) -> Feeder | None:
         if chain.source is None or not chain.source.blocking or not self._shell.feeds_sources:
             return None
-        feeder = Feeder(chain.source, self.port.poke)
+        feeder = Feeder(chain.source, self.port.wake)
         chain.source = feeder
         self._shell.spawn(f"feeder of {self._subtask.name}", feeder.run)
         return feeder
@@ -135,21 +143,27 @@ class Worker:
     def _address(self) -> int:
         return self._subtask.address
 
-    def _unit_report(self) -> object:
-        return None if self._unit is None else self._unit.report()
+    def _unit_report(self, queued: int = 0) -> SubtaskReport | None:
+        if self._unit is None:
+            return None
+        report = self._unit.report(queued)
+        return report._replace(calls=merged([report.calls, self.port.statistics()]))
 
     def _report_progress(self) -> None:
         now = self._shell.now()
         if now >= self._next_progress and self._unit is not None:
             self._next_progress = now + _PROGRESS_S
-            self._tell(Progress(self._address, self._unit.report(self.port.queued)))
+            self._tell(Progress(self._address, self._unit_report(self.port.queued)))
 
     def _tell(self, message: Message) -> None:
         self._shell.send(self._address, DRIVER, message)
 
 
 class _ServiceLoop:
-    """`concurrency` activations take requests from one inbox; the first one is the subtask's own."""
+    """Takes requests from one inbox, and has at most `concurrency` of them answered at a time.
+
+    Plain methods run in as many activations, the first of which is the subtask's own; coroutines need none.
+    """
 
     def __init__(self, service: ServiceSubtask, port: WorkerPort, shell: Shell, after_each: Callable[[], None]) -> None:
         self._service = service
@@ -157,44 +171,69 @@ class _ServiceLoop:
         self._shell = shell
         self._after_each = after_each
         self._condition = shell.condition()
-        self._others = service.concurrency - 1
+        self._free = deque(range(service.concurrency))  # places; what a deque does, other threads see done or not
+        self._others = service.concurrency - 1 if service.blocks else 0
         self._fault: BaseException | None = None
 
     def run(self) -> None:
-        """Answer until no request can come. Raises what another activation raised."""
+        """Answer until no request can come and none is being answered. Raises what another activation raised."""
         for number in range(self._others):
             self._shell.spawn(f"{self._service.subtask.name} #{number + 2}", self._run_other)
         try:
             self._answer_requests()
         except BaseException as error:
             self._fault = error
-            self._port.poke()  # the others end when they look up; what fails the job does not wait for them
+            self._port.wake()  # the others end when they look up; what fails the job does not wait for them
             raise
         with self._condition:
             while self._others:
                 self._condition.wait()
         if self._fault is not None:
             raise self._fault
+        self._port.suspend_until(lambda: len(self._free) == self._service.concurrency)
 
     def _run_other(self) -> None:
         try:
             self._answer_requests()
         except BaseException as error:  # raised again by the subtask's own activation
             self._fault = error
-            self._port.poke()
+            self._port.wake()
         finally:
             with self._condition:
                 self._others -= 1
                 self._condition.notify_all()
 
     def _answer_requests(self) -> None:
-        while not self._service.is_over and self._fault is None:
-            for message in self._port.take(limit=1):
-                request = self._service.on_message(message)
-                if request is not None:
-                    self._service.answer(request)
+        while not self._is_over():
+            self._take_place()
+            requests = [request for m in self._port.take(limit=1) if (request := self._service.on_message(m))]
+            if not requests:
+                self._free.append(0)  # nobody is woken for it, or two activations could wake each other for ever
+            for request in requests:
+                self._service.answer(request, self._release)
             self._after_each()
-        self._port.poke()  # the others look up too
+        self._port.wake()  # the others look up too
+
+    def _is_over(self) -> bool:
+        return self._service.is_over or self._fault is not None
+
+    def _take_place(self) -> None:
+        try:
+            self._free.pop()
+        except IndexError:
+            self._port.suspend_until(self._took_place)
+
+    def _took_place(self) -> bool:
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _release(self) -> None:
+        self._free.append(0)
+        if self._service.awaits:
+            self._port.wake()
 
 
 def _attempt(action: Callable[[], None] | None) -> BaseException | None:

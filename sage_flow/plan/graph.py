@@ -41,6 +41,7 @@ class Kind(str, Enum):
     FLAT_MAP = "flat_map"
     PROCESS = "process"
     MAP_BATCHES = "map_batches"
+    MAP_ASYNC = "map_async"
     KEY_BY = "key_by"
     REDUCE = "reduce"
     FOLD = "fold"
@@ -135,7 +136,10 @@ class Tap:
 
 @dataclass(frozen=True, slots=True)
 class ServiceDefinition:
-    """A registered service: a class with its arguments, or the output taps of its pipeline."""
+    """A registered service: a class with its arguments, or the output taps of its pipeline.
+
+    `stateless`: any replica may answer any call. `many`: the reply is a list. `uses`: services that it calls.
+    """
 
     name: str
     location: Location
@@ -143,6 +147,9 @@ class ServiceDefinition:
     max_pending: int
     timeout_s: float
     concurrency: int = 1
+    stateless: bool = False
+    many: bool = False
+    uses: tuple[str, ...] = ()
     factory: Callable[..., Any] | None = None
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)

@@ -61,8 +61,10 @@ class Chain:
 class ServicePlan:
     """How to reach a service: requests go to the subtasks of `chain`.
 
+    `needs_key`: its replicas have a state of their own each, so every call says whose. `many`: its reply is a list.
+    `uses` are the services that it said it calls.
     `methods` are the names that can be called, None where only the running object knows (a factory).
-    `type_name` is the class a caller may name instead of the service.
+    `type_key` is the class a caller may name instead of the service.
     """
 
     name: str
@@ -70,6 +72,10 @@ class ServicePlan:
     max_pending: int
     timeout_s: float
     concurrency: int = 1
+    parallelism: int = 1
+    needs_key: bool = False
+    many: bool = False
+    uses: tuple[str, ...] = ()
     methods: frozenset[str] | None = None
     type_key: str | None = None
 

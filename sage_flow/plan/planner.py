@@ -126,24 +126,38 @@ class _Planner:
         self._edges.append(Edge(len(self._edges), chain.id, target, index, tap.tag, partitioning, tap.key, side))
 
     def _plan_service(self, service: ServiceDefinition) -> ServicePlan:
-        limits = (service.max_pending, service.timeout_s, service.concurrency)
         if service.factory is None:
             head = next(chain for chain in self._chains if chain.service == service.name)
             for tap in service.output:
                 self._add_edge(tap, REPLY, Partitioning.FORWARD, 0)
-            return ServicePlan(service.name, head.id, *limits, methods=frozenset({"process"}))
+            return _service_plan(service, head.id, methods=frozenset({"process"}))
         options = {"args": service.args, "kwargs": service.kwargs}
         operator = Operator(service.name, Kind.SERVICE, (service.factory,), (False,), service.location, options=options)
         chain = _DraftChain(len(self._chains), [operator], service.parallelism, service.name)
         self._chains.append(chain)
-        is_class = isinstance(service.factory, type)
-        return ServicePlan(
-            service.name,
-            chain.id,
-            *limits,
-            methods=public_methods(service.factory) if is_class else None,
-            type_key=type_key(service.factory) if is_class else None,
-        )
+        if not isinstance(service.factory, type):
+            return _service_plan(service, chain.id)
+        kind = service.factory
+        return _service_plan(service, chain.id, methods=public_methods(kind), type_key=type_key(kind))
+
+
+def _service_plan(
+    service: ServiceDefinition, chain: int, methods: frozenset[str] | None = None, type_key: str | None = None
+) -> ServicePlan:
+    has_state = service.factory is not None and not service.stateless
+    return ServicePlan(
+        service.name,
+        chain,
+        service.max_pending,
+        service.timeout_s,
+        service.concurrency,
+        service.parallelism,
+        has_state and service.parallelism > 1,
+        service.many,
+        service.uses,
+        methods,
+        type_key,
+    )
 
 
 LIFE_CYCLE = frozenset({"open", "close", "snapshot", "restore"})

@@ -25,6 +25,7 @@ def validate(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition]) -
         raise PipelineError(
             "the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ..."
         )
+    _check_uses(services)
     read = {(tap.node, tap.tag) for tap in _all_taps(nodes, services.values())}
     for node in nodes:
         _check_is_read(node, read)
@@ -32,6 +33,31 @@ def validate(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition]) -
             _check_in_service(node)
         for tap in (tap for side in node.inputs for tap in side):
             _check_scope(node, tap)
+
+
+def _check_uses(services: Mapping[str, ServiceDefinition]) -> None:
+    for service in services.values():
+        for used in service.uses:
+            if used not in services:
+                raise PipelineError(
+                    f"service {service.name!r} ({service.location}) uses {used!r}, which is not registered;"
+                    f" registered: {', '.join(map(repr, services))}"
+                )
+        circle = _circle(service.name, services, (service.name,))
+        if circle is not None:
+            raise PipelineError(
+                f"service {service.name!r} ({service.location}) would wait for itself: {' -> '.join(circle)}"
+            )
+
+
+def _circle(start: str, services: Mapping[str, ServiceDefinition], path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """A path of declared uses from the end of `path` back to `start`."""
+    for used in services[path[-1]].uses:
+        if used == start:
+            return (*path, used)
+        if used not in path and used in services and (found := _circle(start, services, (*path, used))):
+            return found
+    return None
 
 
 def main_consumers(nodes: Iterable[Node], services: Iterable[ServiceDefinition]) -> dict[Node, int]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 
 from sage_flow.channels.frame import EndOfRequests, EndService, Message, Reply, Request, Ticket
-from sage_flow.errors import ServiceError
+from sage_flow.errors import InternalError, ServiceError
 from sage_flow.runtime.caller import ActivationDeadline
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.outputs import Output
@@ -99,6 +99,14 @@ class Answering:
         half = self._ticket._replace(share=self._ticket.share / 2)
         self._divide(half)
         self._ticket = half
+
+    def split(self) -> tuple[Ticket, float]:
+        """Take half of what is left, for a part of the record that comes later; and when its time is over."""
+        if self._ticket is None:
+            raise InternalError("no record of a call is under way")
+        half = self._ticket._replace(share=self._ticket.share / 2)
+        self._ticket = half
+        return half, self._deadline
 
     def _divide(self, ticket: Ticket) -> None:
         total = sum(output.copies() for output in self._outputs)

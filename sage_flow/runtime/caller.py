@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from sage_flow.errors import PipelineError, ServiceTimeout, UnknownService
-from sage_flow.plan.physical import ServicePlan
+from sage_flow.errors import (
+    InternalError,
+    OutsideActivation,
+    PipelineError,
+    ServiceError,
+    ServiceTimeout,
+    UnknownService,
+)
+from sage_flow.keys import key_group
+from sage_flow.plan.physical import MAX_PARALLELISM, ServicePlan
 from sage_flow.plan.planner import type_key
-from sage_flow.runtime.calls import Outcome
-from sage_flow.runtime.failure import rebuild_error
-from sage_flow.runtime.port import Port
-from sage_flow.service import ServiceHandle
+from sage_flow.runtime.port import CallPort
+from sage_flow.service import ServiceFuture, ServiceHandle
 
 __all__ = ["ActivationDeadline", "Caller"]
 
 _deadline: ContextVar[float | None] = ContextVar("deadline of the call that is being answered", default=None)
-
-
-_activation: ContextVar[Caller | None] = ContextVar("the subtask that runs in this thread", default=None)
 
 
 class ActivationDeadline:
@@ -39,29 +42,71 @@ class ActivationDeadline:
 
 
 class Caller:
-    """The `ServiceCaller` of one subtask."""
+    """The `ServiceCaller` of one subtask, and of those outside the job.
 
-    def __init__(self, services: Mapping[str, ServicePlan], port: Port, before_call: Callable[[], None]) -> None:
+    `before_wait` is called before the subtask's own activation waits for a call.
+    """
+
+    def __init__(
+        self, services: Mapping[str, ServicePlan], port: CallPort, before_wait: Callable[[], None] = lambda: None
+    ) -> None:
         self._services = services
         self._port = port
-        self._before_call = before_call
+        self._before_wait = before_wait
+        self._closing = False
 
-    def enter_activation(self) -> None:
-        """The calling thread is the subtask's own: its calls are preceded by `before_call`."""
-        _activation.set(self)
+    def begin_close(self) -> None:
+        """From now on only the subtask's own activation may call: a pool of the user's would call into nowhere."""
+        self._closing = True
 
     def handle(self, service: str | type) -> ServiceHandle:
         return ServiceHandle(self, self._find(service).name)
 
     def call(
-        self, service: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+        self,
+        service: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None = None,
+        key: Any = None,
     ) -> Any:
+        plan, timeout_s, group = self._checked(service, method, timeout, key)
+        if self._port.in_activation():
+            self._before_wait()
+        port = self._port
+        call = port.call(plan, method, args, kwargs, timeout_s, group)
+        port.await_calls([call], 1, None)
+        outcome = port.poll(call)
+        if outcome is None:
+            raise InternalError(f"a call of {call.label} came back without an outcome")
+        return outcome.get()
+
+    def start(
+        self,
+        service: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None = None,
+        key: Any = None,
+    ) -> ServiceFuture:
+        plan, timeout_s, group = self._checked(service, method, timeout, key)
+        if not self._port.has_place(plan) and self._port.in_activation():
+            self._before_wait()
+        return ServiceFuture(self._port, self._port.call(plan, method, args, kwargs, timeout_s, group))
+
+    def _checked(
+        self, service: str, method: str, timeout: float | None, key: Any
+    ) -> tuple[ServicePlan, float, int | None]:
+        if self._closing and not self._port.in_activation():
+            raise OutsideActivation(
+                f"{service}.{method} was called by a thread of its own after close() of the operator had begun:"
+                " let such threads end in close()"
+            )
         plan = self._find(service)
         _check_method(plan, method)
-        timeout_s = self._timeout(plan, method, timeout)
-        if _activation.get() is self:
-            self._before_call()
-        return _value(self._port.call(service, method, args, kwargs, timeout_s))
+        return plan, self._timeout(plan, method, timeout), _key_group(plan, key)
 
     def _find(self, service: str | type) -> ServicePlan:
         if isinstance(service, str):
@@ -95,12 +140,16 @@ class Caller:
         return min(timeout, left)
 
 
-def _value(outcome: Outcome) -> Any:
-    if outcome.remote_error is not None:
-        raise rebuild_error(outcome.remote_error)
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.value
+def _key_group(plan: ServicePlan, key: Any) -> int | None:
+    """The key group of a call, None if any replica may answer it. Raises ServiceError, InvalidKeyError."""
+    if key is not None:
+        return key_group(key, MAX_PARALLELISM)
+    if plan.needs_key:
+        raise ServiceError(
+            f"service {plan.name!r} has {plan.parallelism} replicas with a state of their own each: say whose by"
+            f" ctx.service({plan.name!r}).options(key=...), or register it with stateless=True if it keeps none"
+        )
+    return None
 
 
 def _check_method(plan: ServicePlan, method: str) -> None:

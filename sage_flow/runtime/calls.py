@@ -1,4 +1,4 @@
-"""The open calls of one subtask, and how shares become a reply.
+"""The open calls of one caller, and how shares become a reply.
 
 A call of a pipeline has weight 1. Its record's k outputs carry 1/k each, and so on down the pipeline;
 a filtered record returns its share with no output. When the shares that came back sum to 1 nothing of
@@ -8,11 +8,15 @@ detection: Huang 1989, Mattern 1989.) A class service replies once, with share 1
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.channels.frame import Reply
-from sage_flow.errors import NoReply, ProtocolError, ServiceError
+from sage_flow.errors import NoReply, ProtocolError, ServiceError, ServiceTimeout
+from sage_flow.runtime.failure import PackedError, rebuild_error
+from sage_flow.runtime.statistics import CallStatistics, Histogram
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -26,87 +30,154 @@ class Outcome:
 
     value: Any = None
     error: BaseException | None = None
-    remote_error: Any = None
+    remote_error: PackedError | None = None
+
+    def get(self) -> Any:
+        """Return the value. Raises the error."""
+        if self.remote_error is not None:
+            raise rebuild_error(self.remote_error)
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class OpenCall:
-    """One call that waits for shares. `label` is what messages call it, e.g. "memory.retrieve"."""
+    """One call, until its outcome is known and after that. `label` is what messages call it, "memory.retrieve".
 
+    `began` and `deadline` are seconds of the caller's clock; `target` is the subtask that has the request, once
+    it was sent.
+    """
+
+    id: int
     service: str
     label: str
+    began: float
     deadline: float
+    many: bool = False
+    target: int | None = None
     received: Fraction | int = 0
     outputs: list[Any] = field(default_factory=list)
     outcome: Outcome | None = None
+    callbacks: list[Callable[[], object]] = field(default_factory=list)
 
 
 class CallTable:
-    """Numbers calls, counts those open per service, and completes them."""
+    """Numbers calls, counts those open per service, and completes them.
+
+    What completes a call returns it: its callbacks are for the caller of these methods to call, outside its lock.
+    """
 
     def __init__(self) -> None:
         self._calls: dict[int, OpenCall] = {}
+        self._deadlines: list[tuple[float, int]] = []  # a heap; of calls that have ended, too
         self._in_flight: dict[str, int] = {}
         self._next_id = 0
+        self._closed: dict[str, _Closed] = {}  # by label
 
     def in_flight(self, service: str) -> int:
         """How many calls of this service are open."""
         return self._in_flight.get(service, 0)
 
-    def open(self, service: str, label: str, deadline: float) -> int:
-        """Register a call and return its id."""
-        call_id = self._next_id
+    def open(self, service: str, label: str, began: float, deadline: float, *, many: bool = False) -> OpenCall:
+        """Register a call."""
+        call = OpenCall(self._next_id, service, label, began, deadline, many)
         self._next_id += 1
-        self._calls[call_id] = OpenCall(service, label, deadline)
+        self._calls[call.id] = call
+        heapq.heappush(self._deadlines, (deadline, call.id))
         self._in_flight[service] = self.in_flight(service) + 1
-        return call_id
-
-    def outcome(self, call_id: int) -> Outcome | None:
-        """Return how the call ended, None while it is open."""
-        return self._calls[call_id].outcome
-
-    def close(self, call_id: int) -> OpenCall:
-        """Forget the call: its outcome was taken, or nobody waits for it any more."""
-        call = self._calls.pop(call_id)
-        if call.outcome is None:
-            self._in_flight[call.service] -= 1
         return call
 
-    def on_reply(self, reply: Reply) -> bool:
-        """Add one share; return whether the call has its outcome now. A late reply finds no call: False."""
+    def on_reply(self, reply: Reply, now: float) -> OpenCall | None:
+        """Add one share; return the call if it has its outcome now. A late reply finds no call."""
         call = self._calls.get(reply.call_id)
-        if call is None or call.outcome is not None:
-            return False
+        if call is None:
+            return None
         call.received += reply.share
         call.outputs.extend(reply.outputs)
         if reply.error is not None:
-            self._complete(call, Outcome(remote_error=reply.error))
+            self.end(call, Outcome(remote_error=reply.error), now)
         elif call.received > 1:
             raise ProtocolError(f"the shares of a call of {call.label} sum to {call.received}")
         elif call.received == 1:
-            self._complete(call, _outcome(call))
-        return call.outcome is not None
+            self.end(call, _outcome(call), now)
+        return None if call.outcome is None else call
 
-    def fail_all(self, service: str, error: BaseException) -> bool:
-        """End every open call of a service that is gone; return whether there was one."""
-        waiting = [call for call in self._calls.values() if call.service == service and call.outcome is None]
-        for call in waiting:
-            self._complete(call, Outcome(error=error))
-        return bool(waiting)
-
-    def _complete(self, call: OpenCall, outcome: Outcome) -> None:
+    def end(self, call: OpenCall, outcome: Outcome, now: float) -> bool:
+        """Give a call its outcome, unless it has one; return whether it got this one."""
+        if call.outcome is not None:
+            return False
         call.outcome = outcome
+        del self._calls[call.id]
         self._in_flight[call.service] -= 1
+        if call.label not in self._closed:
+            self._closed[call.label] = _Closed()
+        self._closed[call.label].count(outcome, now - call.began)
+        return True
+
+    def expire(self, now: float) -> list[OpenCall]:
+        """End the calls whose time has passed; return them."""
+        late = []
+        while (deadline := self.next_deadline) is not None and deadline <= now:
+            call = self._calls[self._deadlines[0][1]]
+            waited_s = call.deadline - call.began
+            self.end(call, Outcome(error=ServiceTimeout(f"{call.label} gave no reply within {waited_s:g} s")), now)
+            late.append(call)
+        return late
+
+    def fail_all(self, error: BaseException, now: float) -> list[OpenCall]:
+        """End every open call: nobody is left who could answer; return them."""
+        waiting = list(self._calls.values())
+        for call in waiting:
+            self.end(call, Outcome(error=error), now)
+        return waiting
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the first open call will have timed out."""
+        heap = self._deadlines
+        while heap and heap[0][1] not in self._calls:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def statistics(self) -> dict[str, CallStatistics]:
+        """What came of the calls so far, by label."""
+        in_flight: dict[str, int] = {}
+        for call in self._calls.values():
+            in_flight[call.label] = in_flight.get(call.label, 0) + 1
+        return dict(self._statistics(in_flight))
+
+    def _statistics(self, in_flight: dict[str, int]) -> Iterator[tuple[str, CallStatistics]]:
+        for label in {**self._closed, **in_flight}:
+            closed = self._closed.get(label) or _Closed()
+            yield label, CallStatistics(closed.calls, closed.errors, in_flight.get(label, 0), closed.latency.copy())
+
+
+class _Closed:
+    """The calls of one method that have ended."""
+
+    __slots__ = ("calls", "errors", "latency")
+
+    def __init__(self) -> None:
+        self.calls = self.errors = 0
+        self.latency = Histogram()
+
+    def count(self, outcome: Outcome, seconds: float) -> None:
+        self.calls += 1
+        self.errors += outcome.error is not None or outcome.remote_error is not None
+        self.latency.add(seconds)
 
 
 def _outcome(call: OpenCall) -> Outcome:
-    if len(call.outputs) == 1:
-        return Outcome(value=call.outputs[0])
     if not call.outputs:
         return Outcome(error=NoReply(f"{call.label} gave no output for this request: it was filtered or skipped"))
+    if call.many:
+        return Outcome(value=call.outputs)
+    if len(call.outputs) == 1:
+        return Outcome(value=call.outputs[0])
     return Outcome(
         error=ServiceError(
-            f"{call.label} gave {len(call.outputs)} outputs for one request, where one is the reply;"
-            " reduce them to one inside the service"
+            f"{call.label} gave {len(call.outputs)} outputs for one request, where one is the reply: reduce them to"
+            ' one inside the service, or register it with PipelineService(..., reply="many")'
         )
     )

@@ -36,7 +36,7 @@ from sage_flow.state import MISSING
 
 __all__ = ["MULTIPLIERS", "CompiledChain", "Culprit", "compile_chain"]
 
-MULTIPLIERS = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind.MAP_BATCHES})
+MULTIPLIERS = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind.MAP_BATCHES, Kind.MAP_ASYNC})
 """Operators that give any number of records for one."""
 
 

@@ -65,7 +65,7 @@ class Coordinator:
         self._running = {subtask.address: subtask for subtask in plan.subtasks}  # have not finished
         self._alive = dict.fromkeys(self._running)  # have not ended
         self._service_of = {subtask.address: subtask.chain.service for subtask in plan.subtasks}
-        self._calls: dict[str, dict[str, None]] = {}  # service -> services it calls
+        self._calls = {name: dict.fromkeys(service.uses) for name, service in plan.services.items()}  # who calls whom
         self._callers: dict[int, list[int]] = {}  # address of a service's subtask -> its callers'
         self._told_to_end: set[str | None] = set()
         self._failure: Any = None
@@ -91,7 +91,7 @@ class Coordinator:
             return ServiceCycle(
                 f"service {service!r} must not call {callee!r}: {' -> '.join([service, *circle])} would wait for itself"
             )
-        self._calls.setdefault(service, {})[callee] = None
+        self._calls[service][callee] = None
         return None
 
     def on_finished(self, address: int, called: Iterable[int]) -> Iterator[Decision]:
@@ -160,7 +160,7 @@ class Coordinator:
         running = {subtask.chain.service for subtask in self._running.values()}
         if running & self._told_to_end:
             return
-        called = {callee for caller in running if caller is not None for callee in self._calls.get(caller, ())}
+        called = {callee for caller in running if caller is not None for callee in self._calls[caller]}
         service = next(name for name in reversed(self._plan.services) if name in running and name not in called)
         self._told_to_end.add(service)
         for address in self._plan.addresses(self._plan.services[service].chain):
@@ -176,7 +176,7 @@ class Coordinator:
         for service in (found := [start]):
             if service == goal:
                 break
-            new = [callee for callee in self._calls.get(service, ()) if callee not in came_from]
+            new = [callee for callee in self._calls[service] if callee not in came_from]
             came_from.update(dict.fromkeys(new, service))
             found.extend(new)
         else:

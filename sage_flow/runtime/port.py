@@ -2,19 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from sage_flow.channels.frame import ControlElement, Reply, Ticket
-from sage_flow.runtime.calls import Outcome
+from sage_flow.plan.physical import ServicePlan
+from sage_flow.runtime.calls import OpenCall, Outcome
 
-__all__ = ["Crashed", "Port"]
+__all__ = ["CallPort", "Crashed", "Port", "Task"]
 
 
 class Crashed(BaseException):
     """Ends an activation as kill -9 would: nothing is closed and nobody is told."""
 
 
-class Port(Protocol):
+class CallPort(Protocol):
+    """The door for calls of services; that of callers outside the job is nothing more."""
+
+    def call(
+        self,
+        service: ServicePlan,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout_s: float,
+        group: int | None,
+    ) -> OpenCall:
+        """Call a service; suspends for a place among `max_pending`. `group` is the key group that chooses the replica.
+
+        A call that could not be made comes back with its outcome, an error.
+        """
+
+    def has_place(self, service: ServicePlan) -> bool:
+        """Whether a call made now would not wait for a place."""
+
+    def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
+        """Suspend until `count` of the calls have their outcome, or `deadline` has passed.
+
+        A call whose own deadline has passed has its outcome. What was queued goes out meanwhile.
+        """
+
+    def poll(self, call: OpenCall) -> Outcome | None:
+        """Return the outcome of a call, None while it is open."""
+
+    def cancel(self, call: OpenCall) -> bool:
+        """End a call that is open; return whether it was. Its request is taken back if it was not started."""
+
+    def on_outcome(self, call: OpenCall, callback: Callable[[], object]) -> None:
+        """Call back, from any thread, once the call has its outcome; now if it has it."""
+
+    def in_activation(self) -> bool:
+        """Whether the calling thread is the subtask's own, not one of user code."""
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+
+
+class Task(Protocol):
+    """A coroutine that runs, or a call: `concurrent.futures.Future` and `ServiceFuture` are such."""
+
+    def done(self) -> bool: ...
+
+    def result(self) -> Any: ...
+
+
+class Port(CallPort, Protocol):
     """What a shell gives a subtask. Methods that may suspend the activation say so; no other does.
 
     A suspended activation whose job is cancelled is unwound with `JobCancelled`.
@@ -35,13 +87,14 @@ class Port(Protocol):
     def reply(self, caller: int, reply: Reply) -> None:
         """Send a share of a call's outcome to the subtask that made the call."""
 
-    def call(
-        self, service: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float
-    ) -> Outcome:
-        """Call a service. Suspends for a place among `max_pending`, then for the reply.
+    def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
+        """Await something on the event loop of the subtask; its end wakes the subtask.
 
-        What was emitted before is queued first and goes out while the call waits, as credit comes.
+        After `timeout_s` seconds it ends in TimeoutError.
         """
 
-    def now(self) -> float:
-        """Seconds of a clock that never goes back."""
+    def wake(self) -> None:
+        """Wake the subtask, from any thread: something that it looks at has changed."""
+
+    def suspend_until(self, is_ready: Callable[[], bool]) -> None:
+        """Suspend until `is_ready()`, which is asked whenever the subtask is woken."""

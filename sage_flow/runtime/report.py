@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sage_flow.plan.graph import Operator
+from sage_flow.runtime.statistics import CallStatistics
 
 __all__ = ["Counters", "OperatorCounts", "SubtaskReport"]
 
@@ -23,10 +24,14 @@ class OperatorCounts(NamedTuple):
 
 
 class SubtaskReport(NamedTuple):
-    """Counts by operator name; `queued` are the records that wait in the inputs."""
+    """Counts by operator name; `queued` are the records that wait in the inputs.
+
+    `calls`: what came of the calls that were made and answered here, by "service.method".
+    """
 
     operators: dict[str, OperatorCounts]
     queued: int = 0
+    calls: dict[str, CallStatistics] = {}  # noqa: RUF012 - never changed
 
 
 class Counters:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from sage_flow.channels.frame import Message, Reply, Request
-from sage_flow.errors import CodecError, JobCancelled, ProtocolError, UnknownService
+from sage_flow.errors import CodecError, PipelineError, ProtocolError, UnknownService
 from sage_flow.functions import RuntimeContext
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.planner import public_methods
@@ -15,6 +16,7 @@ from sage_flow.runtime.caller import ActivationDeadline, Caller
 from sage_flow.runtime.failure import explain_failure, pack_error
 from sage_flow.runtime.port import Port
 from sage_flow.runtime.report import Counters, SubtaskReport
+from sage_flow.runtime.statistics import CallStatistics, Histogram
 
 __all__ = ["ServiceSubtask"]
 
@@ -29,10 +31,12 @@ class ServiceSubtask:
         self._port = port
         self._operator = subtask.chain.head
         self._counters = Counters(subtask.chain.operators)
-        self._caller = Caller(plan.services, port, before_call=lambda: None)
+        self._caller = Caller(plan.services, port)
         self._callers = CallersGate()
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()
+        self._coroutines: frozenset[str] = frozenset()  # of the methods
+        self._queue_times: dict[str, Histogram] = {}  # by method
 
     def open(self) -> None:
         """Make the object and open it."""
@@ -46,6 +50,7 @@ class ServiceSubtask:
         try:
             made = self._operator.functions[0](*self._operator.options["args"], **self._operator.options["kwargs"])
             self._methods = public_methods(made)
+            self._coroutines = frozenset(n for n in self._methods if inspect.iscoroutinefunction(getattr(made, n)))
             _life_cycle(made, "open")(context)
         except Exception as error:
             self._explain(error)
@@ -54,6 +59,7 @@ class ServiceSubtask:
 
     def close(self) -> None:
         """Close the object, if it was opened."""
+        self._caller.begin_close()
         if self._object is None:
             return
         made, self._object = self._object, None
@@ -69,9 +75,24 @@ class ServiceSubtask:
     def abort(self) -> None:
         """A service publishes nothing."""
 
+    def snapshot(self) -> Any:
+        """Return the object's state, None if it keeps none; only while no method runs."""
+        take = getattr(self._object, "snapshot", None)
+        return None if take is None else take()
+
+    def restore(self, state: Any) -> None:
+        """Give the object, which was opened, a state back. Raises PipelineError if it takes none."""
+        give = getattr(self._object, "restore", None)
+        if give is None:
+            name = self._operator.name
+            raise PipelineError(f"service {name!r} has a snapshot() but no restore(state) to take it back")
+        give(state)
+
     def report(self, queued: int = 0) -> SubtaskReport:
-        """How many calls were answered."""
-        return self._counters.report(queued)
+        """How many calls were answered, and how long they had waited."""
+        name = self._operator.name
+        waited = {f"{name}.{m}": CallStatistics(queue=times.copy()) for m, times in self._queue_times.copy().items()}
+        return self._counters.report(queued)._replace(calls=waited)
 
     def on_message(self, message: Message) -> Request | None:
         """Return the request that is to be answered, if the message is one. Raises ProtocolError."""
@@ -86,27 +107,73 @@ class ServiceSubtask:
         """No request will come any more."""
         return self._callers.are_all_gone
 
-    def answer(self, request: Request) -> None:
-        """Call the method and reply. An error is the caller's; work whose time has passed is not started."""
-        if request.deadline <= self._port.now():
+    @property
+    def awaits(self) -> bool:
+        """Whether some of its methods are coroutines."""
+        return bool(self._coroutines)
+
+    @property
+    def blocks(self) -> bool:
+        """Whether some of its methods are not."""
+        return self._coroutines != self._methods or not self._methods
+
+    def answer(self, request: Request, release: Callable[[], None]) -> None:
+        """Call the method and reply; `release` is called when that is done, which is later for a coroutine.
+
+        An error is the caller's; work whose time has passed is not started, and a coroutine is cancelled then.
+        """
+        now = self._port.now()
+        if request.deadline <= now:
+            release()
             return
-        with ActivationDeadline(request.deadline):
-            reply = self._outcome(request)
+        self._note_queue_time(request, now - (request.deadline - request.remaining_s))
+        if request.method in self._coroutines:
+            self._port.start(self._answer_awaiting(request, release), request.deadline - now)
+            return
+        try:
+            with ActivationDeadline(request.deadline):
+                reply = self._outcome(request)
+            self._reply(request, reply)
+        finally:
+            release()
+
+    async def _answer_awaiting(self, request: Request, release: Callable[[], None]) -> None:
+        try:
+            with ActivationDeadline(request.deadline):
+                try:
+                    value = await self._method(request.method)(*request.args, **request.kwargs)
+                    reply = Reply(request.call_id, 1, (value,))
+                except Exception as error:
+                    reply = self._error_reply(request, error)
+            self._reply(request, reply)
+        finally:
+            release()
+
+    def _outcome(self, request: Request) -> Reply:
+        try:
+            value = self._method(request.method)(*request.args, **request.kwargs)
+        except Exception as error:
+            return self._error_reply(request, error)
+        return Reply(request.call_id, 1, (value,))
+
+    def _error_reply(self, request: Request, error: Exception) -> Reply:
+        self._explain(error)
+        return Reply(request.call_id, 0, (), pack_error(error))
+
+    def _reply(self, request: Request, reply: Reply) -> None:
         try:
             self._port.reply(request.reply_to, reply)
         except CodecError as error:
             self._port.reply(request.reply_to, Reply(request.call_id, 0, (), pack_error(error)))
         self._counters.emitted[0] += 1
 
-    def _outcome(self, request: Request) -> Reply:
-        try:
-            value = self._method(request.method)(*request.args, **request.kwargs)
-        except JobCancelled:
-            raise
-        except Exception as error:
-            self._explain(error)
-            return Reply(request.call_id, 0, (), pack_error(error))
-        return Reply(request.call_id, 1, (value,))
+    def _note_queue_time(self, request: Request, seconds: float) -> None:
+        times = self._queue_times.get(request.method)
+        if times is None:
+            if request.method not in self._methods:
+                return
+            times = self._queue_times.setdefault(request.method, Histogram())
+        times.add(seconds)
 
     def _method(self, name: str) -> Callable[..., Any]:
         if name not in self._methods:

@@ -33,6 +33,7 @@ from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Plan
 from sage_flow.plan.physical import Subtask as SubtaskPlan
 from sage_flow.runtime.answering import Answering, CallersGate
+from sage_flow.runtime.async_map import AsyncMap, Pending
 from sage_flow.runtime.barrier import AbandonAndHold, Hold, TakeSnapshot
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.chain import MULTIPLIERS, CompiledChain, Culprit, compile_chain
@@ -81,6 +82,7 @@ class ChainSubtask:
         self._counters = Counters(subtask.chain.operators)
         self._caller = Caller(plan.services, port, self._queue_before_call)
         self._operators = [self._bind(index, operator) for index, operator in enumerate(subtask.chain.operators)]
+        self._async_maps = dict(self._make_async_maps())  # by the operator's index
         self._keys: list[BoundOperator] = []  # of outputs
         self._outputs = [self._make_output(edge_id) for edge_id in range(len(plan.edges)) if self._is_mine(edge_id)]
         self._by_tag = self._outputs_by_tag()
@@ -111,6 +113,13 @@ class ChainSubtask:
             side_output=partial(self._side_output, index, operator.name),
         )
         return BoundOperator(operator, index, context, self._counters)
+
+    def _make_async_maps(self) -> Iterator[tuple[int, AsyncMap]]:
+        for index, bound in enumerate(self._operators):
+            if bound.operator.kind is Kind.MAP_ASYNC:
+                made = AsyncMap(bound, self._port, self._split_share, self._explain_record)
+                bound.calls = (made.take,)
+                yield index, made
 
     def _is_mine(self, edge_id: int) -> bool:
         return self.plan.edges[edge_id].source == self.subtask.chain.id
@@ -147,7 +156,6 @@ class ChainSubtask:
 
         Called by the thread that will call `advance`.
         """
-        self._caller.enter_activation()
         for bound in reversed([*self._operators, *self._keys]):
             try:
                 bound.open()
@@ -158,6 +166,7 @@ class ChainSubtask:
 
     def close(self) -> None:
         """Close what was opened, all of it; raises the first error."""
+        self._caller.begin_close()
         opened, self._opened = self._opened[::-1], []
         self._call_all([(bound, bound.close) for bound in opened])
 
@@ -202,6 +211,8 @@ class ChainSubtask:
 
     def advance(self) -> Step:
         """Do the next piece of work. May suspend."""
+        if self._async_maps and self._give_out():
+            return GoOn()
         if self._slices is not None:
             self._next_slice(self._slices)
         elif self._ready:
@@ -282,7 +293,7 @@ class ChainSubtask:
         return GoOn()
 
     def _next_slice(self, slices: Slices) -> None:
-        records = slices.next(self._pace.size)
+        records = slices.next(self._pace.size if slices.tickets is None or not self._async_maps else 1)
         began = self._port.now()
         if slices.tickets is None:
             self._run(slices.entry, records)
@@ -306,6 +317,46 @@ class ChainSubtask:
         with self._answering.record(ticket):
             self._run(entry, [record])
         self._flush()  # what the body sends to the driver carries no share
+        for made in self._async_maps.values():
+            if made.is_full:
+                self._port.suspend_until(made.has_result)
+
+    # -- results of map_async ---------------------------------------------------------------------------------
+
+    def _split_share(self) -> tuple[Ticket, float] | None:
+        return self._answering.split() if self._answering.is_active else None
+
+    def _give_out(self) -> bool:
+        """Send on the results that are there; return whether there were any."""
+        ready = [(index, made) for index, made in self._async_maps.items() if made.has_result()]
+        for index, made in ready:
+            self._give_out_of(index, made)
+        return bool(ready)
+
+    def _give_out_of(self, index: int, made: AsyncMap) -> None:
+        entry = self._entry(index + 1, 0, keyed=False)
+        if self.subtask.chain.service is None:
+            results = list(made.results())
+            self._counters.emitted[index] += len(results)
+            self._run(entry, results)
+            self._flush()
+            return
+        for pending in made.finished():
+            self._answer_late(index, made, entry, pending)
+
+    def _answer_late(self, index: int, made: AsyncMap, entry: CompiledChain, pending: Pending) -> None:
+        """Go on with a record of a call; an error belongs to the caller."""
+        if pending.ticket is None:
+            raise InternalError("a record of a service without its share")
+        with self._answering.record(pending.ticket._replace(remaining_s=pending.deadline - self._port.now())):
+            try:
+                result = pending.result()
+            except Exception as error:
+                made.on_failure(pending, error)
+            else:
+                self._counters.emitted[index] += 1
+                self._run(entry, [result])
+        self._flush()
 
     def _run(self, entry: CompiledChain, records: list[Any]) -> None:
         try:
@@ -339,6 +390,9 @@ class ChainSubtask:
 
     def _explain(self, error: BaseException, operator: Operator) -> None:
         explain_failure(error, operator, subtask=self._place(), job=self.plan.job, has_record=False)
+
+    def _explain_record(self, error: Exception, operator: Operator, record: Any) -> None:
+        explain_failure(error, operator, subtask=self._place(), job=self.plan.job, record=record)
 
     def _place(self) -> str:
         return f"subtask {self.subtask.index + 1} of {self.subtask.chain.parallelism}"
@@ -398,6 +452,10 @@ class ChainSubtask:
     def _finish(self) -> None:
         """End of input: give out what was held back, then tell the outputs."""
         for index, bound in enumerate(self._operators):
+            made = self._async_maps.get(index)
+            while made is not None and not made.is_empty:
+                self._port.suspend_until(made.has_result)
+                self._give_out_of(index, made)
             for batch in self._held_back(bound):
                 self._counters.emitted[index] += len(batch)
                 self._run(self._entry(index + 1, 0, keyed=False), batch)

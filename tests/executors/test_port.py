@@ -260,10 +260,10 @@ def test_a_take_that_waits_is_woken_by_a_message():
     assert taking.result() == [Commit()]
 
 
-def test_a_poke_wakes_with_nothing():
+def test_a_wake_wakes_with_nothing():
     it = port_of()
     taking = InThread(it.port.take)
-    it.port.poke()
+    it.port.wake()
     assert taking.result() == []
 
 
@@ -287,7 +287,9 @@ def answering(it, *values):
 
 
 def call(it, value=1, timeout_s=NEVER_S, service="svc"):
-    return it.port.call(service, "process", (value,), {}, timeout_s)
+    made = it.port.call(it.plan.services[service], "process", (value,), {}, timeout_s, None)
+    it.port.await_calls([made], 1, None)
+    return it.port.poll(made)
 
 
 def test_a_call_returns_what_is_replied():
@@ -444,9 +446,9 @@ def test_calls_are_numbered_one_thread_at_a_time():
     it = port_of("svc")
 
     class Guarded(CallTable):
-        def open(self, *args):
+        def open(self, *args, **options):
             assert it.port._condition._lock.locked(), "two activations could get the same number"
-            return super().open(*args)
+            return super().open(*args, **options)
 
     it.port._calls = Guarded()
     it.shell.answer = lambda target, message: it.port.deliver(Reply(message.call_id, 1, (True,)))

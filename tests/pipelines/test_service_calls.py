@@ -112,7 +112,7 @@ def test_a_function_can_make_the_service():
 
 def test_counts_of_a_service_are_its_answers():
     env = LocalEnvironment("test")
-    env.register_service("calculator", Calculator, parallelism=2)
+    env.register_service("calculator", Calculator, parallelism=2, stateless=True)
     env.from_collection(range(10)).map(lambda n, ctx: ctx.call_service("calculator", n)).for_each(str)
     assert env.execute().counts["calculator"] == 10
 

@@ -109,7 +109,7 @@ def test_the_first_call_of_a_service_may_be_in_its_close(tmp_path):
 def test_every_replica_is_opened_and_closed_once(mode, tmp_path):
     path = str(tmp_path / "closed")
     env = mode.environment()
-    env.register_service("three", NotingService, path, "x", parallelism=3, concurrency=2)
+    env.register_service("three", NotingService, path, "x", parallelism=3, concurrency=2, stateless=True)
     env.from_collection(range(10)).map(lambda n, ctx: ctx.call_service("three", n)).for_each(str)
     env.execute()
     assert (tmp_path / "closed").read_text().splitlines() == ["x None"] * 3

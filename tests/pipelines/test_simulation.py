@@ -85,7 +85,7 @@ SCRIPT = """
 
     executor = SimulationExecutor(int(sys.argv[1]))
     env = LocalEnvironment("trace", 3, executor=executor)
-    env.register_service("words", Words, parallelism=2, concurrency=2)
+    env.register_service("words", Words, parallelism=2, concurrency=2, stateless=True)
     env.register_service("upper", PipelineService(lambda r: r.rebalance().map(str.upper), parallelism=2))
     words = "to be or not to be that is the question".split() * 5
     stream = env.from_collection(words).rebalance().map(lambda w, ctx: ctx.call_service("upper", w))

@@ -4,12 +4,37 @@ import pytest
 
 from sage_flow import LocalEnvironment
 from sage_flow.channels.frame import Barrier, Control, Credit, Data, EndOfInput, Idle, Reply, Ticket, Watermark
-from sage_flow.runtime.calls import Outcome
+from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.subtask import ChainSubtask, GoOn
 from sage_flow.testing import VirtualClock
 
 __all__ = ["Barrier", "Bench", "EndOfInput", "FakePort", "Idle", "Ticket", "Watermark", "bench", "plan_of"]
+
+
+class FakeTask:
+    """A coroutine that runs to its end, without a loop, when the test says so."""
+
+    def __init__(self, awaitable):
+        self._awaitable = awaitable
+        self._outcome = None
+
+    def finish(self):
+        """Run it, to an end that needs nothing to be awaited."""
+        try:
+            self._awaitable.send(None)
+        except StopIteration as end:
+            self._outcome = Outcome(value=end.value)
+        except Exception as error:
+            self._outcome = Outcome(error=error)
+        else:
+            raise AssertionError("it awaits something")
+
+    def done(self):
+        return self._outcome is not None
+
+    def result(self):
+        return self._outcome.get()
 
 
 class FakePort:
@@ -23,6 +48,9 @@ class FakePort:
         self.queued = []
         self.answer = lambda service, method, args: None
         self.before_emit = lambda frame: None
+        self.while_suspended = lambda: None
+        self.woken = 0
+        self.tasks = []
 
     def emit(self, channel, records, tickets=None):
         frame = Data(channel, len(self.on(channel)), list(records), tickets)
@@ -42,8 +70,34 @@ class FakePort:
     def reply(self, caller, reply):
         self.replies.append((caller, reply))
 
-    def call(self, service, method, args, kwargs, timeout_s):
-        return Outcome(value=self.answer(service, method, args))
+    def call(self, service, method, args, kwargs, timeout_s, group):
+        call = OpenCall(0, service.name, f"{service.name}.{method}", self.now(), self.now() + timeout_s)
+        call.outcome = Outcome(value=self.answer(service.name, method, args))
+        return call
+
+    def has_place(self, service):
+        return True
+
+    def await_calls(self, calls, count, deadline):
+        assert sum(call.outcome is not None for call in calls) >= count
+
+    def poll(self, call):
+        return call.outcome
+
+    def in_activation(self):
+        return True
+
+    def wake(self):
+        self.woken += 1
+
+    def start(self, awaitable, timeout_s=None):
+        task = FakeTask(awaitable)
+        self.tasks.append(task)
+        return task
+
+    def suspend_until(self, is_ready):
+        self.while_suspended()
+        assert is_ready(), "suspended for ever"
 
     def now(self):
         return self.clock.now()

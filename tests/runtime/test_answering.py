@@ -226,6 +226,10 @@ def memory():
     return bench(write, "memory")
 
 
+def released():
+    """The place is free again."""
+
+
 def request(method, *args, remaining_s=5.0, **kwargs):
     return Request(ME, CALL, remaining_s, method, args, kwargs, remaining_s)
 
@@ -233,13 +237,13 @@ def request(method, *args, remaining_s=5.0, **kwargs):
 def test_a_request_calls_the_method(memory):
     message = request("append", "x", twice=True)
     assert memory.subtask.on_message(message) is message
-    memory.subtask.answer(message)
+    memory.subtask.answer(message, released)
     assert memory.port.replies == [(ME, Reply(CALL, 1, (3,)))]
     assert memory.counts() == {"memory": 1}
 
 
 def test_an_exception_of_the_method_is_the_reply(memory):
-    memory.subtask.answer(request("fail"))
+    memory.subtask.answer(request("fail"), released)
     ((_, reply),) = memory.port.replies
     error = unpack_error(reply.error)
     assert isinstance(error, KeyError)
@@ -248,20 +252,20 @@ def test_an_exception_of_the_method_is_the_reply(memory):
 
 @pytest.mark.parametrize("name", ["_secret", "__init__", "open", "close", "nothing", "turns"])
 def test_only_public_methods_can_be_called(memory, name):
-    memory.subtask.answer(request(name))
+    memory.subtask.answer(request(name), released)
     ((_, reply),) = memory.port.replies
     assert f"no method {name!r}; it has: append, cancel, fail" in str(unpack_error(reply.error))
 
 
 def test_a_request_too_late_is_not_started(memory):
-    memory.subtask.answer(request("append", "x", remaining_s=0))
+    memory.subtask.answer(request("append", "x", remaining_s=0), released)
     assert memory.port.replies == []
     assert memory.counts() == {"memory": 0}
 
 
 def test_a_cancel_unwinds_a_method(memory):
     with pytest.raises(JobCancelled):
-        memory.subtask.answer(request("cancel"))
+        memory.subtask.answer(request("cancel"), released)
 
 
 def test_a_service_is_over_when_all_its_callers_are(memory):

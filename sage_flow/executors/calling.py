@@ -1,0 +1,219 @@
+"""Calls of services from one address: requests out, replies in, whoever waits for them.
+
+Replies are taken on delivery, by the thread that brings them, so they always reach a caller that is blocked
+on exactly them. Nothing is sent, and nobody is called back, while the condition is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
+from sage_flow.errors import CodecError, ServiceOverloaded
+from sage_flow.executors.shell import Shell
+from sage_flow.keys import group_to_subtask
+from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
+from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
+from sage_flow.runtime.statistics import CallStatistics
+
+__all__ = ["CallingPort"]
+
+
+class CallingPort:
+    """Implements `runtime.port.CallPort`. Subclasses say how an activation suspends, and what may stop a call."""
+
+    def __init__(self, plan: Plan, address: int, shell: Shell, first_replica: int = 0) -> None:
+        self._plan = plan
+        self._address = address
+        self._shell = shell
+        self._condition = shell.condition()
+        self._calls = CallTable()
+        self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
+        self._called: dict[int, None] = {}  # services' subtasks that got a request
+        self._next_replica = first_replica
+
+    def now(self) -> float:
+        return self._shell.now()
+
+    # -- making calls ---------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        service: ServicePlan,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout_s: float,
+        group: int | None,
+    ) -> OpenCall:
+        began = self.now()
+        label = f"{service.name}.{method}"
+        refused = self._refused(service)
+        call = None if refused is not None else self._take_place(service, label, began, began + timeout_s)
+        if call is None:
+            refused = refused or Outcome(
+                error=ServiceOverloaded(
+                    f"{label} got no place within {timeout_s:g} s: {service.max_pending} earlier calls (max_pending)"
+                    " are still open"
+                )
+            )
+            return self._not_made(service, label, began, refused)
+        call.target = self._choose_replica(service, group)
+        self._send(call, method, args, kwargs)
+        return call
+
+    def has_place(self, service: ServicePlan) -> bool:
+        return self._calls.in_flight(service.name) < service.max_pending
+
+    def _take_place(self, service: ServicePlan, label: str, began: float, deadline: float) -> OpenCall | None:
+        call: OpenCall | None = None
+
+        def take() -> bool:
+            nonlocal call
+            if not self.has_place(service):
+                return False
+            call = self._calls.open(service.name, label, began, deadline, many=service.many)
+            return True
+
+        with self._condition:
+            self._check()
+            if take():
+                return call
+        self._suspend(take, deadline)
+        return call
+
+    def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
+        with self._condition:
+            call = self._calls.open(service.name, label, began, began)
+            self._calls.end(call, outcome, self.now())
+        return call
+
+    def _send(self, call: OpenCall, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert call.target is not None
+        self._called[call.target] = None
+        request = Request(self._address, call.id, call.deadline - self.now(), method, args, kwargs)
+        try:
+            self._shell.send(self._address, call.target, request)
+        except CodecError as error:
+            self._end(call, Outcome(error=error))
+
+    def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
+        replicas = self._replicas[service.name]
+        if group is not None:
+            return replicas[group_to_subtask(group, len(replicas), MAX_PARALLELISM)]
+        self._next_replica += 1
+        return replicas[self._next_replica % len(replicas)]
+
+    # -- what comes of them ---------------------------------------------------------------------------------
+
+    def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
+        def ready() -> bool:
+            return sum(call.outcome is not None for call in calls) >= count
+
+        if not ready():
+            self._suspend(ready, deadline)
+
+    def poll(self, call: OpenCall) -> Outcome | None:
+        if call.outcome is None and call.deadline <= self.now():
+            self._expire()
+        return call.outcome
+
+    def cancel(self, call: OpenCall) -> bool:
+        ended = self._end(call, Outcome(error=CancelledError(f"the call of {call.label} was cancelled by its caller")))
+        if ended and call.target is not None:
+            self._shell.send(self._address, call.target, CancelRequest(self._address, call.id))
+        return ended
+
+    def on_outcome(self, call: OpenCall, callback: Callable[[], object]) -> None:
+        with self._condition:
+            if call.outcome is None:
+                call.callbacks.append(callback)
+                return
+        callback()
+
+    def take_reply(self, reply: Reply) -> None:
+        """A share of an outcome has come."""
+        with self._condition:
+            call = self._calls.on_reply(reply, self.now())
+            if call is not None:
+                self._condition.notify_all()
+        if call is not None and call.callbacks:
+            self._call_back([call])
+
+    def statistics(self) -> dict[str, CallStatistics]:
+        """What came of the calls made here, by "service.method"."""
+        with self._condition:
+            return self._calls.statistics()
+
+    def end_requests(self) -> tuple[int, ...]:
+        """Tell every service's subtask that was called that no more requests come; return who they are."""
+        called = tuple(self._called)
+        for address in called:
+            self._shell.send(self._address, address, EndOfRequests(self._address))
+        return called
+
+    def _end(self, call: OpenCall, outcome: Outcome) -> bool:
+        with self._condition:
+            ended = self._calls.end(call, outcome, self.now())
+            self._condition.notify_all()  # its place is free
+        if ended:
+            self._call_back([call])
+        return ended
+
+    def _call_back(self, calls: Iterable[OpenCall]) -> None:
+        for call in calls:
+            callbacks, call.callbacks = call.callbacks, []
+            for callback in callbacks:
+                callback()
+
+    def _expire(self) -> None:
+        with self._condition:
+            late = self._calls.expire(self.now())
+            if late:
+                self._condition.notify_all()
+        self._call_back(late)
+
+    # -- waiting --------------------------------------------------------------------------------------------
+
+    def _suspend(self, is_ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait for `is_ready`, asked under the condition; False: `deadline` has passed.
+
+        Calls whose time passes meanwhile are ended, whoever waits for them.
+        """
+        while True:
+            self._while_waiting()
+            with self._condition:
+                self._check()
+                if is_ready():
+                    return True
+                if self._may_sleep():
+                    now = self.now()
+                    if deadline is not None and deadline <= now:
+                        return False
+                    wake_at = _earliest(deadline, self._calls.next_deadline)
+                    if wake_at is None or wake_at > now:
+                        self._condition.wait(None if wake_at is None else wake_at - now)
+                        continue
+            self._expire()
+
+    def _while_waiting(self) -> None:
+        """What else to do before going to sleep."""
+
+    def _may_sleep(self) -> bool:
+        """Asked under the condition: nothing else is to be done."""
+        return True
+
+    def _check(self) -> None:
+        """Asked under the condition. Raises what has to end the activation."""
+
+    def _refused(self, service: ServicePlan) -> Outcome | None:
+        """Why this service must not be called from here."""
+        return None
+
+
+def _earliest(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

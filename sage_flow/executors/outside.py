@@ -1,0 +1,70 @@
+"""Calls of a job's services from outside the job, by any thread of the process that submitted it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage_flow.channels.frame import OUTSIDE, EndOfRequests, Message, Reply
+from sage_flow.errors import ProtocolError, ServiceUnavailable
+from sage_flow.executors.calling import CallingPort
+from sage_flow.executors.shell import Shell
+from sage_flow.plan.physical import Plan, ServicePlan
+from sage_flow.runtime.calls import OpenCall, Outcome
+
+__all__ = ["OutsidePort"]
+
+
+class OutsidePort(CallingPort):
+    """The address of callers outside. It ends with the job, service by service, as the driver says."""
+
+    def __init__(self, plan: Plan, shell: Shell) -> None:
+        super().__init__(plan, OUTSIDE, shell)
+        self._ended: dict[str, str] = {}  # services, and why they cannot be called any more
+        self._sending = 0
+
+    def deliver(self, message: Message) -> None:
+        """Take a reply. Raises ProtocolError for anything else."""
+        if not isinstance(message, Reply):
+            raise ProtocolError(f"callers outside the job cannot take a {type(message).__name__}")
+        self.take_reply(message)
+
+    def in_activation(self) -> bool:
+        return False
+
+    def end_service(self, name: str) -> tuple[int, ...]:
+        """No more calls of this service: tell its subtasks that were called, and return them."""
+        with self._condition:
+            self._ended.setdefault(name, f"service {name!r} has ended with job {self._plan.job!r}")
+            while self._sending:  # what was let through must be there before we say that it was the last
+                self._condition.wait()
+        called = tuple(address for address in self._replicas[name] if address in self._called)
+        for address in called:
+            self._shell.send(self._address, address, EndOfRequests(self._address))
+        return called
+
+    def close(self, why: str) -> None:
+        """Nobody is left to answer: end the open calls, refuse all others."""
+        with self._condition:
+            for name in self._replicas:
+                self._ended.setdefault(name, why)
+            waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
+            self._condition.notify_all()
+        self._call_back(waiting)
+
+    def _refused(self, service: ServicePlan) -> Outcome | None:
+        why = self._ended.get(service.name)
+        return None if why is None else Outcome(error=ServiceUnavailable(why))
+
+    def _send(self, call: OpenCall, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with self._condition:
+            why = self._ended.get(call.service)
+            self._sending += why is None
+        if why is not None:
+            self._end(call, Outcome(error=ServiceUnavailable(why)))
+            return
+        try:
+            super()._send(call, method, args, kwargs)
+        finally:
+            with self._condition:
+                self._sending -= 1
+                self._condition.notify_all()

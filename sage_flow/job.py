@@ -1,0 +1,168 @@
+"""A job that was started: its handle, and what it came to."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import warnings
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from sage_flow.errors import JobCancelled, PipelineError
+from sage_flow.executors.driver import Driver
+from sage_flow.executors.execution import Execution
+from sage_flow.runtime.caller import Caller
+from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.runtime.failure import add_notes, fold_engine_frames, unpack_error
+from sage_flow.service import ServiceHandle
+
+__all__ = ["JobHandle", "JobResult", "JobStatus"]
+
+_log = logging.getLogger("sage_flow")
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job came to.
+
+    Attributes:
+        status: FINISHED or CANCELLED; a job that failed raises instead.
+        collected: the rows of each `collect` sink, by name.
+        counts: records each operator emitted (a sink: received), by name.
+        skipped, dead_letters: records that failed under such an `on_error`, by operator, where there are any.
+        stuck: where user code was that did not come back after a cancel.
+    """
+
+    status: JobStatus
+    collected: dict[str, list[Any]]
+    counts: dict[str, int]
+    skipped: dict[str, int] = field(default_factory=dict)
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    stuck: list[str] = field(default_factory=list)
+
+
+class JobHandle:
+    """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
+
+    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
+        _open_handles.add(self)
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self._driver.plan.job
+
+    @property
+    def status(self) -> JobStatus:
+        """CREATED, RUNNING, FINISHED, FAILED or CANCELLED."""
+        return self._driver.status
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """Wait for the end of the job, at most `timeout` seconds; return the status then."""
+        if self._execution.wait(timeout):
+            _open_handles.discard(self)
+        return self.status
+
+    def cancel(self, reason: str = "cancelled by its user") -> JobStatus:
+        """End the job: unwind what waits, close everything, publish nothing. Waits until that is done."""
+        self._execution.cancel(reason)
+        return self.wait()
+
+    def result(self, timeout: float | None = None) -> JobResult:
+        """Wait for the end and return what the job came to.
+
+        Raises the first error of user code as its own type, TimeoutError if the job runs on after `timeout`
+        seconds.
+        """
+        if not self.wait(timeout).is_final and self._execution.crash is None:
+            raise TimeoutError(f"job {self.name!r} is still running after {timeout} s")
+        error = self._error()
+        if error is not None:
+            raise error
+        return self._result()
+
+    def service(self, service: str | type) -> ServiceHandle:
+        """Return a handle of a service of the job, for calls from outside, by any thread of this process.
+
+        A service can be called until the job's own callers have ended. Calls that then are open get their
+        replies; later ones raise ServiceUnavailable. Raises UnknownService.
+        """
+        outside = self._driver.outside
+        if outside is None:
+            raise PipelineError("a job in the simulation cannot be called from outside: that would not be repeatable")
+        return Caller(self._driver.plan.services, outside).handle(service)
+
+    def metrics(self) -> dict[str, Any]:
+        """How far the job is.
+
+        `operators`: counts by name. `queued`: records that wait, by chain. `services`: by name and method, `calls`
+        that have ended, `errors` among them, `in_flight`, `latency_ms` as callers see it and `queue_ms` until a
+        call was begun (p50, p90, p99; None without calls). What runs tells of itself five times a second.
+        """
+        return self._execution.statistics()
+
+    def __enter__(self) -> JobHandle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._execution.is_over:
+            self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
+            if self._driver.stuck:  # nobody gets a result that could tell
+                _log.warning("job %r ended without code that does not come back: %s", self.name, self._stuck_text)
+        _open_handles.discard(self)
+
+    @property
+    def _stuck_text(self) -> str:
+        return "; ".join(self._driver.stuck)
+
+    @property
+    def _driver(self) -> Driver:
+        return self._execution.driver
+
+    def _error(self) -> BaseException | None:
+        if self._execution.crash is not None:
+            return self._execution.crash
+        if self.status is not JobStatus.FAILED:
+            return None
+        error = unpack_error(self._driver.failure)
+        if self._driver.stuck:
+            add_notes(error, [f"the job ended without code that does not come back: {self._stuck_text}"])
+        if isinstance(error, JobCancelled) or not isinstance(error, Exception):
+            add_notes(error, [f"raised in job {self.name!r}"])
+        fold_engine_frames(error)
+        return error
+
+    def _result(self) -> JobResult:
+        counts = self._driver.counts()
+        return JobResult(
+            self.status,
+            self._driver.collected,
+            {name: count.emitted for name, count in counts.items()},
+            {name: count.skipped for name, count in counts.items() if count.skipped},
+            {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
+            self._driver.stuck,
+        )
+
+
+_open_handles: set[JobHandle] = set()  # also of those whose user has dropped them: their jobs run on
+
+
+@atexit.register
+def _cancel_forgotten_jobs() -> None:
+    for handle in list(_open_handles):
+        if handle._execution.is_over:
+            continue
+        warnings.warn(
+            f"job {handle.name!r} was submitted but neither waited for nor closed: it is cancelled now",
+            ResourceWarning,
+            stacklevel=2,
+        )
+        handle.cancel("the interpreter exits")

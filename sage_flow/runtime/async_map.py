@@ -1,0 +1,145 @@
+"""Records whose function has been started and has not ended: the inside of `map_async`.
+
+At most `capacity` of them. Their results leave in the order of the records, or as they come. In a service's
+pipeline each carries a share of its call, which it takes from the record that it is part of.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sage_flow.channels.frame import Ticket
+from sage_flow.errors import PipelineError
+from sage_flow.plan.graph import Operator
+from sage_flow.runtime.operators import BoundOperator
+from sage_flow.runtime.port import Port, Task
+from sage_flow.service import ServiceFuture
+
+__all__ = ["AsyncMap", "Pending"]
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A record under way; in a service with its share and when that is due."""
+
+    record: Any
+    task: Task | None = None
+    error: Exception | None = None  # of the function itself, before there was a task
+    ticket: Ticket | None = None
+    deadline: float = 0.0
+
+    def is_done(self) -> bool:
+        return self.task is None or self.task.done()
+
+    def result(self) -> Any:
+        """Return the result. Raises what the function raised."""
+        if self.error is not None:
+            raise self.error
+        return None if self.task is None else self.task.result()
+
+
+class AsyncMap:
+    """`split` gives the share of a record of a call, None if there is no call."""
+
+    def __init__(
+        self,
+        bound: BoundOperator,
+        port: Port,
+        split: Callable[[], tuple[Ticket, float] | None],
+        explain: Callable[[Exception, Operator, Any], None],
+    ) -> None:
+        self._bound = bound
+        self._port = port
+        self._split = split
+        self._explain = explain
+        options = bound.operator.options
+        self._capacity: int = options["capacity"]
+        self._ordered: bool = options["ordered"]
+        self._timeout_s: float | None = options["timeout_s"]
+        self._pending: deque[Pending] = deque()
+
+    @property
+    def is_empty(self) -> bool:
+        """No record is under way."""
+        return not self._pending
+
+    @property
+    def is_full(self) -> bool:
+        """No further record may be taken before a result has left."""
+        return len(self._pending) >= self._capacity
+
+    def has_result(self) -> bool:
+        """Whether a result can leave now."""
+        if self._ordered:
+            return bool(self._pending) and self._pending[0].is_done()
+        return any(pending.is_done() for pending in self._pending)
+
+    def take(self, record: Any, *_: Any) -> Iterable[Any]:
+        """Start the function for a record; return results that can leave, outside of a call.
+
+        Suspends while there is no room; a call's record always has it, its subtask looks before.
+        """
+        share = self._split()
+        if share is not None:
+            self._start(Pending(record, ticket=share[0], deadline=share[1]))
+            return ()
+        if self.is_full:
+            self._port.suspend_until(self.has_result)
+            results = list(self.results())
+            self._start(Pending(record))
+            return results
+        self._start(Pending(record))
+        return self.results()
+
+    def results(self) -> Iterator[Any]:
+        """Take out the results that can leave. Raises what the function raised, unless `on_error` lets it pass."""
+        for pending in self.finished():
+            try:
+                result = pending.result()
+            except Exception as error:
+                self.on_failure(pending, error)
+            else:
+                yield result
+
+    def finished(self) -> Iterator[Pending]:
+        """Take out the records whose results can leave."""
+        if self._ordered:
+            while self._pending and self._pending[0].is_done():
+                yield self._pending.popleft()
+            return
+        done = [pending for pending in self._pending if pending.is_done()]
+        for pending in done:
+            self._pending.remove(pending)
+        yield from done
+
+    def on_failure(self, pending: Pending, error: Exception) -> None:
+        """Let the record pass as `on_error` says, or raise the error."""
+        if self._bound.operator.on_error != "fail":
+            self._bound.reject(pending.record, error)
+            return
+        self._explain(error, self._bound.operator, pending.record)
+        raise error
+
+    def _start(self, pending: Pending) -> None:
+        function, bound = self._bound.functions[0], self._bound
+        try:
+            made = function(pending.record, bound.context) if bound.operator.with_ctx[0] else function(pending.record)
+            pending.task = self._task(made)
+        except Exception as error:
+            pending.error = error
+        self._pending.append(pending)
+
+    def _task(self, made: Any) -> Task:
+        if isinstance(made, ServiceFuture):
+            made.add_done_callback(lambda _: self._port.wake())
+            return made
+        if isinstance(made, Awaitable):
+            return self._port.start(made, self._timeout_s)
+        operator = self._bound.operator
+        raise PipelineError(
+            f"the function of {operator.name!r} ({operator.location}) must be `async def`, or return a ServiceFuture"
+            f" (ctx.service(...).method.remote(...)), not a {type(made).__name__}"
+        )

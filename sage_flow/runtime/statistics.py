@@ -1,0 +1,106 @@
+"""Statistics of calls: how many, how they ended, how long they took and waited."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["CallStatistics", "Histogram", "merged"]
+
+_PER_DOUBLING = 8  # buckets; a percentile is exact to 9 %
+_LEAST_S = 1e-7
+
+
+class Histogram:
+    """Durations in buckets whose width grows with the duration. Histograms of several subtasks add up.
+
+    >>> waits = Histogram()
+    >>> for ms in range(1, 1001):
+    ...     waits.add(ms / 1000)
+    >>> 0.45 < waits.percentile(50) < 0.55
+    True
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: Mapping[int, int] | None = None) -> None:
+        self._counts: Counter[int] = Counter(counts)
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[round(math.log2(max(seconds, _LEAST_S)) * _PER_DOUBLING)] += 1
+
+    def percentile(self, percent: float) -> float | None:
+        """Return the duration in seconds that `percent` of all are not above, None if there are none."""
+        left = math.ceil(self._counts.total() * percent / 100)
+        for bucket in sorted(self._counts):
+            left -= self._counts[bucket]
+            if left <= 0:
+                return float(2 ** (bucket / _PER_DOUBLING))
+        return None
+
+    def copy(self) -> Histogram:
+        """Return one that does not change."""
+        return Histogram(self._counts)
+
+    def plus(self, other: Histogram) -> Histogram:
+        """Add up."""
+        return Histogram(self._counts + other._counts)
+
+    def milliseconds(self) -> dict[str, float | None]:
+        """Return p50, p90 and p99 in milliseconds."""
+        found = {percent: self.percentile(percent) for percent in (50, 90, 99)}
+        return {f"p{percent}": None if s is None else round(s * 1000, 4) for percent, s in found.items()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Histogram) and self._counts == other._counts
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Histogram, (dict(self._counts),)
+
+
+class CallStatistics(NamedTuple):
+    """Of one method of one service, as callers see it.
+
+    `latency` is the time from the call to its outcome; `queue` that from the arrival of a request at the service
+    to its start, which only the service knows.
+    """
+
+    calls: int = 0
+    errors: int = 0
+    in_flight: int = 0
+    latency: Histogram = Histogram()
+    queue: Histogram = Histogram()
+
+    def plus(self, other: CallStatistics) -> CallStatistics:
+        """Add up."""
+        return CallStatistics(
+            self.calls + other.calls,
+            self.errors + other.errors,
+            self.in_flight + other.in_flight,
+            self.latency.plus(other.latency),
+            self.queue.plus(other.queue),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in plain types, times in milliseconds."""
+        return {
+            "calls": self.calls,
+            "errors": self.errors,
+            "in_flight": self.in_flight,
+            "latency_ms": self.latency.milliseconds(),
+            "queue_ms": self.queue.milliseconds(),
+        }
+
+
+def merged(parts: list[dict[str, CallStatistics]]) -> dict[str, CallStatistics]:
+    """Add up what several subtasks tell, by label."""
+    total: dict[str, CallStatistics] = {}
+    for part in parts:
+        for label, statistics in part.items():
+            total[label] = total.get(label, CallStatistics()).plus(statistics)
+    return total
