@@ -146,6 +146,20 @@ class Cancel(NamedTuple):
     reason: str
 
 
+class Inspect(NamedTuple):
+    """Driver to subtask: tell your `Inspected` number `number`, now, whatever you are doing."""
+
+    number: int
+
+
+class Inspected(NamedTuple):
+    """Subtask to driver: what its port sees (a `runtime.report.PortReport`)."""
+
+    subtask: int
+    number: int
+    report: Any
+
+
 class Progress(NamedTuple):
     """Subtask to driver: how far it is (a `runtime.report.SubtaskReport`, None when it starts)."""
 
@@ -196,4 +210,6 @@ Message = (
     | Failed
     | Ended
     | CancelRequest
+    | Inspect
+    | Inspected
 )

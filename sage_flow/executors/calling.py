@@ -16,7 +16,9 @@ from sage_flow.executors.shell import Shell
 from sage_flow.keys import group_to_subtask
 from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
+from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics
+from sage_flow.story import Story
 
 __all__ = ["CallingPort"]
 
@@ -31,6 +33,8 @@ class CallingPort:
         self._condition = shell.condition()
         self._calls = CallTable()
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
+        self._story = Story()
+        self._received_replies = 0
         self._called: dict[int, None] = {}  # services' subtasks that got a request
         self._next_replica = first_replica
 
@@ -136,9 +140,12 @@ class CallingPort:
     def take_reply(self, reply: Reply) -> None:
         """A share of an outcome has come."""
         with self._condition:
+            self._received_replies += 1
             call = self._calls.on_reply(reply, self.now())
             if call is not None:
                 self._condition.notify_all()
+                if reply.error is not None:
+                    self._story.note(self.now(), f"{call.label} raised {reply.error.type_name}")
         if call is not None and call.callbacks:
             self._call_back([call])
 
@@ -153,6 +160,20 @@ class CallingPort:
         for address in called:
             self._shell.send(self._address, address, EndOfRequests(self._address))
         return called
+
+    def _responses(self, now: float) -> ChannelReport:
+        """The channel on which replies come; asked under the condition."""
+        oldest = self._calls.oldest
+        return ChannelReport(
+            "responses",
+            "responses",
+            " and ".join(sorted({self._shell.medium(replica, self._address) for replica in self._called})),
+            self._address,
+            tuple(self._called),
+            self._calls.open_calls,
+            None if oldest is None else now - oldest,
+            self._received_replies,
+        )
 
     def _end(self, call: OpenCall, outcome: Outcome) -> bool:
         with self._condition:
@@ -173,6 +194,8 @@ class CallingPort:
             late = self._calls.expire(self.now())
             if late:
                 self._condition.notify_all()
+            for call in late:
+                self._story.note(self.now(), f"{call.label} timed out")
         self._call_back(late)
 
     # -- waiting --------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from sage_flow.channels.frame import (
     EndService,
     Failed,
     Finished,
+    Inspect,
+    Inspected,
     Message,
     Progress,
     Reply,
@@ -34,7 +36,7 @@ from sage_flow.plan.physical import DRIVER_CHAIN, Plan
 from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobStatus, Tell
 from sage_flow.runtime.credits import ConsumedCredit
 from sage_flow.runtime.failure import pack_error
-from sage_flow.runtime.report import OperatorCounts, SubtaskReport
+from sage_flow.runtime.report import OperatorCounts, PortReport, SubtaskReport
 from sage_flow.runtime.statistics import CallStatistics, merged
 
 __all__ = ["Driver", "DriverOptions", "WorkersDied"]
@@ -99,6 +101,8 @@ class Driver:
         self._credits = {id: ConsumedCredit(shell.window(sender, DRIVER)) for id, sender in self._producers.items()}
         self._next_seq = dict.fromkeys(self._producers, 0)
         self._service_of = {s.address: s.chain.service for s in plan.subtasks if s.chain.service is not None}
+        self._inspections = 0
+        self._inspected: dict[int, Inspected] = {}
         self._give_up_at: float | None = None
         for chain in plan.chains:
             for operator in chain.operators:
@@ -110,8 +114,35 @@ class Driver:
     def deliver(self, message: Message | WorkersDied) -> None:
         """Take a message."""
         with self._condition:
-            self._inbox.append(message)
+            if isinstance(message, Inspected):
+                self._inspected[message.subtask] = message
+            else:
+                self._inbox.append(message)
             self._condition.notify_all()
+
+    def inspect(self, timeout_s: float = 1.0) -> dict[int, PortReport | None]:
+        """Ask every subtask that has not ended what its port sees; None: it did not answer in time.
+
+        Not for the simulation, where only activations wait.
+        """
+        asked = self._coordinator.alive
+        with self._condition:
+            self._inspections += 1
+            number = self._inspections
+        for address in asked:
+            self._shell.send(DRIVER, address, Inspect(number))
+        until = self._shell.now() + timeout_s
+        found: dict[int, PortReport | None] = dict.fromkeys(asked)
+        with self._condition:
+            while True:
+                for address in asked:
+                    told = self._inspected.get(address)
+                    if told is not None and told.number >= number:
+                        found[address] = told.report
+                left = until - self._shell.now()
+                if None not in found.values() or left <= 0 or self.status.is_final:
+                    return found
+                self._condition.wait(left)
 
     def cancel(self, reason: str) -> None:
         """Ask the job to end."""

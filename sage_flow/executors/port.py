@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.channels.frame import (
@@ -20,18 +20,23 @@ from sage_flow.channels.frame import (
     ControlElement,
     Credit,
     Data,
+    Inspect,
+    Inspected,
     Message,
     Reply,
     Request,
     Ticket,
 )
-from sage_flow.errors import JobCancelled
+from sage_flow.errors import JobCancelled, ProtocolError
 from sage_flow.executors.calling import CallingPort
+from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Channel, Plan, ServicePlan, Subtask
 from sage_flow.runtime.calls import Outcome
-from sage_flow.runtime.credits import ConsumedCredit, SendCredit
+from sage_flow.runtime.credits import SendCredit
 from sage_flow.runtime.port import Task
+from sage_flow.runtime.report import PortReport
+from sage_flow.runtime.statistics import CallStatistics, merged
 
 if TYPE_CHECKING:
     from sage_flow.executors.coroutines import EventLoop
@@ -66,11 +71,8 @@ class WorkerPort(CallingPort):
             for channel in plan.channels
             if channel.producer == subtask.address
         }
-        self._producers = {c.id: c.producer for c in plan.channels if c.consumer == subtask.address}
-        self._consumed = {
-            channel: ConsumedCredit(shell.window(producer, subtask.address))
-            for channel, producer in self._producers.items()
-        }
+        self._incoming = dict(_incoming(plan, subtask, shell))
+        self._requests = IncomingRequests(self._service) if subtask.address in self._heads(plan) else None
         self._allowed: set[str] = set()  # services that this service may call
         self._thread: int | None = None
         self._event_loop: EventLoop | None = None
@@ -88,22 +90,32 @@ class WorkerPort(CallingPort):
 
     def deliver(self, message: Message) -> None:
         """Take a message, on whatever thread it came."""
-        if isinstance(message, Reply):
-            self._take_reply(message)
-            return
-        with self._condition:
-            match message:
-                case Credit(channel, amount):
-                    self._outgoing[channel].credit.grant(amount)
-                case Cancel(reason):
-                    self._cancelled = reason
-                case Request():
-                    self._inbox.append(message._replace(deadline=self.now() + message.remaining_s))
-                case CancelRequest():
-                    self._take_back(message)
-                case _:
-                    self._inbox.append(message)
-            self._condition.notify_all()
+        match message:
+            case Reply():
+                self._take_reply(message)
+            case Inspect(number):
+                self._shell.send(self._address, DRIVER, Inspected(self._address, number, self.report()))
+            case _:
+                with self._condition:
+                    self._note_message(message)
+                    self._condition.notify_all()
+
+    def _note_message(self, message: Message) -> None:
+        match message:
+            case Data():
+                self._incoming[message.channel].arrived(message, self.now())
+                self._inbox.append(message)
+            case Credit(channel, amount):
+                self._outgoing[channel].credit.grant(amount)
+            case Request():
+                self._take_request(message)
+            case CancelRequest():
+                self._take_back(message)
+            case Cancel(reason):
+                self._cancelled = reason
+                self._story.note(self.now(), f"cancelled: {reason}")
+            case _:
+                self._inbox.append(message)
 
     def wake(self) -> None:
         with self._condition:
@@ -140,9 +152,35 @@ class WorkerPort(CallingPort):
 
     @property
     def queued(self) -> int:
-        """Records in the inbox."""
+        """Records that have come and are not processed."""
+        return sum(incoming.depth for incoming in self._incoming.values())
+
+    def statistics(self) -> dict[str, CallStatistics]:
+        made = super().statistics()
+        if self._requests is None:
+            return made
         with self._condition:
-            return sum(len(message.records) for message in self._inbox if isinstance(message, Data))
+            return merged([made, self._requests.statistics()])
+
+    def report(self) -> PortReport:
+        """What is to be seen from here, whatever the subtask is doing."""
+        calls = self.statistics()
+        now = self.now()
+        with self._condition:
+            channels = [incoming.report(now) for incoming in self._incoming.values()]
+            if self._requests is not None:
+                channels.append(self._requests.report(self._address, self._medium, now))
+            if self._called:
+                channels.append(self._responses(now))
+        return PortReport(now, tuple(channels), calls, self._story.events())
+
+    @staticmethod
+    def _heads(plan: Plan) -> set[int]:
+        """The subtasks that requests go to."""
+        return {address for service in plan.services.values() for address in plan.addresses(service.chain)}
+
+    def _medium(self, other: int) -> str:
+        return self._shell.medium(other, self._address)
 
     def _take_reply(self, reply: Reply) -> None:
         try:
@@ -151,7 +189,21 @@ class WorkerPort(CallingPort):
             self._fault = error
             self.wake()
 
+    def _take_request(self, request: Request) -> None:
+        now = self.now()
+        if self._requests is None:
+            raise ProtocolError(f"a request has come to {self._name}, which answers none")
+        self._requests.arrived(request, now)
+        self._inbox.append(request._replace(deadline=now + request.remaining_s))
+
+    def begin(self, request: Request) -> None:
+        if self._requests is not None:
+            with self._condition:
+                self._requests.begun(request, self.now())
+
     def _take_back(self, taken: CancelRequest) -> None:
+        if self._requests is not None:
+            self._requests.dropped(*taken)
         for message in self._inbox:
             if isinstance(message, Request) and (message.reply_to, message.call_id) == taken:
                 self._inbox.remove(message)
@@ -181,9 +233,10 @@ class WorkerPort(CallingPort):
         self._await_sent(channel)
 
     def consumed(self, channel: int, cost: int) -> None:
-        amount = self._consumed[channel].consume(cost)
+        incoming = self._incoming[channel]
+        amount = incoming.processed(cost)
         if amount:
-            self._shell.send(self._address, self._producers[channel], Credit(channel, amount))
+            self._shell.send(self._address, incoming.channel.producer, Credit(channel, amount))
 
     def reply(self, caller: int, reply: Reply) -> None:
         self._shell.send(self._address, caller, reply)
@@ -233,6 +286,8 @@ class WorkerPort(CallingPort):
 
     def _await_sent(self, channel: int) -> None:
         frames = self._outgoing[channel].frames
+        if frames:
+            self._story.note(self.now(), f"channel {channel}: waits for credit")
         if frames or self._cancelled is not None:
             self._suspend(lambda: not frames, None)
 
@@ -273,3 +328,12 @@ class WorkerPort(CallingPort):
                     out.credit.take(cost)
                     self._draining = False
                     self._condition.notify_all()
+
+
+def _incoming(plan: Plan, subtask: Subtask, shell: Shell) -> Iterator[tuple[int, IncomingFrames]]:
+    names = {other.address: other.name for other in plan.subtasks}
+    for channel in plan.channels:
+        if channel.consumer == subtask.address:
+            ends = (channel.producer, channel.consumer)
+            name = f"{names[channel.producer]} => {subtask.name}"
+            yield channel.id, IncomingFrames(channel, name, shell.medium(*ends), shell.window(*ends))

@@ -70,8 +70,11 @@ class ProcessShell(ThreadShell):
             return super().send(sender, target, message)
         return self.exchange.send(process, target, message)
 
+    def medium(self, producer: int, consumer: int) -> str:
+        return "memory" if self._process_of[producer] == self._process_of[consumer] else "unix socket"
+
     def window(self, producer: int, consumer: int) -> int:
-        return record_window(consumer) if self._process_of[producer] == self._process_of[consumer] else BYTE_WINDOW
+        return record_window(consumer) if self.medium(producer, consumer) == "memory" else BYTE_WINDOW
 
 
 @dataclass(frozen=True)

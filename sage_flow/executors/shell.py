@@ -68,5 +68,8 @@ class Shell(Protocol):
         Raises CodecError if the message has to be pickled and cannot be.
         """
 
+    def medium(self, producer: int, consumer: int) -> str:
+        """What carries messages between these addresses: "memory" or "unix socket"."""
+
     def window(self, producer: int, consumer: int) -> int:
         """The credit window of a channel between these addresses, in the unit that `send` returns."""

@@ -285,6 +285,9 @@ class SimulationShell:
         self._scheduler.send(sender, target, message)
         return message.cost if isinstance(message, Data) else 0
 
+    def medium(self, producer: int, consumer: int) -> str:
+        return "memory"
+
     def window(self, producer: int, consumer: int) -> int:
         return record_window(consumer)
 

@@ -101,6 +101,9 @@ class ThreadShell:
     def send(self, sender: int, target: int, message: Message) -> int:
         return self._post.send(target, message)
 
+    def medium(self, producer: int, consumer: int) -> str:
+        return "memory"
+
     def window(self, producer: int, consumer: int) -> int:
         return record_window(consumer)
 

@@ -16,7 +16,6 @@ from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask
-from sage_flow.runtime.statistics import merged
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForSource
 
 __all__ = ["Worker"]
@@ -147,7 +146,7 @@ class Worker:
         if self._unit is None:
             return None
         report = self._unit.report(queued)
-        return report._replace(calls=merged([report.calls, self.port.statistics()]))
+        return report._replace(calls=self.port.statistics())
 
     def _report_progress(self) -> None:
         now = self._shell.now()

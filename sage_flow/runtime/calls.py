@@ -140,6 +140,16 @@ class CallTable:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
+    @property
+    def open_calls(self) -> int:
+        """How many calls are open."""
+        return len(self._calls)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest open call began."""
+        return next((call.began for call in self._calls.values()), None)
+
     def statistics(self) -> dict[str, CallStatistics]:
         """What came of the calls so far, by label."""
         in_flight: dict[str, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from sage_flow.channels.frame import ControlElement, Reply, Ticket
+from sage_flow.channels.frame import ControlElement, Reply, Request, Ticket
 from sage_flow.plan.physical import ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
 
@@ -86,6 +86,9 @@ class Port(CallPort, Protocol):
 
     def reply(self, caller: int, reply: Reply) -> None:
         """Send a share of a call's outcome to the subtask that made the call."""
+
+    def begin(self, request: Request) -> None:
+        """A request that waited is looked at now: its time in the queue is over."""
 
     def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
         """Await something on the event loop of the subtask; its end wakes the subtask.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.statistics import CallStatistics
 
-__all__ = ["Counters", "OperatorCounts", "SubtaskReport"]
+__all__ = ["ChannelReport", "Counters", "OperatorCounts", "PortReport", "SubtaskReport"]
 
 
 class OperatorCounts(NamedTuple):
@@ -32,6 +32,35 @@ class SubtaskReport(NamedTuple):
     operators: dict[str, OperatorCounts]
     queued: int = 0
     calls: dict[str, CallStatistics] = {}  # noqa: RUF012 - never changed
+
+
+class ChannelReport(NamedTuple):
+    """A channel as its host, which receives on it, sees it.
+
+    `kind`: "edge" carries frames of records, "requests" those of a service, "responses" what a caller waits for.
+    `medium`: "memory" or "unix socket"; there `bytes` is counted, elsewhere None. `depth`: records that came and
+    are not processed (requests not begun, calls open), the oldest for `oldest_s` seconds. `received`: records
+    (requests, replies) so far.
+    """
+
+    kind: str
+    name: str
+    medium: str
+    host: int
+    producers: tuple[int, ...]
+    depth: int
+    oldest_s: float | None
+    received: int
+    bytes: int | None = None
+
+
+class PortReport(NamedTuple):
+    """What a subtask's port knows by itself, also while user code runs."""
+
+    now: float
+    channels: tuple[ChannelReport, ...]
+    calls: dict[str, CallStatistics]
+    story: tuple[tuple[float, str], ...]
 
 
 class Counters:

@@ -16,7 +16,6 @@ from sage_flow.runtime.caller import ActivationDeadline, Caller
 from sage_flow.runtime.failure import explain_failure, pack_error
 from sage_flow.runtime.port import Port
 from sage_flow.runtime.report import Counters, SubtaskReport
-from sage_flow.runtime.statistics import CallStatistics, Histogram
 
 __all__ = ["ServiceSubtask"]
 
@@ -36,7 +35,6 @@ class ServiceSubtask:
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()
         self._coroutines: frozenset[str] = frozenset()  # of the methods
-        self._queue_times: dict[str, Histogram] = {}  # by method
 
     def open(self) -> None:
         """Make the object and open it."""
@@ -89,10 +87,8 @@ class ServiceSubtask:
         give(state)
 
     def report(self, queued: int = 0) -> SubtaskReport:
-        """How many calls were answered, and how long they had waited."""
-        name = self._operator.name
-        waited = {f"{name}.{m}": CallStatistics(queue=times.copy()) for m, times in self._queue_times.copy().items()}
-        return self._counters.report(queued)._replace(calls=waited)
+        """How many calls were answered."""
+        return self._counters.report(queued)
 
     def on_message(self, message: Message) -> Request | None:
         """Return the request that is to be answered, if the message is one. Raises ProtocolError."""
@@ -122,11 +118,11 @@ class ServiceSubtask:
 
         An error is the caller's; work whose time has passed is not started, and a coroutine is cancelled then.
         """
+        self._port.begin(request)
         now = self._port.now()
         if request.deadline <= now:
             release()
             return
-        self._note_queue_time(request, now - (request.deadline - request.remaining_s))
         if request.method in self._coroutines:
             self._port.start(self._answer_awaiting(request, release), request.deadline - now)
             return
@@ -166,14 +162,6 @@ class ServiceSubtask:
         except CodecError as error:
             self._port.reply(request.reply_to, Reply(request.call_id, 0, (), pack_error(error)))
         self._counters.emitted[0] += 1
-
-    def _note_queue_time(self, request: Request, seconds: float) -> None:
-        times = self._queue_times.get(request.method)
-        if times is None:
-            if request.method not in self._methods:
-                return
-            times = self._queue_times.setdefault(request.method, Histogram())
-        times.add(seconds)
 
     def _method(self, name: str) -> Callable[..., Any]:
         if name not in self._methods:

@@ -50,6 +50,7 @@ class FakePort:
         self.before_emit = lambda frame: None
         self.while_suspended = lambda: None
         self.woken = 0
+        self.begun = []
         self.tasks = []
 
     def emit(self, channel, records, tickets=None):
@@ -83,6 +84,9 @@ class FakePort:
 
     def poll(self, call):
         return call.outcome
+
+    def begin(self, request):
+        self.begun.append(request)
 
     def in_activation(self):
         return True

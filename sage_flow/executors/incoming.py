@@ -1,0 +1,104 @@
+"""What has come to a subtask and waits: frames per channel, requests."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from sage_flow.channels.frame import Data, Request
+from sage_flow.plan.physical import Channel
+from sage_flow.runtime.credits import ConsumedCredit
+from sage_flow.runtime.report import ChannelReport
+from sage_flow.runtime.statistics import CallStatistics, Histogram
+
+__all__ = ["IncomingFrames", "IncomingRequests"]
+
+
+class IncomingFrames:
+    """The receiving end of a channel."""
+
+    __slots__ = ("_bytes", "_credit", "_medium", "_name", "_received", "_waiting", "channel")
+
+    def __init__(self, channel: Channel, name: str, medium: str, window: int) -> None:
+        self.channel = channel
+        self._name = name
+        self._medium = medium
+        self._credit = ConsumedCredit(window)
+        self._waiting: deque[tuple[float, int]] = deque()  # arrival and records of each frame
+        self._received = self._bytes = 0
+
+    def arrived(self, frame: Data, now: float) -> None:
+        """A frame has come."""
+        count = len(frame.records)
+        self._waiting.append((now, count))
+        self._received += count
+        self._bytes += frame.cost
+
+    def processed(self, cost: int) -> int:
+        """The oldest frame is done; return the credit to give back now."""
+        self._waiting.popleft()
+        return self._credit.consume(cost)
+
+    @property
+    def depth(self) -> int:
+        """Records that have come and are not processed."""
+        return sum(count for _, count in self._waiting.copy())
+
+    def report(self, now: float) -> ChannelReport:
+        """How it is."""
+        waiting = self._waiting.copy()
+        return ChannelReport(
+            "edge",
+            self._name,
+            self._medium,
+            self.channel.consumer,
+            (self.channel.producer,),
+            sum(count for _, count in waiting),
+            now - waiting[0][0] if waiting else None,
+            self._received,
+            None if self._medium == "memory" else self._bytes,
+        )
+
+
+class IncomingRequests:
+    """The request channel of a service's subtask; kept under its port's condition."""
+
+    def __init__(self, service: str | None) -> None:
+        self._service = service
+        self._arrivals: dict[tuple[int, int], float] = {}  # of requests that have not been begun, oldest first
+        self._callers: dict[int, None] = {}
+        self._received = 0
+        self._waited: dict[str, Histogram] = {}  # by method
+
+    def arrived(self, request: Request, now: float) -> None:
+        """A request has come."""
+        self._arrivals[request.reply_to, request.call_id] = now
+        self._callers[request.reply_to] = None
+        self._received += 1
+
+    def begun(self, request: Request, now: float) -> None:
+        """It is being answered."""
+        arrival = self._arrivals.pop((request.reply_to, request.call_id), now)
+        self._waited.setdefault(request.method, Histogram()).add(now - arrival)
+
+    def dropped(self, reply_to: int, call_id: int) -> None:
+        """It will not be."""
+        self._arrivals.pop((reply_to, call_id), None)
+
+    def statistics(self) -> dict[str, CallStatistics]:
+        """How long requests waited, by "service.method"."""
+        return {f"{self._service}.{method}": CallStatistics(queue=h.copy()) for method, h in self._waited.items()}
+
+    def report(self, host: int, medium: Callable[[int], str], now: float) -> ChannelReport:
+        """How it is."""
+        oldest = next(iter(self._arrivals.values()), None)
+        return ChannelReport(
+            "requests",
+            f"requests of {self._service}",
+            " and ".join(sorted({medium(caller) for caller in self._callers})),
+            host,
+            tuple(self._callers),
+            len(self._arrivals),
+            None if oldest is None else now - oldest,
+            self._received,
+        )
