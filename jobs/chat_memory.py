@@ -31,7 +31,7 @@ _PROJECT = Path(__file__).parents[1]
 _INDEXING_S = 300.0  # a call waits until the documents are indexed; a folder may be large
 _EXAMPLE = """\
 How does a job end?
-And what if it fails?
+And after a failure?
 Tell me more.
 
 What are credits for?
@@ -59,7 +59,7 @@ class Options:
     quotes: int = 2
     length: int = 600
     turns: int = 5
-    least_score: float = 0.22
+    least_score: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("quotes", "length", "turns"):

@@ -135,16 +135,19 @@ def _packed(blocks: list[_Block], length: int) -> Iterator[_Block]:
                 if packed and size + len(line) > length:
                     yield packed
                     packed, size = [], 0
-                packed.append((number, line))
-                size += len(line) + 1
+                if packed or line:  # code may have empty lines, but a passage does not begin with one
+                    packed.append((number, line))
+                    size += len(line) + 1
     if packed:
         yield packed
 
 
 def _cut(line: str, length: int) -> Iterator[str]:
+    if len(line) > length:
+        line = line.lstrip()  # indentation is no piece of its own
     while len(line) > length:
         space = line.rfind(" ", 1, length + 1)
         end = space if space > 0 else length
         yield line[:end]
-        line = line[end:].lstrip(" ")
+        line = line[end:].lstrip()
     yield line
