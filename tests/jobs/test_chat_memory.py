@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import termios
@@ -201,7 +202,7 @@ class Terminal:
 
     def __init__(self, folder, *arguments):
         self._master, slave = pty.openpty()
-        self.shown = ""
+        self._read_so_far = b""
         options = [f"folder={folder}", "chat=true", "quotes=1", "length=80"]
         self.job = subprocess.Popen(
             [sys.executable, "-m", "sage_flow", "run", str(JOB), *arguments]
@@ -215,8 +216,22 @@ class Terminal:
         )
         os.close(slave)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._master)
+        self.job.kill()
+        self.job.wait(PATIENCE_S)
+
     def type(self, text):
         os.write(self._master, text.encode())
+
+    @property
+    def shown(self):
+        """What is to be seen; colours are not."""
+        text = self._read_so_far.decode(errors="replace").replace("\r\n", "\n")
+        return re.sub("\x1b\\[[0-9;]*m", "", text)
 
     def read_until(self, text, times=1):
         while self.shown.count(text) < times:
@@ -229,50 +244,50 @@ class Terminal:
                 self._read()
         except OSError:  # the job was the last to hold the other end
             pass
-        os.close(self._master)
         return self.job.wait(PATIENCE_S)
 
     def _read(self):
-        self.shown += re.sub("\x1b\\[[0-9;]*m", "", os.read(self._master, 65536).decode()).replace("\r\n", "\n")
+        assert select.select([self._master], [], [], PATIENCE_S)[0], self.shown
+        self._read_so_far += os.read(self._master, 65536)
 
 
 def test_a_dialogue_at_a_terminal(folder):
-    terminal = Terminal(folder)
-    terminal.read_until("> ")
-    terminal.type("How is tea brewed?\n")
-    terminal.read_until("> ", 2)
-    assert re.fullmatch(
-        "> How is tea brewed\\?\n\n  tea.md:5  Brewing  \\(0...\\)\n    Green tea .*\n    Black tea .*\n\n> ",
-        terminal.shown,
-    )
-    terminal.type("And how is it kept?\n")
-    terminal.read_until("> ", 3)
-    assert f"  {STORING}  Storing" in terminal.shown
-    terminal.type("Who discovered America?\n")
-    terminal.read_until("> ", 4)
-    terminal.type("\x04")  # Ctrl-D
-    assert terminal.end() == 0
-    assert terminal.shown.endswith(f"\n\n  {NOTHING}\n\n> \n")
+    with Terminal(folder) as terminal:
+        terminal.read_until("> ")
+        terminal.type("How is tea brewed?\n")
+        terminal.read_until("> ", 2)
+        assert re.fullmatch(
+            "> How is tea brewed\\?\n\n  tea.md:5  Brewing  \\(0...\\)\n    Green tea .*\n    Black tea .*\n\n> ",
+            terminal.shown,
+        )
+        terminal.type("And how is it kept?\n")
+        terminal.read_until("> ", 3)
+        assert f"  {STORING}  Storing" in terminal.shown
+        terminal.type("Who discovered America?\n")
+        terminal.read_until("> ", 4)
+        terminal.type("\x04")  # Ctrl-D
+        assert terminal.end() == 0
+        assert terminal.shown.endswith(f"\n\n  {NOTHING}\n\n> \n")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--parallelism", "3")], ids=str)
 def test_the_prompt_waits_for_the_answer_however_fast_somebody_types(folder, arguments):
-    terminal = Terminal(folder, *arguments)
-    terminal.type("How is tea brewed?\nHow is tea kept?\nHow is coffee brewed?\nHow are beans kept?\n\n")
-    assert terminal.end() == 0
-    steps = re.findall(r"> |tea.md:\d+|coffee.txt:\d+", terminal.shown)
-    assert steps == ["> ", GREEN, "> ", STORING, "> ", FILTER, "> ", BEANS, "> "]
+    with Terminal(folder, *arguments) as terminal:
+        terminal.type("How is tea brewed?\nHow is tea kept?\nHow is coffee brewed?\nHow are beans kept?\n\n")
+        assert terminal.end() == 0
+        steps = re.findall(r"> |tea.md:\d+|coffee.txt:\d+", terminal.shown)
+        assert steps == ["> ", GREEN, "> ", STORING, "> ", FILTER, "> ", BEANS, "> "]
 
 
 def test_ctrl_c_ends_a_dialogue(folder):
-    terminal = Terminal(folder)
-    terminal.read_until("> ")
-    terminal.type("How is tea brewed?\n")
-    terminal.read_until("> ", 2)
-    terminal.type("\x03")
-    assert terminal.end() == 130
-    assert "Traceback" not in terminal.shown
-    assert terminal.shown.splitlines()[-1] == "sage-flow: job 'chat_memory' is CANCELLED"
+    with Terminal(folder) as terminal:
+        terminal.read_until("> ")
+        terminal.type("How is tea brewed?\n")
+        terminal.read_until("> ", 2)
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.shown
+        assert terminal.shown.splitlines()[-1] == "sage-flow: job 'chat_memory' is CANCELLED"
 
 
 def test_a_dialogue_through_pipes_reads_the_same(folder):
