@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from operators.dialogue import Answer, Query, Question, Turn, query_for
-from operators.documents import documents_in
+from operators.documents import documents_in, pages_of
 from operators.memory import LongTermMemory, ShortTermMemory
 from operators.prompt import Prompt
 from operators.retrieval import check_installed
@@ -130,10 +130,10 @@ def documents(folder: Path | None) -> tuple[Path, list[str]]:
     """The folder, and the documents in it; by default README.md and docs/ of the project. Raises InputError."""
     if folder is not None:
         return folder, documents_in(folder)
-    pages = [page for page in (_PROJECT / "README.md", *sorted(_PROJECT.glob("docs/**/*.md"))) if page.exists()]
+    pages = pages_of(_PROJECT)
     if not pages:
         raise InputError(f"{_PROJECT}: has no README.md and no docs/; give --option folder=FOLDER")
-    return _PROJECT, [page.relative_to(_PROJECT).as_posix() for page in pages]
+    return _PROJECT, pages
 
 
 def questions_in(file: Path | None) -> list[Question]:

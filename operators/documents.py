@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sage_flow.errors import InputError
 
-__all__ = ["Passage", "documents_in", "passages", "read_document"]
+__all__ = ["Passage", "documents_in", "pages_of", "passages", "read_document"]
 
 _ENDINGS = (".md", ".rst", ".txt")
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+(.*?)\s*#*\s*")
@@ -52,6 +52,12 @@ def documents_in(folder: Path) -> list[str]:
     if not documents:
         raise InputError(f"{folder}: there is no document in this folder ({', '.join(_ENDINGS)})")
     return documents
+
+
+def pages_of(project: Path) -> list[str]:
+    """README.md and the pages in docs/ of a project, as paths relative to it; none if it has none."""
+    pages = (project / "README.md", *sorted(project.glob("docs/**/*.md")))
+    return [page.relative_to(project).as_posix() for page in pages if page.is_file()]
 
 
 def read_document(folder: Path, file: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from operators import retrieval
 from sage_flow import LocalEnvironment
 from sage_flow.cli import main
+from sage_flow.errors import InputError
 from sage_flow.jobfile import load_job
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,13 @@ def test_without_the_library_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(retrieval, "find_spec", lambda name: None)
     assert main(["run", str(JOB)]) == 2
     assert "pip install sage-flow[chat]" in capsys.readouterr().err
+
+
+def test_a_project_without_pages_needs_a_folder(tmp_path, monkeypatch):
+    job = load_job(JOB)
+    monkeypatch.setattr(sys.modules["chat_memory"], "_PROJECT", tmp_path)
+    with pytest.raises(InputError, match=r"has no README\.md and no docs/; give --option folder=FOLDER"):
+        job.build_pipeline(LocalEnvironment(), job.options())
 
 
 def test_a_document_that_cannot_be_read_fails_the_job(folder, capsys):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.documents import Passage, documents_in, passages, read_document
+from operators.documents import Passage, documents_in, pages_of, passages, read_document
 from sage_flow.errors import InputError
 
 LINES = st.lists(
@@ -101,6 +101,14 @@ def test_a_hidden_folder_may_be_named(tmp_path):
     (tmp_path / ".notes").mkdir()
     (tmp_path / ".notes" / "a.md").write_text("text")
     assert documents_in(tmp_path / ".notes") == ["a.md"]
+
+
+def test_the_pages_of_a_project_are_its_readme_and_its_docs(tmp_path):
+    assert pages_of(tmp_path) == []
+    for file in ("docs/deep/b.md", "docs/a.md", "docs/a.txt", "README.md", "CHANGELOG.md"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("text")
+    assert pages_of(tmp_path) == ["README.md", "docs/a.md", "docs/deep/b.md"]
 
 
 def test_a_folder_that_cannot_be_used_is_told(tmp_path):
