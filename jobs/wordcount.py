@@ -13,6 +13,7 @@ if __name__ == "__main__":  # python jobs/wordcount.py = sage-flow run jobs/word
 from dataclasses import dataclass
 from pathlib import Path
 
+from operators.documents import pages_of
 from operators.ranking import first
 from operators.text import words
 from sage_flow import JobResult, LocalEnvironment
@@ -35,15 +36,11 @@ class Options:
     min_length: int = 4
 
 
-def own_pages() -> list[str]:
-    """README.md and the pages in docs/."""
-    return [str(page) for page in (_PROJECT / "README.md", *sorted(_PROJECT.glob("docs/**/*.md"))) if page.exists()]
-
-
 def build(env: LocalEnvironment, options: Options) -> None:
     """Write the pipeline."""
+    own_pages = [str(_PROJECT / page) for page in pages_of(_PROJECT)]
     long_words = (
-        env.read_text(options.paths or own_pages(), name="lines")
+        env.read_text(options.paths or own_pages, name="lines")
         .flat_map(words, name="words")
         .filter(lambda word: len(word) >= options.min_length, name="long words")
     )

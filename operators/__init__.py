@@ -1,1 +1,1 @@
-"""Operators that jobs share: text, statistics, ranking."""
+"""Operators that jobs share: text, statistics, ranking; documents, their retrieval and dialogues about them."""

@@ -123,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         job, options, env = _prepare(arguments)
         with interrupts_held() as release:
-            result, code = _finish(env.submit(), progress, release)
+            result, code = _finish(env.submit(), env.progress if progress is None else progress, release)
     except Exception as error:
         return _fail(error, in_use=True)
     if result is None or arguments.quiet:

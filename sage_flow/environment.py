@@ -39,6 +39,10 @@ class LocalEnvironment:
             of parallelism, not its speed.
         cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
         executor: how to run; default: a thread per subtask.
+
+    Attributes:
+        progress: whether a run shows its progress on stderr where nothing else is asked for; None, the default: if
+            that is a terminal. A pipeline that uses the terminal itself sets it to False.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class LocalEnvironment:
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
         self.name = name
+        self.progress: bool | None = None
         self._graph = Graph(name, parallelism, self)
         self._options = DriverOptions(cancel_grace_s=cancel_grace_s)
         self._executor = executor
@@ -251,7 +256,7 @@ class LocalEnvironment:
     def execute(self, *, progress: bool | None = None) -> JobResult:
         """Run the pipeline to its end.
 
-        `progress`: show it on stderr; default: if that is a terminal.
+        `progress`: show it on stderr; default: as the environment says.
 
         Raises the first error of user code, as its own type. Ctrl-C cancels the job and goes on as
         KeyboardInterrupt.
@@ -260,7 +265,7 @@ class LocalEnvironment:
 
         with interrupts_held() as release, self.submit() as job:
             release()
-            with watching(job, progress):
+            with watching(job, self.progress if progress is None else progress):
                 return job.result()
 
 

@@ -82,6 +82,18 @@ def test_progress_is_shown_on_request(job_folder, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_job_may_say_whether_its_progress_is_shown(job_folder, capsys):
+    write(
+        job_folder / "showing.py",
+        "def build(env):\n    env.progress = True\n    env.from_collection([1]).collect('a')\n",
+    )
+    assert main(["run", "showing.py"]) == 0
+    assert capsys.readouterr().err.startswith("showing FINISHED ")
+    for flag in ("--no-progress", "--quiet"):
+        assert main(["run", "showing.py", flag]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_parallelism_is_that_of_the_environment(job_folder, capsys):
     job = """
     def build(env):

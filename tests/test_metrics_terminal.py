@@ -125,6 +125,17 @@ def test_execute_shows_the_counts_of_the_job(monkeypatch):
     assert "square 10 (" in pipe.getvalue()
 
 
+def test_an_environment_says_what_is_shown_unless_execute_does(monkeypatch):
+    pipe = open_pipe(monkeypatch)
+    env = LocalEnvironment("squares")
+    env.progress = True
+    env.from_collection(range(10)).map(lambda n: n * n, name="square").collect("rows")
+    env.execute(progress=False)
+    assert pipe.getvalue() == ""
+    env.execute()
+    assert pipe.getvalue().startswith("squares FINISHED ")
+
+
 def python(code, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONWARNINGS": "error"}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, **options)
