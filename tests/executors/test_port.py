@@ -48,6 +48,9 @@ class RecordingShell:
     def window(self, producer, consumer):
         return self._window
 
+    def medium(self, producer, consumer):
+        return "memory"
+
     def send(self, sender, target, message):
         with self.changed:
             self.sent.append(message)
@@ -180,6 +183,8 @@ def test_queue_never_blocks_and_what_it_left_goes_out_while_the_subtask_waits():
 
 def test_credit_of_consumed_frames_is_returned_by_the_quarter():
     it = port_of(window=8)
+    for seq in range(2):
+        it.port.deliver(Data(it.ins[0], seq, ["record"], None, 1))
     it.port.consumed(it.ins[0], 1)
     assert it.shell.sent == []
     it.port.consumed(it.ins[0], 1)
