@@ -105,6 +105,21 @@ class JobHandle:
         that have ended, `errors` among them, `in_flight`, `latency_ms` as callers see it and `queue_ms` until a
         call was begun (p50, p90, p99; None without calls). What runs tells of itself five times a second.
         """
+        return self._execution.metrics()
+
+    def statistics(self) -> dict[str, Any]:
+        """What every channel and service of the job is doing; asks them all, whatever they are doing.
+
+        `channels`: of each its `kind` (an "edge" between subtasks, "requests" of a service, "responses" of a caller),
+        `name`, `medium`, `host` (who receives), `producers`, `depth` (records, requests or calls that wait),
+        `oldest_s` (for how long the first of them does), `received`, `rate_per_s` since the last look, `bytes` where
+        they are counted. `services`: as `metrics()` has them. `stories`: the last events of subtasks where there
+        were any. `unresponsive`: subtasks that gave no answer within a second.
+
+        A job that is over has no channels. Raises PipelineError for a job in the simulation.
+        """
+        if self._driver.outside is None:
+            raise PipelineError("a job in the simulation cannot be asked from outside: that would not be repeatable")
         return self._execution.statistics()
 
     def __enter__(self) -> JobHandle:

@@ -6,7 +6,7 @@ import logging
 import pickle
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,6 +148,10 @@ class Driver:
         """Ask the job to end."""
         self.deliver(Cancel(reason))
 
+    def now(self) -> float:
+        """Seconds of the job's clock."""
+        return self._shell.now()
+
     @property
     def collected(self) -> dict[str, list[Any]]:
         """The rows of each `collect` sink so far."""
@@ -163,9 +167,14 @@ class Driver:
                 totals[name] = totals[name].plus(counts)
         return totals
 
-    def services(self) -> dict[str, dict[str, CallStatistics]]:
-        """What came of the calls so far, by service and method; a service that was not called has none."""
-        parts = [report.calls for report in list(self.reports.values())]
+    def services(self, inspected: Mapping[int, PortReport] | None = None) -> dict[str, dict[str, CallStatistics]]:
+        """What came of the calls so far, by service and method; a service that was not called has none.
+
+        `inspected` is what some subtasks have just told, which is newer than their reports.
+        """
+        calls = {address: report.calls for address, report in list(self.reports.items())}
+        calls.update({address: report.calls for address, report in (inspected or {}).items()})
+        parts = list(calls.values())
         if self.outside is not None:
             parts.append(self.outside.statistics())
         found: dict[str, dict[str, CallStatistics]] = {name: {} for name in self.plan.services}

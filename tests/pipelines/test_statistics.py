@@ -1,0 +1,127 @@
+"""What a running job tells about its channels and services."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from sage_flow import LocalEnvironment
+from sage_flow.errors import PipelineError
+from sage_flow.executors.processes import ProcessExecutor
+from sage_flow.executors.simulation import SimulationExecutor
+from sage_flow.executors.threads import ThreadExecutor
+from tests.pipelines.async_services import Adder, Gate
+
+
+def stuck_job(executor):
+    """A job whose map waits for a gate that nobody opens, with records queued in front of it."""
+    env = LocalEnvironment("stuck", executor=executor, cancel_grace_s=5)
+    env.register_service("gate", Gate, timeout=60)
+    env.register_service("adder", Adder)
+    stream = env.from_collection(range(3000)).rebalance().map(wait_at_gate, parallelism=2)
+    stream.for_each(str)
+    return env.submit()
+
+
+def wait_at_gate(n, ctx):
+    ctx.service("adder").add(n)
+    return ctx.service("gate").wait()
+
+
+def until(condition):
+    for _ in range(2000):
+        found = condition()
+        if found:
+            return found
+        threading.Event().wait(0.01)
+    raise AssertionError("it never came to be")
+
+
+@pytest.mark.parametrize("make", [ThreadExecutor, ProcessExecutor])
+def test_a_job_that_is_stuck_tells_where(make):
+    with stuck_job(make()) as job:
+
+        def both_wait():
+            told = job.statistics()
+            waiting = told["services"]["gate"].get("wait")
+            return told if waiting and waiting["in_flight"] == 2 else None
+
+        told = until(both_wait)
+        assert told["unresponsive"] == []
+        assert told["services"]["adder"]["add"]["calls"] == 2
+        edges = [c for c in told["channels"] if c["kind"] == "edge" and c["host"].startswith("map-1")]
+        assert {edge["host"] for edge in edges} == {"map-1[1/2]", "map-1[2/2]"}
+        assert all(edge["producers"] == ["collection-1[1/1]"] for edge in edges)
+        assert sum(edge["received"] for edge in edges) == 3000
+        assert sum(edge["depth"] for edge in edges) > 2000
+        assert all(edge["oldest_s"] > 0 for edge in edges)
+        wires = [edge for edge in edges if edge["medium"] == "unix socket"]
+        assert all(edge["bytes"] > edge["received"] for edge in wires)
+        assert bool(wires) == (make is ProcessExecutor)
+        (requests,) = (c for c in told["channels"] if c["name"] == "requests of gate")
+        assert requests["received"] == 2
+        assert requests["depth"] == 1  # the other one is being answered
+        assert len(requests["producers"]) == 2
+        responses = [c for c in told["channels"] if c["kind"] == "responses"]
+        assert [c["depth"] for c in responses] == [1, 1]
+    assert job.statistics()["channels"] == []
+
+
+def test_a_story_tells_what_went_wrong():
+    def ask(n, ctx):
+        for failing in (ctx.service("adder").fail, ctx.service("gate").options(timeout=0.02).wait):
+            with pytest.raises((ValueError, TimeoutError)):
+                failing(n) if failing._name == "fail" else failing()
+        asked.set()
+        lets_go.wait(60)
+        return n
+
+    asked, lets_go = threading.Event(), threading.Event()
+    env = LocalEnvironment("story")
+    env.register_service("adder", Adder)
+    env.register_service("gate", Gate)
+    env.from_collection([1]).map(ask, name="asker").for_each(str)
+    with env.submit() as job:
+        assert asked.wait(60)
+        told = job.statistics()["stories"]
+        lets_go.set()
+        job.result()
+    (story,) = (events for name, events in told.items() if "asker" in name)
+    assert [event.split(": ", 1)[1] for event in story] == ["adder.fail raised ValueError", "gate.wait timed out"]
+
+
+def test_a_rate_is_that_since_the_last_look():
+    lets_go, received = threading.Semaphore(0), threading.Semaphore(0)
+
+    def items():
+        for n in range(30):
+            lets_go.acquire()
+            yield n
+
+    env = LocalEnvironment("rates")
+    env.from_iterable(items).rebalance().map(lambda n: n, parallelism=2).for_each(lambda n: received.release())
+    with env.submit() as job:
+
+        def rates():
+            return sum(channel["rate_per_s"] for channel in job.statistics()["channels"])
+
+        for _ in range(10):
+            lets_go.release()
+            received.acquire()
+        assert rates() > 0
+        assert rates() == 0
+        lets_go.release()
+        received.acquire()
+        assert rates() > 0
+        lets_go.release(100)
+        job.result()
+
+
+def test_the_simulation_cannot_be_asked_from_outside():
+    env = LocalEnvironment("simulated", executor=SimulationExecutor())
+    env.from_collection([1]).for_each(str)
+    job = env.submit()
+    with pytest.raises(PipelineError, match="simulation"):
+        job.statistics()
+    job.wait()
