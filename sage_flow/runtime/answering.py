@@ -13,7 +13,7 @@ from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.port import Port
 
-__all__ = ["Answering", "CallersGate"]
+__all__ = ["Answering", "CallersGate", "LateShare"]
 
 
 class CallersGate:
@@ -39,6 +39,22 @@ class CallersGate:
         return self._expected is not None and self._expected <= self._gone
 
 
+class LateShare:
+    """The share of a part of a record whose result comes later; `deadline` is when nobody waits for it any more."""
+
+    def __init__(self, ticket: Ticket, deadline: float) -> None:
+        self._ticket = ticket
+        self._deadline = deadline
+
+    def add(self, share: Fraction) -> None:
+        """Nothing else came of the record: what was left of it counts here, and needs no reply of its own."""
+        self._ticket = self._ticket._replace(share=self._ticket.share + share)
+
+    def ticket(self, now: float) -> Ticket:
+        """Return it as it is now."""
+        return self._ticket._replace(remaining_s=self._deadline - now)
+
+
 class Answering:
     """The share that the record under way stands for, and its division among what comes of it.
 
@@ -49,6 +65,7 @@ class Answering:
         self._port = port
         self._outputs = outputs
         self._ticket: Ticket | None = None
+        self._late: LateShare | None = None  # the latest that was split off the record under way
         self._deadline = 0.0
 
     @property
@@ -80,6 +97,7 @@ class Answering:
         An exception is the call's outcome and ends here.
         """
         self._ticket = ticket
+        self._late = None
         self._deadline = self._port.now() + ticket.remaining_s
         try:
             with ActivationDeadline(self._deadline):
@@ -100,18 +118,21 @@ class Answering:
         self._divide(half)
         self._ticket = half
 
-    def split(self) -> tuple[Ticket, float]:
-        """Take half of what is left, for a part of the record that comes later; and when its time is over."""
+    def split(self) -> LateShare:
+        """Take half of what is left, for a part of the record that comes later."""
         if self._ticket is None:
             raise InternalError("no record of a call is under way")
-        half = self._ticket._replace(share=self._ticket.share / 2)
-        self._ticket = half
-        return half, self._deadline
+        self._ticket = self._ticket._replace(share=self._ticket.share / 2)
+        self._late = LateShare(self._ticket, self._deadline)
+        return self._late
 
     def _divide(self, ticket: Ticket) -> None:
         total = sum(output.copies() for output in self._outputs)
-        if total == 0:
+        if total == 0 and self._late is not None:
+            self._late.add(ticket.share)
+        elif total == 0:
             self._port.reply(ticket.reply_to, Reply(ticket.call_id, ticket.share, ()))
+        if total == 0:
             return
         part = ticket._replace(share=ticket.share / total, remaining_s=self._deadline - self._port.now())
         for output in self._outputs:

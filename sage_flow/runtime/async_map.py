@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sage_flow.channels.frame import Ticket
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Operator
+from sage_flow.runtime.answering import LateShare
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.port import Port, Task
 from sage_flow.service import ServiceFuture
@@ -23,13 +23,12 @@ __all__ = ["AsyncMap", "Pending"]
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A record under way; in a service with its share and when that is due."""
+    """A record under way, in a service with its share."""
 
     record: Any
     task: Task | None = None
     error: Exception | None = None  # of the function itself, before there was a task
-    ticket: Ticket | None = None
-    deadline: float = 0.0
+    share: LateShare | None = None
 
     def is_done(self) -> bool:
         return self.task is None or self.task.done()
@@ -48,7 +47,7 @@ class AsyncMap:
         self,
         bound: BoundOperator,
         port: Port,
-        split: Callable[[], tuple[Ticket, float] | None],
+        split: Callable[[], LateShare | None],
         explain: Callable[[Exception, Operator, Any], None],
     ) -> None:
         self._bound = bound
@@ -84,7 +83,7 @@ class AsyncMap:
         """
         share = self._split()
         if share is not None:
-            self._start(Pending(record, ticket=share[0], deadline=share[1]))
+            self._start(Pending(record, share=share))
             return ()
         if self.is_full:
             self._port.suspend_until(self.has_result)

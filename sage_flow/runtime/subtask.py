@@ -32,7 +32,7 @@ from sage_flow.keys import stable_hash
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Plan
 from sage_flow.plan.physical import Subtask as SubtaskPlan
-from sage_flow.runtime.answering import Answering, CallersGate
+from sage_flow.runtime.answering import Answering, CallersGate, LateShare
 from sage_flow.runtime.async_map import AsyncMap, Pending
 from sage_flow.runtime.barrier import AbandonAndHold, Hold, TakeSnapshot
 from sage_flow.runtime.caller import Caller
@@ -324,7 +324,7 @@ class ChainSubtask:
 
     # -- results of map_async ---------------------------------------------------------------------------------
 
-    def _split_share(self) -> tuple[Ticket, float] | None:
+    def _split_share(self) -> LateShare | None:
         return self._answering.split() if self._answering.is_active else None
 
     def _give_out(self) -> bool:
@@ -347,9 +347,9 @@ class ChainSubtask:
 
     def _answer_late(self, index: int, made: AsyncMap, entry: CompiledChain, pending: Pending) -> None:
         """Go on with a record of a call; an error belongs to the caller."""
-        if pending.ticket is None:
+        if pending.share is None:
             raise InternalError("a record of a service without its share")
-        with self._answering.record(pending.ticket._replace(remaining_s=pending.deadline - self._port.now())):
+        with self._answering.record(pending.share.ticket(self._port.now())):
             try:
                 result = pending.result()
             except Exception as error:

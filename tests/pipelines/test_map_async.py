@@ -6,10 +6,10 @@ import asyncio
 import threading
 
 import pytest
+from async_services import Adder
 
 from sage_flow import LocalEnvironment, PipelineService, errors
 from sage_flow.errors import PipelineError
-from tests.pipelines.async_services import Adder
 
 
 def test_map_async_over_futures_and_coroutines(mode):

@@ -7,13 +7,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from async_services import Adder, Gate, Keeper
 
 from sage_flow import JobStatus, LocalEnvironment, PipelineService, errors, wait
 from sage_flow.errors import PipelineError
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor
 from sage_flow.executors.threads import ThreadExecutor
-from tests.pipelines.async_services import Adder, Gate, Keeper
 
 EXECUTORS = {"threads": ThreadExecutor, "processes": ProcessExecutor}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from async_services import Adder, Awaiting, Gate, Mixed
 
 from sage_flow import wait
-from tests.pipelines.async_services import Adder, Awaiting, Gate, Mixed
 
 
 def run(mode, work, items=range(5), **services):

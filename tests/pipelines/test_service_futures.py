@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 
 import pytest
+from async_services import Adder, Gate
 
 from sage_flow import LocalEnvironment, Service, ServiceFuture, errors, wait
 from sage_flow.errors import PipelineError
-from tests.pipelines.async_services import Adder, Gate
 
 
 def run(mode, work, items=range(5), **services):

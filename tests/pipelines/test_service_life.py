@@ -1,13 +1,16 @@
 """Services are registered, opened and closed once; what is registered wrongly is refused."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from failing_pipelines import Boom, one_process
 from services_under_test import Calculator, make_calculator
 
 from sage_flow import Function, LocalEnvironment, PipelineService, Service
-from sage_flow.errors import PipelineError
+from sage_flow.errors import PipelineError, ServiceCycle, ServiceError, UnknownService
+from sage_flow.testing import MODES
 
 HERE = os.path.basename(__file__)
 
@@ -115,6 +118,77 @@ def test_every_replica_is_opened_and_closed_once(mode, tmp_path):
     assert (tmp_path / "closed").read_text().splitlines() == ["x None"] * 3
 
 
+# --- state ------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    def open(self, ctx):
+        self.total = 0
+
+    def add(self, amount):
+        self.total += amount
+        return self.total
+
+    def snapshot(self):
+        return self.total
+
+    def restore(self, state):
+        self.total = state
+
+
+def test_the_life_cycle_cannot_be_called(mode):
+    def ask(n, ctx):
+        for name in ("open", "close", "snapshot", "restore"):
+            with pytest.raises(UnknownService, match=name):
+                ctx.call_service("counting", method=name)
+        return ctx.call_service("counting", n, method="add")
+
+    env = mode.environment()
+    env.register_service("counting", Counting)
+    env.from_collection([5]).map(ask).collect("rows")
+    assert env.execute(progress=False).collected["rows"] == [5]
+
+
+# --- threads of the user's own -----------------------------------------------------------------------------
+
+
+class Pooled(Function):
+    """Asks from eight threads of its own, and keeps one that asks on after `close`."""
+
+    def open(self, ctx):
+        self.ctx = ctx
+        self.pool = ThreadPoolExecutor(8)
+        self.closed, self.told = threading.Event(), None
+
+    def __call__(self, n):
+        return list(self.pool.map(lambda i: self.ctx.call_service("calculator", n + i), range(40)))
+
+    def late(self):
+        self.closed.wait(60)
+        try:
+            self.ctx.call_service("calculator", 1)
+        except ServiceError as error:
+            return f"{type(error).__name__}: {error}"
+
+    def close(self):
+        asking = self.pool.submit(self.late)
+        assert self.ctx.call_service("calculator", 1) == 10  # its own thread may
+        self.closed.set()
+        told = asking.result(60)
+        self.pool.shutdown()
+        assert "OutsideActivation: calculator.process was called by a thread of its own after close()" in told, told
+
+
+@pytest.mark.parametrize("name", ["local-1", "local-3", "processes"])
+def test_a_pool_inside_an_operator_may_call_until_the_operator_closes(name):
+    mode = next(mode for mode in MODES if mode.name == name)
+    env = mode.environment()
+    env.register_service("calculator", Calculator)
+    env.from_collection(range(5)).rebalance().map(Pooled).collect("rows")
+    rows = env.execute(progress=False).collected["rows"]
+    assert sorted(rows) == [[10 * (n + i) for i in range(40)] for n in range(5)]
+
+
 # --- registration -----------------------------------------------------------------------------------------
 
 
@@ -149,6 +223,9 @@ REFUSED = {
     "concurrency 0": (lambda env: env.register_service("s", Calculator, concurrency=0), ["concurrency", "at least 1"]),
     "parallelism 0": (lambda env: env.register_service("s", Calculator, parallelism=0), ["parallelism", "at least 1"]),
     "max_pending True": (lambda env: env.register_service("s", Calculator, max_pending=True), ["max_pending", "True"]),
+    "timeout 0": (lambda env: env.register_service("s", Calculator, timeout=0), ["timeout", "'s'", "above 0"]),
+    "a negative timeout": (lambda env: env.register_service("s", Calculator, timeout=-1.5), ["timeout", "-1.5"]),
+    "uses that are no list": (lambda env: env.register_service("s", Calculator, uses="t"), ["uses", "'s'", "list"]),
     "a pipeline with arguments": (
         lambda env: env.register_service("s", PipelineService(lambda r: r), 1),
         ["'s'", "no arguments"],
@@ -171,6 +248,44 @@ def test_a_wrong_registration_is_refused_at_once(register, fragments):
         register(LocalEnvironment("test"))
     for fragment in fragments:
         assert fragment in str(caught.value)
+
+
+def test_a_circle_of_declared_uses_is_refused_before_the_job_runs():
+    env = LocalEnvironment("test")
+    env.register_service("a", Calculator, uses=["b"])
+    env.register_service("b", PipelineService(lambda r: r.map(str)), uses=["c"])
+    env.register_service("c", Calculator, uses=["a"])
+    env.from_collection([1]).for_each(str)
+    with pytest.raises(PipelineError, match=r"'a' .* would wait for itself: a -> b -> c -> a"):
+        env.explain()
+
+
+def test_a_declared_use_must_be_registered():
+    env = LocalEnvironment("test")
+    env.register_service("a", Calculator, uses=["b"])
+    env.from_collection([1]).for_each(str)
+    with pytest.raises(PipelineError, match=r"'a' .* uses 'b', which is not registered"):
+        env.explain()
+
+
+def test_a_declared_use_closes_a_circle_with_a_call_that_was_not_declared():
+    env = LocalEnvironment("test")
+    env.register_service("outer", Calling, "inner", uses=["inner"])
+    env.register_service("inner", Calling, "outer")
+    env.from_collection([1]).map(lambda n, ctx: ctx.call_service("inner", n)).for_each(str)
+    with pytest.raises(ServiceCycle, match="inner -> outer -> inner"):
+        env.execute()
+
+
+class Calling:
+    def __init__(self, other):
+        self.other = other
+
+    def open(self, ctx):
+        self.ctx = ctx
+
+    def process(self, value):
+        return self.ctx.call_service(self.other, value)
 
 
 def test_a_service_is_not_registered_inside_a_pipeline():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from async_services import Keeper
 
 from sage_flow import PipelineService, errors
 from sage_flow.errors import PipelineError
-from tests.pipelines.async_services import Keeper
 
 
 def test_calls_with_one_key_reach_one_replica(mode):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+from async_services import Adder, Gate
 
 from sage_flow import LocalEnvironment
 from sage_flow.errors import PipelineError
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor
 from sage_flow.executors.threads import ThreadExecutor
-from tests.pipelines.async_services import Adder, Gate
 
 
 def stuck_job(executor):

@@ -7,7 +7,7 @@ from fake_port import EndOfInput, Ticket, bench, shares
 
 from sage_flow import PipelineService
 from sage_flow.channels.frame import Control, EndOfRequests, EndService, Reply, Request
-from sage_flow.errors import JobCancelled, ProtocolError
+from sage_flow.errors import JobCancelled, PipelineError, ProtocolError
 from sage_flow.runtime.failure import unpack_error
 from sage_flow.runtime.subtask import Done, WaitForMessage
 
@@ -296,3 +296,41 @@ def test_a_service_whose_open_fails_is_named_and_not_closed():
     with pytest.raises(RuntimeError) as caught:
         bench(write, "broken")
     assert "'broken' (service)" in caught.value.__notes__[0]
+
+
+class Counting:
+    def open(self, ctx):
+        self.total = 0
+
+    def add(self, amount):
+        self.total += amount
+        return self.total
+
+    def snapshot(self):
+        return self.total
+
+    def restore(self, state):
+        self.total = state
+
+
+def on_bench(kind, *args):
+    def write(env):
+        env.register_service("counting", kind, *args)
+        env.from_collection([]).for_each(lambda n, ctx: ctx.call_service("counting", n))
+
+    return bench(write, "counting").subtask
+
+
+def test_the_state_of_a_service_is_taken_and_given_back():
+    first, second = on_bench(Counting), on_bench(Counting)
+    first.answer(request("add", 3), released)
+    assert first.snapshot() == 3
+    second.restore(first.snapshot())
+    assert second.snapshot() == 3
+
+
+def test_a_service_without_a_state_has_none_to_take_and_takes_none():
+    service = on_bench(Memory, "hello")
+    assert service.snapshot() is None
+    with pytest.raises(PipelineError, match=r"'counting' .* no restore"):
+        service.restore(1)
