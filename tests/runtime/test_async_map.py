@@ -3,10 +3,25 @@
 from fractions import Fraction
 
 import pytest
-from fake_port import EndOfInput, Ticket, bench
+from fake_port import EndOfInput, FakePort, Ticket, bench
 
 from sage_flow import PipelineService
 from sage_flow.channels.frame import Request
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    """Every task that a test starts; what it leaves is dropped."""
+    tasks, start = [], FakePort.start
+
+    def start_and_keep(*args):
+        tasks.append(start(*args))
+        return tasks[-1]
+
+    monkeypatch.setattr(FakePort, "start", start_and_keep)
+    yield
+    for task in tasks:
+        task.drop()
 
 
 async def double(n):
