@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment
+from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, errors
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +46,22 @@ def test_readme_example_prints_what_it_says_and_draws_its_picture():
     promised = re.findall(r"^print\(.*\)\s+# (.*)$", source, re.MULTILINE)
     assert printed.getvalue().splitlines() == promised
     assert readme_blocks("mermaid")[0] == names["env"].draw()
+
+
+def test_the_example_of_the_services_page_prints_what_it_says():
+    page = (ROOT / "docs/services.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(source, {"__name__": "services"})
+    assert printed.getvalue().splitlines() == re.findall(r"^print\(.*\)\s+# (.*)$", source, re.MULTILINE)
+
+
+def test_the_failure_table_names_every_error_that_a_caller_can_get():
+    page = (ROOT / "docs/services.md").read_text()
+    for name in errors.__all__:
+        if issubclass(getattr(errors, name), errors.ServiceError):
+            assert f"`{name}`" in page, name
 
 
 def test_every_page_that_the_readme_links_exists():
