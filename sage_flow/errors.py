@@ -7,6 +7,9 @@
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
+    ├── ChannelError             what a channel outside the job's own can do to you
+    │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
+    │   └── LinkClosed           the connection is gone
     ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
     ├── ServiceError             what the caller of a service can get
     │   ├── UnknownService       no service, or no public method, has this name
@@ -35,6 +38,9 @@ __all__ = [
     "CodecError",
     "CollectLimitError",
     "WorkerDied",
+    "ChannelError",
+    "ChannelNotReachable",
+    "LinkClosed",
     "RemoteError",
     "ServiceError",
     "UnknownService",
@@ -76,6 +82,18 @@ class CollectLimitError(SageFlowError):
 
 class WorkerDied(SageFlowError):
     """A worker process ended without reporting; names the process, how it ended and its subtasks."""
+
+
+class ChannelError(SageFlowError):
+    """Base of what goes wrong between processes that are not of one job."""
+
+
+class ChannelNotReachable(ChannelError):
+    """Nobody listens, the peer refused us (a wrong key above all), or the channel lives in another process."""
+
+
+class LinkClosed(ChannelError, ConnectionError):
+    """The connection is gone; says why."""
 
 
 class RemoteError(SageFlowError):

@@ -92,7 +92,7 @@ class Exchange:
         Raises: CodecError if something in the message cannot be pickled.
         """
         outlet = self._outlets.get(peer) or self._new_outlet(peer)
-        size, unfinished = outlet.send(target, message)
+        size, unfinished = outlet.send_message(target, message)
         if unfinished:
             self._loop.order(partial(self._write, outlet))
         return size
@@ -173,11 +173,11 @@ class Exchange:
             outlet = self._outlets.get(peer)
         if outlet is not None:
             outlet.abandon()
-            if outlet.sock is not None:
-                self._loop.drop(outlet.sock)
+            if outlet.stream is not None:
+                self._loop.drop(outlet.stream.sock)
         if (inlet := self._inlets.pop(peer, None)) is not None:
             self._received.update(messages=inlet.messages, bytes=inlet.bytes)
-            self._loop.drop(inlet.sock)
+            self._loop.drop(inlet.stream.sock)
         self._story.append(f"lost process {peer}: {reason}")
         if self._flush_until is None:
             self._on_peer_lost(peer, reason)
@@ -188,7 +188,7 @@ class Exchange:
         if outlet.peer in self._lost:
             return
         try:
-            sock = self._transport.dial(outlet.peer)
+            stream = self._transport.dial(outlet.peer)
         except NotThereYet as error:
             if time.monotonic() >= deadline:
                 self._outlet_broke(outlet, f"it did not listen for {self._connect_timeout_s} s: {error}")
@@ -198,10 +198,10 @@ class Exchange:
         except Exception as error:
             self._outlet_broke(outlet, f"it could not be dialed: {_text(error)}")
         else:
-            outlet.sock = sock
+            outlet.stream = stream
             outlet.handshake = Dialer(self._identity, os.urandom(NONCE_BYTES), outlet.peer)
-            send_at_once(sock, outlet.handshake.start().data)
-            self._loop.watch(sock, READ, partial(self._on_outlet, outlet))
+            send_at_once(stream, outlet.handshake.start().data)
+            self._loop.watch(stream.sock, READ, partial(self._on_outlet, outlet))
             self._loop.after(deadline - time.monotonic(), partial(self._end_wait, outlet))
 
     def _end_wait(self, outlet: Outlet) -> None:
@@ -222,14 +222,14 @@ class Exchange:
             self._write(outlet)
 
     def _write(self, outlet: Outlet) -> None:
-        if outlet.peer in self._lost or outlet.sock is None:
+        if outlet.peer in self._lost or outlet.stream is None:
             return
         try:
             done = outlet.write()
         except OSError as error:
             self._outlet_broke(outlet, _text(error))
         else:
-            self._loop.watch(outlet.sock, READ if done else READ | WRITE, partial(self._on_outlet, outlet))
+            self._loop.watch(outlet.stream.sock, READ if done else READ | WRITE, partial(self._on_outlet, outlet))
 
     def _outlet_broke(self, outlet: Outlet, reason: str) -> None:
         """What the peer had written before it went still counts, also if its end shows here first."""
@@ -246,19 +246,19 @@ class Exchange:
 
     def _accept(self, listener: socket.socket, _: int) -> None:
         try:
-            sock = self._transport.accept(listener)
+            stream = self._transport.accept(listener)
         except (BlockingIOError, ConnectionAbortedError):
             return
         except ProtocolError as error:
             self._refuse(None, str(error))
             return
-        inlet = Inlet(sock, Acceptor(self._identity, os.urandom(NONCE_BYTES)))
-        self._loop.watch(sock, READ, partial(self._on_inlet, inlet))
+        inlet = Inlet(stream, Acceptor(self._identity, os.urandom(NONCE_BYTES)))
+        self._loop.watch(stream.sock, READ, partial(self._on_inlet, inlet))
         self._loop.after(self._connect_timeout_s, partial(self._end_admission, inlet))
 
     def _end_admission(self, inlet: Inlet) -> None:
-        if inlet.peer is None and inlet.sock.fileno() >= 0:
-            self._refuse(inlet.sock, f"no handshake within {self._connect_timeout_s} s")
+        if inlet.peer is None and inlet.stream.sock.fileno() >= 0:
+            self._refuse(inlet.stream.sock, f"no handshake within {self._connect_timeout_s} s")
 
     def _refuse(self, sock: socket.socket | None, reason: str) -> None:
         self._refused += 1
@@ -276,7 +276,7 @@ class Exchange:
             pass
         except Exception as error:
             if inlet.peer is None:
-                self._refuse(inlet.sock, _text(error))
+                self._refuse(inlet.stream.sock, _text(error))
             else:
                 self._lose(inlet.peer, _text(error))
 

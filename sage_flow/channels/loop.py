@@ -40,10 +40,14 @@ class EventLoop:
         elif key.events != events:
             self._selector.modify(sock, events, (sock, callback))
 
-    def drop(self, sock: socket.socket) -> None:
-        """Close `sock`, watched or not; its callback is not called any more."""
+    def forget(self, sock: socket.socket) -> None:
+        """Do not watch `sock` any more; it stays open."""
         if sock in self._selector.get_map():
             self._selector.unregister(sock)
+
+    def drop(self, sock: socket.socket) -> None:
+        """Close `sock`, watched or not; its callback is not called any more."""
+        self.forget(sock)
         sock.close()
 
     def after(self, seconds: float, callback: Callable[[], object]) -> None:

@@ -181,20 +181,21 @@ def test_threads_that_send_the_same_new_definition_at_once_agree_on_who_defines_
 @pytest.mark.race
 def test_only_one_thread_writes_at_a_time():
     class SlowSocket:
+        direct = True
         writes = 0
 
-        def send(self, data, flags):
+        def write(self, pieces):
             self.writes += 1
             writer.start()
             writer.join(0.05)  # it may try, and has to wait
             assert writer.is_alive()
-            return len(data)
+            return len(pieces[0])
 
     outlet = Outlet(1)
-    outlet.sock = slow = SlowSocket()
+    outlet.stream = slow = SlowSocket()
     outlet._open = True
     writer = threading.Thread(target=outlet.write)
-    outlet.send(0, Credit(1, 1))
+    outlet.send_message(0, Credit(1, 1))
     writer.join()
     assert slow.writes == 1
 
