@@ -7,15 +7,20 @@ import logging
 import warnings
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sage_flow.errors import JobCancelled, PipelineError
+from sage_flow.errors import InternalError, JobCancelled, PipelineError
 from sage_flow.executors.driver import Driver
 from sage_flow.executors.execution import Execution
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import add_notes, fold_engine_frames, unpack_error
 from sage_flow.service import ServiceHandle
+
+if TYPE_CHECKING:
+    import ssl
+
+    from sage_flow.remote_service import ServedService
 
 __all__ = ["JobHandle", "JobResult", "JobStatus"]
 
@@ -97,6 +102,30 @@ class JobHandle:
         if outside is None:
             raise PipelineError("a job in the simulation cannot be called from outside: that would not be repeatable")
         return Caller(self._driver.plan.services, outside).handle(service)
+
+    def serve(
+        self,
+        service: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        key: bytes | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> ServedService:
+        """Let other processes call this service, with `connect_service(host, port, service, key=key)`.
+
+        `key` opens this service and nothing else; without one only this machine can connect. Port 0: any that is
+        free, see the result's `port`. It ends with the job. Raises UnknownService; ChannelNotReachable if the port
+        is in use, or a key is missing.
+        """
+        from sage_flow.channels.transport import TcpAddress
+        from sage_flow.remote_service import ServedService
+
+        self.service(service)
+        plan = self._driver.plan.services[service]
+        if self._driver.outside is None:
+            raise InternalError("a job whose services can be called has nobody who calls")
+        return ServedService(self._driver.outside, plan, TcpAddress(host, port, ssl_context), key)
 
     def metrics(self) -> dict[str, Any]:
         """How far the job is.

@@ -158,7 +158,7 @@ class Outlet(Writer):
         if self.stream is None:
             raise InternalError(f"the connection to process {self.peer} has not been dialed")
         if self.handshake is None:
-            receive(self.stream)
+            receive(self.stream, 1)
             raise Lost("it wrote on a connection that it may only read")
         if negotiate(self.stream, self.handshake) is None:
             return False
@@ -227,9 +227,9 @@ def send_at_once(stream: Stream, data: bytes) -> None:
         stream.write([data])
 
 
-def receive(stream: Stream) -> bytes:
+def receive(stream: Stream, most: int) -> bytes:
     """Raises: Closed, OSError."""
-    space = bytearray(4096)
+    space = bytearray(most)
     if not (count := stream.read_into(memoryview(space))):
         raise Closed
     return bytes(space[:count])
@@ -241,7 +241,7 @@ def negotiate(stream: Stream, handshake: Dialer | Acceptor) -> int | None:
     Raises: Lost, OSError.
     """
     accepted: int | None = None
-    for decision in handshake.receive(receive(stream)):
+    for decision in handshake.receive(receive(stream, handshake.wanted)):
         match decision:
             case Send(data):
                 send_at_once(stream, data)

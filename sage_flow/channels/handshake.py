@@ -107,6 +107,15 @@ class _Handshake(ABC):
             return [Refused(f"refused by the peer: {refusal}")]
         return decisions
 
+    @property
+    def wanted(self) -> int:
+        """How many bytes to read at most, so that nothing is taken of what comes behind the handshake."""
+        there, head = len(self._received), wire.HEADER.size
+        if there < head:
+            return head - there
+        length: int = wire.HEADER.unpack_from(self._received)[3]
+        return max(1, head + min(length, HANDSHAKE_LIMIT) - there)
+
     @abstractmethod
     def _step(self, payload: bytes) -> list[Decision]:
         """One complete message of the expected kind; sets what is expected next."""

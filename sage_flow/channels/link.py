@@ -200,15 +200,11 @@ class Listener:
         self._loop = exchange_loop()
         self._loop.order(lambda: self._loop.watch(self._socket, READ, self._accept))
 
-    def close(self, flush_s: float = _FLUSH_S) -> None:
-        """Accept nobody any more, and close the links; wait until what was sent on them is written."""
-        done = threading.Event()
-        self._loop.order(partial(self._end, flush_s, done))
-        done.wait()
-        for link in list(self._links):
-            link.close(flush_s)
-        self._ended.wait()
-        self.address.remove()
+    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = True) -> None:
+        """Accept nobody any more, and close the links when what was sent on them is written; wait for that."""
+        self._loop.order(partial(self._end, flush_s))
+        if wait:
+            self._ended.wait()
 
     def links(self) -> list[Link]:
         """The links that are open."""
@@ -220,14 +216,17 @@ class Listener:
 
     # All below runs on the exchange thread.
 
-    def _end(self, flush_s: float, done: threading.Event) -> None:
-        self._is_closed = True
-        self._loop.drop(self._socket)
-        for admission in list(self._unproven):
-            self._refuse(admission, "the listener was closed")
+    def _end(self, flush_s: float) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.drop(self._socket)
+            self.address.remove()
+            for admission in list(self._unproven):
+                self._refuse(admission, "the listener was closed")
+            for link in list(self._links):
+                link.close(flush_s)
         if not self._links:
             self._ended.set()
-        done.set()
 
     def _accept(self, _: int) -> None:
         try:
