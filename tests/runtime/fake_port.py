@@ -76,7 +76,7 @@ class FakePort:
         self.replies.append((caller, reply))
 
     def call(self, service, method, args, kwargs, timeout_s, group):
-        call = OpenCall(0, service.name, f"{service.name}.{method}", self.now(), self.now() + timeout_s)
+        call = OpenCall(0, service.name, service.name, f"{service.name}.{method}", self.now(), self.now() + timeout_s)
         call.outcome = Outcome(value=self.answer(service.name, method, args))
         return call
 
