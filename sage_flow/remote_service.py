@@ -27,7 +27,7 @@ from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.failure import pack_error
-from sage_flow.service import ServiceHandle
+from sage_flow.service import Call, ServiceHandle
 
 if TYPE_CHECKING:
     import ssl
@@ -100,17 +100,17 @@ class ServedService:
     def _on_message(self, link: Link, message: _Call | _Cancel, size: int) -> None:
         open_calls: dict[int, OpenCall] = link.state
         if isinstance(message, _Cancel):
-            if (call := open_calls.pop(message.call_id, None)) is not None:
-                self._port.cancel(call)
+            if (unwanted := open_calls.pop(message.call_id, None)) is not None:
+                self._port.cancel(unwanted)
             return
         pool = f"{self._service.name} by {id(link)}"
         if not self._port.has_place(self._roomy, pool):  # a client keeps to the limit; this thread must not wait
             self._answer(link, message.call_id, Outcome(error=ServiceOverloaded(f"{self._service.name} has no place")))
             return
-        call_id, remaining_s, method, args, kwargs, group = message
-        call = self._port.call(self._roomy, method, args, kwargs, remaining_s, group, pool)
-        open_calls[call_id] = call
-        self._port.on_outcome(call, partial(self._on_outcome, link, call_id, call))
+        call = Call(self._service.name, message.method, message.args, message.kwargs)
+        made = self._port.call(self._roomy, call, message.remaining_s, message.group, pool)
+        open_calls[message.call_id] = made
+        self._port.on_outcome(made, partial(self._on_outcome, link, message.call_id, made))
 
     def _on_outcome(self, link: Link, call_id: int, call: OpenCall) -> None:
         if link.state.pop(call_id, None) is not None and call.outcome is not None:
@@ -173,14 +173,15 @@ class _RemotePort(CallingPort):
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         return -1 if group is None else group  # the other end chooses
 
-    def _send(self, call: OpenCall, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        group = None if call.target == -1 else call.target
+    def _send(self, made: OpenCall, call: Call) -> None:
+        group = None if made.target == -1 else made.target
+        left_s = made.deadline - self.now()
         try:
-            self._link().send(_Call(call.id, call.deadline - self.now(), method, args, kwargs, group))
+            self._link().send(_Call(made.id, left_s, call.method, call.args, call.kwargs, group))
         except CodecError as error:
-            self._end(call, Outcome(error=error))
+            self._end(made, Outcome(error=error))
         except (LinkClosed, ChannelNotReachable) as error:
-            self._end(call, Outcome(error=ServiceUnavailable(f"{call.label} cannot be called: {error}")))
+            self._end(made, Outcome(error=ServiceUnavailable(f"{made.label} cannot be called: {error}")))
 
     def _take_back(self, message: Message) -> None:
         if isinstance(message, CancelRequest):

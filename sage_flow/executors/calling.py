@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
 
 from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
 from sage_flow.errors import CodecError, ServiceOverloaded
@@ -18,6 +17,7 @@ from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics
+from sage_flow.service import Call
 from sage_flow.story import Story
 
 __all__ = ["CallingPort"]
@@ -44,20 +44,14 @@ class CallingPort:
     # -- making calls ---------------------------------------------------------------------------------------
 
     def call(
-        self,
-        service: ServicePlan,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        timeout_s: float,
-        group: int | None,
-        pool: str | None = None,
+        self, service: ServicePlan, call: Call, timeout_s: float, group: int | None, pool: str | None = None
     ) -> OpenCall:
+        """Call a service; with a `pool` its places are counted apart."""
         began = self.now()
-        label = f"{service.name}.{method}"
+        label = f"{service.name}.{call.method}"
         refused = self._refused(service)
-        call = None if refused is not None else self._take_place(service, label, began, began + timeout_s, pool)
-        if call is None:
+        made = None if refused is not None else self._take_place(service, label, began, began + timeout_s, pool)
+        if made is None:
             refused = refused or Outcome(
                 error=ServiceOverloaded(
                     f"{label} got no place within {timeout_s:g} s: {service.max_pending} earlier calls (max_pending)"
@@ -65,9 +59,9 @@ class CallingPort:
                 )
             )
             return self._not_made(service, label, began, refused)
-        call.target = self._choose_replica(service, group)
-        self._send(call, method, args, kwargs)
-        return call
+        made.target = self._choose_replica(service, group)
+        self._send(made, call)
+        return made
 
     def has_place(self, service: ServicePlan, pool: str | None = None) -> bool:
         return self._calls.in_flight(pool or service.name) < service.max_pending
@@ -97,14 +91,15 @@ class CallingPort:
             self._calls.end(call, outcome, self.now())
         return call
 
-    def _send(self, call: OpenCall, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert call.target is not None
-        self._called[call.target] = None
-        request = Request(self._address, call.id, call.deadline - self.now(), method, args, kwargs)
+    def _send(self, made: OpenCall, call: Call) -> None:
+        assert made.target is not None
+        self._called[made.target] = None
+        left_s = made.deadline - self.now()
+        request = Request(self._address, made.id, left_s, call.method, call.args, call.kwargs)
         try:
-            self._post.send(self._address, call.target, request)
+            self._post.send(self._address, made.target, request)
         except CodecError as error:
-            self._end(call, Outcome(error=error))
+            self._end(made, Outcome(error=error))
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         replicas = self._replicas[service.name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from sage_flow.channels.frame import OUTSIDE, EndOfRequests, Message, Reply
 from sage_flow.errors import ProtocolError, ServiceUnavailable
@@ -11,6 +10,7 @@ from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.shell import Post
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.service import Call
 
 __all__ = ["OutsidePort"]
 
@@ -63,15 +63,15 @@ class OutsidePort(CallingPort):
         why = self._ended.get(service.name)
         return None if why is None else Outcome(error=ServiceUnavailable(why))
 
-    def _send(self, call: OpenCall, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _send(self, made: OpenCall, call: Call) -> None:
         with self._condition:
-            why = self._ended.get(call.service)
+            why = self._ended.get(made.service)
             self._sending += why is None
         if why is not None:
-            self._end(call, Outcome(error=ServiceUnavailable(why)))
+            self._end(made, Outcome(error=ServiceUnavailable(why)))
             return
         try:
-            super()._send(call, method, args, kwargs)
+            super()._send(made, call)
         finally:
             with self._condition:
                 self._sending -= 1
