@@ -26,7 +26,7 @@ class Figure(Enum):
 
 @dataclass(frozen=True)
 class Timed:
-    """A result that comes with its own time: seconds of the median operation and of all but 1 %, and operations per s."""
+    """A result that comes with its own times, in seconds: of the median operation, and of all but 1 %."""
 
     result: Any
     median_s: float
