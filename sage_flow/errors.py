@@ -7,11 +7,10 @@
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
-    ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
-    ├── LinkError                two processes cannot be connected (also a ConnectionError)
-    │   ├── LinkUnreachable      nobody listens there, or nobody answers in time
-    │   ├── LinkRefused          both are there and do not agree: key, name, version, certificate
+    ├── ChannelError             what a channel outside the job's own can do to you
+    │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
     │   └── LinkClosed           the connection is gone
+    ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
     ├── ServiceError             what the caller of a service can get
     │   ├── UnknownService       no service, or no public method, has this name
     │   ├── NoReply              the service's pipeline gave no output for this request
@@ -39,11 +38,10 @@ __all__ = [
     "CodecError",
     "CollectLimitError",
     "WorkerDied",
-    "RemoteError",
-    "LinkError",
-    "LinkUnreachable",
-    "LinkRefused",
+    "ChannelError",
+    "ChannelNotReachable",
     "LinkClosed",
+    "RemoteError",
     "ServiceError",
     "UnknownService",
     "NoReply",
@@ -86,6 +84,18 @@ class WorkerDied(SageFlowError):
     """A worker process ended without reporting; names the process, how it ended and its subtasks."""
 
 
+class ChannelError(SageFlowError):
+    """Base of what goes wrong between processes that are not of one job."""
+
+
+class ChannelNotReachable(ChannelError):
+    """Nobody listens, the peer refused us (a wrong key above all), or the channel lives in another process."""
+
+
+class LinkClosed(ChannelError, ConnectionError):
+    """The connection is gone; says why."""
+
+
 class RemoteError(SageFlowError):
     """Stands for an exception of another process whose type cannot be rebuilt here.
 
@@ -96,22 +106,6 @@ class RemoteError(SageFlowError):
         super().__init__(message)
         self.type_name = type_name
         self.traceback_text = traceback_text
-
-
-class LinkError(SageFlowError, ConnectionError):
-    """Two processes cannot be connected: an address cannot be listened at or reached, or what the others name."""
-
-
-class LinkUnreachable(LinkError):
-    """Nobody listens at the address, or who does has not answered in time; later somebody may."""
-
-
-class LinkRefused(LinkError):
-    """The two ends do not agree - on a key, a name, a wire version, a certificate; to try again is of no use."""
-
-
-class LinkClosed(LinkError):
-    """The connection is gone; says why. What was sent last may not have arrived."""
 
 
 class ServiceError(SageFlowError):

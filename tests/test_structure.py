@@ -42,6 +42,7 @@ PUBLIC = [
     "ServiceHandle",
     "ServiceFuture",
     "wait",
+    "connect_service",
     "stable_hash",
     "__version__",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
 from sage_flow.errors import CodecError, ServiceOverloaded
-from sage_flow.executors.shell import Shell
+from sage_flow.executors.shell import Post
 from sage_flow.keys import group_to_subtask
 from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
@@ -26,11 +26,11 @@ __all__ = ["CallingPort"]
 class CallingPort:
     """Implements `runtime.port.CallPort`. Subclasses say how an activation suspends, and what may stop a call."""
 
-    def __init__(self, plan: Plan, address: int, shell: Shell, first_replica: int = 0) -> None:
+    def __init__(self, plan: Plan, address: int, post: Post, first_replica: int = 0) -> None:
         self._plan = plan
         self._address = address
-        self._shell = shell
-        self._condition = shell.condition()
+        self._post = post
+        self._condition = post.condition()
         self._calls = CallTable()
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
         self._story = Story()
@@ -39,7 +39,7 @@ class CallingPort:
         self._next_replica = first_replica
 
     def now(self) -> float:
-        return self._shell.now()
+        return self._post.now()
 
     # -- making calls ---------------------------------------------------------------------------------------
 
@@ -51,11 +51,12 @@ class CallingPort:
         kwargs: dict[str, Any],
         timeout_s: float,
         group: int | None,
+        pool: str | None = None,
     ) -> OpenCall:
         began = self.now()
         label = f"{service.name}.{method}"
         refused = self._refused(service)
-        call = None if refused is not None else self._take_place(service, label, began, began + timeout_s)
+        call = None if refused is not None else self._take_place(service, label, began, began + timeout_s, pool)
         if call is None:
             refused = refused or Outcome(
                 error=ServiceOverloaded(
@@ -68,17 +69,19 @@ class CallingPort:
         self._send(call, method, args, kwargs)
         return call
 
-    def has_place(self, service: ServicePlan) -> bool:
-        return self._calls.in_flight(service.name) < service.max_pending
+    def has_place(self, service: ServicePlan, pool: str | None = None) -> bool:
+        return self._calls.in_flight(pool or service.name) < service.max_pending
 
-    def _take_place(self, service: ServicePlan, label: str, began: float, deadline: float) -> OpenCall | None:
+    def _take_place(
+        self, service: ServicePlan, label: str, began: float, deadline: float, pool: str | None
+    ) -> OpenCall | None:
         call: OpenCall | None = None
 
         def take() -> bool:
             nonlocal call
-            if not self.has_place(service):
+            if not self.has_place(service, pool):
                 return False
-            call = self._calls.open(service.name, label, began, deadline, many=service.many)
+            call = self._calls.open(service.name, label, began, deadline, many=service.many, pool=pool)
             return True
 
         with self._condition:
@@ -99,7 +102,7 @@ class CallingPort:
         self._called[call.target] = None
         request = Request(self._address, call.id, call.deadline - self.now(), method, args, kwargs)
         try:
-            self._shell.send(self._address, call.target, request)
+            self._post.send(self._address, call.target, request)
         except CodecError as error:
             self._end(call, Outcome(error=error))
 
@@ -127,7 +130,7 @@ class CallingPort:
     def cancel(self, call: OpenCall) -> bool:
         ended = self._end(call, Outcome(error=CancelledError(f"the call of {call.label} was cancelled by its caller")))
         if ended and call.target is not None:
-            self._shell.send(self._address, call.target, CancelRequest(self._address, call.id))
+            self._post.send(self._address, call.target, CancelRequest(self._address, call.id))
         return ended
 
     def on_outcome(self, call: OpenCall, callback: Callable[[], object]) -> None:
@@ -158,7 +161,7 @@ class CallingPort:
         """Tell every service's subtask that was called that no more requests come; return who they are."""
         called = tuple(self._called)
         for address in called:
-            self._shell.send(self._address, address, EndOfRequests(self._address))
+            self._post.send(self._address, address, EndOfRequests(self._address))
         return called
 
     def _responses(self, now: float) -> ChannelReport:
@@ -167,7 +170,7 @@ class CallingPort:
         return ChannelReport(
             "responses",
             "responses",
-            " and ".join(sorted({self._shell.medium(replica, self._address) for replica in self._called})),
+            " and ".join(sorted({self._post.medium(replica, self._address) for replica in self._called})),
             self._address,
             tuple(self._called),
             self._calls.open_calls,
