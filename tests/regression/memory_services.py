@@ -104,6 +104,6 @@ def answering(parallelism=1, open_delay_s=0.0):
         found = requests.map(_Retrieve(open_delay_s), name="retrieve")
         kept = found.map(_unless_skipped, on_error="skip").filter(lambda pair: pair[0].what != "filter")
         doubled = kept.flat_map(lambda pair: [pair, None]).rebalance().filter(lambda pair: pair is not None)
-        return doubled.map(_remembered, name="remember")
+        return doubled.map(_remembered, name="remember", parallelism=2)
 
     return PipelineService(body, parallelism)
