@@ -68,8 +68,9 @@ def test_definitions_come_back_and_no_other_length_is_accepted(definitions, dead
             unpack_definitions(memoryview(wrong))
 
 
-@given(st.lists(st.sampled_from([b"", b"abc", b"x" * 262_143, b"y" * 262_144, b"z" * 700_000]), max_size=6))
-def test_fragments_carry_all_and_are_not_longer_than_they_may(pieces):
+@given(st.lists(st.sampled_from([0, 3, 262_143, 262_144, 700_000]), max_size=6))
+def test_fragments_carry_all_and_are_not_longer_than_they_may(sizes):
+    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
     frames = list(fragments(7, pieces))
     assert all(0 < sum(map(len, frame[1:])) <= FRAGMENT_LIMIT for frame in frames)
     assert b"".join(piece for frame in frames for piece in frame[1:]) == b"".join(pieces)
