@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -100,8 +100,8 @@ class ServedService:
     def _on_message(self, link: Link, message: _Call | _Cancel, size: int) -> None:
         open_calls: dict[int, OpenCall] = link.state
         if isinstance(message, _Cancel):
-            if (unwanted := open_calls.pop(message.call_id, None)) is not None:
-                self._port.cancel(unwanted)
+            if (unwanted := open_calls.get(message.call_id)) is not None:
+                self._port.cancel(unwanted)  # its reply, which is an error, wakes a client that reads itself
             return
         pool = f"{self._service.name} by {id(link)}"
         if not self._port.has_place(self._roomy, pool):  # a client keeps to the limit; this thread must not wait
@@ -156,12 +156,25 @@ class _LinkPost:
 class _RemotePort(CallingPort):
     """Calls over a link; it is dialed again if it was lost."""
 
-    def __init__(self, link: Callable[[], Link], plan: Plan) -> None:
+    def __init__(self, link: Callable[[], Link], current: Callable[[], Link | None], plan: Plan) -> None:
         super().__init__(plan, 0, _LinkPost(self._take_back))
         self._link = link
+        self._current = current
 
     def in_activation(self) -> bool:
         return False
+
+    def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
+        def is_waiting() -> bool:
+            return sum(call.outcome is not None for call in calls) < count
+
+        link = self._current()
+        if link is not None and is_waiting():
+            until = min([call.deadline for call in calls if call.outcome is None], default=0.0)
+            if deadline is not None:
+                until = min(until, deadline)
+            link.read_while(is_waiting, until - self.now())
+        super().await_calls(calls, count, deadline)
 
     def lost(self, why: str) -> None:
         """The link is gone, and with it whoever could answer."""
@@ -212,7 +225,7 @@ class ServiceConnection:
         if not self._greeted.wait(timeout_s) or self._greeting is None:
             raise ChannelNotReachable(f"{address} does not say what service {service!r} is")
         plan = replace(self._greeting, many=False)  # the other end puts replies together
-        self._port = _RemotePort(self._connected, Plan(service, (), (), {service: plan}))
+        self._port = _RemotePort(self._connected, lambda: self._link, Plan(service, (), (), {service: plan}))
         self.handle: ServiceHandle = Caller({service: plan}, self._port).handle(service)
 
     def close(self) -> None:

@@ -11,7 +11,9 @@ All links of a process are served by one thread (those of a job's mesh by anothe
 from __future__ import annotations
 
 import errno
+import math
 import os
+import select
 import threading
 import time
 import traceback
@@ -79,6 +81,8 @@ class Link:
         self._handshake: Dialer | Acceptor | None = None  # while it is under way
         self._greeted = False  # TLS, if any, is done
         self._closing = False
+        self._reading = threading.Lock()  # held by whichever thread reads
+        self._read_elsewhere = False  # by a thread that waits for messages; the loop need not tell
         self._reason: str | None = None
         self._gone = threading.Event()
         self._story = Story()
@@ -112,6 +116,34 @@ class Link:
             self._loop.order(lambda: self.finish(flush_s))
             if wait and threading.get_ident() != self._loop.thread:
                 self._gone.wait(flush_s)
+
+    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
+        """Read in the caller's thread, which waits for messages of this link, while `is_waiting()`.
+
+        That spares a message the way through the exchange thread, and the caller the time to be woken by it. One
+        thread does at a time: this returns at once if another one reads, and the caller waits as if this was not.
+        """
+        pipe = self._pipe
+        if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
+            return
+        until = time.monotonic() + timeout_s
+        poll = select.poll()
+        try:
+            self._read_elsewhere = True
+            poll.register(pipe.sock, select.POLLIN)
+            self._loop.forget(pipe.sock)
+            while is_waiting() and self._reason is None and (left_s := until - time.monotonic()) > 0:
+                if poll.poll(math.ceil(left_s * 1000)):
+                    self._read(pipe)
+        except Exception as error:
+            why = self._why(error)
+            self._loop.order(lambda: self.end(why))
+        finally:
+            self._read_elsewhere = False
+            self._reading.release()
+            self._loop.watch(pipe.sock, READ, self._on_ready)
+            if not self.idle:
+                self._loop.order(self._flush)  # somebody sends, and may have been watched for that
 
     @property
     def is_closed(self) -> bool:
@@ -162,6 +194,8 @@ class Link:
             self._on_closed(self, reason)
         finally:
             if self._pipe is not None:
+                if self._read_elsewhere:
+                    self._pipe.interrupt()
                 self._loop.drop(self._pipe.sock)
             self._gone.set()
 
@@ -194,15 +228,21 @@ class Link:
         try:
             if self._handshake is not None:
                 self._greet(pipe, self._handshake)
-            elif events & READ:
-                self._read(pipe)
+            elif events & READ and self._reading.acquire(blocking=False):
+                try:
+                    self._read(pipe)
+                finally:
+                    self._reading.release()
         except BlockingIOError:
             pass
         except Exception as error:
-            # However the other end goes when it has got all: it is because of us.
-            self.end(_OURS if self._closing and self.idle else _text(error))
+            self.end(self._why(error))
             return
         self._flush()
+
+    def _why(self, error: Exception) -> str:
+        # However the other end goes when it has got all: it is because of us.
+        return _OURS if self._closing and self.idle else _text(error)
 
     def _flush(self) -> None:
         pipe = self._pipe
@@ -216,7 +256,10 @@ class Link:
         if done and self._closing:
             pipe.end_writing()  # and wait for the other end: to close with unread bytes could destroy what we wrote
         wanted = READ | WRITE if not done or pipe.wants_write else READ
-        self._loop.watch(pipe.sock, wanted, self._on_ready)
+        if self._read_elsewhere and wanted == READ:
+            self._loop.forget(pipe.sock)
+        else:
+            self._loop.watch(pipe.sock, wanted, self._on_ready)
 
     def _read(self, pipe: Pipe) -> None:
         self._in.read(pipe, self._deliver)

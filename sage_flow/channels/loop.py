@@ -26,7 +26,7 @@ WRITE: Final = selectors.EVENT_WRITE
 
 
 class EventLoop:
-    """Only `order` may be called from other threads."""
+    """Only `order`, `watch` and `forget` may be called from other threads."""
 
     def __init__(self) -> None:
         self.given_up = False
@@ -34,6 +34,7 @@ class EventLoop:
         self.thread: int | None = None
         """The identity of the thread that runs it."""
         self._selector = selectors.DefaultSelector()
+        self._changes = threading.Lock()  # of what is watched
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = itertools.count()
         self._orders: deque[Callable[[], object]] = deque()
@@ -46,16 +47,20 @@ class EventLoop:
 
     def watch(self, sock: socket.socket, events: int, callback: Callable[[int], object]) -> None:
         """Call `callback(events that are due)` whenever `sock` is ready for some of `events`."""
-        key = self._selector.get_map().get(sock)
-        if key is None:
-            self._selector.register(sock, events, (sock, callback))
-        elif key.events != events:
-            self._selector.modify(sock, events, (sock, callback))
+        with self._changes:
+            if sock.fileno() < 0:
+                return
+            key = self._selector.get_map().get(sock)
+            if key is None:
+                self._selector.register(sock, events, (sock, callback))
+            elif key.events != events:
+                self._selector.modify(sock, events, (sock, callback))
 
     def forget(self, sock: socket.socket) -> None:
         """Do not watch `sock` any more, if it was; it stays open."""
-        if sock in self._selector.get_map():
-            self._selector.unregister(sock)
+        with self._changes:
+            if sock.fileno() >= 0 and sock in self._selector.get_map():
+                self._selector.unregister(sock)
 
     def drop(self, sock: socket.socket) -> None:
         """Close `sock`, watched or not; its callback is not called any more."""

@@ -6,6 +6,7 @@ or for writing if `wants_write` or something is still to be written, and tries a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 from collections import deque
@@ -20,6 +21,8 @@ _PIECES: Final = 512  # in one write; the system's limit is 1024
 class Pipe:
     """A plain socket. One thread may write while another one reads."""
 
+    is_plain = True
+    """What there is to read shows in the socket, and another thread may read it."""
     wants_write = False
     """Reading, or what comes before the first byte, has to write first."""
 
@@ -44,6 +47,11 @@ class Pipe:
         if len(queue) == 1:
             return self.sock.send(queue[0], _NO_SIGNAL)
         return self.sock.sendmsg([*itertools.islice(queue, _PIECES)], (), _NO_SIGNAL)
+
+    def interrupt(self) -> None:
+        """Wake who waits for the socket: there will be nothing any more."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def end_writing(self) -> None:
         """Tell the other end that nothing follows."""

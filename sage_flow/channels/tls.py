@@ -22,6 +22,8 @@ class TlsError(OSError):
 class TlsPipe(Pipe):
     """A socket under TLS."""
 
+    is_plain = False
+
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         self._tls = sock

@@ -368,3 +368,67 @@ def test_a_silent_machine_is_noticed_by_the_kernel(room):
         probing = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
         idle, pause, probes = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in probing)
         assert idle + pause * probes <= SILENCE_S
+
+
+# --- reading in the thread that waits ---------------------------------------------------------------------
+
+
+@every_way
+def test_a_thread_that_waits_for_messages_may_read_them_itself(room):
+    (link, here), (peer, _) = room.pair()
+    for n in range(200):
+        peer.send(n)
+        link.read_while(here.messages.empty, PATIENCE_S)
+        assert here.next() == n
+    peer.send("read by the exchange thread again")
+    assert here.next() == "read by the exchange thread again"
+
+
+@every_way
+def test_a_thread_that_reads_gives_up_after_its_time(room):
+    (link, here), (peer, _) = room.pair()
+    link.read_while(lambda: True, 0.02)
+    peer.send("after")
+    assert here.next() == "after"
+
+
+@pytest.mark.race
+@pytest.mark.parametrize("who", ["we", "they"])
+def test_the_end_of_the_link_wakes_a_thread_that_reads(room, who):
+    (link, here), (peer, _) = room.pair()
+    reading = threading.Thread(target=link.read_while, args=(lambda: True, PATIENCE_S))
+    reading.start()
+    (link if who == "we" else peer).close()
+    reading.join(PATIENCE_S)
+    assert not reading.is_alive()
+    here.end()
+
+
+@pytest.mark.race
+def test_threads_that_wait_get_their_messages_whoever_reads(room):
+    got, come = [], threading.Condition()
+
+    def on_message(link, value, size):
+        with come:
+            got.append(value)
+            come.notify_all()
+
+    listener, there = room.listener()
+    link, _ = room.dial(listener, on_message=on_message)
+    peer = there.link()
+
+    def wait_for(count):
+        while len(got) < count:
+            link.read_while(lambda: len(got) < count, PATIENCE_S)
+            with come:
+                come.wait_for(lambda: len(got) >= count, 0.001)
+
+    waiting = [threading.Thread(target=wait_for, args=(count,)) for count in (100, 300, 500)]
+    for thread in waiting:
+        thread.start()
+    for n in range(500):
+        peer.send(n)
+    for thread in waiting:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert got == list(range(500))
