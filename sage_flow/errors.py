@@ -8,6 +8,11 @@
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
     ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
+    ├── ChannelError             what the holder of a queue descriptor can get, besides queue.Full and queue.Empty
+    │   ├── QueueClosed          the queue has been closed, or its host is gone and the contents with it
+    │   ├── ChannelNotReachable  no way leads from this process to the queue
+    │   ├── ChannelConflict      the queue exists, and was made with another configuration
+    │   └── PutInDoubt           the connection broke, and nobody can tell any more whether the items were put
     ├── ServiceError             what the caller of a service can get
     │   ├── UnknownService       no service, or no public method, has this name
     │   ├── NoReply              the service's pipeline gave no output for this request
@@ -36,6 +41,11 @@ __all__ = [
     "CollectLimitError",
     "WorkerDied",
     "RemoteError",
+    "ChannelError",
+    "QueueClosed",
+    "ChannelNotReachable",
+    "ChannelConflict",
+    "PutInDoubt",
     "ServiceError",
     "UnknownService",
     "NoReply",
@@ -88,6 +98,29 @@ class RemoteError(SageFlowError):
         super().__init__(message)
         self.type_name = type_name
         self.traceback_text = traceback_text
+
+
+class ChannelError(SageFlowError):
+    """Base of what the holder of a queue descriptor can get, besides `queue.Full` and `queue.Empty`."""
+
+
+class QueueClosed(ChannelError):
+    """The queue has been closed, or the process that hosted it is gone, and what was in it with it."""
+
+
+class ChannelNotReachable(ChannelError):
+    """No way leads from this process to the queue: it lives in another process, or nobody answers."""
+
+
+class ChannelConflict(ChannelError):
+    """The queue exists and was made with another configuration than this descriptor's."""
+
+
+class PutInDoubt(ChannelError):
+    """The connection broke after a put was sent, for so long that its host has forgotten the session.
+
+    The items may be in the queue, or may not.
+    """
 
 
 class ServiceError(SageFlowError):

@@ -226,6 +226,14 @@ class HostedQueue:
             for earlier in [lease for lease in client.leases if lease <= delivery]:
                 del client.leases[earlier]
 
+    def refuse(self, session: str, delivery: int, now: float) -> list[Decision]:
+        """A delivery has reached the client, where nobody waits for it any more: back to the front."""
+        client = self._sessions.get(session)
+        if client is None or (lease := client.leases.pop(delivery, None)) is None:
+            return []
+        self._give_back(session, [lease[1]], now)
+        return self._match(now)
+
     def withdraw(self, session: str, number: int, now: float) -> list[Decision]:
         """The client does not wait any longer. If the request was answered, that answer is on its way and holds."""
         client = self._client(session, 0)

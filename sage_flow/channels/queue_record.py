@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Final
 
-_STORY: Final = 32  # events
+from sage_flow.story import Story
+
 _WINDOW_S: Final = 10  # of rates
 
 
@@ -38,14 +38,14 @@ class _Meter:
 
 
 class QueueRecord:
-    """Counts of items, and the story: the last events with their times, bounded."""
+    """Counts of items, and the story, whose times are seconds since the queue was made."""
 
     def __init__(self, now: float) -> None:
         self.dropped = 0
         self.returned = 0
         self._start = now
         self._puts, self._gets = _Meter(), _Meter()
-        self._story: deque[tuple[float, str]] = deque(maxlen=_STORY)
+        self._story = Story()
         self.tell(now, "made")
 
     def put(self, now: float, count: int) -> None:
@@ -58,11 +58,7 @@ class QueueRecord:
 
     def tell(self, now: float, event: str) -> None:
         """Add to the story."""
-        self._story.append((now - self._start, event))
-
-    def story(self) -> list[str]:
-        """One line per event, with the seconds since the queue was made."""
-        return [f"{age:.3f} s {event}" for age, event in self._story]
+        self._story.note(round(now - self._start, 6), event)
 
     def statistics(self, now: float) -> dict[str, Any]:
         """Totals, rates over the last 10 s, what was dropped by `close` and what came back from lost sessions."""
@@ -73,5 +69,5 @@ class QueueRecord:
             "gets_per_s": self._gets.per_s(now, self._start),
             "dropped": self.dropped,
             "returned": self.returned,
-            "story": self.story(),
+            "story": self._story.events(),
         }

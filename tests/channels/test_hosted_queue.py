@@ -171,7 +171,7 @@ def test_a_session_that_comes_back_too_late_is_a_new_one():
 
 
 def test_a_session_may_come_back_before_its_loss_was_noticed():
-    queue, client = queue_and_client()
+    _, client = queue_and_client()
     client.get(1)
     assert client.back() == (True, [])
     assert client.put(2, "a") == [Accepted("s", 2)], "the get was not said again"
@@ -217,7 +217,7 @@ def test_a_withdrawn_request_is_not_answered_but_an_answer_under_way_holds():
 
 
 def test_room_is_kept_for_who_asked():
-    queue, client = queue_and_client(maxsize=2)
+    _, client = queue_and_client(maxsize=2)
     assert client.ask(1, 2) == [Room("s", 1)]
     assert client.put(2, "small", block=False) == [NoRoom("s", 2)]
     assert client.put(1, "a", "b") == [Accepted("s", 1)]
@@ -236,6 +236,18 @@ def test_room_that_is_not_used_is_given_to_others():
     client.ask(2, 1)
     assert other.put(3, "b") == []
     assert client.lose() == [Accepted("other", 3)]
+
+
+def test_a_delivery_that_nobody_wants_any_more_is_given_back():
+    queue, client = queue_and_client()
+    other = Client(queue, "other")
+    client.put(1, "a", "b")
+    client.get(2, most=2)
+    other.get(1)
+    (delivery,) = queue.refuse("s", 1, 0.0)
+    assert items_of(delivery) == ["a"]
+    assert queue.depth == 1
+    assert queue.refuse("s", 1, 0.0) == []
 
 
 def test_close_wakes_everybody_and_stays():
@@ -280,7 +292,7 @@ def test_statistics():
     client.get(2)
     told = queue.statistics(4.0)
     story = told.pop("story")
-    assert story == ["0.000 s made", "0.000 s session s came", "0.000 s session other came"]
+    assert story == ((0.0, "made"), (0.0, "session s came"), (0.0, "session other came"))
     assert told == {
         "depth": 2,
         "bytes": 20,
