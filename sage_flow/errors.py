@@ -8,6 +8,10 @@
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
     ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
+    ├── LinkError                two processes cannot be connected (also a ConnectionError)
+    │   ├── LinkUnreachable      nobody listens there, or nobody answers in time
+    │   ├── LinkRefused          both are there and do not agree: key, name, version, certificate
+    │   └── LinkClosed           the connection is gone
     ├── ChannelError             what the holder of a queue descriptor can get, besides queue.Full and queue.Empty
     │   ├── QueueClosed          the queue has been closed, or its host is gone and the contents with it
     │   ├── ChannelNotReachable  no way leads from this process to the queue
@@ -41,6 +45,10 @@ __all__ = [
     "CollectLimitError",
     "WorkerDied",
     "RemoteError",
+    "LinkError",
+    "LinkUnreachable",
+    "LinkRefused",
+    "LinkClosed",
     "ChannelError",
     "QueueClosed",
     "ChannelNotReachable",
@@ -98,6 +106,22 @@ class RemoteError(SageFlowError):
         super().__init__(message)
         self.type_name = type_name
         self.traceback_text = traceback_text
+
+
+class LinkError(SageFlowError, ConnectionError):
+    """Two processes cannot be connected: an address cannot be listened at or reached, or what the others name."""
+
+
+class LinkUnreachable(LinkError):
+    """Nobody listens at the address, or who does has not answered in time; later somebody may."""
+
+
+class LinkRefused(LinkError):
+    """The two ends do not agree - on a key, a name, a wire version, a certificate; to try again is of no use."""
+
+
+class LinkClosed(LinkError):
+    """The connection is gone; says why. What was sent last may not have arrived."""
 
 
 class ChannelError(SageFlowError):
