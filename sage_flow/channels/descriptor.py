@@ -35,7 +35,7 @@ class BaseQueueDescriptor(QueueMethods):
     """What `to_dict` says, and `resolve_descriptor` goes by."""
 
     _home = ""
-    """Which process, or directory, the place is, for kinds whose configuration does not say it; fixed at construction."""
+    """Where the queue lives, for kinds whose configuration does not say it; fixed at construction."""
 
     def __init__(self, maxsize: int, queue_id: str | None, scope: str) -> None:
         label = f"{self.queue_type}_{os.urandom(8).hex()}" if queue_id is None else queue_id
@@ -304,7 +304,7 @@ def _checked(data: Mapping[str, Any], queue_type: str) -> dict[str, Any]:
     """What `to_dict` writes, with the defaults of what may be left out. Raises: ValueError."""
     if not isinstance(data, Mapping):
         raise ValueError(f"not a descriptor: a {type(data).__name__} instead of a dict")
-    defaults = {
+    defaults: dict[str, Any] = {
         "channel_id": data.get("queue_id"),
         "scope": CLUSTER,
         "bound": False,

@@ -38,12 +38,13 @@ class Run(NamedTuple):
     """When it was put, in seconds of the host's clock."""
 
     @property
-    def count(self) -> int:
+    def items(self) -> int:
+        """How many."""
         return self.stop - self.start
 
     def split(self, count: int) -> tuple[Run, Run]:
         """The first `count` items and the rest."""
-        middle, size = self.start + count, self.size * count // self.count
+        middle, size = self.start + count, self.size * count // self.items
         return self._replace(stop=middle, size=size), self._replace(start=middle, size=self.size - size)
 
 
@@ -104,7 +105,7 @@ _Request = tuple[str, int]  # session, number
 
 
 class _Offer(NamedTuple):
-    count: int
+    items: int
     runs: list[Run] | None  # None: it asks for room first
 
 
@@ -183,6 +184,10 @@ class HostedQueue:
         over = [name for gone_at, name in sorted(gone) if now - gone_at >= RESUME_S]
         return [decision for name in over for decision in self._end_session(name, now)]
 
+    def knows(self, session: str) -> bool:
+        """It has come, and not ended."""
+        return session in self._sessions
+
     # Requests.
 
     def put(self, session: str, number: int, runs: list[Run], block: bool, done: int, now: float) -> list[Decision]:
@@ -192,7 +197,7 @@ class HostedQueue:
             return [Accepted(session, number)]
         if self.closed:
             return [Closed(session, number)]
-        count = sum(run.count for run in runs)
+        count = sum(run.items for run in runs)
         if (kept := client.room.pop(number, None)) is not None:
             self._reserved -= kept
             return [self._accept(session, number, runs, now), *self._match(now)]
@@ -280,6 +285,7 @@ class HostedQueue:
             "depth": self._depth,
             "bytes": self._bytes,
             "maxsize": self.maxsize,
+            "closed": self.closed,
             "producers": sum(session.puts > 0 for session in sessions),
             "waiting_getters": len(self._getters),
             "waiting_putters": len(self._putters),
@@ -302,7 +308,7 @@ class HostedQueue:
         return client
 
     def _offer(self, session: str, number: int, offer: _Offer, block: bool, now: float) -> list[Decision]:
-        if not block and (self._putters or not self._has_room(offer.count)):
+        if not block and (self._putters or not self._has_room(offer.items)):
             return [NoRoom(session, number)]
         self._putters[session, number] = offer
         return self._match(now)
@@ -316,7 +322,7 @@ class HostedQueue:
         while True:
             if self._putters:
                 (session, number), offer = next(iter(self._putters.items()))
-                if self._has_room(offer.count):
+                if self._has_room(offer.items):
                     del self._putters[session, number]
                     decisions.append(self._let_in(session, number, offer, now))
                     continue
@@ -329,8 +335,8 @@ class HostedQueue:
     def _let_in(self, session: str, number: int, offer: _Offer, now: float) -> Decision:
         if offer.runs is not None:
             return self._accept(session, number, offer.runs, now)
-        self._sessions[session].room[number] = offer.count
-        self._reserved += offer.count
+        self._sessions[session].room[number] = offer.items
+        self._reserved += offer.items
         return Room(session, number)
 
     def _accept(self, session: str, number: int, runs: list[Run], now: float) -> Decision:
@@ -338,7 +344,7 @@ class HostedQueue:
         client.accepted.add(number)
         client.puts += 1
         self._runs += runs
-        count = sum(run.count for run in runs)
+        count = sum(run.items for run in runs)
         self._depth += count
         self._bytes += sum(run.size for run in runs)
         self.record.put(now, count)
@@ -349,7 +355,7 @@ class HostedQueue:
         client.deliveries += 1
         runs = self._take(most)
         client.leases[client.deliveries] = (number, runs)
-        self.record.got(now, sum(run.count for run in runs))
+        self.record.got(now, sum(run.items for run in runs))
         return Delivery(session, number, client.deliveries, runs)
 
     def _take(self, most: int) -> list[Run]:
@@ -357,13 +363,13 @@ class HostedQueue:
         size = 0
         while self._runs and most and (not taken or size + self._runs[0].size <= _DELIVERY_BYTES):
             run = self._runs.popleft()
-            if run.count > most:
+            if run.items > most:
                 run, rest = run.split(most)
                 self._runs.appendleft(rest)
             taken.append(run)
-            most -= run.count
+            most -= run.items
             size += run.size
-            self._depth -= run.count
+            self._depth -= run.items
         self._bytes -= size
         return taken
 
@@ -383,7 +389,7 @@ class HostedQueue:
     def _give_back(self, name: str, leases: list[list[Run]], now: float) -> None:
         """To the front, in the order in which they were taken."""
         runs = [run for lease in leases for run in lease]
-        count = sum(run.count for run in runs)
+        count = sum(run.items for run in runs)
         if not count:
             return
         if self.closed:

@@ -130,6 +130,7 @@ class LocalQueue(LiveQueue):
                 "depth": len(self._items),
                 "bytes": None,
                 "maxsize": self._maxsize,
+                "closed": self._closed,
                 "producers": int(told["puts"] > 0),
                 "waiting_getters": len(self._getters),
                 "waiting_putters": len(self._putters),

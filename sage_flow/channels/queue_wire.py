@@ -16,7 +16,7 @@ PROTOCOL: Final = "queues/1"
 """What the key of a host opens: the name of its links."""
 
 ATTACH: Final = 0
-"""scope, channel_id, maxsize, session, received, open_gets"""
+"""scope, channel_id, maxsize, host (that it was attached to before, or None), session, received, open_gets"""
 PUT: Final = 1
 """number, done, block, runs: (payload, count, bytes) each"""
 ASK_ROOM: Final = 2

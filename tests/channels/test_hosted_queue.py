@@ -297,6 +297,7 @@ def test_statistics():
         "depth": 2,
         "bytes": 20,
         "maxsize": 9,
+        "closed": False,
         "producers": 1,
         "waiting_getters": 0,
         "waiting_putters": 0,
