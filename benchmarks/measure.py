@@ -31,13 +31,14 @@ class Reading:
 
     `peak_mb` is that of the process, with the interpreter, the engine and the input. (Linux lets a process begin
     with the peak of the one that started it: the parent here holds the engine and no input.) Where the case takes its
-    own time, `wall_s` is the median operation's, `per_s` operations per second, and there is no `cpu_s`.
+    own time, `wall_s` is the median operation's, `p99_s` that of all but 1 %, `per_s` operations per second.
     """
 
     wall_s: float
     cpu_s: float | None
     peak_mb: float
     per_s: float | None
+    p99_s: float | None
     digest: str
 
 

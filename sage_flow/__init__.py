@@ -1,5 +1,7 @@
 """sage_flow: a dataflow engine for Python. Write a pipeline once; run it in one process or on a cluster."""
 
+from typing import TYPE_CHECKING, Any
+
 from sage_flow._version import __version__
 from sage_flow.environment import LocalEnvironment
 from sage_flow.functions import END, IDLE, DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
@@ -7,6 +9,9 @@ from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
 from sage_flow.stream import ConnectedStreams, DataStream, KeyedStream
+
+if TYPE_CHECKING:
+    from sage_flow.remote_service import connect_service
 
 __all__ = [
     "LocalEnvironment",
@@ -29,6 +34,15 @@ __all__ = [
     "ServiceHandle",
     "ServiceFuture",
     "wait",
+    "connect_service",
     "stable_hash",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "connect_service":  # needs sockets, which a local job does not
+        from sage_flow.remote_service import connect_service
+
+        return connect_service
+    raise AttributeError(f"module 'sage_flow' has no attribute {name!r}")

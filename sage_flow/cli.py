@@ -1,4 +1,4 @@
-"""The command `sage-flow`: run, explain and draw job files, start a project."""
+"""The command `sage-flow`: run, explain and draw job files, look at running jobs, start a project."""
 
 from __future__ import annotations
 
@@ -88,10 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_job_command(commands, "explain", _explain, "print the plan of a job file as text")
     _add_job_command(commands, "draw", _draw, "print the plan of a job file as a Mermaid flowchart")
+    _add_inspection(commands, "channels", "show what the channels of a running job hold")
+    _add_inspection(commands, "services", "show the calls of the services of a running job")
     new = commands.add_parser("new", help="start a project", description="Start a project in a new folder.")
     new.add_argument("project", metavar="PROJECT", help="the folder to make; its name is the project's")
     new.set_defaults(command=_new)
     return parser
+
+
+def _add_inspection(commands: Any, name: str, summary: str) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary.capitalize()}, on this machine, of this user."
+    )
+    parser.add_argument(
+        "job", metavar="JOB", nargs="?", help="its name or the id of its process; default: the only one that runs"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(command=_inspect, what=name)
 
 
 def _add_job_command(
@@ -152,6 +165,24 @@ def _print_plan(arguments: argparse.Namespace, text_of: Callable[[LocalEnvironme
     except Exception as error:
         return _fail(error, in_use=True)
     print(text, end="")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from sage_flow.inspection import channels_text, services_text
+    from sage_flow.running_jobs import find_job
+
+    try:
+        statistics = find_job(arguments.job).ask()
+    except Exception as error:
+        return _fail(error, in_use=True)
+    if arguments.json:
+        import json
+
+        shown = {name: statistics[name] for name in (arguments.what, "stories", "unresponsive")}
+        print(json.dumps(shown, indent=2))
+    else:
+        print((channels_text if arguments.what == "channels" else services_text)(statistics))
     return 0
 
 

@@ -7,16 +7,13 @@
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
-    ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
-    ├── LinkError                two processes cannot be connected (also a ConnectionError)
-    │   ├── LinkUnreachable      nobody listens there, or nobody answers in time
-    │   ├── LinkRefused          both are there and do not agree: key, name, version, certificate
-    │   └── LinkClosed           the connection is gone
-    ├── ChannelError             what the holder of a queue descriptor can get, besides queue.Full and queue.Empty
-    │   ├── QueueClosed          the queue has been closed, or its host is gone and the contents with it
-    │   ├── ChannelNotReachable  no way leads from this process to the queue
+    ├── ChannelError             what a channel outside the job's own can do to you
+    │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
+    │   ├── LinkClosed           the connection is gone
+    │   ├── QueueClosed          the queue was closed, or its host is gone and the contents with it
     │   ├── ChannelConflict      the queue exists, and was made with another configuration
     │   └── PutInDoubt           the connection broke, and nobody can tell any more whether the items were put
+    ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
     ├── ServiceError             what the caller of a service can get
     │   ├── UnknownService       no service, or no public method, has this name
     │   ├── NoReply              the service's pipeline gave no output for this request
@@ -44,16 +41,13 @@ __all__ = [
     "CodecError",
     "CollectLimitError",
     "WorkerDied",
-    "RemoteError",
-    "LinkError",
-    "LinkUnreachable",
-    "LinkRefused",
-    "LinkClosed",
     "ChannelError",
-    "QueueClosed",
     "ChannelNotReachable",
+    "LinkClosed",
+    "QueueClosed",
     "ChannelConflict",
     "PutInDoubt",
+    "RemoteError",
     "ServiceError",
     "UnknownService",
     "NoReply",
@@ -96,6 +90,33 @@ class WorkerDied(SageFlowError):
     """A worker process ended without reporting; names the process, how it ended and its subtasks."""
 
 
+class ChannelError(SageFlowError):
+    """Base of what goes wrong between processes that are not of one job."""
+
+
+class ChannelNotReachable(ChannelError):
+    """Nobody listens, the peer refused us (a wrong key above all), or the channel lives in another process."""
+
+
+class LinkClosed(ChannelError, ConnectionError):
+    """The connection is gone; says why."""
+
+
+class QueueClosed(ChannelError):
+    """The queue was closed, or the process that hosted it is gone, and what was in it with it."""
+
+
+class ChannelConflict(ChannelError):
+    """The queue exists, and was made with another configuration than this descriptor's."""
+
+
+class PutInDoubt(ChannelError):
+    """The connection broke after a put was sent, for so long that its host has forgotten the session.
+
+    The items may be in the queue, or may not.
+    """
+
+
 class RemoteError(SageFlowError):
     """Stands for an exception of another process whose type cannot be rebuilt here.
 
@@ -106,45 +127,6 @@ class RemoteError(SageFlowError):
         super().__init__(message)
         self.type_name = type_name
         self.traceback_text = traceback_text
-
-
-class LinkError(SageFlowError, ConnectionError):
-    """Two processes cannot be connected: an address cannot be listened at or reached, or what the others name."""
-
-
-class LinkUnreachable(LinkError):
-    """Nobody listens at the address, or who does has not answered in time; later somebody may."""
-
-
-class LinkRefused(LinkError):
-    """The two ends do not agree - on a key, a name, a wire version, a certificate; to try again is of no use."""
-
-
-class LinkClosed(LinkError):
-    """The connection is gone; says why. What was sent last may not have arrived."""
-
-
-class ChannelError(SageFlowError):
-    """Base of what the holder of a queue descriptor can get, besides `queue.Full` and `queue.Empty`."""
-
-
-class QueueClosed(ChannelError):
-    """The queue has been closed, or the process that hosted it is gone, and what was in it with it."""
-
-
-class ChannelNotReachable(ChannelError):
-    """No way leads from this process to the queue: it lives in another process, or nobody answers."""
-
-
-class ChannelConflict(ChannelError):
-    """The queue exists and was made with another configuration than this descriptor's."""
-
-
-class PutInDoubt(ChannelError):
-    """The connection broke after a put was sent, for so long that its host has forgotten the session.
-
-    The items may be in the queue, or may not.
-    """
 
 
 class ServiceError(SageFlowError):

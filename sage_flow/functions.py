@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
-from sage_flow.service import ServiceCaller, ServiceFuture, ServiceHandle
+from sage_flow.service import Call, ServiceCaller, ServiceFuture, ServiceHandle
 from sage_flow.state import NO_KEY, KeyedState
 
 __all__ = [
@@ -114,7 +114,7 @@ class RuntimeContext:
         `timeout`: seconds, by default that of the service. Raises what the method raised, or a
         `ServiceError`: ServiceTimeout, NoReply, UnknownService ...
         """
-        return self._caller().call(name, method, args, kwargs, timeout)
+        return self._caller().call(Call(name, method, args, kwargs, timeout))
 
     def call_service_async(
         self, name: str, *args: Any, method: str = "process", timeout: float | None = None, **kwargs: Any
@@ -123,7 +123,7 @@ class RuntimeContext:
 
         Waits only while `max_pending` earlier calls are open. Raises as `call_service` does before it calls.
         """
-        return self._caller().start(name, method, args, kwargs, timeout)
+        return self._caller().start(Call(name, method, args, kwargs, timeout))
 
     def _caller(self) -> ServiceCaller:
         if self._services is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import threading
 import warnings
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sage_flow.errors import JobCancelled, PipelineError
+from sage_flow.errors import InternalError, JobCancelled, PipelineError, SageFlowError
 from sage_flow.executors.driver import Driver
 from sage_flow.executors.execution import Execution
 from sage_flow.runtime.caller import Caller
@@ -17,9 +19,17 @@ from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import add_notes, fold_engine_frames, unpack_error
 from sage_flow.service import ServiceHandle
 
+if TYPE_CHECKING:
+    import ssl
+
+    from sage_flow.remote_service import ServedService
+
 __all__ = ["JobHandle", "JobResult", "JobStatus"]
 
 _log = logging.getLogger("sage_flow")
+
+_SHORT_JOB_S = 0.5
+"""A job that takes no longer is not announced."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class JobHandle:
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+        self._is_announcing = threading.Lock()
         _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
         _open_handles.add(self)
 
@@ -64,10 +75,30 @@ class JobHandle:
         return self._driver.status
 
     def wait(self, timeout: float | None = None) -> JobStatus:
-        """Wait for the end of the job, at most `timeout` seconds; return the status then."""
-        if self._execution.wait(timeout):
+        """Wait for the end of the job, at most `timeout` seconds; return the status then.
+
+        While it waits, `sage-flow channels` and `sage-flow services` can ask the job what it is doing.
+        """
+        patience_s = _SHORT_JOB_S if timeout is None else min(timeout, _SHORT_JOB_S)
+        left_s = None if timeout is None else timeout - patience_s
+        if self._execution.wait(patience_s) or self._wait_in_public(left_s):
             _open_handles.discard(self)
         return self.status
+
+    def _wait_in_public(self, timeout: float | None) -> bool:
+        if self._driver.outside is None or not self._is_announcing.acquire(blocking=False):
+            return self._execution.wait(timeout)
+        try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    from sage_flow.running_jobs import announced
+
+                    stack.enter_context(announced(self))
+                except (OSError, SageFlowError) as error:
+                    _log.warning("nobody can look at job %r from outside: %s", self.name, error)
+                return self._execution.wait(timeout)
+        finally:
+            self._is_announcing.release()
 
     def cancel(self, reason: str = "cancelled by its user") -> JobStatus:
         """End the job: unwind what waits, close everything, publish nothing. Waits until that is done."""
@@ -97,6 +128,30 @@ class JobHandle:
         if outside is None:
             raise PipelineError("a job in the simulation cannot be called from outside: that would not be repeatable")
         return Caller(self._driver.plan.services, outside).handle(service)
+
+    def serve(
+        self,
+        service: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        key: bytes | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> ServedService:
+        """Let other processes call this service, with `connect_service(host, port, service, key=key)`.
+
+        `key` opens this service and nothing else; without one only this machine can connect. Port 0: any that is
+        free, see the result's `port`. It ends with the job. Raises UnknownService; ChannelNotReachable if the port
+        is in use, or a key is missing.
+        """
+        from sage_flow.channels.transport import TcpAddress
+        from sage_flow.remote_service import ServedService
+
+        self.service(service)
+        plan = self._driver.plan.services[service]
+        if self._driver.outside is None:
+            raise InternalError("a job whose services can be called has nobody who calls")
+        return ServedService(self._driver.outside, plan, TcpAddress(host, port, ssl_context), key)
 
     def metrics(self) -> dict[str, Any]:
         """How far the job is.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from sage_flow.errors import PipelineError
 
@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from sage_flow.functions import RuntimeContext
     from sage_flow.stream import DataStream
 
-__all__ = ["PipelineService", "Service", "ServiceCaller", "ServiceFuture", "ServiceHandle", "ServiceMethod", "wait"]
+__all__ = [
+    "Call",
+    "PipelineService",
+    "Service",
+    "ServiceCaller",
+    "ServiceFuture",
+    "ServiceHandle",
+    "ServiceMethod",
+    "wait",
+]
 
 
 class Service:
@@ -182,32 +191,27 @@ def wait(
     return [future for future, is_done in pairs if is_done], [future for future, is_done in pairs if not is_done]
 
 
+class Call(NamedTuple):
+    """What is called. `timeout`: seconds, None: the service's own; `key`: see `ServiceHandle.options`."""
+
+    service: str
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    timeout: float | None = None
+    key: Any = None
+
+
 class ServiceCaller(Protocol):
-    """Makes calls for one operator. `timeout`: seconds, None: the service's own; `key`: see `ServiceHandle`."""
+    """Makes calls for one operator."""
 
     def handle(self, service: str | type) -> ServiceHandle:
         """Return a handle. Raises UnknownService."""
 
-    def call(
-        self,
-        service: str,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        timeout: float | None = None,
-        key: Any = None,
-    ) -> Any:
+    def call(self, call: Call) -> Any:
         """Call and wait. Raises what the service raised, or a ServiceError."""
 
-    def start(
-        self,
-        service: str,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        timeout: float | None = None,
-        key: Any = None,
-    ) -> ServiceFuture:
+    def start(self, call: Call) -> ServiceFuture:
         """Call and go on; waits only for a place among `max_pending`."""
 
 
@@ -222,12 +226,12 @@ class ServiceMethod:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handle = self._handle
-        return handle._caller.call(handle._name, self._name, args, kwargs, handle._timeout, handle._key)
+        return handle._caller.call(Call(handle._name, self._name, args, kwargs, handle._timeout, handle._key))
 
     def remote(self, *args: Any, **kwargs: Any) -> ServiceFuture:
         """Call and return at once with a future, or as soon as fewer than `max_pending` calls are open."""
         handle = self._handle
-        return handle._caller.start(handle._name, self._name, args, kwargs, handle._timeout, handle._key)
+        return handle._caller.start(Call(handle._name, self._name, args, kwargs, handle._timeout, handle._key))
 
     def __repr__(self) -> str:
         return f"<method {self._name!r} of {self._handle!r}>"

@@ -43,6 +43,7 @@ PUBLIC = [
     "ServiceHandle",
     "ServiceFuture",
     "wait",
+    "connect_service",
     "stable_hash",
     "__version__",
 ]

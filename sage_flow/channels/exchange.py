@@ -35,8 +35,8 @@ from sage_flow.channels.frame import (
 from sage_flow.channels.handshake import NONCE_BYTES, Dialer, Identity
 from sage_flow.channels.link import Link, Listener
 from sage_flow.channels.loop import EventLoop
-from sage_flow.channels.transport import UnixTransport
-from sage_flow.errors import InternalError, LinkClosed, LinkUnreachable, ProtocolError
+from sage_flow.channels.transport import UnixAddress, check_private
+from sage_flow.errors import InternalError, LinkClosed, ProtocolError
 from sage_flow.story import Story
 
 _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
@@ -116,18 +116,19 @@ class Exchange:
     def start(self) -> None:
         """Bind our socket and start the thread.
 
-        Raises: ProtocolError if others can get at the directory; SageFlowError if its path is too long; LinkError
-        if our number is taken.
+        Raises: ProtocolError if others can get at the directory; SageFlowError if its path is too long; OSError if
+        our number is taken.
         """
+        check_private(self._directory)
         me = self._identity
         self._listener = Listener(
-            self._transport(me.process),
+            self._address(me.process),
             me.key,
             me.name,
             on_link=self._admit,
             on_message=self._deliver,
             on_closed=self._inlet_closed,
-            handshake_timeout_s=self._connect_timeout_s,
+            handshake_s=self._connect_timeout_s,
             process=me.process,
             attempt=me.attempt,
             loop=self._loop,
@@ -198,15 +199,15 @@ class Exchange:
             "story": story,
         }
 
-    def _transport(self, process: int) -> UnixTransport:
-        return UnixTransport(os.path.join(self._directory, f"{process}.sock"))
+    def _address(self, process: int) -> UnixAddress:
+        return UnixAddress(os.path.join(self._directory, f"{process}.sock"))
 
     def _new_outlet(self, peer: int) -> Link:
         with self._lock:
             if (outlet := self._outlets.get(peer)) is None:
                 outlet = self._outlets[peer] = Link(
                     self._loop,
-                    self._identity.name,
+                    f"process {peer}",
                     on_open=lambda link: self._note(f"connected to process {peer}"),
                     on_message=_refuse_message,
                     on_closed=partial(self._outlet_closed, peer),
@@ -268,8 +269,12 @@ class Exchange:
         if peer in self._lost:
             return
         try:
-            pipe = self._transport(peer).dial(0)
-        except LinkUnreachable as error:
+            pipe = self._address(peer).dial(0.0)
+        except (
+            FileNotFoundError,
+            ConnectionRefusedError,
+            BlockingIOError,
+        ) as error:  # not there yet, or too many at once
             if time.monotonic() >= deadline:
                 outlet.end(f"it did not listen for {self._connect_timeout_s} s: {error}")
             else:

@@ -93,11 +93,6 @@ class _Handshake(ABC):
         self._received = bytearray()
         self._expected: int | None = None  # the kind of the next message; None once it is over
 
-    @property
-    @abstractmethod
-    def most(self) -> int:
-        """Bytes to read for it at the most; the next ones may be for somebody else."""
-
     def receive(self, data: bytes | bytearray) -> list[Decision]:
         """The next bytes from the peer, split anyhow. After `Accepted` or `Refused` it must not be called.
 
@@ -120,6 +115,15 @@ class _Handshake(ABC):
             self._expected = None
             return [Refused(f"refused by the peer: {refusal}")]
         return decisions
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes to read at most, so that nothing is taken of what comes behind the handshake."""
+        there, head = len(self._received), wire.HEADER.size
+        if there < head:
+            return head - there
+        length: int = wire.HEADER.unpack_from(self._received)[3]
+        return max(1, head + min(length, HANDSHAKE_LIMIT) - there)
 
     @abstractmethod
     def _step(self, payload: bytes) -> list[Decision]:
@@ -163,14 +167,6 @@ class Dialer(_Handshake):
         super().__init__(identity, nonce)
         self._peer = peer
 
-    @property
-    def most(self) -> int:
-        # The acceptor writes messages right behind its WELCOME.
-        if (have := len(self._received)) < wire.HEADER.size:
-            return wire.HEADER.size - have
-        length: int = wire.HEADER.unpack_from(self._received)[3]
-        return wire.HEADER.size + length - have
-
     def start(self) -> Send:
         """The first move."""
         self._expected = wire.CHALLENGE
@@ -199,10 +195,6 @@ class Acceptor(_Handshake):
         self._expected = wire.HELLO
         self._peer = 0
         self._expected_proof = b""
-
-    @property
-    def most(self) -> int:
-        return 2 * HANDSHAKE_LIMIT  # the dialer writes nothing before our WELCOME
 
     def _step(self, payload: bytes) -> list[Decision]:
         if self._expected == wire.HELLO:

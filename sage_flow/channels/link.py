@@ -1,17 +1,17 @@
 """One authenticated connection between two processes, with messages both ways.
 
-`dial` makes one, a `Listener` accepts many. The callbacks of all links of a process run on one thread, which
-reads, writes what senders could not, and must never wait: a callback hands over and returns.
+`dial` makes one, a `Listener` accepts many. Who dials and who listens prove to each other that they know the
+key (`handshake`). A key opens what it was given for: the name - "queues", "service:answer" - is part of the
+proof. Before it a peer gets a few kilobytes and a few seconds, and nothing of what it sends is unpickled.
 
-Before both ends have proved that they know the key, a peer gets a few kilobytes and a few seconds, and
-nothing of what it sends is unpickled.
+All links of a process are served by one thread (those of a job's mesh by another: see `exchange`). It calls
+`on_link`, `on_message` and `on_closed`, which must not wait: they hand over and return.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import ssl
 import threading
 import time
 import traceback
@@ -22,28 +22,23 @@ from typing import Any, Final
 
 from sage_flow.channels.connection import Closed, Inbound, Lost, Outbound
 from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
-from sage_flow.channels.loop import READ, WRITE, EventLoop, shared_loop
+from sage_flow.channels.loop import READ, WRITE, EventLoop, exchange_loop
 from sage_flow.channels.pipe import Pipe
-from sage_flow.channels.transport import Transport
+from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.channels.wire import MESSAGE_LIMIT
-from sage_flow.errors import (
-    CodecError,
-    InternalError,
-    LinkClosed,
-    LinkError,
-    LinkRefused,
-    LinkUnreachable,
-    ProtocolError,
-)
+from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed, ProtocolError
 from sage_flow.story import Story
 
-__all__ = ["Link", "Listener", "dial"]
+__all__ = ["Link", "Listener", "dial", "exchange_loop"]
 
+_HANDSHAKE_S: Final = 10.0  # for a peer that has connected
+_HALF_OPEN: Final = 128  # handshakes that may be under way at a listener
+_FLUSH_S: Final = 5.0
 _LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
 _BUSY_S: Final = 1.0  # the exchange thread may need so long to tell that the time is over
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_S: Final = 0.1  # before the next try to accept after one of these
-_OURS: Final = "this process closed it"
+_OURS: Final = "it was closed here"
 
 OnMessage = Callable[["Link", Any, int], object]
 """Called with the link, the value and its encoded bytes."""
@@ -54,25 +49,25 @@ OnClosed = Callable[["Link", str], object]
 class Link:
     """One end of a connection. What is sent in one lane arrives in order; lanes may overtake each other.
 
-    Made by `dial` and `Listener`. `name` is what its key opens; `process` is the peer's number in a job, else 0.
+    Made by `dial` and `Listener`. `peer` is who is on the other end, as text; `process` its number in a job, else
+    0. `state` is for whoever made the link: nobody else looks at it.
     """
 
     def __init__(
         self,
         loop: EventLoop,
-        name: str,
+        peer: str,
         *,
         on_message: OnMessage,
         on_closed: OnClosed,
         on_open: Callable[[Link], object],
         limit: int = MESSAGE_LIMIT,
     ) -> None:
-        self.name = name
+        self.peer = peer
         self.process = 0
+        self.state: Any = None
         self.opened = False
         """The handshake was completed."""
-        self.refused = False
-        """It failed because the two do not agree."""
         self._loop = loop
         self._on_message = on_message
         self._on_closed = on_closed
@@ -90,35 +85,38 @@ class Link:
 
     def __repr__(self) -> str:
         state = "open" if self.opened and self._reason is None else self._reason or "connecting"
-        return f"Link({self.name!r}, {state})"
+        return f"Link({self.peer!r}, {state})"
 
     def send(self, value: Any, *, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None) -> int:
-        """Queue `value` and return its encoded bytes. From any thread; waits for no peer.
+        """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
 
         Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
         else is copied before this returns. `subject`: what an error describes instead of `value`.
 
-        Raises: CodecError if something in `value` cannot be pickled; LinkClosed.
+        Raises: LinkClosed; CodecError if something in `value` cannot be pickled, and then nothing was sent.
         """
         if self._loop.given_up:
-            raise LinkClosed(f"the link {self.name!r} belongs to the process that forked this one")
-        size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject)
+            raise LinkClosed(f"the connection with {self.peer} belongs to the process that forked this one")
+        try:
+            size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject)
+        except LinkClosed as closed:
+            raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
         if unfinished:
             self._loop.order(self._flush)
         return size
 
-    def close(self, flush_s: float = 1.0) -> None:
-        """Write what is queued for at most `flush_s` seconds and end. Waits for that, but not in a callback."""
+    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = False) -> None:
+        """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, but not in a callback."""
         self._out.refuse(_OURS)
         if not self._loop.given_up:
             self._loop.order(lambda: self.finish(flush_s))
-            if threading.get_ident() != self._loop.thread:
+            if wait and threading.get_ident() != self._loop.thread:
                 self._gone.wait(flush_s)
 
     @property
-    def failed(self) -> bool:
-        """It ended before it was open."""
-        return self._reason is not None and not self.opened
+    def is_closed(self) -> bool:
+        """It ended, or never was."""
+        return self._reason is not None or self._loop.given_up
 
     @property
     def idle(self) -> bool:
@@ -144,7 +142,7 @@ class Link:
             pipe.sock.close()
             return
         self._pipe, self._handshake = pipe, handshake
-        late, this = f"no handshake within {timeout_s:.3g} s", weakref.ref(self)
+        late, this = f"no handshake within {timeout_s:.2g} s", weakref.ref(self)
 
         def expire() -> None:  # may come long after the end of the link, which it does not keep alive
             if (link := this()) is not None and link._handshake is not None:
@@ -160,10 +158,12 @@ class Link:
         self._reason, self._handshake = reason, None
         self._note(reason)
         self._out.abandon(reason)
-        if self._pipe is not None:
-            self._loop.drop(self._pipe.sock)
-        self._gone.set()
-        self._on_closed(self, reason)
+        try:
+            self._on_closed(self, reason)
+        finally:
+            if self._pipe is not None:
+                self._loop.drop(self._pipe.sock)
+            self._gone.set()
 
     def finish(self, flush_s: float) -> None:
         """Write what is queued for at most so long, then end."""
@@ -199,7 +199,6 @@ class Link:
         except BlockingIOError:
             pass
         except Exception as error:
-            self.refused = not self.opened and isinstance(error, (ssl.SSLError, Refusal))
             # However the other end goes when it has got all: it is because of us.
             self.end(_OURS if self._closing and self.idle else _text(error))
             return
@@ -241,7 +240,7 @@ class Link:
             if isinstance(handshake, Dialer):
                 _send_at_once(pipe, handshake.start().data)
         while self._handshake is not None:
-            space = bytearray(handshake.most)
+            space = bytearray(handshake.wanted)
             if not (count := pipe.read(memoryview(space))):
                 raise Closed
             for decision in handshake.receive(space[:count]):
@@ -249,7 +248,7 @@ class Link:
                     case Send(data):
                         _send_at_once(pipe, data)
                     case Refused(reason):
-                        raise Refusal(reason)
+                        raise Lost(reason)
                     case Accepted(process):
                         self._open(pipe, process)
 
@@ -266,10 +265,6 @@ class Link:
         self._story.note(time.monotonic(), what)
 
 
-class Refusal(Lost):
-    """The handshake came to the conclusion that the two do not belong together."""
-
-
 def _send_at_once(pipe: Pipe, data: bytes) -> None:
     """Write a message of a handshake; it always fits, as nothing else is in the socket's buffer."""
     try:
@@ -278,98 +273,107 @@ def _send_at_once(pipe: Pipe, data: bytes) -> None:
         pass  # the other end is closed; the next read tells, perhaps with the reason
 
 
+def _peer_of(pipe: Pipe) -> str:
+    name = pipe.sock.getpeername()
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a process of this machine"
+
+
 def _text(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
-    return str(error) if isinstance(error, (Lost, CodecError, ProtocolError)) else repr(error)
+    """`repr` for what does not explain itself."""
+    explained = (Lost, CodecError, ProtocolError)
+    if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
+        return str(error)
+    return repr(error)
 
 
 def dial(
-    transport: Transport,
-    key: bytes,
+    address: Address,
+    key: bytes | None,
     name: str,
     *,
     on_message: OnMessage,
     on_closed: OnClosed = lambda link, reason: None,
-    connect_timeout_s: float = 15.0,
+    connect_timeout_s: float = 30.0,
     limit: int = MESSAGE_LIMIT,
 ) -> Link:
-    """Connect to who listens at `transport`, and wait until both have proved that they know the key of `name`.
+    """Connect to a listener of this name, and wait until it is proven on both sides who is there.
 
-    An empty key is none. `on_message` may be called before this returns. `limit`: bytes of a message at the most.
+    `on_message` may be called before this returns. `limit`: bytes of a message at the most.
 
-    Raises: LinkUnreachable if nobody listens there, or no handshake within `connect_timeout_s` seconds;
-    LinkRefused if the two ends do not agree.
+    Raises: ChannelNotReachable that says why: nobody listens, the key is wrong, no answer in time ...
     """
-    loop = shared_loop()
+    loop = exchange_loop()
     if threading.get_ident() == loop.thread:
         raise InternalError("dial() waits, and was called in a callback of a link")
-    deadline = time.monotonic() + connect_timeout_s
-    pipe = _connect(transport, connect_timeout_s)
+    until = time.monotonic() + connect_timeout_s
+    try:
+        pipe = address.dial(connect_timeout_s)
+    except (OSError, ProtocolError) as error:
+        raise ChannelNotReachable(f"nobody to talk to at {address}: {_text(error)}") from error
     settled = threading.Event()
-    over = False  # and failed
+    given_up = False
 
     def closed(link: Link, reason: str) -> None:
         settled.set()
-        if link.opened and not over:
+        if link.opened and not given_up:
             on_closed(link, reason)
 
-    link = Link(loop, name, on_message=on_message, on_closed=closed, on_open=lambda link: settled.set(), limit=limit)
-    dialer = Dialer(Identity(0, name, 0, key), os.urandom(NONCE_BYTES), 0)
-    remaining = max(0.0, deadline - time.monotonic())
+    link = Link(
+        loop, str(address), on_message=on_message, on_closed=closed, on_open=lambda link: settled.set(), limit=limit
+    )
+    dialer = Dialer(Identity(0, name, 0, key or b""), os.urandom(NONCE_BYTES), 0)
+    remaining = max(0.0, until - time.monotonic())
     loop.order(lambda: link.begin(pipe, dialer, remaining))
-    settled.wait(remaining + _BUSY_S)
-    if not settled.is_set() or link.failed:
-        over = True
+    if not settled.wait(remaining + _BUSY_S) or (link.is_closed and not link.opened):
+        given_up = True
+        reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"
         link.close(0)
-        reason = link.statistics()["closed"] or "this process is busy in a callback of another link"
-        raise (LinkRefused if link.refused else LinkUnreachable)(f"no link to {name!r} at {transport}: {reason}")
+        raise ChannelNotReachable(f"{address} and we have not come together: {reason}")
     return link
 
 
-def _connect(transport: Transport, timeout_s: float) -> Pipe:
-    try:
-        return transport.dial(timeout_s)
-    except LinkError:
-        raise
-    except (OSError, ProtocolError) as error:
-        raise LinkRefused(f"no link to {transport}: {_text(error)}") from error
-
-
 class Listener:
-    """Accepts links at an address, from whoever knows the key of `name`; an empty key is none.
+    """Accepts links at an address, from whoever knows the key of `name`.
 
-    `on_link(link)` is called before the link's first message; if it raises, the link is refused.
-    `handshake_timeout_s` and `half_open` bound what strangers can hold: seconds for a handshake, and how many of
-    them may be under way; one more ends the oldest. `limit`: bytes of a message at the most.
-    `process`, `attempt`: ours in a job. `loop`: another thread's than that of all links.
-
-    Raises: LinkError if the address cannot be listened at, or is not loopback and there is no key.
+    `on_link` is called with each before its first message; if it raises, the link is refused. `address` is where
+    it can be dialed, with the real port.
     """
 
     def __init__(
         self,
-        transport: Transport,
-        key: bytes,
+        address: Address,
+        key: bytes | None,
         name: str,
         *,
         on_message: OnMessage,
-        on_link: Callable[[Link], object] = lambda link: None,
         on_closed: OnClosed = lambda link, reason: None,
-        handshake_timeout_s: float = 10.0,
-        half_open: int = 64,
+        on_link: Callable[[Link], object] = lambda link: None,
+        handshake_s: float = _HANDSHAKE_S,
+        half_open: int = _HALF_OPEN,
         limit: int = MESSAGE_LIMIT,
         process: int = 0,
         attempt: int = 0,
         loop: EventLoop | None = None,
     ) -> None:
-        self.name = name
-        self._identity = Identity(process, name, attempt, key)
-        self._transport = transport
+        """Bind, and begin to accept.
+
+        `handshake_s` and `half_open` bound what strangers can hold: seconds for a handshake, and how many may be
+        under way; one more ends the oldest. `limit`: bytes of a message at the most. `process`, `attempt`: ours
+        in a job; `loop`: another one than that of all links.
+
+        Raises: ChannelNotReachable if the port is in use, or if there is no key and others than this machine
+        could connect; SageFlowError if a path is too long.
+        """
+        if not key and isinstance(address, TcpAddress) and not address.is_loopback:
+            raise ChannelNotReachable(
+                f"{address} can be reached from other machines and there is no key: give one, such as"
+                " secrets.token_bytes(32), or listen on 127.0.0.1"
+            )
+        self._identity = Identity(process, name, attempt, key or b"")
         self._on_message = on_message
         self._on_link = on_link
         self._on_closed = on_closed
-        self._handshake_timeout_s = handshake_timeout_s
+        self._handshake_s = handshake_s
         self._half_open_limit = half_open
         self._limit = limit
         self._half_open: dict[Link, None] = {}  # oldest first
@@ -378,22 +382,25 @@ class Listener:
         self._story = Story()
         self._closing = False
         self._closed = threading.Event()
-        self._sock = transport.listen(has_key=bool(key))
-        self.address = transport.address(self._sock)
-        """Where it can be dialed: (host, port), or the path."""
-        self._loop = loop or shared_loop()
+        self._sock = address.listen()
+        self.address = address.bound(self._sock)
+        self._loop = loop or exchange_loop()
         self._loop.order(self._listen)
 
     def __repr__(self) -> str:
-        return f"Listener({self.name!r} at {self._transport})"
+        return f"Listener({self._identity.name!r} at {self.address})"
 
-    def close(self, flush_s: float = 1.0) -> None:
-        """Accept nothing any more, and close all links as `Link.close`. From any thread."""
+    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = True) -> None:
+        """Accept nobody any more, and close the links when what was sent on them is written; wait for that."""
         if self._loop.given_up:
             return
         self._loop.order(lambda: self.end(flush_s))
-        if threading.get_ident() != self._loop.thread:
-            self._closed.wait(flush_s)
+        if wait and threading.get_ident() != self._loop.thread:
+            self._closed.wait(flush_s + _BUSY_S)
+
+    def links(self) -> list[Link]:
+        """The links that are open."""
+        return list(self._links)
 
     def statistics(self) -> dict[str, Any]:
         """How many links there are, `half_open` ones and how many were refused; the story: its last events."""
@@ -412,18 +419,18 @@ class Listener:
 
     def _accept(self, _: int) -> None:
         try:
-            pipe = self._transport.accept(self._sock)
+            pipe = self.address.accept(self._sock)
         except (BlockingIOError, ConnectionAbortedError):
             return
         except Exception as error:
             self._note_refusal(_text(error))
             if isinstance(error, OSError) and error.errno in _EXHAUSTED:  # it would be ready again at once
-                self._loop.ignore(self._sock)
+                self._loop.forget(self._sock)
                 self._loop.after(_PAUSE_S, self._listen)
             return
         link = Link(
             self._loop,
-            self.name,
+            _peer_of(pipe),
             on_message=self._on_message,
             on_closed=self._ended,
             on_open=self._admit,
@@ -432,7 +439,7 @@ class Listener:
         self._half_open[link] = None
         if len(self._half_open) > self._half_open_limit:
             next(iter(self._half_open)).end(f"more than {self._half_open_limit} handshakes at once")
-        link.begin(pipe, Acceptor(self._identity, os.urandom(NONCE_BYTES)), self._handshake_timeout_s)
+        link.begin(pipe, Acceptor(self._identity, os.urandom(NONCE_BYTES)), self._handshake_s)
 
     def _admit(self, link: Link) -> None:
         self._on_link(link)
@@ -457,7 +464,7 @@ class Listener:
         if not self._closing:
             self._closing = True
             self._loop.drop(self._sock)
-            self._transport.remove()
+            self.address.remove()
         for link in list(self._half_open):
             link.end(_OURS)
         for link in list(self._links):

@@ -1,10 +1,10 @@
 """The event loop of one thread: sockets, timers, and orders from other threads.
 
 It sleeps until one of them has something to do, and others wake it only if it sleeps. A process has one
-loop for all its links (`shared_loop`); its thread starts with the first link and stays.
+loop for all its links (`exchange_loop`); its thread starts with the first link and stays.
 
 A fork copies sockets but no thread. In the child every loop is given up: its sockets are closed there, so
-that the other ends still notice when the parent goes, and `shared_loop` makes a new one.
+that the other ends still notice when the parent goes, and `exchange_loop` makes a new one.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class EventLoop:
         elif key.events != events:
             self._selector.modify(sock, events, (sock, callback))
 
-    def ignore(self, sock: socket.socket) -> None:
-        """Do not watch `sock` any more, if it was."""
+    def forget(self, sock: socket.socket) -> None:
+        """Do not watch `sock` any more, if it was; it stays open."""
         if sock in self._selector.get_map():
             self._selector.unregister(sock)
 
     def drop(self, sock: socket.socket) -> None:
         """Close `sock`, watched or not; its callback is not called any more."""
-        self.ignore(sock)
+        self.forget(sock)
         sock.close()
 
     def after(self, seconds: float, callback: Callable[[], object]) -> None:
@@ -96,6 +96,7 @@ class EventLoop:
 
     def close(self) -> None:
         """Close every socket that is still watched."""
+        _loops.discard(self)
         for key in list(self._selector.get_map().values()):
             self.drop(key.data[0])
         self._waker.close()
@@ -117,13 +118,13 @@ _shared: EventLoop | None = None
 _starting = threading.Lock()
 
 
-def shared_loop() -> EventLoop:
+def exchange_loop() -> EventLoop:
     """The loop of this process's links; its thread runs."""
     global _shared
     with _starting:
         if _shared is None:
             _shared = EventLoop()
-            threading.Thread(target=_serve, args=(_shared,), name="sage-flow links", daemon=True).start()
+            threading.Thread(target=_serve, args=(_shared,), name="exchange of links", daemon=True).start()
         return _shared
 
 

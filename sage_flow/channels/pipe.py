@@ -1,4 +1,4 @@
-"""A connected socket that does not block, plain or under TLS: the same few verbs for both.
+"""A connected socket that does not block: the verbs that plain ones and those under TLS (`tls`) share.
 
 Whatever the socket cannot do now raises BlockingIOError; the owner waits until it is ready for reading,
 or for writing if `wants_write` or something is still to be written, and tries again.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-import ssl
-import threading
 from collections import deque
 from typing import Final
 
@@ -17,14 +15,13 @@ from sage_flow.channels.wire import Buffer
 
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE may have its default action again
 _PIECES: Final = 512  # in one write; the system's limit is 1024
-_RECORDS: Final = 64 << 10  # bytes encrypted at a time
 
 
 class Pipe:
-    """A plain socket."""
+    """A plain socket. One thread may write while another one reads."""
 
     wants_write = False
-    """Reading, or the handshake of TLS, has to write first."""
+    """Reading, or what comes before the first byte, has to write first."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -54,65 +51,3 @@ class Pipe:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it is gone; there is nobody to tell
-
-
-class TlsPipe(Pipe):
-    """A socket under TLS."""
-
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None, *, dialed: bool):
-        super().__init__(sock)
-        self._tls = context.wrap_socket(
-            sock,
-            server_side=not dialed,
-            server_hostname=server_hostname if dialed else None,
-            do_handshake_on_connect=False,
-        )
-        self.sock = self._tls
-        self._lock = threading.RLock()  # OpenSSL's state is one for both directions
-
-    def greet(self) -> None:
-        with self._lock, _Waiting(self):
-            self._tls.do_handshake()
-
-    def read(self, space: memoryview) -> int:
-        with self._lock, _Waiting(self):
-            return self._tls.recv_into(space)
-
-    @property
-    def unread(self) -> bool:
-        with self._lock:
-            return self._tls.pending() > 0
-
-    def write(self, queue: deque[Buffer]) -> int:
-        # What did not fit is tried again from the same byte on and never shorter, as OpenSSL demands: the front of
-        # the queue stays what it was.
-        joined, size = [], 0
-        for piece in queue:
-            joined.append(piece[: _RECORDS - size])
-            size += len(joined[-1])
-            if size == _RECORDS:
-                break
-        with self._lock, _Waiting(self):
-            return self._tls.send(b"".join(joined))
-
-    def end_writing(self) -> None:
-        with self._lock:
-            try:
-                self._tls.unwrap()
-            except OSError:
-                pass  # it is sent, and the answer of the other end not there yet; or there is nobody to tell
-
-
-class _Waiting:
-    """Says what TLS waits for in the words of a plain socket."""
-
-    def __init__(self, pipe: TlsPipe) -> None:
-        self._pipe = pipe
-
-    def __enter__(self) -> None:
-        self._pipe.wants_write = False
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
-            self._pipe.wants_write = isinstance(error, ssl.SSLWantWriteError)
-            raise BlockingIOError(str(error)) from None

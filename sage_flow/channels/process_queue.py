@@ -21,7 +21,7 @@ from sage_flow.channels.queue_connection import pooled_connection
 from sage_flow.channels.queue_host import QueueHost
 from sage_flow.channels.queue_methods import LiveQueue
 from sage_flow.channels.remote_queue import ReachPolicy, RemoteQueue
-from sage_flow.channels.transport import UnixTransport
+from sage_flow.channels.transport import UnixAddress
 from sage_flow.errors import ChannelNotReachable
 
 _POLICY: Final = ReachPolicy(timeout_s=30.0, retries=3)
@@ -51,7 +51,7 @@ def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: in
     path = os.path.join(directory, digest)
     if not os.path.exists(path):
         _serve(directory, path)
-    connection = pooled_connection(UnixTransport(path), b"", path)
+    connection = pooled_connection(UnixAddress(path), b"")
     return RemoteQueue((scope, channel_id), maxsize, connection, path, _POLICY)
 
 
@@ -60,7 +60,9 @@ def _serve(directory: str, path: str) -> None:
     with _lock:
         own = _hosts.get(directory)
         if own is None:
-            own = _hosts[directory] = QueueHost(UnixTransport(os.path.join(directory, this_process())), b"").address
+            own = os.path.join(directory, this_process())
+            QueueHost(UnixAddress(own), b"")  # its listener keeps it, until this process ends
+            _hosts[directory] = own
     try:
         os.link(own, path)
     except FileExistsError:

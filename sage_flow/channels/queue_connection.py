@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import ssl
 import threading
 import weakref
 from collections.abc import Hashable
@@ -11,8 +12,8 @@ from typing import Any, Protocol
 
 from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.link import Link, dial
-from sage_flow.channels.loop import shared_loop
-from sage_flow.channels.transport import Transport
+from sage_flow.channels.loop import exchange_loop
+from sage_flow.channels.transport import Address
 from sage_flow.errors import LinkClosed
 
 
@@ -29,8 +30,8 @@ class Occupant(Protocol):
 class QueueConnection:
     """At most one link to a host, and who of this process sits there at which seat."""
 
-    def __init__(self, transport: Transport, key: bytes) -> None:
-        self._transport = transport
+    def __init__(self, address: Address, key: bytes) -> None:
+        self._address = address
         self._key = key
         self._link: Link | None = None
         self._dialing = threading.Lock()
@@ -38,7 +39,7 @@ class QueueConnection:
         self._occupants: dict[int, weakref.ref[Occupant]] = {}
 
     def __repr__(self) -> str:
-        return f"QueueConnection({self._transport})"
+        return f"QueueConnection({self._address})"
 
     def sit(self, occupant: Occupant) -> int:
         """Take a seat, until `occupant` is gone."""
@@ -49,19 +50,19 @@ class QueueConnection:
         return number
 
     def link(self, timeout_s: float) -> Link:
-        """The link, dialed if there is none. Waits. Raises: LinkUnreachable, LinkRefused."""
+        """The link, dialed if there is none. Waits. Raises: ChannelNotReachable."""
         with self._dialing:
             link = self._link
             if link is None:
                 link = self._link = dial(
-                    self._transport,
+                    self._address,
                     self._key,
                     wire.PROTOCOL,
                     on_message=self._on_message,
                     on_closed=self._on_closed,
                     connect_timeout_s=timeout_s,
                 )
-                if link.statistics()["closed"] is not None:  # before we could note it
+                if link.is_closed:  # before we could note it
                     self._link = None
             return link
 
@@ -93,7 +94,7 @@ class QueueConnection:
 
 
 def _order_leave(connection: weakref.ref[QueueConnection], number: int) -> None:
-    shared_loop().order(lambda: _leave(connection, number))
+    exchange_loop().order(lambda: _leave(connection, number))
 
 
 def _leave(connection: weakref.ref[QueueConnection], number: int) -> None:
@@ -106,12 +107,12 @@ _lock = threading.Lock()
 _pool: weakref.WeakValueDictionary[Hashable, QueueConnection] = weakref.WeakValueDictionary()
 
 
-def pooled_connection(transport: Transport, key: bytes, address: Hashable) -> QueueConnection:
-    """The connection of this process to `address`; who has another key has another one."""
+def pooled_connection(address: Address, key: bytes, ssl_context: ssl.SSLContext | None = None) -> QueueConnection:
+    """The connection of this process to `address`; who has another key or context has another one."""
     with _lock:
-        found = _pool.get((address, key))
+        found = _pool.get((address, key, ssl_context))
         if found is None:
-            found = _pool[address, key] = QueueConnection(transport, key)
+            found = _pool[address, key, ssl_context] = QueueConnection(address, key)
         return found
 
 

@@ -15,9 +15,9 @@ from sage_flow.channels import hosted_queue as hosted
 from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.hosted_queue import RESUME_S, Decision, HostedQueue, Run
 from sage_flow.channels.link import Link, Listener
-from sage_flow.channels.loop import shared_loop
+from sage_flow.channels.loop import exchange_loop
 from sage_flow.channels.queue_items import relayed
-from sage_flow.channels.transport import Transport
+from sage_flow.channels.transport import Address
 from sage_flow.errors import LinkClosed, ProtocolError
 
 _log = logging.getLogger("sage_flow.channels")
@@ -47,12 +47,12 @@ class _Seat:
 
 
 class QueueHost:
-    """Serves any number of queues at `transport`, each made when it is first asked for.
+    """Serves any number of queues at `address`, each made when it is first asked for.
 
-    Raises: LinkError if the address cannot be listened at.
+    Raises: ChannelNotReachable if that cannot be listened at.
     """
 
-    def __init__(self, transport: Transport, key: bytes) -> None:
+    def __init__(self, address: Address, key: bytes) -> None:
         self._id = os.urandom(8).hex()
         self._queues: dict[_QueueName, HostedQueue] = {}
         self._closed: dict[_QueueName, str] = {}  # and why
@@ -60,7 +60,7 @@ class QueueHost:
         self._seats: dict[tuple[_QueueName, str], _Seat] = {}  # by queue and session
         self._ended = False
         self._listener = Listener(
-            transport,
+            address,
             key,
             wire.PROTOCOL,
             on_link=self._on_link,
@@ -71,7 +71,7 @@ class QueueHost:
 
     def close(self, flush_s: float = 1.0) -> None:
         """Close all queues, tell their clients, and listen no more. From any thread."""
-        shared_loop().order(self._end)
+        exchange_loop().order(self._end)
         self._listener.close(flush_s)
 
     def statistics(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class QueueHost:
         for seat in self._links.pop(link).values():
             if self._seats.get((seat.name, seat.session)) is seat:  # it has not come back over another link
                 self._decide(seat, seat.queue.disconnect(seat.session, time.monotonic()))
-                shared_loop().after(RESUME_S, lambda seat=seat: self._expire(seat))  # type: ignore[misc]
+                exchange_loop().after(RESUME_S, lambda seat=seat: self._expire(seat))  # type: ignore[misc]
 
     def _expire(self, seat: _Seat) -> None:
         now = time.monotonic()

@@ -24,11 +24,10 @@ from sage_flow.channels.queue_items import decode_runs, encode_runs
 from sage_flow.channels.queue_methods import LiveQueue, check_count, check_most, waiting_time
 from sage_flow.errors import (
     ChannelConflict,
+    ChannelError,
     ChannelNotReachable,
     InternalError,
     LinkClosed,
-    LinkError,
-    LinkRefused,
     PutInDoubt,
     QueueClosed,
 )
@@ -298,24 +297,22 @@ class RemoteQueue(LiveQueue):
                 link = self._connection.link(self._policy.timeout_s)
                 self._resume(link)
                 return
-            except LinkRefused as error:
-                raise ChannelNotReachable(f"queue {self._name[1]} at {self._host}: {error}{_cure(error)}") from error
-            except LinkError as error:
+            except (ChannelNotReachable, LinkClosed) as error:
                 self._note(f"no connection: {error}")
                 if not left:
                     raise self._give_up(error) from error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def _give_up(self, error: LinkError) -> Exception:
-        where = f"queue {self._name[1]} at {self._host}"
+    def _give_up(self, error: ChannelError) -> Exception:
         if self._host_id is None:
-            return ChannelNotReachable(f"{where} is not there ({self._policy.retries + 1} tries): {error}")
+            where = f"queue {self._name[1]} at {self._host}"
+            return ChannelNotReachable(f"{where} ({self._policy.retries + 1} tries): {error}{_cure(error)}")
         self._settle_all(_LOST, why := f"its host is gone, and with it what was in the queue ({error})")
         return self._end(why)
 
     def _resume(self, link: Link) -> None:
-        """Raises: LinkError if it breaks or the host is silent; ChannelConflict."""
+        """Raises: LinkClosed if it breaks or the host is silent; ChannelConflict."""
         while not self._attached.empty():  # of earlier tries
             self._attached.get()
         calls = list(self._calls.values())
@@ -411,5 +408,5 @@ class RemoteQueue(LiveQueue):
         self._story.note(time.monotonic(), what)
 
 
-def _cure(error: LinkRefused) -> str:
+def _cure(error: ChannelError) -> str:
     return " (a descriptor carries no key: with_credentials(key=...) gives it one)" if "key" in str(error) else ""

@@ -10,7 +10,7 @@ from sage_flow.channels.queue_connection import QueueConnection, pooled_connecti
 from sage_flow.channels.queue_methods import LiveQueue
 from sage_flow.channels.remote_queue import ReachPolicy, RemoteQueue
 from sage_flow.channels.rpc_server import check_key
-from sage_flow.channels.transport import TcpTransport
+from sage_flow.channels.transport import TcpAddress
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -87,9 +87,9 @@ class RPCQueueDescriptor(BaseQueueDescriptor):
         return f"{host}:{port}"
 
     def _make_live(self) -> LiveQueue:
-        transport = TcpTransport(*self._address, self._ssl_context)
+        address = TcpAddress(*self._address, self._ssl_context)
         if self._enable_pooling:
-            connection = pooled_connection(transport, self._key, (*self._address, self._ssl_context))
+            connection = pooled_connection(address, self._key, self._ssl_context)
         else:
-            connection = QueueConnection(transport, self._key)
+            connection = QueueConnection(address, self._key)
         return RemoteQueue((self._scope, self.channel_id), self._maxsize, connection, self._host, self._policy)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, cast
 
 from sage_flow.channels.queue_host import QueueHost
-from sage_flow.channels.transport import TcpTransport
+from sage_flow.channels.transport import TcpAddress
 
 
 class RPCQueueServer:
@@ -20,14 +20,15 @@ class RPCQueueServer:
     ...     server.port > 0
     True
 
-    Raises: LinkError if the address cannot be listened at.
+    Raises: ChannelNotReachable if the port is in use, or there is no key and others than this machine could connect.
     """
 
     def __init__(
         self, host: str, port: int, key: bytes | None = None, *, ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        self._host = QueueHost(TcpTransport(host, port, ssl_context), check_key(key))
-        self.host, self.port = self._host.address
+        self._host = QueueHost(TcpAddress(host, port, ssl_context), check_key(key))
+        address = cast(TcpAddress, self._host.address)
+        self.host, self.port = address.host, address.port
         """Where it listens."""
 
     def close(self) -> None:

@@ -1,21 +1,25 @@
-"""How processes reach each other: by a Unix socket on one machine, by TCP, plain or under TLS, anywhere.
+"""How processes reach each other: Unix sockets on one machine, TCP between machines, TLS over it.
 
-A `Transport` is one address. Who listens there calls `listen` and `accept`, who wants to get there `dial`.
+An address says how to listen and how to dial.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import os
 import socket
-import ssl
 import stat
 import struct
-import sys
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
-from sage_flow.channels.pipe import Pipe, TlsPipe
-from sage_flow.errors import LinkError, LinkUnreachable, ProtocolError, SageFlowError
+from sage_flow.channels.pipe import Pipe
+from sage_flow.errors import ChannelNotReachable, ProtocolError, SageFlowError
+
+if TYPE_CHECKING:
+    import ssl
 
 _PATH_BYTES: Final = 107  # what fits sockaddr_un on Linux
 _BACKLOG: Final = 1024
@@ -25,197 +29,156 @@ SILENCE_S: Final = 30
 _PROBES: Final = 3
 
 
-class Transport(Protocol):
-    """One address, and how to listen there and to get there."""
+class Address(Protocol):
+    """Where to listen, or whom to dial."""
 
-    def listen(self, *, has_key: bool) -> socket.socket:
-        """Bind and listen; the socket does not block. Raises: LinkError if that cannot be done."""
+    def listen(self) -> socket.socket:
+        """Bind. Raises: SageFlowError if that is impossible, with what to do."""
+
+    def bound(self, listener: socket.socket) -> Address:
+        """Return the address as others may dial it, once it is bound."""
 
     def accept(self, listener: socket.socket) -> Pipe:
-        """Raises: BlockingIOError if nobody is there; ProtocolError if it must not be let in; OSError."""
+        """Raises: BlockingIOError if nobody is there; ProtocolError if the peer is not welcome; OSError."""
 
     def dial(self, timeout_s: float) -> Pipe:
-        """Connect, within `timeout_s` (0: at once). Raises: LinkUnreachable; ProtocolError as `accept`; OSError."""
+        """Connect, and wait for it. Raises: OSError, TimeoutError."""
 
     def remove(self) -> None:
-        """Take away what `listen` left."""
-
-    def address(self, listener: socket.socket) -> Any:
-        """Where others can dial what `listen` returned."""
+        """Take away what `listen` left in the file system."""
 
 
-class UnixTransport:
-    """A Unix socket at `path`, for processes of one user.
+@dataclass(frozen=True)
+class UnixAddress:
+    """A Unix socket, for processes of our user."""
 
-    Its directory must be ours and closed to others (0700), and the user of who dials or listens is checked.
-    """
+    path: str
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __repr__(self) -> str:
-        return f"UnixTransport({self._path!r})"
-
-    def __str__(self) -> str:
-        return self._path
-
-    def listen(self, *, has_key: bool = True) -> socket.socket:
-        """Bind and listen; with or without a key, as nobody else gets there.
-
-        Raises: ProtocolError if others can get at the directory; SageFlowError if the path is too long; LinkError
-        if it is taken.
-        """
-        self._check_length()
-        self._check_directory()
+    def listen(self) -> socket.socket:
+        _check_path(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listener.bind(self._path)
+            listener.bind(self.path)
             listener.listen(_BACKLOG)
             listener.setblocking(False)
-        except OSError as error:
+        except BaseException:
             listener.close()
-            raise LinkError(f"cannot listen at {self._path}: {error.strerror or error}") from error
+            raise
         return listener
 
+    def bound(self, listener: socket.socket) -> UnixAddress:
+        return self
+
+    def accept(self, listener: socket.socket) -> Pipe:
+        return _of_our_user(listener.accept()[0])
+
     def dial(self, timeout_s: float) -> Pipe:
-        """Connect. Raises: LinkUnreachable; ProtocolError if who listens is not of our user."""
-        self._check_length()
+        _check_path(self.path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout_s)
-            sock.connect(self._path)
-            _check_user(sock)
-        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError, TimeoutError) as error:
-            sock.close()
-            raise LinkUnreachable(f"nobody listens at {self._path}: {error.strerror or error}") from error
+            sock.connect(self.path)
         except BaseException:
             sock.close()
             raise
-        return Pipe(sock)
-
-    def accept(self, listener: socket.socket) -> Pipe:
-        """Raises: ProtocolError if the peer is not of our user; BlockingIOError if there is none; OSError."""
-        sock, _ = listener.accept()
-        try:
-            _check_user(sock)
-        except BaseException:
-            sock.close()
-            raise
-        return Pipe(sock)
+        return _of_our_user(sock)
 
     def remove(self) -> None:
-        """Remove the path."""
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
-
-    def address(self, listener: socket.socket) -> str:
-        """The path."""
-        return self._path
-
-    def _check_directory(self) -> None:
-        directory = os.path.dirname(self._path) or "."
-        entry = os.lstat(directory)
-        if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.geteuid() or entry.st_mode & 0o077:
-            found = f"{stat.filemode(entry.st_mode)}, user {entry.st_uid}"
-            raise ProtocolError(f"{directory} must be a directory of mode 0700 of ours, is {found}")
-
-    def _check_length(self) -> None:
-        if (size := len(os.fsencode(self._path))) > _PATH_BYTES:
-            raise SageFlowError(
-                f"{self._path} has {size} bytes, a Unix socket's path at most {_PATH_BYTES}: "
-                "set TMPDIR to a directory with a shorter path"
-            )
-
-
-def _check_user(sock: socket.socket) -> None:
-    # Where the system cannot tell (not Linux), the mode of the directory has to do.
-    if hasattr(socket, "SO_PEERCRED"):
-        credentials = struct.Struct("3i")  # pid, uid, gid
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
-        if (user := credentials.unpack(raw)[1]) != os.geteuid():
-            raise ProtocolError(f"a socket of user {user}, this process belongs to user {os.geteuid()}")
-
-
-class TcpTransport:
-    """TCP to or at `host`:`port`; port 0 to listen at a free one.
-
-    `ssl_context`: of the kind for a server to listen, for a client to dial; `server_hostname`: whose certificate
-    a client expects, if that is not `host`. A context that asks for the other end's certificate makes TLS mutual.
-    """
-
-    def __init__(
-        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None, server_hostname: str | None = None
-    ) -> None:
-        self._host = host
-        self._port = port
-        self._context = ssl_context
-        self._server_hostname = server_hostname
-
-    def __repr__(self) -> str:
-        return f"TcpTransport({self._host!r}, {self._port}{', TLS' if self._context else ''})"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
 
     def __str__(self) -> str:
-        return f"{self._host}:{self._port}"
+        return self.path
 
-    def listen(self, *, has_key: bool) -> socket.socket:
-        """Bind and listen.
 
-        Raises: LinkError if the address is not ours, the port is taken or the host is not loopback and there is no key.
-        """
+@dataclass(frozen=True)
+class TcpAddress:
+    """A host and a port; `ssl_context` of the user's puts TLS around it (`server_hostname`: whom it must name)."""
+
+    host: str
+    port: int
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    server_hostname: str | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
         try:
-            found = socket.getaddrinfo(self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as error:
-            raise LinkError(f"cannot listen at {self}: {error.strerror or error}") from error
-        family, _, _, _, address = found[0]
-        if not has_key and not ipaddress.ip_address(str(address[0]).split("%")[0]).is_loopback:
-            raise LinkError(
-                f"{self} can be reached from other machines, and there is no key: give one, or listen at 127.0.0.1"
-            )
-        if self._context is not None and self._context.protocol == ssl.PROTOCOL_TLS_CLIENT:
-            raise LinkError(f"cannot listen at {self}: its SSLContext is one for clients")
-        listener = socket.socket(family, socket.SOCK_STREAM)
+            found = {info[4][0] for info in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)}
+        except OSError:
+            return False
+        return all(ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback for ip in found)
+
+    def listen(self) -> socket.socket:
         try:
-            if sys.platform != "win32":  # there it would allow others to take the port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            listener = socket.create_server((self.host, self.port), family=family, backlog=_BACKLOG)
         except OSError as error:
-            listener.close()
-            cure = "; port 0 chooses a free one" if self._port else ""
-            raise LinkError(f"cannot listen at {self}: {error.strerror or error}{cure}") from error
+            if error.errno == errno.EADDRINUSE:
+                raise ChannelNotReachable(
+                    f"port {self.port} of {self.host} is in use: choose another one, or 0 for any that is free"
+                ) from error
+            raise ChannelNotReachable(f"cannot listen on {self}: {error}") from error
+        listener.setblocking(False)
         return listener
 
-    def dial(self, timeout_s: float) -> Pipe:
-        """Connect to the first address of the host that answers. Raises: LinkUnreachable; OSError."""
-        try:
-            sock = socket.create_connection((self._host, self._port), timeout_s)
-        except OSError as error:
-            raise LinkUnreachable(f"nobody listens at {self}: {error.strerror or error}") from error
-        return self._pipe(sock, dialed=True)
+    def bound(self, listener: socket.socket) -> TcpAddress:
+        return replace(self, port=listener.getsockname()[1])
 
     def accept(self, listener: socket.socket) -> Pipe:
-        """Raises: BlockingIOError if nobody is there; OSError."""
-        return self._pipe(listener.accept()[0], dialed=False)
+        sock, _ = listener.accept()
+        return self._pipe(sock, server_side=True)
+
+    def dial(self, timeout_s: float) -> Pipe:
+        return self._pipe(socket.create_connection((self.host, self.port), timeout_s), server_side=False)
 
     def remove(self) -> None:
-        """Nothing is left."""
+        """A port leaves nothing."""
 
-    def address(self, listener: socket.socket) -> tuple[str, int]:
-        """Host as given and the real port."""
-        return self._host, listener.getsockname()[1]
-
-    def _pipe(self, sock: socket.socket, *, dialed: bool) -> Pipe:
+    def _pipe(self, sock: socket.socket, *, server_side: bool) -> Pipe:
         try:
             _tune(sock)
-            if self._context is None:
+            if self.ssl_context is None:
                 return Pipe(sock)
-            return TlsPipe(sock, self._context, self._server_hostname or self._host, dialed=dialed)
+            from sage_flow.channels.tls import TlsPipe
+
+            sock.setblocking(False)
+            name = None if server_side else self.server_hostname or self.host
+            wrapped = self.ssl_context.wrap_socket(
+                sock, server_side=server_side, do_handshake_on_connect=False, server_hostname=name
+            )
+            return TlsPipe(wrapped)
         except BaseException:
             sock.close()
             raise
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def _of_our_user(sock: socket.socket) -> Pipe:
+    try:
+        _check_user(sock)
+        return Pipe(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _check_path(path: str) -> None:
+    if (size := len(os.fsencode(path))) > _PATH_BYTES:
+        raise SageFlowError(
+            f"{path} has {size} bytes, a Unix socket's path at most {_PATH_BYTES}: "
+            "set TMPDIR to a directory with a shorter path"
+        )
+
+
+def check_private(directory: str) -> None:
+    """Raises: ProtocolError if others than our user can get at the directory."""
+    entry = os.lstat(directory)
+    if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.geteuid() or entry.st_mode & 0o077:
+        found = f"{stat.filemode(entry.st_mode)}, user {entry.st_uid}"
+        raise ProtocolError(f"{directory} must be a directory of mode 0700 of ours, is {found}")
 
 
 def _tune(sock: socket.socket) -> None:
@@ -228,6 +191,15 @@ def _tune(sock: socket.socket) -> None:
         "TCP_KEEPCNT": _PROBES,
         "TCP_USER_TIMEOUT": SILENCE_S * 1000,
     }
-    for option, value in options.items():
-        if (number := getattr(socket, option, None)) is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, number, value)
+    for name, value in options.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _check_user(sock: socket.socket) -> None:
+    # Where the system cannot tell (not Linux), the mode of the directory has to do.
+    if hasattr(socket, "SO_PEERCRED"):
+        credentials = struct.Struct("3i")  # pid, uid, gid
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+        if (user := credentials.unpack(raw)[1]) != os.geteuid():
+            raise ProtocolError(f"a socket of user {user}, this process belongs to user {os.geteuid()}")

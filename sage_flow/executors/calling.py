@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
 
 from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
 from sage_flow.errors import CodecError, ServiceOverloaded
-from sage_flow.executors.shell import Shell
+from sage_flow.executors.shell import Post
 from sage_flow.keys import group_to_subtask
 from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics
+from sage_flow.service import Call
 from sage_flow.story import Story
 
 __all__ = ["CallingPort"]
@@ -26,11 +26,11 @@ __all__ = ["CallingPort"]
 class CallingPort:
     """Implements `runtime.port.CallPort`. Subclasses say how an activation suspends, and what may stop a call."""
 
-    def __init__(self, plan: Plan, address: int, shell: Shell, first_replica: int = 0) -> None:
+    def __init__(self, plan: Plan, address: int, post: Post, first_replica: int = 0) -> None:
         self._plan = plan
         self._address = address
-        self._shell = shell
-        self._condition = shell.condition()
+        self._post = post
+        self._condition = post.condition()
         self._calls = CallTable()
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
         self._story = Story()
@@ -39,24 +39,19 @@ class CallingPort:
         self._next_replica = first_replica
 
     def now(self) -> float:
-        return self._shell.now()
+        return self._post.now()
 
     # -- making calls ---------------------------------------------------------------------------------------
 
     def call(
-        self,
-        service: ServicePlan,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        timeout_s: float,
-        group: int | None,
+        self, service: ServicePlan, call: Call, timeout_s: float, group: int | None, pool: str | None = None
     ) -> OpenCall:
+        """Call a service; with a `pool` its places are counted apart."""
         began = self.now()
-        label = f"{service.name}.{method}"
+        label = f"{service.name}.{call.method}"
         refused = self._refused(service)
-        call = None if refused is not None else self._take_place(service, label, began, began + timeout_s)
-        if call is None:
+        made = None if refused is not None else self._take_place(service, label, began, began + timeout_s, pool)
+        if made is None:
             refused = refused or Outcome(
                 error=ServiceOverloaded(
                     f"{label} got no place within {timeout_s:g} s: {service.max_pending} earlier calls (max_pending)"
@@ -64,21 +59,23 @@ class CallingPort:
                 )
             )
             return self._not_made(service, label, began, refused)
-        call.target = self._choose_replica(service, group)
-        self._send(call, method, args, kwargs)
-        return call
+        made.target = self._choose_replica(service, group)
+        self._send(made, call)
+        return made
 
-    def has_place(self, service: ServicePlan) -> bool:
-        return self._calls.in_flight(service.name) < service.max_pending
+    def has_place(self, service: ServicePlan, pool: str | None = None) -> bool:
+        return self._calls.in_flight(pool or service.name) < service.max_pending
 
-    def _take_place(self, service: ServicePlan, label: str, began: float, deadline: float) -> OpenCall | None:
+    def _take_place(
+        self, service: ServicePlan, label: str, began: float, deadline: float, pool: str | None
+    ) -> OpenCall | None:
         call: OpenCall | None = None
 
         def take() -> bool:
             nonlocal call
-            if not self.has_place(service):
+            if not self.has_place(service, pool):
                 return False
-            call = self._calls.open(service.name, label, began, deadline, many=service.many)
+            call = self._calls.open(service.name, label, began, deadline, many=service.many, pool=pool)
             return True
 
         with self._condition:
@@ -94,14 +91,15 @@ class CallingPort:
             self._calls.end(call, outcome, self.now())
         return call
 
-    def _send(self, call: OpenCall, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert call.target is not None
-        self._called[call.target] = None
-        request = Request(self._address, call.id, call.deadline - self.now(), method, args, kwargs)
+    def _send(self, made: OpenCall, call: Call) -> None:
+        assert made.target is not None
+        self._called[made.target] = None
+        left_s = made.deadline - self.now()
+        request = Request(self._address, made.id, left_s, call.method, call.args, call.kwargs)
         try:
-            self._shell.send(self._address, call.target, request)
+            self._post.send(self._address, made.target, request)
         except CodecError as error:
-            self._end(call, Outcome(error=error))
+            self._end(made, Outcome(error=error))
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         replicas = self._replicas[service.name]
@@ -127,7 +125,7 @@ class CallingPort:
     def cancel(self, call: OpenCall) -> bool:
         ended = self._end(call, Outcome(error=CancelledError(f"the call of {call.label} was cancelled by its caller")))
         if ended and call.target is not None:
-            self._shell.send(self._address, call.target, CancelRequest(self._address, call.id))
+            self._post.send(self._address, call.target, CancelRequest(self._address, call.id))
         return ended
 
     def on_outcome(self, call: OpenCall, callback: Callable[[], object]) -> None:
@@ -158,7 +156,7 @@ class CallingPort:
         """Tell every service's subtask that was called that no more requests come; return who they are."""
         called = tuple(self._called)
         for address in called:
-            self._shell.send(self._address, address, EndOfRequests(self._address))
+            self._post.send(self._address, address, EndOfRequests(self._address))
         return called
 
     def _responses(self, now: float) -> ChannelReport:
@@ -167,7 +165,7 @@ class CallingPort:
         return ChannelReport(
             "responses",
             "responses",
-            " and ".join(sorted({self._shell.medium(replica, self._address) for replica in self._called})),
+            " and ".join(sorted({self._post.medium(replica, self._address) for replica in self._called})),
             self._address,
             tuple(self._called),
             self._calls.open_calls,

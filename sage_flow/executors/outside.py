@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from sage_flow.channels.frame import OUTSIDE, EndOfRequests, Message, Reply
 from sage_flow.errors import ProtocolError, ServiceUnavailable
 from sage_flow.executors.calling import CallingPort
-from sage_flow.executors.shell import Shell
+from sage_flow.executors.shell import Post
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.service import Call
 
 __all__ = ["OutsidePort"]
 
@@ -17,10 +18,15 @@ __all__ = ["OutsidePort"]
 class OutsidePort(CallingPort):
     """The address of callers outside. It ends with the job, service by service, as the driver says."""
 
-    def __init__(self, plan: Plan, shell: Shell) -> None:
-        super().__init__(plan, OUTSIDE, shell)
+    def __init__(self, plan: Plan, post: Post) -> None:
+        super().__init__(plan, OUTSIDE, post)
         self._ended: dict[str, str] = {}  # services, and why they cannot be called any more
         self._sending = 0
+        self._at_close: list[Callable[[], None]] = []
+
+    def at_close(self, action: Callable[[], None]) -> None:
+        """Do this once the job can answer no more calls; it must not wait."""
+        self._at_close.append(action)
 
     def deliver(self, message: Message) -> None:
         """Take a reply. Raises ProtocolError for anything else."""
@@ -39,7 +45,7 @@ class OutsidePort(CallingPort):
                 self._condition.wait()
         called = tuple(address for address in self._replicas[name] if address in self._called)
         for address in called:
-            self._shell.send(self._address, address, EndOfRequests(self._address))
+            self._post.send(self._address, address, EndOfRequests(self._address))
         return called
 
     def close(self, why: str) -> None:
@@ -50,20 +56,22 @@ class OutsidePort(CallingPort):
             waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
             self._condition.notify_all()
         self._call_back(waiting)
+        while self._at_close:
+            self._at_close.pop()()
 
     def _refused(self, service: ServicePlan) -> Outcome | None:
         why = self._ended.get(service.name)
         return None if why is None else Outcome(error=ServiceUnavailable(why))
 
-    def _send(self, call: OpenCall, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _send(self, made: OpenCall, call: Call) -> None:
         with self._condition:
-            why = self._ended.get(call.service)
+            why = self._ended.get(made.service)
             self._sending += why is None
         if why is not None:
-            self._end(call, Outcome(error=ServiceUnavailable(why)))
+            self._end(made, Outcome(error=ServiceUnavailable(why)))
             return
         try:
-            super()._send(call, method, args, kwargs)
+            super()._send(made, call)
         finally:
             with self._condition:
                 self._sending -= 1

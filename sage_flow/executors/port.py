@@ -63,6 +63,7 @@ class WorkerPort(CallingPort):
 
     def __init__(self, plan: Plan, subtask: Subtask, shell: Shell) -> None:
         super().__init__(plan, subtask.address, shell, first_replica=subtask.index)
+        self._shell = shell
         self._name = subtask.name
         self._service = subtask.chain.service
         self._inbox: deque[Message] = deque()

@@ -11,7 +11,7 @@ from sage_flow.channels.frame import DRIVER, Message
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Condition", "Shell", "record_window"]
+__all__ = ["Condition", "Post", "Shell", "record_window"]
 
 _RECORD_WINDOW = 8192
 _DRIVER_WINDOW = 65_536
@@ -44,20 +44,11 @@ class Condition(Protocol):
     def notify_all(self) -> None: ...
 
 
-class Shell(Protocol):
-    """One process's way to run subtasks."""
-
-    feeds_sources: bool
-    """Whether blocking sources get a thread of their own; otherwise they are called inline."""
+class Post(Protocol):
+    """What sends, and waits for what comes."""
 
     def condition(self) -> Condition:
         """Make a condition on which activations wait."""
-
-    def spawn(self, name: str, run: Callable[[], None]) -> None:
-        """Start an activation."""
-
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        """Make an event loop, to be run by an activation."""
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -69,7 +60,20 @@ class Shell(Protocol):
         """
 
     def medium(self, producer: int, consumer: int) -> str:
-        """What carries messages between these addresses: "memory" or "unix socket"."""
+        """What carries messages between these addresses, such as "memory" or "unix socket"."""
+
+
+class Shell(Post, Protocol):
+    """One process's way to run subtasks."""
+
+    feeds_sources: bool
+    """Whether blocking sources get a thread of their own; otherwise they are called inline."""
+
+    def spawn(self, name: str, run: Callable[[], None]) -> None:
+        """Start an activation."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Make an event loop, to be run by an activation."""
 
     def window(self, producer: int, consumer: int) -> int:
         """The credit window of a channel between these addresses, in the unit that `send` returns."""

@@ -19,7 +19,7 @@ from sage_flow.keys import key_group
 from sage_flow.plan.physical import MAX_PARALLELISM, ServicePlan
 from sage_flow.plan.planner import type_key
 from sage_flow.runtime.port import CallPort
-from sage_flow.service import ServiceFuture, ServiceHandle
+from sage_flow.service import Call, ServiceFuture, ServiceHandle
 
 __all__ = ["ActivationDeadline", "Caller"]
 
@@ -62,51 +62,35 @@ class Caller:
     def handle(self, service: str | type) -> ServiceHandle:
         return ServiceHandle(self, self._find(service).name)
 
-    def call(
-        self,
-        service: str,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        timeout: float | None = None,
-        key: Any = None,
-    ) -> Any:
-        plan, timeout_s, group = self._checked(service, method, timeout, key)
-        if self._port.in_activation():
-            self._before_wait()
+    def call(self, call: Call) -> Any:
+        plan, timeout_s, group = self._checked(call)
         port = self._port
-        call = port.call(plan, method, args, kwargs, timeout_s, group)
-        port.await_calls([call], 1, None)
-        outcome = port.poll(call)
+        if port.in_activation():
+            self._before_wait()
+        made = port.call(plan, call, timeout_s, group)
+        port.await_calls([made], 1, None)
+        outcome = port.poll(made)
         if outcome is None:
-            raise InternalError(f"a call of {call.label} came back without an outcome")
+            raise InternalError(f"a call of {made.label} came back without an outcome")
         return outcome.get()
 
-    def start(
-        self,
-        service: str,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        timeout: float | None = None,
-        key: Any = None,
-    ) -> ServiceFuture:
-        plan, timeout_s, group = self._checked(service, method, timeout, key)
-        if not self._port.has_place(plan) and self._port.in_activation():
+    def start(self, call: Call) -> ServiceFuture:
+        plan, timeout_s, group = self._checked(call)
+        port = self._port
+        if not port.has_place(plan) and port.in_activation():
             self._before_wait()
-        return ServiceFuture(self._port, self._port.call(plan, method, args, kwargs, timeout_s, group))
+        return ServiceFuture(port, port.call(plan, call, timeout_s, group))
 
-    def _checked(
-        self, service: str, method: str, timeout: float | None, key: Any
-    ) -> tuple[ServicePlan, float, int | None]:
+    def _checked(self, call: Call) -> tuple[ServicePlan, float, int | None]:
+        """Return whom to call, seconds to wait, and the key group, None if any replica may answer."""
         if self._closing and not self._port.in_activation():
             raise OutsideActivation(
-                f"{service}.{method} was called by a thread of its own after close() of the operator had begun:"
-                " let such threads end in close()"
+                f"{call.service}.{call.method} was called by a thread of its own after close() of the operator had"
+                " begun: let such threads end in close()"
             )
-        plan = self._find(service)
-        _check_method(plan, method)
-        return plan, self._timeout(plan, method, timeout), _key_group(plan, key)
+        plan = self._find(call.service)
+        _check_method(plan, call.method)
+        return plan, self._timeout(plan, call.method, call.timeout), _key_group(plan, call.key)
 
     def _find(self, service: str | type) -> ServicePlan:
         if isinstance(service, str):

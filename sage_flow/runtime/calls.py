@@ -45,12 +45,15 @@ class Outcome:
 class OpenCall:
     """One call, until its outcome is known and after that. `label` is what messages call it, "memory.retrieve".
 
+    It takes one of the places of `pool`, which is the service's own unless its caller has places of its own.
+
     `began` and `deadline` are seconds of the caller's clock; `target` is the subtask that has the request, once
     it was sent.
     """
 
     id: int
     service: str
+    pool: str
     label: str
     began: float
     deadline: float
@@ -63,7 +66,7 @@ class OpenCall:
 
 
 class CallTable:
-    """Numbers calls, counts those open per service, and completes them.
+    """Numbers calls, counts those open per pool of places, and completes them.
 
     What completes a call returns it: its callbacks are for the caller of these methods to call, outside its lock.
     """
@@ -75,17 +78,19 @@ class CallTable:
         self._next_id = 0
         self._closed: dict[str, _Closed] = {}  # by label
 
-    def in_flight(self, service: str) -> int:
-        """How many calls of this service are open."""
-        return self._in_flight.get(service, 0)
+    def in_flight(self, pool: str) -> int:
+        """How many calls of this pool (by default a service) are open."""
+        return self._in_flight.get(pool, 0)
 
-    def open(self, service: str, label: str, began: float, deadline: float, *, many: bool = False) -> OpenCall:
+    def open(
+        self, service: str, label: str, began: float, deadline: float, *, many: bool = False, pool: str | None = None
+    ) -> OpenCall:
         """Register a call."""
-        call = OpenCall(self._next_id, service, label, began, deadline, many)
+        call = OpenCall(self._next_id, service, pool or service, label, began, deadline, many)
         self._next_id += 1
         self._calls[call.id] = call
         heapq.heappush(self._deadlines, (deadline, call.id))
-        self._in_flight[service] = self.in_flight(service) + 1
+        self._in_flight[call.pool] = self.in_flight(call.pool) + 1
         return call
 
     def on_reply(self, reply: Reply, now: float) -> OpenCall | None:
@@ -109,7 +114,9 @@ class CallTable:
             return False
         call.outcome = outcome
         del self._calls[call.id]
-        self._in_flight[call.service] -= 1
+        self._in_flight[call.pool] -= 1
+        if not self._in_flight[call.pool]:
+            del self._in_flight[call.pool]
         if call.label not in self._closed:
             self._closed[call.label] = _Closed()
         self._closed[call.label].count(outcome, now - call.began)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from sage_flow.channels.frame import ControlElement, Reply, Request, Ticket
 from sage_flow.plan.physical import ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.service import Call
 
 __all__ = ["CallPort", "Crashed", "Port", "Task"]
 
@@ -19,15 +20,7 @@ class Crashed(BaseException):
 class CallPort(Protocol):
     """The door for calls of services; that of callers outside the job is nothing more."""
 
-    def call(
-        self,
-        service: ServicePlan,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        timeout_s: float,
-        group: int | None,
-    ) -> OpenCall:
+    def call(self, service: ServicePlan, call: Call, timeout_s: float, group: int | None) -> OpenCall:
         """Call a service; suspends for a place among `max_pending`. `group` is the key group that chooses the replica.
 
         A call that could not be made comes back with its outcome, an error.

@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 from sage_flow.channels.link import Listener, dial
-from sage_flow.channels.transport import TcpTransport, UnixTransport
+from sage_flow.channels.transport import TcpAddress, UnixAddress
 from tests.channels.certificates import Authority
 
 KEY = b"a secret of thirty-two bytes ..."
@@ -26,15 +26,15 @@ class Way:
         self._mutual = {"mutual": kind == "mutual tls"}
         self._authority = authority if "tls" in kind else None
 
-    def listen(self, port=0):
+    def listen(self):
         if self.kind == "unix":
-            return UnixTransport(os.path.join(self._directory, "socket"))
-        return TcpTransport("127.0.0.1", port, self._authority and self._authority.server(**self._mutual))
+            return UnixAddress(os.path.join(self._directory, "socket"))
+        return TcpAddress("127.0.0.1", 0, self._authority and self._authority.server(**self._mutual))
 
-    def dial(self, address, context=None):
+    def dial(self, bound):
         if self.kind == "unix":
-            return UnixTransport(address)
-        return TcpTransport(*address, context or (self._authority and self._authority.client(**self._mutual)))
+            return bound
+        return TcpAddress(bound.host, bound.port, self._authority and self._authority.client(**self._mutual))
 
 
 class Events:
@@ -66,10 +66,10 @@ class Room:
         self.way = way
         self.listeners, self.links = [], []
 
-    def listener(self, *, key=KEY, name="echo", transport=None, on_message=None, **options):
+    def listener(self, *, key=KEY, name="echo", address=None, on_message=None, **options):
         events = Events()
         listener = Listener(
-            transport or self.way.listen(),
+            address or self.way.listen(),
             key,
             name,
             on_link=events.links.put,
@@ -80,10 +80,10 @@ class Room:
         self.listeners.append(listener)
         return listener, events
 
-    def dial(self, listener, *, key=KEY, name="echo", context=None, on_message=None, **options):
+    def dial(self, listener, *, key=KEY, name="echo", address=None, on_message=None, **options):
         events = Events()
         link = dial(
-            self.way.dial(listener.address, context),
+            address or self.way.dial(listener.address),
             key,
             name,
             on_message=on_message or events.on_message,
@@ -101,7 +101,7 @@ class Room:
 
     def close(self):
         for link in self.links:
-            link.close()
+            link.close(wait=True)
         for listener in self.listeners:
             listener.close()
 

@@ -1,5 +1,6 @@
 """Messages between processes: in order, complete, and a peer's end is told once."""
 
+import contextlib
 import os
 import pathlib
 import queue
@@ -444,7 +445,8 @@ def test_noise_from_a_stranger_is_refused_and_disturbs_nobody(open_end, director
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
         stranger.settimeout(PATIENCE_S)
         assert b"not a sage_flow process" in stranger.recv(4096)
-        assert stranger.recv(4096) == b""
+        with contextlib.suppress(ConnectionResetError):  # what it wrote behind that was not read
+            assert stranger.recv(4096) == b""
     one.send(2, 0, Credit(1, 1))
     assert two.next() == (0, Credit(1, 1))
     assert two.exchange.statistics()["refused_connections"] == 1

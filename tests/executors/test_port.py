@@ -25,6 +25,7 @@ from sage_flow.channels.frame import (
 from sage_flow.errors import CodecError, JobCancelled, ProtocolError, ServiceOverloaded, ServiceTimeout
 from sage_flow.executors.port import WorkerPort
 from sage_flow.runtime.calls import CallTable
+from sage_flow.service import Call
 
 SOON_S = 0.05  # long enough to see that something does not happen
 NEVER_S = 10.0  # a thread that is not back by then never comes
@@ -292,7 +293,7 @@ def answering(it, *values):
 
 
 def call(it, value=1, timeout_s=NEVER_S, service="svc"):
-    made = it.port.call(it.plan.services[service], "process", (value,), {}, timeout_s, None)
+    made = it.port.call(it.plan.services[service], Call(service, "process", (value,), {}), timeout_s, None)
     it.port.await_calls([made], 1, None)
     return it.port.poll(made)
 

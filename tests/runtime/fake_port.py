@@ -75,10 +75,11 @@ class FakePort:
     def reply(self, caller, reply):
         self.replies.append((caller, reply))
 
-    def call(self, service, method, args, kwargs, timeout_s, group):
-        call = OpenCall(0, service.name, f"{service.name}.{method}", self.now(), self.now() + timeout_s)
-        call.outcome = Outcome(value=self.answer(service.name, method, args))
-        return call
+    def call(self, service, call, timeout_s, group):
+        label = f"{service.name}.{call.method}"
+        made = OpenCall(0, service.name, service.name, label, self.now(), self.now() + timeout_s)
+        made.outcome = Outcome(value=self.answer(service.name, call.method, call.args))
+        return made
 
     def has_place(self, service):
         return True

@@ -1,0 +1,110 @@
+"""What `sage-flow channels` and `sage-flow services` print of a job's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["channels_text", "services_text"]
+
+
+def channels_text(statistics: dict[str, Any]) -> str:
+    """A line per channel, the fullest first; then the stories, and who does not answer.
+
+    >>> channel = {"kind": "edge", "name": "a => b", "medium": "memory", "host": "b", "producers": ["a"], "depth": 3,
+    ...            "oldest_s": 0.25, "received": 1000, "rate_per_s": 50.0, "bytes": None}
+    >>> print(channels_text({"channels": [channel], "stories": {"b": ["1.0 s ago: waits"]}, "unresponsive": []}))
+    channel  kind  medium  waiting  oldest  received  per s  bytes  producers
+    a => b   edge  memory        3  250 ms     1,000     50      -          1
+    <BLANKLINE>
+    story of b
+      1.0 s ago: waits
+    """
+    rows = [
+        (
+            channel["name"] if channel["kind"] != "responses" else f"responses of {channel['host']}",
+            channel["kind"],
+            channel["medium"],
+            f"{channel['depth']:,}",
+            _duration(channel["oldest_s"]),
+            f"{channel['received']:,}",
+            f"{channel['rate_per_s']:,.0f}",
+            "-" if channel["bytes"] is None else f"{channel['bytes']:,}",
+            str(len(channel["producers"])),
+        )
+        for channel in sorted(statistics["channels"], key=lambda channel: -int(channel["depth"]))
+    ]
+    titles = ("channel", "kind", "medium", "waiting", "oldest", "received", "per s", "bytes", "producers")
+    return "\n".join([_table(titles, rows, left=3), *_notes(statistics)])
+
+
+def services_text(statistics: dict[str, Any]) -> str:
+    """A line per method of a service; then the stories, and who does not answer.
+
+    >>> ms = {"p50": 0.1, "p90": 0.5, "p99": 12.0}
+    >>> add = {"calls": 10, "errors": 1, "in_flight": 2, "latency_ms": ms, "queue_ms": dict.fromkeys(ms)}
+    >>> print(services_text({"services": {"adder": {"add": add}, "idle": {}}, "stories": {}, "unresponsive": []}))
+    service  method  calls  errors  in flight  latency p50     p90    p99  queue p50  p90  p99
+    adder    add        10       1          2       0.1 ms  0.5 ms  12 ms          -    -    -
+    idle     -           0       0          0            -       -      -          -    -    -
+    """
+    none = {"calls": 0, "errors": 0, "in_flight": 0, "latency_ms": {}, "queue_ms": {}}
+    rows = [
+        (
+            service,
+            method,
+            f"{told['calls']:,}",
+            f"{told['errors']:,}",
+            f"{told['in_flight']:,}",
+            *_percentiles(told["latency_ms"]),
+            *_percentiles(told["queue_ms"]),
+        )
+        for service, methods in statistics["services"].items()
+        for method, told in (methods or {"-": none}).items()
+    ]
+    titles = (
+        "service",
+        "method",
+        "calls",
+        "errors",
+        "in flight",
+        "latency p50",
+        "p90",
+        "p99",
+        "queue p50",
+        "p90",
+        "p99",
+    )
+    return "\n".join([_table(titles, rows, left=2), *_notes(statistics)])
+
+
+def _notes(statistics: dict[str, Any]) -> Iterable[str]:
+    for name, story in statistics["stories"].items():
+        yield f"\nstory of {name}"
+        yield from (f"  {event}" for event in story)
+    if statistics["unresponsive"]:
+        yield f"\nno answer within a second: {', '.join(statistics['unresponsive'])}"
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Columns two spaces apart; the first `left` begin at the left, the others end at the right."""
+    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
+    lines = []
+    for row in (titles, *rows):
+        cells = [
+            f"{cell:<{width}}" if column < left else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _percentiles(milliseconds: dict[str, float | None]) -> list[str]:
+    found = (milliseconds.get(name) for name in ("p50", "p90", "p99"))
+    return [_duration(None if ms is None else ms / 1000) for ms in found]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

@@ -1,0 +1,295 @@
+"""A service of a job for other processes: over a link, by a key that opens this one service.
+
+job.serve("answer", port=7001, key=key)                                  # where the job runs
+
+with connect_service("host", 7001, "answer", key=key) as answer:         # anywhere else
+    answer.process(question)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from sage_flow.channels.frame import CancelRequest, Message, Reply
+from sage_flow.channels.link import Link, Listener, dial
+from sage_flow.channels.transport import TcpAddress
+from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
+from sage_flow.executors.calling import CallingPort
+from sage_flow.executors.outside import OutsidePort
+from sage_flow.executors.shell import Condition
+from sage_flow.plan.physical import Plan, ServicePlan
+from sage_flow.runtime.caller import Caller
+from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.runtime.failure import pack_error
+from sage_flow.service import Call, ServiceHandle
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["ServedService", "ServiceConnection", "connect_service"]
+
+_FIRST_PAUSE_S = 0.1
+
+
+class _Call(NamedTuple):
+    """Client to server: call a method. `group` is the key group that chooses the replica."""
+
+    call_id: int
+    remaining_s: float
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    group: int | None
+
+
+class _Cancel(NamedTuple):
+    """Client to server: nobody waits for this call any more."""
+
+    call_id: int
+
+
+class ServedService:
+    """A service that other processes can call, until `close()` or the end of its job.
+
+    `host` and `port` are where; a port that was given as 0 is the one that was found.
+    """
+
+    def __init__(self, port: OutsidePort, service: ServicePlan, address: TcpAddress, key: bytes | None) -> None:
+        self._port = port
+        self._service = service
+        # What a client has given up may not have ended here.
+        self._roomy = replace(service, max_pending=2 * service.max_pending)
+        self._listener = Listener(
+            address,
+            key,
+            _name(service.name),
+            on_link=self._greet,
+            on_message=self._on_message,
+            on_closed=self._on_closed,
+        )
+        bound = cast("TcpAddress", self._listener.address)
+        self.host, self.port = bound.host, bound.port
+        port.at_close(partial(self._listener.close, wait=False))
+
+    def close(self) -> None:
+        """Take no more calls; the replies of those that have come are sent as long as they are there."""
+        self._listener.close()
+
+    def statistics(self) -> dict[str, Any]:
+        """Connected processes, refused connections, the last events."""
+        return self._listener.statistics()
+
+    def __enter__(self) -> ServedService:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # All below runs on the exchange thread, or on one that brings a reply.
+
+    def _greet(self, link: Link) -> None:
+        link.state = {}  # the open calls, by the client's number
+        link.send(self._service)
+
+    def _on_message(self, link: Link, message: _Call | _Cancel, size: int) -> None:
+        open_calls: dict[int, OpenCall] = link.state
+        if isinstance(message, _Cancel):
+            if (unwanted := open_calls.pop(message.call_id, None)) is not None:
+                self._port.cancel(unwanted)
+            return
+        pool = f"{self._service.name} by {id(link)}"
+        if not self._port.has_place(self._roomy, pool):  # a client keeps to the limit; this thread must not wait
+            self._answer(link, message.call_id, Outcome(error=ServiceOverloaded(f"{self._service.name} has no place")))
+            return
+        call = Call(self._service.name, message.method, message.args, message.kwargs)
+        made = self._port.call(self._roomy, call, message.remaining_s, message.group, pool)
+        open_calls[message.call_id] = made
+        self._port.on_outcome(made, partial(self._on_outcome, link, message.call_id, made))
+
+    def _on_outcome(self, link: Link, call_id: int, call: OpenCall) -> None:
+        if link.state.pop(call_id, None) is not None and call.outcome is not None:
+            self._answer(link, call_id, call.outcome)
+
+    def _answer(self, link: Link, call_id: int, outcome: Outcome) -> None:
+        error = outcome.remote_error
+        if outcome.error is not None:
+            error = pack_error(outcome.error)
+        try:
+            link.send(Reply(call_id, 1, () if error else (outcome.value,), error))
+        except CodecError as fault:
+            link.send(Reply(call_id, 0, (), pack_error(fault)))
+        except LinkClosed:
+            pass  # it has gone without waiting
+
+    def _on_closed(self, link: Link, reason: str) -> None:
+        for call_id in list(link.state):
+            if (call := link.state.pop(call_id, None)) is not None:
+                self._port.cancel(call)
+
+
+class _LinkPost:
+    """What a CallingPort needs: a clock, conditions, and who sends."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+
+    def condition(self) -> Condition:
+        return threading.Condition(threading.Lock())
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def send(self, sender: int, target: int, message: Message) -> int:
+        self._send(message)
+        return 0
+
+    def medium(self, producer: int, consumer: int) -> str:
+        return "tcp"
+
+
+class _RemotePort(CallingPort):
+    """Calls over a link; it is dialed again if it was lost."""
+
+    def __init__(self, link: Callable[[], Link], plan: Plan) -> None:
+        super().__init__(plan, 0, _LinkPost(self._take_back))
+        self._link = link
+
+    def in_activation(self) -> bool:
+        return False
+
+    def lost(self, why: str) -> None:
+        """The link is gone, and with it whoever could answer."""
+        with self._condition:
+            waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
+            self._condition.notify_all()
+        self._call_back(waiting)
+
+    def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
+        return -1 if group is None else group  # the other end chooses
+
+    def _send(self, made: OpenCall, call: Call) -> None:
+        group = None if made.target == -1 else made.target
+        left_s = made.deadline - self.now()
+        try:
+            self._link().send(_Call(made.id, left_s, call.method, call.args, call.kwargs, group))
+        except CodecError as error:
+            self._end(made, Outcome(error=error))
+        except (LinkClosed, ChannelNotReachable) as error:
+            self._end(made, Outcome(error=ServiceUnavailable(f"{made.label} cannot be called: {error}")))
+
+    def _take_back(self, message: Message) -> None:
+        if isinstance(message, CancelRequest):
+            try:
+                self._link().send(_Cancel(message.call_id))
+            except (LinkClosed, ChannelNotReachable):
+                pass  # nobody is left who could do it
+
+
+class ServiceConnection:
+    """A service of a job in another process. In a `with` block it gives the handle, and is closed behind it."""
+
+    def __init__(
+        self, address: TcpAddress, service: str, key: bytes | None, timeout_s: float, retry_count: int
+    ) -> None:
+        self._address = address
+        self._service = service
+        self._key = key
+        self._timeout_s = timeout_s
+        self._pauses_s = [_FIRST_PAUSE_S * 2**attempt for attempt in range(retry_count)]
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+        self._is_closed = False
+        self._greeting: ServicePlan | None = None
+        self._greeted = threading.Event()
+        self._port: _RemotePort | None = None
+        self._connected()
+        if not self._greeted.wait(timeout_s) or self._greeting is None:
+            raise ChannelNotReachable(f"{address} does not say what service {service!r} is")
+        plan = replace(self._greeting, many=False)  # the other end puts replies together
+        self._port = _RemotePort(self._connected, Plan(service, (), (), {service: plan}))
+        self.handle: ServiceHandle = Caller({service: plan}, self._port).handle(service)
+
+    def close(self) -> None:
+        """End the connection; calls that are open end in ServiceUnavailable."""
+        with self._lock:
+            self._is_closed = True
+            link = self._link
+        if link is not None:
+            link.close()
+
+    def __enter__(self) -> ServiceHandle:
+        return self.handle
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connected(self) -> Link:
+        """Return the link; dial, or dial again, if there is none."""
+        with self._lock:
+            if self._is_closed:
+                raise LinkClosed(f"the connection to service {self._service!r} was closed here")
+            if self._link is None or self._link.is_closed:
+                self._link = self._dial()
+            return self._link
+
+    def _dial(self) -> Link:
+        for pause_s in self._pauses_s:
+            try:
+                return self._dial_once()
+            except ChannelNotReachable:
+                time.sleep(pause_s)
+        return self._dial_once()
+
+    def _dial_once(self) -> Link:
+        return dial(
+            self._address,
+            self._key,
+            _name(self._service),
+            on_message=self._on_message,
+            on_closed=self._on_closed,
+            connect_timeout_s=self._timeout_s,
+        )
+
+    def _on_message(self, link: Link, message: Any, size: int) -> None:
+        if isinstance(message, ServicePlan):
+            self._greeting = message
+            self._greeted.set()
+        elif self._port is not None:
+            self._port.take_reply(message)
+
+    def _on_closed(self, link: Link, reason: str) -> None:
+        self._greeted.set()
+        if self._port is not None:
+            self._port.lost(f"service {self._service!r} at {self._address} is gone: {reason}")
+
+
+def connect_service(
+    host: str,
+    port: int,
+    service: str,
+    *,
+    key: bytes | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    connect_timeout_s: float = 30.0,
+    retry_count: int = 3,
+) -> ServiceConnection:
+    """Connect to a service that a job serves with `JobHandle.serve`.
+
+    A call whose connection breaks ends in ServiceUnavailable and is not repeated, as it may have been answered; the
+    next call connects again, with `retry_count` repetitions.
+
+    Raises: ChannelNotReachable if nobody is there, or the key does not open this service.
+    """
+    return ServiceConnection(TcpAddress(host, port, ssl_context), service, key, connect_timeout_s, retry_count)
+
+
+def _name(service: str) -> str:
+    return f"service:{service}"

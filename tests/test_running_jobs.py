@@ -1,0 +1,149 @@
+"""Jobs that run are found, asked and shown; what killed ones left is taken away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+
+import pytest
+
+from sage_flow import LocalEnvironment, running_jobs
+from sage_flow.cli import main
+from sage_flow.errors import ChannelNotReachable, PipelineError
+
+JOB = """
+    import sys, time
+    from sage_flow import LocalEnvironment
+
+    class Adder:
+        def add(self, n):
+            return n + 1
+
+    def slow(n, ctx):
+        ctx.service("adder").add(n)
+        if n == 5:
+            time.sleep(600)
+
+    env = LocalEnvironment(sys.argv[1])
+    env.register_service("adder", Adder)
+    env.from_collection(range(100)).rebalance().map(slow, parallelism=2).for_each(str)
+    env.execute(progress=False)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_directory(monkeypatch):
+    """The jobs of these tests are the only ones; pytest's own paths are too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="sf-", dir="/tmp") as directory:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        yield directory
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a job in a process of its own; it is there when it can be found."""
+    script = tmp_path / "job.py"
+    script.write_text(textwrap.dedent(JOB))
+    started = []
+
+    def start(name):
+        process = subprocess.Popen([sys.executable, str(script), name])
+        started.append(process)
+        for _ in range(3000):
+            if any(job.pid == process.pid for job in running_jobs.running_jobs()):
+                return process
+            assert process.poll() is None
+            threading.Event().wait(0.01)
+        raise AssertionError("the job was not announced")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_running_job_shows_its_channels_and_services(start, capsys):
+    start("shown")
+    assert main(["channels"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split()[:3] == ["channel", "kind", "medium"]
+    assert any("collection-1[1/1] => map-1[1/2]" in line and "memory" in line for line in shown)
+    assert any("requests of adder" in line for line in shown)
+    assert main(["services", "shown"]) == 0
+    title, row = capsys.readouterr().out.splitlines()[:2]
+    assert title.split()[:4] == ["service", "method", "calls", "errors"]
+    assert row.split()[:2] == ["adder", "add"]
+    assert main(["services", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["services"]["adder"]["add"]["calls"] >= 6
+    assert told["unresponsive"] == []
+
+
+def test_jobs_are_told_apart_by_name_and_process(start, capsys):
+    one, two = start("one"), start("two")
+    assert main(["channels"]) == 2
+    told = capsys.readouterr().err
+    assert "several jobs run" in told
+    assert f"'one' (process {one.pid}), 'two' (process {two.pid})" in told
+    assert main(["channels", "two"]) == 0
+    assert main(["channels", str(one.pid)]) == 0
+    assert main(["channels", "three"]) == 2
+    assert "no job 'three' runs" in capsys.readouterr().err
+
+
+def test_what_a_killed_job_left_is_taken_away(start, own_directory, capsys):
+    process = start("killed")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main(["services"]) == 2
+    assert "no job runs" in capsys.readouterr().err
+    assert os.listdir(f"{own_directory}/sage_flow-{os.geteuid()}") == []
+
+
+@pytest.mark.race
+def test_a_job_that_has_ended_leaves_nothing(own_directory):
+    lets_go = threading.Event()
+
+    def items():
+        lets_go.wait(60)
+        yield from ()
+
+    env = LocalEnvironment("ending")
+    env.from_iterable(items).for_each(str)
+    with env.submit() as job:
+        waiting = threading.Thread(target=job.wait)
+        waiting.start()
+        for _ in range(3000):
+            if running_jobs.running_jobs():
+                break
+            threading.Event().wait(0.01)
+        found = running_jobs.find_job("ending")
+        assert found.key.hex() not in repr(found)
+        assert found.ask()["channels"] == []
+        lets_go.set()
+        waiting.join()
+    assert os.listdir(f"{own_directory}/sage_flow-{os.geteuid()}") == []
+    with pytest.raises(ChannelNotReachable):
+        found.ask()
+    with pytest.raises(PipelineError, match="no job 'ending' runs"):
+        running_jobs.find_job("ending")
+
+
+def test_a_directory_that_others_can_enter_is_not_used(own_directory, caplog):
+    os.mkdir(f"{own_directory}/sage_flow-{os.geteuid()}", 0o755)
+
+    def items():
+        threading.Event().wait(0.8)
+        yield 1
+
+    env = LocalEnvironment("private")
+    env.from_iterable(items).collect("rows")
+    assert env.execute(progress=False).collected["rows"] == [1]
+    assert "nobody can look at job 'private' from outside" in caplog.text
+    assert "0700" in caplog.text
