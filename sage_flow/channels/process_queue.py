@@ -24,7 +24,7 @@ from sage_flow.channels.remote_queue import ReachPolicy, RemoteQueue
 from sage_flow.channels.transport import UnixAddress
 from sage_flow.errors import ChannelNotReachable
 
-_POLICY: Final = ReachPolicy(timeout_s=30.0, retries=3)
+_POLICY: Final = ReachPolicy(served=True)
 
 _lock = threading.Lock()
 _directory: str | None = None

@@ -45,10 +45,14 @@ _LOST: Final = -2
 
 @dataclass(frozen=True)
 class ReachPolicy:
-    """How hard to try to get a connection: seconds per try, and how many more tries after the first."""
+    """How hard to try to get a connection: seconds per try, and how many more tries after the first.
+
+    `served`: somebody has listened there. If nobody does, the host is gone; else it may not have come yet.
+    """
 
     timeout_s: float = 30.0
     retries: int = 3
+    served: bool = False
 
 
 @dataclass(eq=False)
@@ -305,7 +309,7 @@ class RemoteQueue(LiveQueue):
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _give_up(self, error: ChannelError) -> Exception:
-        if self._host_id is None:
+        if self._host_id is None and not self._policy.served:
             where = f"queue {self._name[1]} at {self._host}"
             return ChannelNotReachable(f"{where} ({self._policy.retries + 1} tries): {error}{_cure(error)}")
         self._settle_all(_LOST, why := f"its host is gone, and with it what was in the queue ({error})")

@@ -86,6 +86,12 @@ def get_there(kind, data, count, label=None):
     return [handle.get(timeout=30) for _ in range(count)]
 
 
+def types_there(kind, data, count):
+    """How many types they have, and the name of one."""
+    types = {type(item) for item in get_there(kind, data, count)}
+    return len(types), types.pop().__name__
+
+
 def facts_there(kind, data):
     """What a handle says of itself in another process, before it is used."""
     handle = kind.unpickle(data)

@@ -127,10 +127,12 @@ def test_a_clone_of_an_unused_descriptor_is_independent(make):
     assert clone.queue_id == f"{descriptor.queue_id}_clone"
     assert re.fullmatch(rf"{clone.queue_id}_[0-9a-f]{{8}}", clone.channel_id)
     assert named.channel_id == named.queue_id
-    assert not descriptor.is_bound and not clone.is_bound
+    assert not descriptor.is_bound
+    assert not clone.is_bound
     assert clone.metadata == descriptor.metadata
     descriptor.put("a")
-    assert clone.empty() and named.empty()
+    assert clone.empty()
+    assert named.empty()
     clone.put("b")
     assert descriptor.get() == "a"
     for handle in (clone, named):
