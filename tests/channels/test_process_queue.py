@@ -69,10 +69,12 @@ def test_a_parent_reaches_what_its_forked_child_used_first():
     done, ready = os.pipe()
     child = os.fork()
     if not child:
-        descriptor.put("from the child")
-        os.write(ready, b"1")
-        descriptor.get()  # until the parent closes it
-        os._exit(1)
+        try:
+            descriptor.put("from the child")
+            os.write(ready, b"1")
+            descriptor.get()  # until the parent closes it
+        finally:
+            os._exit(0)
     assert os.read(done, 1) == b"1"
     assert descriptor.get() == "from the child"
     descriptor.close()

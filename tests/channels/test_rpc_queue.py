@@ -65,9 +65,8 @@ def test_a_key_is_bytes_and_not_shown():
 
 
 def test_a_port_in_use_is_named():
-    with RPCQueueServer("127.0.0.1", 0) as server:
-        with pytest.raises(ChannelNotReachable, match=f"{server.port}.*in use"):
-            RPCQueueServer("127.0.0.1", server.port)
+    with RPCQueueServer("127.0.0.1", 0) as server, pytest.raises(ChannelNotReachable, match=f"{server.port}.*in use"):
+        RPCQueueServer("127.0.0.1", server.port)
 
 
 def test_without_a_key_only_this_machine_may_come():
