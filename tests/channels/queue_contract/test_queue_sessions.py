@@ -1,0 +1,274 @@
+"""Clients that die, connections that break, servers that go: what becomes of items."""
+
+import pickle
+import queue
+
+import pytest
+from forwarder import Forwarder
+from queue_kinds import KEY
+from queue_peer import get_and_freeze, put_there
+from test_queue_waiting import start, until
+
+from sage_flow.channels import RPCQueueDescriptor, RPCQueueServer
+from sage_flow.errors import ChannelNotReachable, PutInDoubt, QueueClosed
+
+
+def test_a_client_killed_with_a_lease_gives_its_items_back_to_the_front(make_crossing, crossing, victim):
+    descriptor = make_crossing()
+    descriptor.qsize()  # hosted here, not in the process that will die
+    victim.run(get_and_freeze, crossing, pickle.dumps(descriptor))
+    descriptor.put_many(["a", "b"])
+    until(descriptor, leases=1)
+    assert descriptor.qsize() == 1
+    victim.kill()
+    until(descriptor, leases=0)
+    assert descriptor.get_many(10) == ["a", "b"]
+    assert descriptor.statistics()["returned"] == 1
+
+
+def test_a_client_killed_without_a_lease_takes_nothing_along(make_crossing, crossing, victim):
+    descriptor = make_crossing()
+    descriptor.qsize()
+    victim.run(put_there, crossing, pickle.dumps(descriptor), ["a"])
+    victim.kill()
+    until(descriptor, sessions=1)
+    assert descriptor.get_many(10) == ["a"]
+
+
+def break_link(descriptor):
+    """As if the network had, unless it just has."""
+    link = descriptor.queue_instance._link
+    if link is not None:
+        link.close(0)
+
+
+def test_a_get_goes_on_over_a_new_connection(make_crossing):
+    descriptor = make_crossing()
+    getter = start(descriptor.share().get)
+    until(descriptor, waiting_getters=1)
+    break_link(descriptor)
+    until(descriptor, waiting_getters=1)
+    descriptor.put("a")
+    assert getter.result() == "a"
+    assert descriptor.statistics()["sessions"] == 1
+
+
+@pytest.mark.race
+def test_nothing_is_lost_or_twice_however_often_the_connection_breaks(make_crossing):
+    descriptor = make_crossing(maxsize=8)
+
+    def put_all(handle, name):
+        for number in range(150):
+            handle.put((name, number))
+
+    def get_all(handle):
+        return [handle.get() for _ in range(150)]
+
+    putters = [start(put_all, descriptor.share(), name) for name in range(4)]
+    getters = [start(get_all, descriptor.share()) for _ in range(4)]
+    while any(getter.thread.is_alive() for getter in getters):
+        break_link(descriptor)
+        getters[0].thread.join(0.02)
+    for putter in putters:
+        putter.result()
+    got = [getter.result() for getter in getters]
+    assert sorted(item for items in got for item in items) == [(name, n) for name in range(4) for n in range(150)]
+    assert descriptor.empty()
+
+
+# --- with a server of its own, over a line that breaks ----------------------------------------------------
+
+
+@pytest.fixture
+def server():
+    with RPCQueueServer("127.0.0.1", 0, KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def line(server):
+    line = Forwarder(server.port)
+    yield line
+    line.close()
+
+
+def over(line, **configuration):
+    """A descriptor of a queue whose messages go over the line, and one that goes past it."""
+    descriptor = RPCQueueDescriptor("127.0.0.1", line.port, key=KEY, **configuration)
+    return descriptor, RPCQueueDescriptor("127.0.0.1", line._target, key=KEY, queue_id=descriptor.queue_id)
+
+
+def test_a_put_repeated_after_a_reconnect_counts_once(line):
+    descriptor, past = over(line)
+    descriptor.qsize()
+    line.mute()
+    putter = start(descriptor.put, "once")
+    assert past.get(timeout=30) == "once"
+    line.cut()
+    putter.result()
+    assert past.statistics()["puts"] == 1
+    assert past.empty()
+
+
+def test_a_large_put_repeated_after_a_reconnect_counts_once(line):
+    descriptor, past = over(line)
+    descriptor.qsize()
+    putter = start(descriptor.put, b"x" * 1_000_000)
+    putter.result()
+    line.mute()
+    putter = start(descriptor.put, b"y" * 1_000_000)
+    until(past, producers=1, puts=1)
+    line.cut()
+    putter.result()
+    assert [len(past.get(timeout=30)) for _ in range(2)] == [1_000_000] * 2
+    assert past.statistics()["puts"] == 2
+    assert past.empty()
+
+
+def test_a_delivery_that_did_not_arrive_is_sent_again(line):
+    descriptor, past = over(line)
+    getter = start(descriptor.get)
+    until(past, waiting_getters=1)
+    line.mute()
+    past.put("a")
+    until(past, leases=1)
+    line.cut()
+    assert getter.result() == "a"
+    assert past.statistics()["returned"] == 0
+    assert past.empty()
+
+
+def test_a_delivery_to_a_get_that_gave_up_meanwhile_goes_back(line):
+    descriptor, past = over(line, connection_timeout=0.3)
+    getter = start(descriptor.get, True, 0.2)
+    until(past, waiting_getters=1)
+    line.mute()
+    past.put("a")
+    until(past, leases=1)
+    try:
+        # The host does not answer the withdrawal, so the client breaks the connection, and comes back.
+        assert getter.result() == "a"
+    except queue.Empty:
+        assert past.get(timeout=30) == "a"
+    assert past.empty()
+
+
+def test_a_put_is_in_doubt_if_the_host_has_forgotten_the_session(line):
+    descriptor, past = over(line, retry_count=1000)
+    descriptor.qsize()
+    line.mute()
+    putter = start(descriptor.put, "perhaps")
+    until(past, depth=1)
+    line.refuse()
+    until(past, sessions=1)
+    line.admit()
+    with pytest.raises(PutInDoubt):
+        putter.result()
+    assert past.get() == "perhaps"
+    descriptor.put("surely")
+    assert past.get() == "surely"
+
+
+def test_a_get_outlives_its_session(line):
+    descriptor, past = over(line, retry_count=1000)
+    getter = start(descriptor.get)
+    until(past, waiting_getters=1)
+    line.refuse()
+    until(past, sessions=1)
+    line.admit()
+    past.put("a")
+    assert getter.result() == "a"
+
+
+def test_a_line_that_stays_broken_closes_the_queue(line):
+    descriptor, _ = over(line, retry_count=1)
+    getter = start(descriptor.share().get)
+    descriptor.put("a")
+    assert getter.result() == "a"
+    line.refuse()
+    getter = start(descriptor.share().get)
+    with pytest.raises(QueueClosed, match="with it what was in the queue"):
+        getter.result()
+    with pytest.raises(QueueClosed):
+        descriptor.put("b")
+    assert descriptor.statistics()["closed"]
+
+
+def test_a_server_that_is_closed_tells_its_clients():
+    server = RPCQueueServer("127.0.0.1", 0, KEY)
+    descriptor = RPCQueueDescriptor("127.0.0.1", server.port, key=KEY)
+    getter = start(descriptor.share().get)
+    until(descriptor, waiting_getters=1)
+    server.close()
+    with pytest.raises(QueueClosed, match="its server was closed"):
+        getter.result()
+    with pytest.raises(QueueClosed):
+        descriptor.get()
+
+
+def test_a_server_started_anew_does_not_pretend_to_be_the_old_one(line):
+    descriptor, _ = over(line)
+    descriptor.put("gone with its server")
+    line.refuse()
+    with RPCQueueServer("127.0.0.1", 0, KEY) as second:
+        line._target = second.port
+        line.admit()
+        with pytest.raises(QueueClosed, match="started anew, and what was in the queue is lost"):
+            descriptor.get(timeout=30)
+        assert second.statistics()["queues"] == {}
+        descriptor.trim()
+        descriptor.put("a new life")
+        assert descriptor.get() == "a new life"
+
+
+def test_a_host_that_was_killed_has_lost_what_it_held(kinds, victim):
+    kind = kinds["multiprocessing"]
+    descriptor = kind.make()
+    victim.run(put_there, kind, pickle.dumps(descriptor), ["lost"])
+    assert descriptor.qsize() == 1
+    getter = start(descriptor.share().get_many, 5)
+    assert getter.result() == ["lost"]
+    getter = start(descriptor.share().get)
+    until(descriptor, waiting_getters=1)
+    victim.kill()
+    with pytest.raises(QueueClosed, match="its host is gone"):
+        getter.result()
+    with pytest.raises(QueueClosed):
+        kind.unpickle(pickle.dumps(descriptor)).put("nobody serves it again")
+
+
+# --- never connected --------------------------------------------------------------------------------------
+
+
+def test_nobody_listens(line):
+    descriptor, _ = over(line, retry_count=2)
+    line.refuse()
+    with pytest.raises(ChannelNotReachable, match="3 tries"):
+        descriptor.put("a")
+    assert line.accepted == 3
+    line.admit()
+    descriptor.put("a")
+    assert descriptor.get() == "a"
+
+
+def test_a_wrong_key_or_none_is_refused(server):
+    for key in (b"wrong", None):
+        descriptor = RPCQueueDescriptor("127.0.0.1", server.port, key=key, retry_count=0)
+        with pytest.raises(ChannelNotReachable, match="key") as failure:
+            descriptor.put("a")
+        assert "with_credentials" in str(failure.value)
+        assert KEY.decode() not in str(failure.value)
+    assert server.statistics()["queues"] == {}
+
+
+# --- connections ------------------------------------------------------------------------------------------
+
+
+def test_descriptors_of_one_server_share_a_connection(server):
+    pooled = [RPCQueueDescriptor("127.0.0.1", server.port, key=KEY) for _ in range(5)]
+    alone = [RPCQueueDescriptor("127.0.0.1", server.port, key=KEY, enable_pooling=False) for _ in range(2)]
+    for descriptor in pooled + alone:
+        descriptor.put("a")
+    assert server.statistics()["links"] == 3
+    break_link(pooled[0])
+    assert [descriptor.get() for descriptor in pooled + alone] == ["a"] * 7
