@@ -20,7 +20,7 @@ from sage_flow.errors import CodecError
 
 Payload = tuple[Any, ...]
 
-_RUN_ITEMS: Final = 64
+_RUN_ITEMS: Final = 128
 _RUN_BYTES: Final = 64 << 10
 _OUT_OF_BAND: Final = 4096  # bytes; a smaller buffer costs less inside the stream
 

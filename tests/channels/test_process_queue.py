@@ -66,21 +66,23 @@ def test_a_forked_child_reaches_what_its_parent_uses():
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_parent_reaches_what_its_forked_child_used_first():
     descriptor = PythonQueueDescriptor(use_multiprocessing=True)
-    done, ready = os.pipe()
+    from_child, to_parent = os.pipe()
+    from_parent, to_child = os.pipe()
     child = os.fork()
     if not child:
         try:
             descriptor.put("from the child")
-            os.write(ready, b"1")
-            descriptor.get()  # until the parent closes it
+            os.write(to_parent, b"1")
+            os.read(from_parent, 1)
         finally:
             os._exit(0)
-    assert os.read(done, 1) == b"1"
+    assert os.read(from_child, 1) == b"1"
     assert descriptor.get() == "from the child"
     descriptor.close()
+    os.write(to_child, b"1")
     os.waitpid(child, 0)
-    os.close(done)
-    os.close(ready)
+    for end in (from_child, to_parent, from_parent, to_child):
+        os.close(end)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
