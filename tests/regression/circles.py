@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asks import WrongOutcome
-from memory_services import Gates
+from memory_services import NEVER_S, add_gates
 from watched import finished
 
 from sage_flow import LocalEnvironment, PipelineService, Service
@@ -11,7 +11,6 @@ from sage_flow.errors import ServiceCycle
 
 __all__ = ["KINDS", "refused_side", "simulate_circles"]
 
-LOST_S = 60.0
 CALLS = 5
 
 
@@ -39,14 +38,14 @@ class _Hop(Service):
 
 
 def _as_class(env, name):
-    env.register_service(name, _Hop, name, timeout=LOST_S)
+    env.register_service(name, _Hop, name, timeout=NEVER_S)
 
 
 def _as_pipeline(env, name):
     body = PipelineService(
         lambda requests: requests.rebalance().map(lambda onward, ctx: _hop(name, onward, ctx), parallelism=2)
     )
-    env.register_service(name, body, timeout=LOST_S)
+    env.register_service(name, body, timeout=NEVER_S)
 
 
 KINDS = {
@@ -65,7 +64,7 @@ def refused_side(env, kind):
         except ServiceCycle as error:
             return error
 
-    env.register_service("gates", Gates, concurrency=1000, timeout=LOST_S)
+    add_gates(env)
     for name, register_one in KINDS[kind].items():
         register_one(env, name)
     for name, way in {"v": "vxy", "w": "wyx"}.items():

@@ -12,7 +12,7 @@ from itertools import islice
 
 from asks import WrongOutcome, drawn
 from callers import asking, asking_async
-from memory_services import Gates, Relay, ShortTermMemory, answering
+from memory_services import NEVER_S, Relay, ShortTermMemory, add_gates, answering
 from watched import finished
 
 from sage_flow import LocalEnvironment
@@ -22,9 +22,6 @@ from sage_flow.executors.simulation import SimulationExecutor
 from sage_flow.executors.threads import ThreadExecutor
 
 __all__ = ["PROCESSES", "SIMULATED", "THREADS", "Scale", "simulate"]
-
-NEVER_S = 60.0
-"""A timeout that does not pass, unless a call is lost."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def _build(env, scale, choose, now):
         for name in (f"caller {number}" for number in range(scale.callers))
     }
     steps = [
-        lambda: register("gates", Gates, concurrency=1000),
+        partial(add_gates, env),
         lambda: register("short_term_memory", ShortTermMemory, delay(), concurrency=choose.choice([1, 2, 4])),
         lambda: register("answer", answering(choose.choice([1, 2]), delay())),
         lambda: register("relay", Relay, concurrency=choose.choice([1, 3])),

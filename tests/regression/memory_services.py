@@ -9,7 +9,10 @@ from asks import Answer, Refused, Unpicklable
 
 from sage_flow import Function, PipelineService, Service
 
-__all__ = ["Gates", "Relay", "ShortTermMemory", "answering", "gate_of"]
+__all__ = ["NEVER_S", "Relay", "ShortTermMemory", "add_gates", "answering", "gate_of"]
+
+NEVER_S = 60.0
+"""A timeout that passes only if a call is lost."""
 
 
 def gate_of(turn):
@@ -34,6 +37,11 @@ class Gates(Service):
 
     def _gate(self, name):
         return self._gates.setdefault(name, asyncio.Event())
+
+
+def add_gates(env):
+    """Register the service "gates", at which any number of calls may wait."""
+    env.register_service("gates", Gates, concurrency=1000, timeout=NEVER_S)
 
 
 class ShortTermMemory(Service):

@@ -5,13 +5,11 @@ a delay would be a deadlock, which ends in ServiceTimeout.
 """
 
 import pytest
-from memory_services import Gates
+from memory_services import NEVER_S, add_gates
 from watched import finished
 
 from sage_flow import PipelineService, Service
 from sage_flow.errors import NoReply
-
-LOST_S = 60.0
 
 
 class Refusal(Exception):
@@ -84,8 +82,8 @@ def first_and_next(mode, first, make, **options):
         return reply
 
     env = mode.environment(parallelism=1)
-    env.register_service("gates", Gates, concurrency=1000, timeout=LOST_S)
-    env.register_service("service", make, timeout=LOST_S, **options)
+    add_gates(env)
+    env.register_service("service", make, timeout=NEVER_S, **options)
     env.from_collection([first]).map(ask_first, name="ask first").collect("first")
     env.from_collection(["next"]).map(ask_next, name="ask next").collect("next")
     collected = finished(env).collected
@@ -120,7 +118,7 @@ class Large(Service):
 
 
 def test_a_caller_that_does_not_take_its_replies_does_not_delay_the_next(mode):
-    """Two hundred replies, twice what any channel may hold on the way."""
+    """Three hundred replies: more than `max_pending`, and more bytes than any channel may hold on the way."""
 
     def ask_many(count, ctx):
         gates = ctx.service("gates")
@@ -137,9 +135,9 @@ def test_a_caller_that_does_not_take_its_replies_does_not_delay_the_next(mode):
         return replied
 
     env = mode.environment(parallelism=1)
-    env.register_service("gates", Gates, concurrency=1000, timeout=LOST_S)
-    env.register_service("large", Large, timeout=LOST_S)
-    env.from_collection([200]).map(ask_many, name="ask many").collect("many")
+    add_gates(env)
+    env.register_service("large", Large, timeout=NEVER_S)
+    env.from_collection([300]).map(ask_many, name="ask many").collect("many")
     env.from_collection([-1]).map(ask_next, name="ask next").collect("next")
     collected = finished(env).collected
     assert (collected["many"], collected["next"]) == ([True], [-1])
@@ -156,7 +154,7 @@ def test_an_operator_that_raises_while_its_calls_are_open_does_not_delay_its_nex
 
     env = mode.environment(parallelism=1)
     env.register_service(
-        "echo", PipelineService(lambda r: r.rebalance().map(lambda n: n, parallelism=2)), timeout=LOST_S
+        "echo", PipelineService(lambda r: r.rebalance().map(lambda n: n, parallelism=2)), timeout=NEVER_S
     )
     env.from_collection(range(8)).map(ask, name="ask", on_error="skip").collect("replies")
     result = finished(env)

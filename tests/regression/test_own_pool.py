@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from asks import drawn
 from callers import asking
-from memory_services import Gates, Relay, ShortTermMemory, answering
+from memory_services import NEVER_S, Relay, ShortTermMemory, add_gates, answering
 from watched import finished
 
 from sage_flow import PipelineService, Service
@@ -16,7 +16,6 @@ from sage_flow.testing import MODES
 
 THREADS = 8
 ASKS = 10  # of each thread
-LOST_S = 60.0
 
 with_real_threads = pytest.mark.parametrize("mode", [m for m in MODES if "simulation" not in m.name], ids=str)
 """In the simulation user code has no threads of its own."""
@@ -27,7 +26,7 @@ def ask_in_threads(asks, ctx):
     ask = asking(time.monotonic)
 
     def ask_some(number):
-        start.wait(LOST_S)
+        start.wait(NEVER_S)
         return [ask([mine], ctx) for mine in asks[number::THREADS]]
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -58,11 +57,11 @@ def test_the_first_calls_of_eight_threads_have_their_right_outcomes(mode, where)
         choose = random.Random(seed)
         asks = [drawn(choose, where, seq, largest=10_000) for seq in range(THREADS * ASKS)]
         env = mode.environment(parallelism=1)
-        env.register_service("gates", Gates, concurrency=1000, timeout=LOST_S)
-        env.register_service("short_term_memory", ShortTermMemory, concurrency=2, timeout=LOST_S)
-        env.register_service("answer", answering(2), timeout=LOST_S)
-        env.register_service("relay", Relay, concurrency=3, timeout=LOST_S)
-        env.register_service("crowd", Crowd, timeout=LOST_S)
-        env.register_service("crowd in a pipeline", PipelineService(lambda r: r.map(ask_in_threads)), timeout=LOST_S)
+        add_gates(env)
+        env.register_service("short_term_memory", ShortTermMemory, concurrency=2, timeout=NEVER_S)
+        env.register_service("answer", answering(2), timeout=NEVER_S)
+        env.register_service("relay", Relay, concurrency=3, timeout=NEVER_S)
+        env.register_service("crowd", Crowd, timeout=NEVER_S)
+        env.register_service("crowd in a pipeline", PipelineService(lambda r: r.map(ask_in_threads)), timeout=NEVER_S)
         env.from_collection([asks]).map(WHERE[where], name="ask").collect("told")
         assert finished(env).collected["told"] == [[(where, seq) for seq in range(THREADS * ASKS)]], f"seed {seed}"
