@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+collect_ignore_glob = ["*/conftest.py"]  # examples are looked for in modules, and these are none
+
+
 
 @pytest.fixture(autouse=True)
 def _names_for_examples(doctest_namespace: dict[str, Any]) -> None:
