@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Final
 
 from sage_flow.channels.codec import Decoder, Encoder
 from sage_flow.channels.lanes import Lanes
@@ -16,6 +16,9 @@ from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.reader import FrameReader
 from sage_flow.channels.wire import DEFINITIONS, MESSAGE_LIMIT, Buffer
 from sage_flow.errors import LinkClosed
+
+_FEW: Final = 4  # pieces; the queue then holds little more than one fragment, and a socket may take more
+_READS: Final = 16  # in a row, before other connections have their turn
 
 
 class Lost(Exception):
@@ -77,7 +80,7 @@ class Outbound:
             if self._pipe is None:
                 return True
             queue = self._queue
-            if not queue:
+            if len(queue) < _FEW:
                 queue += self._lanes.next()
             if not queue:
                 return True
@@ -139,18 +142,22 @@ class Inbound:
         self.messages = self.bytes = 0
 
     def read(self, pipe: Pipe, deliver: Callable[[Any, int], object]) -> None:
-        """Call `deliver(value, bytes)` for each message that one read completes.
+        """Read what is there, or a fair share of it; call `deliver(value, bytes)` for each message it completes.
 
         Raises: BlockingIOError if nothing is there; Lost, ProtocolError, CodecError, OSError; what `deliver` raises.
         """
-        count = pipe.read(self._reader.space())
-        if not count:
-            raise Lost("it closed inside a message") if self._reader.inside_a_message else Closed()
-        for kind, payload in self._reader.filled(count):
-            if kind == DEFINITIONS:
-                self._decoder.learn(payload)
-                continue
-            value, size = self._decoder.decode(payload), len(payload)
-            self.messages += 1
-            self.bytes += size
-            deliver(value, size)
+        for _ in range(_READS):
+            space = self._reader.space()
+            count = pipe.read(space)
+            if not count:
+                raise Lost("it closed inside a message") if self._reader.inside_a_message else Closed()
+            for kind, payload in self._reader.filled(count):
+                if kind == DEFINITIONS:
+                    self._decoder.learn(payload)
+                    continue
+                value, size = self._decoder.decode(payload), len(payload)
+                self.messages += 1
+                self.bytes += size
+                deliver(value, size)
+            if count < len(space):
+                break

@@ -76,45 +76,6 @@ def test_a_large_bytearray_may_change_after_it_was_encoded():
     assert Decoder().decode(b"".join(pieces)) == [b"x" * 200_000]
 
 
-# Arrays.
-
-
-def test_an_array_is_received_without_a_copy():
-    numpy = pytest.importorskip("numpy")
-    array = numpy.arange(10_000, dtype="f8")
-    block = bytearray(b"".join(Encoder().encode(["odd", array])))
-    received = Decoder().decode(block)[1]
-    assert (received == array).all()
-    assert not received.flags.owndata
-    assert received.flags.aligned
-    assert received.flags.writeable
-    assert numpy.shares_memory(received, numpy.frombuffer(block, "u1"))
-
-
-def test_an_array_is_sent_without_a_copy_unless_asked_for():
-    numpy = pytest.importorskip("numpy")
-    array = numpy.zeros(10_000)
-    shared = Encoder().encode(array)
-    copied = Encoder().encode(array, copy_buffers=True)
-    array[:] = 1
-    assert Decoder().decode(b"".join(shared))[0] == 1
-    assert Decoder().decode(b"".join(copied))[0] == 0
-
-
-def test_many_small_arrays_stay_in_the_stream():
-    numpy = pytest.importorskip("numpy")
-    arrays = [numpy.full(3, index) for index in range(1000)]
-    assert len(Encoder().encode(arrays)) < 5
-    assert all((a == b).all() for a, b in zip(Connection().send(arrays), arrays))
-
-
-def test_a_read_only_array_stays_read_only():
-    numpy = pytest.importorskip("numpy")
-    array = numpy.zeros(10_000)
-    array.setflags(write=False)
-    assert not Connection().send(array).flags.writeable
-
-
 # Definitions.
 
 
