@@ -1,5 +1,9 @@
 """The two directions of a connection: one encodes, queues and writes, the other reads and decodes.
 
+A message is written at once, by its sender. When the peer falls behind with reading, messages gather instead,
+and the exchange thread writes them together: batches grow under load, vanish when idle, and nobody waits for one
+to fill.
+
 Neither blocks. Whoever owns them (`link`) waits for sockets, and decides what an error means.
 """
 
@@ -18,6 +22,8 @@ from sage_flow.channels.wire import DEFINITIONS, MESSAGE_LIMIT, Buffer
 from sage_flow.errors import LinkClosed
 
 _FEW: Final = 4  # pieces; the queue then holds little more than one fragment, and a socket may take more
+_ASK: Final = 8  # every so many messages the system is asked whether the peer keeps up: lone ones should not pay
+_BEHIND: Final = 16 << 10  # bytes; for a few small messages the exchange thread is not worth waking
 _READS: Final = 16  # in a row, before other connections have their turn
 
 
@@ -48,6 +54,7 @@ class Outbound:
         self._pipe: Pipe | None = None
         self._end: str | None = None
         self._messages = self._bytes = self._dropped_bytes = 0
+        self._alone = 0  # messages that found the queue empty
 
     def send(self, value: Any, lane: Hashable, *, copy_buffers: bool, subject: Any) -> tuple[int, bool]:
         """Queue a message, and write it if it is alone.
@@ -66,13 +73,21 @@ class Outbound:
                 self._messages += 1
                 self._bytes += size
                 alone = not self._queue
-                if news := self._encoder.news(self._lanes.oldest):
-                    self._queue += self._lanes.definitions(news)
-                self._queue += self._lanes.place(lane, self._encoder.messages, block, size)
+                lanes = self._lanes
+                if news := self._encoder.news(lanes.oldest):
+                    self._queue += lanes.definitions(news)
+                self._queue += lanes.place(lane, self._encoder.messages, block, size)
+                if alone and self._gather():
+                    return size, True
                 try:
                     return size, alone and not self.write()
                 except OSError:
                     return size, True  # the exchange thread meets the same error, and reports it
+
+    def _gather(self) -> bool:
+        """Whether to leave what is queued to the exchange thread, so that more joins it until that comes."""
+        self._alone += 1
+        return self._alone % _ASK == 0 and self._pipe is not None and self._pipe.unread_by_peer() > _BEHIND
 
     def write(self) -> bool:
         """Write, once, what the socket takes. True if nothing is left to do now. Raises: OSError."""
@@ -80,7 +95,7 @@ class Outbound:
             if self._pipe is None:
                 return True
             queue = self._queue
-            if len(queue) < _FEW:
+            if self._lanes.waiting and len(queue) < _FEW:
                 queue += self._lanes.next()
             if not queue:
                 return True
@@ -92,7 +107,7 @@ class Outbound:
                 count -= len(queue.popleft())
             if count:  # in place: a queue that looks empty invites others to write
                 queue[0] = memoryview(queue[0])[count:]
-            return not queue and self._lanes.oldest is None
+            return not queue and not self._lanes.waiting
 
     def open(self, pipe: Pipe) -> None:
         """From now on messages may be written, to `pipe`."""

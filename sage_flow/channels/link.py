@@ -194,15 +194,17 @@ class Link:
         try:
             if self._handshake is not None:
                 self._greet(pipe, self._handshake)
-            elif events & READ:
+                events |= WRITE  # if that opened the link, for what has been queued
+            elif events & READ or pipe.wants_write:
                 self._read(pipe)
         except BlockingIOError:
-            pass
+            events |= WRITE if pipe.wants_write or self._handshake is not None else 0
         except Exception as error:
             # However the other end goes when it has got all: it is because of us.
             self.end(_OURS if self._closing and self.idle else _text(error))
             return
-        self._flush()
+        if events & WRITE:
+            self._flush()
 
     def _flush(self) -> None:
         pipe = self._pipe

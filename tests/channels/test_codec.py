@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_flow.channels.codec import Decoder, Encoder, copy_value
@@ -45,6 +45,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(values, max_size=4))
 def test_values_come_back_equal(messages):
     connection = Connection()
@@ -301,6 +302,7 @@ def test_bytes_that_are_no_block_are_an_error(block):
         Decoder().decode(block)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(garbage):
     try:
@@ -337,6 +339,7 @@ def test_immutable_values_are_not_copied(value):
     assert copy_value(value) is value
 
 
+@settings(deadline=None)
 @given(values)
 def test_copies_are_equal(value):
     assert copy_value(value) == value
