@@ -9,7 +9,6 @@ import pytest
 collect_ignore_glob = ["*/conftest.py"]  # examples are looked for in modules, and these are none
 
 
-
 @pytest.fixture(autouse=True)
 def _names_for_examples(doctest_namespace: dict[str, Any]) -> None:
     from sage_flow import LocalEnvironment, stable_hash

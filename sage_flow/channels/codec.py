@@ -26,6 +26,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final
 
+from sage_flow.channels.arrow import reduce_slice
 from sage_flow.channels.culprit import find_culprit
 from sage_flow.channels.wire import (
     MESSAGE_LIMIT,
@@ -84,6 +85,8 @@ class _Pickler(pickle.Pickler):
         kind = type(obj)
         if kind is FunctionType or issubclass(kind, type):
             return self._define(self, obj)
+        if kind.__module__ == "pyarrow.lib":
+            return reduce_slice(kind, obj)
         return NotImplemented
 
     def bare_stream(self, limit: int) -> Buffer | None:

@@ -1,5 +1,9 @@
 """The two directions of a connection: one encodes, queues and writes, the other reads and decodes.
 
+A message is written at once, by its sender. When the peer falls behind with reading, messages gather instead,
+and the exchange thread writes them together: batches grow under load, vanish when idle, and nobody waits for one
+to fill.
+
 Neither blocks. Whoever owns them (`link`) waits for sockets, and decides what an error means.
 """
 
@@ -8,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Final
 
 from sage_flow.channels.codec import Decoder, Encoder
 from sage_flow.channels.lanes import Lanes
@@ -16,6 +20,11 @@ from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.reader import FrameReader
 from sage_flow.channels.wire import DEFINITIONS, MESSAGE_LIMIT, Buffer
 from sage_flow.errors import LinkClosed
+
+_FEW: Final = 4  # pieces; the queue then holds little more than one fragment, and a socket may take more
+_ASK: Final = 8  # every so many messages the system is asked whether the peer keeps up: lone ones should not pay
+_BEHIND: Final = 16 << 10  # bytes; for a few small messages the exchange thread is not worth waking
+_READS: Final = 16  # in a row, before other connections have their turn
 
 
 class Lost(Exception):
@@ -45,6 +54,7 @@ class Outbound:
         self._pipe: Pipe | None = None
         self._end: str | None = None
         self._messages = self._bytes = self._dropped_bytes = 0
+        self._alone = 0  # messages that found the queue empty
 
     def send(self, value: Any, lane: Hashable, *, copy_buffers: bool, subject: Any) -> tuple[int, bool]:
         """Queue a message, and write it if it is alone.
@@ -63,13 +73,21 @@ class Outbound:
                 self._messages += 1
                 self._bytes += size
                 alone = not self._queue
-                if news := self._encoder.news(self._lanes.oldest):
-                    self._queue += self._lanes.definitions(news)
-                self._queue += self._lanes.place(lane, self._encoder.messages, block, size)
+                lanes = self._lanes
+                if news := self._encoder.news(lanes.oldest):
+                    self._queue += lanes.definitions(news)
+                self._queue += lanes.place(lane, self._encoder.messages, block, size)
+                if alone and self._gather():
+                    return size, True
                 try:
                     return size, alone and not self.write()
                 except OSError:
                     return size, True  # the exchange thread meets the same error, and reports it
+
+    def _gather(self) -> bool:
+        """Whether to leave what is queued to the exchange thread, so that more joins it until that comes."""
+        self._alone += 1
+        return self._alone % _ASK == 0 and self._pipe is not None and self._pipe.unread_by_peer() > _BEHIND
 
     def write(self) -> bool:
         """Write, once, what the socket takes. True if nothing is left to do now. Raises: OSError."""
@@ -77,7 +95,7 @@ class Outbound:
             if self._pipe is None:
                 return True
             queue = self._queue
-            if not queue:
+            if self._lanes.waiting and len(queue) < _FEW:
                 queue += self._lanes.next()
             if not queue:
                 return True
@@ -89,7 +107,7 @@ class Outbound:
                 count -= len(queue.popleft())
             if count:  # in place: a queue that looks empty invites others to write
                 queue[0] = memoryview(queue[0])[count:]
-            return not queue and self._lanes.oldest is None
+            return not queue and not self._lanes.waiting
 
     def open(self, pipe: Pipe) -> None:
         """From now on messages may be written, to `pipe`."""
@@ -139,18 +157,22 @@ class Inbound:
         self.messages = self.bytes = 0
 
     def read(self, pipe: Pipe, deliver: Callable[[Any, int], object]) -> None:
-        """Call `deliver(value, bytes)` for each message that one read completes.
+        """Read what is there, or a fair share of it; call `deliver(value, bytes)` for each message it completes.
 
         Raises: BlockingIOError if nothing is there; Lost, ProtocolError, CodecError, OSError; what `deliver` raises.
         """
-        count = pipe.read(self._reader.space())
-        if not count:
-            raise Lost("it closed inside a message") if self._reader.inside_a_message else Closed()
-        for kind, payload in self._reader.filled(count):
-            if kind == DEFINITIONS:
-                self._decoder.learn(payload)
-                continue
-            value, size = self._decoder.decode(payload), len(payload)
-            self.messages += 1
-            self.bytes += size
-            deliver(value, size)
+        for _ in range(_READS):
+            space = self._reader.space()
+            count = pipe.read(space)
+            if not count:
+                raise Lost("it closed inside a message") if self._reader.inside_a_message else Closed()
+            for kind, payload in self._reader.filled(count):
+                if kind == DEFINITIONS:
+                    self._decoder.learn(payload)
+                    continue
+                value, size = self._decoder.decode(payload), len(payload)
+                self.messages += 1
+                self.bytes += size
+                deliver(value, size)
+            if count < len(space):
+                break

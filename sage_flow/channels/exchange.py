@@ -48,26 +48,27 @@ _DATA: Final = _KIND_OF[Data]
 _COST: Final = Data._fields.index("cost")
 
 
+_LANES: Final[dict[type, Callable[[int, Any], Hashable]]] = {
+    Data: lambda target, message: (Data, message.channel) if target != DRIVER else DRIVER,
+    Control: lambda target, message: (Data, message.channel) if target != DRIVER else DRIVER,
+    Request: lambda target, message: (Request, target, message.reply_to),
+    CancelRequest: lambda target, message: (Request, target, message.reply_to),
+    EndOfRequests: lambda target, message: (Request, target, message.caller),
+    Reply: lambda target, message: (Reply, target, message.call_id),
+}
+
+
 def lane_of(target: int, message: Message) -> Hashable:
     """What a message must not overtake: the earlier ones of its lane.
 
     A channel is a lane. Everything to the driver is one, as `Finished` counts on the collected rows before it.
     A caller's requests to one subtask are one, with their end and their cancellation. The replies to one call
-    are one. Other commands overtake whatever is large.
+    are one. Other commands are a lane per kind and target: they overtake whatever is large.
     """
-    match message:
-        case Reply():
-            return Reply, target, message.call_id
-        case _ if target == DRIVER:
-            return DRIVER
-        case Data() | Control():
-            return Data, message.channel
-        case Request() | CancelRequest():
-            return Request, target, message.reply_to
-        case EndOfRequests():
-            return Request, target, message.caller
-        case _:
-            return type(message), target
+    kind = type(message)
+    if (lane := _LANES.get(kind)) is not None:
+        return lane(target, message)
+    return DRIVER if target == DRIVER else (kind, target)
 
 
 class Exchange:

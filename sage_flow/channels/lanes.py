@@ -55,7 +55,8 @@ class Lanes:
     """The messages that wait for others; `number` counts the messages of the connection."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Hashable, deque[_Waiting]] = {}
+        self.waiting: dict[Hashable, deque[_Waiting]] = {}
+        """What waits, by lane."""
         self._turns: deque[Hashable] = deque()  # lanes whose messages may be under way; the next one first
         self._later: deque[Hashable] = deque()  # they enter when one of those is done
         self._unfinished: dict[int, None] = {}  # numbers, oldest first
@@ -67,16 +68,17 @@ class Lanes:
     @property
     def oldest(self) -> int | None:
         """The number of the oldest message of which not everything was returned by `next`."""
-        return next(iter(self._unfinished), None)
+        return next(iter(self._unfinished)) if self._unfinished else None
 
     def place(self, lane: Hashable, number: int, payload: Sequence[Buffer], size: int) -> list[Buffer]:
         """A new message. Returns what is to be written now, nothing if it has to wait."""
-        waiting = self._lanes.get(lane) if self._lanes else None
+        if not self.waiting and size <= FRAGMENT_LIMIT:
+            return whole(MESSAGE, payload, size)
+        waiting = self.waiting.get(lane)
         if waiting is None:
             if size <= FRAGMENT_LIMIT:
-                pieces = whole(MESSAGE, payload, size)
-                return pieces + self._share_of_the_others(size) if self._turns else pieces
-            waiting = self._lanes[lane] = deque()
+                return whole(MESSAGE, payload, size) + self._share_of_the_others(size)
+            waiting = self.waiting[lane] = deque()
             (self._turns if len(self._turns) < STREAMS else self._later).append(lane)
         waiting.append(_Waiting(number, payload, size))
         self._unfinished[number] = None
@@ -96,14 +98,14 @@ class Lanes:
             return []
         self._passed = 0
         lane = self._turns.popleft()
-        waiting = self._lanes[lane]
+        waiting = self.waiting[lane]
         first = waiting[0]
         is_small = first.frames is None and first.left <= FRAGMENT_LIMIT
         pieces = self._small_ones(waiting) if is_small else self._fragment(waiting)
         if waiting:
             self._turns.append(lane)
         else:
-            del self._lanes[lane]
+            del self.waiting[lane]
             if self._later:
                 self._turns.append(self._later.popleft())
         return pieces

@@ -10,6 +10,7 @@ All links of a process are served by one thread (those of a job's mesh by anothe
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -134,7 +135,8 @@ class Link:
             self._loop.forget(pipe.sock)
             while is_waiting() and self._reason is None and (left_s := until - time.monotonic()) > 0:
                 if poll.poll(math.ceil(left_s * 1000)):
-                    self._read(pipe)
+                    with contextlib.suppress(BlockingIOError):
+                        self._read(pipe)
         except Exception as error:
             why = self._why(error)
             self._loop.order(lambda: self.end(why))
@@ -228,17 +230,16 @@ class Link:
         try:
             if self._handshake is not None:
                 self._greet(pipe, self._handshake)
-            elif events & READ and self._reading.acquire(blocking=False):
-                try:
-                    self._read(pipe)
-                finally:
-                    self._reading.release()
+                events |= WRITE  # if that opened the link, for what has been queued
+            elif (events & READ or pipe.wants_write) and not self._read_alone(pipe):
+                events |= WRITE  # another thread reads, and the loop need not watch for that
         except BlockingIOError:
-            pass
+            events |= WRITE if pipe.wants_write or self._handshake is not None else 0
         except Exception as error:
             self.end(self._why(error))
             return
-        self._flush()
+        if events & WRITE:
+            self._flush()
 
     def _why(self, error: Exception) -> str:
         # However the other end goes when it has got all: it is because of us.
@@ -260,6 +261,16 @@ class Link:
             self._loop.forget(pipe.sock)
         else:
             self._loop.watch(pipe.sock, wanted, self._on_ready)
+
+    def _read_alone(self, pipe: Pipe) -> bool:
+        """False if another thread reads."""
+        if not self._reading.acquire(blocking=False):
+            return False
+        try:
+            self._read(pipe)
+        finally:
+            self._reading.release()
+        return True
 
     def _read(self, pipe: Pipe) -> None:
         self._in.read(pipe, self._deliver)

@@ -9,12 +9,19 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import struct
+import sys
 from collections import deque
 from typing import Final
 
 from sage_flow.channels.wire import Buffer
 
+if sys.platform == "linux":
+    from fcntl import ioctl
+    from termios import TIOCOUTQ  # the same number as SIOCOUTQ, which Python does not name
+
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE may have its default action again
+_INT: Final = struct.Struct("i")
 _PIECES: Final = 512  # in one write; the system's limit is 1024
 
 
@@ -52,6 +59,16 @@ class Pipe:
         """Wake who waits for the socket: there will be nothing any more."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
+
+    def unread_by_peer(self) -> int:
+        """Bytes of the system's memory that hold what the other end has not taken; 0 where the system cannot tell.
+
+        A Unix socket knows what its peer has read, TCP only what the other machine has got.
+        """
+        if sys.platform != "linux":
+            return 0
+        unread: int = _INT.unpack(ioctl(self.sock.fileno(), TIOCOUTQ, bytes(_INT.size)))[0]
+        return unread
 
     def end_writing(self) -> None:
         """Tell the other end that nothing follows."""

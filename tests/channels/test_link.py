@@ -13,6 +13,7 @@ import pytest
 from sage_flow.channels.link import Listener, dial, exchange_loop
 from sage_flow.channels.transport import SILENCE_S, TcpAddress, UnixAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed
+from tests.channels.columns import column_kind, every_kind
 from tests.channels.links import KEY, PATIENCE_S, Events, authority, directory, every_way, room
 
 __all__ = ["authority", "directory", "room"]
@@ -74,6 +75,18 @@ def test_a_large_message_holds_up_no_other_lane(room):
     assert there.next() == "past it"
     assert len(there.next()) == 100 << 20
     assert there.next() == "after it"
+
+
+@every_kind
+@pytest.mark.parametrize("room", ["tcp", "tls"], indirect=True)
+def test_columns_cross_both_ways(room, kind):
+    columns, value = column_kind(kind)
+    (link, here), (peer, there) = room.pair()
+    link.send(value)
+    first = there.next()
+    peer.send(first)
+    assert columns.equal(first, value)
+    assert columns.equal(here.next(), value)
 
 
 def test_arguments_are_copied_unless_the_sender_promises_not_to_change_them(room):
