@@ -22,15 +22,30 @@ class Figure(Enum):
     """The engine's time as a multiple of the hand-written one; less is better."""
     GROWTH = "growth"
     """The engine's peak memory as a multiple of that for a tenth of the records; 1 is best."""
+    CALLS = "calls"
+    """As TIMES, of one call among many."""
+    ITEMS = "items"
+    """As SPEED, of one item among many."""
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether the ratio is one of speeds."""
+        return self in (Figure.SPEED, Figure.ITEMS)
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A result that comes with its own time: seconds of the median operation, and operations per second."""
+    """A result that comes with its own times.
+
+    `wall_s` and `cpu_s` are seconds of one operation, the median one or the mean; `per_s` operations per second;
+    `p99_s` the seconds that 99 % of them stay within. None: not measured.
+    """
 
     result: Any
-    median_s: float
+    wall_s: float
     per_s: float
+    cpu_s: float | None = None
+    p99_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def case(figure: Figure = Figure.SPEED, bar: float | None = None, clock: str = "
 
 
 def reading(seconds: float, peak_mb: float = 25.0) -> Reading:
-    return Reading(seconds * 2, seconds, peak_mb, None, "digest")
+    return Reading(seconds * 2, seconds, peak_mb, None, None, "digest")
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in IN_FRESH_PROCESSES])
@@ -44,7 +44,7 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(arguments):
 
 
 def test_results_that_differ_are_not_compared(monkeypatch):
-    different = {side: Reading(1.0, 1.0, 25.0, None, side) for side in ("hand", "flow")}
+    different = {side: Reading(1.0, 1.0, 25.0, None, None, side) for side in ("hand", "flow")}
     monkeypatch.setattr("benchmarks.measure.run_child", lambda name, side, size: {side: different[side]})
     with pytest.raises(ResultsDiffer, match="some"):
         measure_case(case(), quick=True)

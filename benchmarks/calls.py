@@ -1,0 +1,269 @@
+"""What a call of a service costs, against handing a number to another thread and back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import Case, Figure, Timed
+from benchmarks.handover import Desk, Handover, Mailbox
+from benchmarks.timing import from_threads, in_flight, one_by_one
+from sage_flow import (
+    LocalEnvironment,
+    PipelineService,
+    RuntimeContext,
+    Service,
+    ServiceFuture,
+    ServiceHandle,
+    wait,
+)
+from sage_flow.service import ServiceMethod
+
+__all__ = ["CASES", "Echo", "Futures"]
+
+
+def same(number: int) -> int:
+    """What both services do."""
+    return number
+
+
+class Echo:
+    """The class service."""
+
+    def process(self, number: int) -> int:
+        return same(number)
+
+
+ECHO_PIPELINE = PipelineService(lambda requests: requests.map(same))
+
+
+class Futures:
+    """Calls in flight as a user would make them: `.remote`, and `wait` for the next that is done."""
+
+    def __init__(self, method: ServiceMethod) -> None:
+        self._method = method
+        self._open: list[ServiceFuture] = []
+
+    def start(self, number: int) -> None:
+        self._open.append(self._method.remote(number))
+
+    def finished(self) -> list[int]:
+        done, self._open = wait(self._open, count=1)
+        return [future.result() for future in done]
+
+
+# -- both sides: (size) -> Timed ------------------------------------------------------------------------------
+
+Calls = Callable[[int], Timed]
+Measure = Callable[[ServiceHandle, int], Timed]
+
+
+def handover(size: int) -> Timed:
+    peer = Handover()
+    try:
+        return one_by_one(peer.call, size)
+    finally:
+        peer.stop()
+
+
+def desk_in_flight(most: int) -> Calls:
+    return lambda size: at_desk(lambda desk: in_flight(Mailbox(desk), most, size))
+
+
+def desk_from_threads(threads: int) -> Calls:
+    return lambda size: at_desk(lambda desk: from_threads(lambda: Mailbox(desk).call, threads, size))
+
+
+def at_desk(measure: Callable[[Desk], Timed]) -> Timed:
+    desk = Desk()
+    try:
+        return measure(desk)
+    finally:
+        desk.stop()
+
+
+def calls_one_by_one(echo: ServiceHandle, size: int) -> Timed:
+    return one_by_one(echo.process, size)
+
+
+def calls_in_flight(most: int) -> Measure:
+    return lambda echo, size: in_flight(Futures(echo.process), most, size)
+
+
+def calls_from_threads(threads: int) -> Measure:
+    return lambda echo, size: from_threads(lambda: echo.process, threads, size)
+
+
+def of(service: Callable[..., Any] | PipelineService, measure: Measure) -> Calls:
+    """Calls of one service by one operator."""
+
+    def run(size: int) -> Timed:
+        env = LocalEnvironment("calls")
+        env.register_service("echo", service)
+        return timed_by_operator(env, "echo", measure, size)
+
+    return run
+
+
+def timed_by_operator(env: LocalEnvironment, service: str, measure: Measure, size: int) -> Timed:
+    """What an operator of this job measures that calls the service."""
+
+    def call(size: int, ctx: RuntimeContext) -> Timed:
+        return measure(ctx.service(service), size)
+
+    env.from_collection([size]).map(call).collect("timed")
+    timed: Timed = env.execute(progress=False).collected["timed"][0]
+    return timed
+
+
+# -- beside a busy neighbour ----------------------------------------------------------------------------------
+
+
+class Busy:
+    """A neighbour that computes until it is told to leave."""
+
+    def __init__(self) -> None:
+        self._left = threading.Event()
+
+    def compute(self, _: object = None) -> None:
+        while not self._left.is_set():
+            sum(range(100))
+
+    def leave(self) -> None:
+        self._left.set()
+
+
+def beside_thread(calls: Calls) -> Calls:
+    def run(size: int) -> Timed:
+        busy = Busy()
+        neighbour = threading.Thread(target=busy.compute)
+        neighbour.start()
+        try:
+            return replace(calls(size), cpu_s=None)  # the neighbour's is in it
+        finally:
+            busy.leave()
+            neighbour.join()
+
+    return run
+
+
+def beside_operator(service: Callable[..., Any] | PipelineService, measure: Measure) -> Calls:
+    """The neighbour is an operator of the same job, in a thread of its own."""
+
+    def run(size: int) -> Timed:
+        busy = Busy()
+
+        def measure_and_leave(echo: ServiceHandle, size: int) -> Timed:
+            try:
+                return replace(measure(echo, size), cpu_s=None)
+            finally:
+                busy.leave()
+
+        env = LocalEnvironment("busy")
+        env.register_service("echo", service)
+        env.from_collection([None]).for_each(busy.compute)
+        return timed_by_operator(env, "echo", measure_and_leave, size)
+
+    return run
+
+
+# -- services that call services ------------------------------------------------------------------------------
+
+
+class Level(Service):
+    """Asks the service below before it answers; the lowest just answers."""
+
+    def __init__(self, below: str | None) -> None:
+        self._name_below = below
+
+    def open(self, ctx: RuntimeContext) -> None:
+        self._below = same if self._name_below is None else ctx.service(self._name_below).process
+
+    def process(self, number: int) -> int:
+        reply: int = self._below(number)
+        return reply
+
+
+def nested_by_hand(depth: int) -> Calls:
+    def run(size: int) -> Timed:
+        peers = [Handover()]
+        try:
+            for _ in range(depth - 1):
+                peers.append(Handover(peers[-1].call))
+            return per_level(one_by_one(peers[-1].call, size), depth)
+        finally:
+            for peer in peers:
+                peer.stop()
+
+    return run
+
+
+def nested(depth: int) -> Calls:
+    def run(size: int) -> Timed:
+        env = LocalEnvironment("nested")
+        for level in range(1, depth + 1):
+            env.register_service(f"level-{level}", Level, f"level-{level - 1}" if level > 1 else None)
+        return per_level(timed_by_operator(env, f"level-{depth}", calls_one_by_one, size), depth)
+
+    return run
+
+
+def per_level(timed: Timed, depth: int) -> Timed:
+    """One of the calls that a call is made of."""
+    cpu_s, p99_s = (None if value is None else value / depth for value in (timed.cpu_s, timed.p99_s))
+    return Timed(timed.result, timed.wall_s / depth, timed.per_s * depth, cpu_s, p99_s)
+
+
+# -- the cases ------------------------------------------------------------------------------------------------
+
+
+def _size(size: int, folder: Path) -> int:
+    return size
+
+
+def _case(name: str, what: str, size: int, hand: Calls, flow: Calls, bar: float | None = None) -> Case:
+    """Both sides in one process, one after the other."""
+    return Case(
+        name,
+        what,
+        size,
+        max(20, size // 100),
+        _size,
+        hand,
+        flow,
+        figure=Figure.CALLS,
+        bar=bar,
+        clock="wall",
+        rounds=7 if bar else 5,
+        same_process=True,
+    )
+
+
+def _cases(prefix: str, kind: str, service: Callable[..., Any] | PipelineService, bar: float | None) -> Iterator[Case]:
+    """Of one kind of service: one by one, many at once, beside a neighbour."""
+    what = f"call of {kind} in the same process"
+    yield _case(prefix, f"{what}, one by one", 5000, handover, of(service, calls_one_by_one), bar)
+    for most in (16, 256):
+        flow = of(service, calls_in_flight(most))
+        yield _case(f"{prefix}-{most}", f"{what}, {most} in flight", 10_000, desk_in_flight(most), flow)
+    flow = of(service, calls_from_threads(16))
+    yield _case(f"{prefix}-16-threads", f"{what}, from 16 threads", 5000, desk_from_threads(16), flow)
+    flow = beside_operator(service, calls_one_by_one)
+    yield _case(f"{prefix}-busy", f"{what}, one by one, beside a busy thread", 300, beside_thread(handover), flow)
+    hand, flow = beside_thread(desk_in_flight(16)), beside_operator(service, calls_in_flight(16))
+    yield _case(f"{prefix}-16-busy", f"{what}, 16 in flight, beside a busy thread", 2000, hand, flow)
+
+
+def _nested(depth: int) -> Case:
+    what = f"call through {depth} services; the times are for one of the {depth} calls"
+    return _case(f"call-nested-{depth}", what, 2000, nested_by_hand(depth), nested(depth))
+
+
+CASES = (
+    *_cases("call", "a class service", Echo, bar=4.0),
+    *_cases("call-pipeline", "a pipeline service", ECHO_PIPELINE, bar=None),
+    *(_nested(depth) for depth in (1, 2, 3, 4)),
+)
