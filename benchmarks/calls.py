@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Case, Figure, Timed
 from benchmarks.handover import Desk, Handover, Mailbox
-from benchmarks.timing import from_threads, in_flight, one_by_one
+from benchmarks.timing import CpuClock, from_threads, in_flight, one_by_one
 from sage_flow import (
     LocalEnvironment,
     PipelineService,
@@ -22,7 +24,17 @@ from sage_flow import (
 )
 from sage_flow.service import ServiceMethod
 
-__all__ = ["CASES", "Echo", "Futures"]
+__all__ = [
+    "CASES",
+    "Busy",
+    "Calls",
+    "Echo",
+    "Measure",
+    "busy_thread",
+    "call_case",
+    "calls_in_flight",
+    "calls_one_by_one",
+]
 
 
 def same(number: int) -> int:
@@ -58,7 +70,7 @@ class Futures:
 # -- both sides: (size) -> Timed ------------------------------------------------------------------------------
 
 Calls = Callable[[int], Timed]
-Measure = Callable[[ServiceHandle, int], Timed]
+Measure = Callable[[ServiceHandle, int, CpuClock], Timed]
 
 
 def handover(size: int) -> Timed:
@@ -85,16 +97,16 @@ def at_desk(measure: Callable[[Desk], Timed]) -> Timed:
         desk.stop()
 
 
-def calls_one_by_one(echo: ServiceHandle, size: int) -> Timed:
-    return one_by_one(echo.process, size)
+def calls_one_by_one(echo: ServiceHandle, size: int, cpu_clock: CpuClock) -> Timed:
+    return one_by_one(echo.process, size, cpu_clock)
 
 
 def calls_in_flight(most: int) -> Measure:
-    return lambda echo, size: in_flight(Futures(echo.process), most, size)
+    return lambda echo, size, cpu_clock: in_flight(Futures(echo.process), most, size, cpu_clock)
 
 
 def calls_from_threads(threads: int) -> Measure:
-    return lambda echo, size: from_threads(lambda: echo.process, threads, size)
+    return lambda echo, size, cpu_clock: from_threads(lambda: echo.process, threads, size, cpu_clock)
 
 
 def of(service: Callable[..., Any] | PipelineService, measure: Measure) -> Calls:
@@ -112,7 +124,7 @@ def timed_by_operator(env: LocalEnvironment, service: str, measure: Measure, siz
     """What an operator of this job measures that calls the service."""
 
     def call(size: int, ctx: RuntimeContext) -> Timed:
-        return measure(ctx.service(service), size)
+        return measure(ctx.service(service), size, time.process_time)
 
     env.from_collection([size]).map(call).collect("timed")
     timed: Timed = env.execute(progress=False).collected["timed"][0]
@@ -136,16 +148,22 @@ class Busy:
         self._left.set()
 
 
+@contextmanager
+def busy_thread() -> Iterator[None]:
+    busy = Busy()
+    neighbour = threading.Thread(target=busy.compute)
+    neighbour.start()
+    try:
+        yield
+    finally:
+        busy.leave()
+        neighbour.join()
+
+
 def beside_thread(calls: Calls) -> Calls:
     def run(size: int) -> Timed:
-        busy = Busy()
-        neighbour = threading.Thread(target=busy.compute)
-        neighbour.start()
-        try:
+        with busy_thread():
             return replace(calls(size), cpu_s=None)  # the neighbour's is in it
-        finally:
-            busy.leave()
-            neighbour.join()
 
     return run
 
@@ -156,9 +174,9 @@ def beside_operator(service: Callable[..., Any] | PipelineService, measure: Meas
     def run(size: int) -> Timed:
         busy = Busy()
 
-        def measure_and_leave(echo: ServiceHandle, size: int) -> Timed:
+        def measure_and_leave(echo: ServiceHandle, size: int, cpu_clock: CpuClock) -> Timed:
             try:
-                return replace(measure(echo, size), cpu_s=None)
+                return replace(measure(echo, size, cpu_clock), cpu_s=None)
             finally:
                 busy.leave()
 
@@ -224,7 +242,7 @@ def _size(size: int, folder: Path) -> int:
     return size
 
 
-def _case(name: str, what: str, size: int, hand: Calls, flow: Calls, bar: float | None = None) -> Case:
+def call_case(name: str, what: str, size: int, hand: Calls, flow: Calls, bar: float | None = None) -> Case:
     """Both sides in one process, one after the other."""
     return Case(
         name,
@@ -245,21 +263,21 @@ def _case(name: str, what: str, size: int, hand: Calls, flow: Calls, bar: float 
 def _cases(prefix: str, kind: str, service: Callable[..., Any] | PipelineService, bar: float | None) -> Iterator[Case]:
     """Of one kind of service: one by one, many at once, beside a neighbour."""
     what = f"call of {kind} in the same process"
-    yield _case(prefix, f"{what}, one by one", 5000, handover, of(service, calls_one_by_one), bar)
+    yield call_case(prefix, f"{what}, one by one", 5000, handover, of(service, calls_one_by_one), bar)
     for most in (16, 256):
         flow = of(service, calls_in_flight(most))
-        yield _case(f"{prefix}-{most}", f"{what}, {most} in flight", 10_000, desk_in_flight(most), flow)
+        yield call_case(f"{prefix}-{most}", f"{what}, {most} in flight", 10_000, desk_in_flight(most), flow)
     flow = of(service, calls_from_threads(16))
-    yield _case(f"{prefix}-16-threads", f"{what}, from 16 threads", 5000, desk_from_threads(16), flow)
+    yield call_case(f"{prefix}-16-threads", f"{what}, from 16 threads", 5000, desk_from_threads(16), flow)
     flow = beside_operator(service, calls_one_by_one)
-    yield _case(f"{prefix}-busy", f"{what}, one by one, beside a busy thread", 300, beside_thread(handover), flow)
+    yield call_case(f"{prefix}-busy", f"{what}, one by one, beside a busy thread", 300, beside_thread(handover), flow)
     hand, flow = beside_thread(desk_in_flight(16)), beside_operator(service, calls_in_flight(16))
-    yield _case(f"{prefix}-16-busy", f"{what}, 16 in flight, beside a busy thread", 2000, hand, flow)
+    yield call_case(f"{prefix}-16-busy", f"{what}, 16 in flight, beside a busy thread", 2000, hand, flow)
 
 
 def _nested(depth: int) -> Case:
     what = f"call through {depth} services; the times are for one of the {depth} calls"
-    return _case(f"call-nested-{depth}", what, 2000, nested_by_hand(depth), nested(depth))
+    return call_case(f"call-nested-{depth}", what, 2000, nested_by_hand(depth), nested(depth))
 
 
 CASES = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import calls, files, memory, records, start
+from benchmarks import calls, files, memory, records, remote_calls, start
 from benchmarks.case import Case
 
 __all__ = ["CASES"]
 
 CASES: dict[str, Case] = {
-    case.name: case for case in (*records.CASES, *files.CASES, *start.CASES, *calls.CASES, *memory.CASES)
+    case.name: case
+    for case in (*records.CASES, *files.CASES, *start.CASES, *calls.CASES, *remote_calls.CASES, *memory.CASES)
 }
