@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import socket
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from struct import Struct

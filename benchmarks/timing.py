@@ -13,7 +13,7 @@ from typing import Protocol
 
 from benchmarks.case import Timed
 
-__all__ = ["CpuClock", "InFlight", "from_threads", "in_flight", "one_by_one"]
+__all__ = ["CpuClock", "InFlight", "from_threads", "in_flight", "one_by_one", "p99"]
 
 CpuClock = Callable[[], float]
 Call = Callable[[int], int]
@@ -88,6 +88,10 @@ def _in_flight(calls: InFlight, most: int, size: int) -> tuple[int, list[float]]
 
 def _timed(total: int, times: list[float], wall: float, cpu: float) -> Timed:
     """Of calls that together took `wall` and `cpu` seconds."""
-    p99 = statistics.quantiles(times, n=100, method="inclusive")[-1]
     size = len(times)
-    return Timed(total, statistics.median(times), size / wall, cpu / size, p99)
+    return Timed(total, statistics.median(times), size / wall, cpu / size, p99(times))
+
+
+def p99(times: list[float]) -> float:
+    """What 99 % of the times stay within."""
+    return statistics.quantiles(times, n=100, method="inclusive")[-1]
