@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit race random soak bench test-pythons clean
+.PHONY: demo test lint types unit race random soak regression bench test-pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sage-flow run jobs/flights.py
@@ -33,6 +33,11 @@ random: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m soak
+
+# The fault of the system before this one: 10,000 schedules and 110,000 calls, about ten minutes on two cores.
+# What fails is told with the command that runs it again.
+regression: $(VENV)/.test
+	$(BIN)/python tests/regression
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks

@@ -277,7 +277,7 @@ def _cases(prefix: str, kind: str, service: Callable[..., Any] | PipelineService
 
 def _nested(depth: int) -> Case:
     what = f"call through {depth} services; the times are for one of the {depth} calls"
-    return call_case(f"call-nested-{depth}", what, 2000, nested_by_hand(depth), nested(depth))
+    return call_case(f"nested-{depth}", what, 2000, nested_by_hand(depth), nested(depth))
 
 
 CASES = (

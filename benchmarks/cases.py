@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks import calls, files, memory, queues, records, remote_calls, start
+from benchmarks import calls, files, latency, memory, queues, records, remote_calls
 from benchmarks.case import Case
 
 __all__ = ["CASES"]
 
 CASES: dict[str, Case] = {
     case.name: case
-    for case in (
-        *records.CASES,
-        *files.CASES,
-        *start.CASES,
-        *calls.CASES,
-        *remote_calls.CASES,
-        *queues.CASES,
-        *memory.CASES,
-    )
+    for module in (records, files, latency, calls, remote_calls, queues, memory)
+    for case in module.CASES
 }

@@ -138,12 +138,12 @@ def sent_in_flight(most: int) -> SocketMeasure:
 def _cases() -> Iterator[Case]:
     what = "call of a service in another process, over TCP"
     hand, flow = over_socket(sent_one_by_one), over_rpc(calls_one_by_one)
-    yield call_case("call-rpc", f"{what}, one by one", 5000, hand, flow, bar=3.0)
+    yield call_case("rpc-call", f"{what}, one by one", 5000, hand, flow, bar=3.0)
     for most in (16, 256):
         hand, flow = over_socket(sent_in_flight(most)), over_rpc(calls_in_flight(most))
-        yield call_case(f"call-rpc-{most}", f"{what}, {most} in flight", 10_000, hand, flow)
+        yield call_case(f"rpc-call-{most}", f"{what}, {most} in flight", 10_000, hand, flow)
     hand, flow = over_socket(sent_one_by_one, is_busy=True), over_rpc(calls_one_by_one, is_busy=True)
-    yield call_case("call-rpc-busy", f"{what} beside a busy thread, one by one", 300, hand, flow)
+    yield call_case("rpc-call-busy", f"{what} beside a busy thread, one by one", 300, hand, flow)
 
 
 CASES = tuple(_cases())

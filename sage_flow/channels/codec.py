@@ -3,7 +3,14 @@
 Classes and functions that cannot be imported by name (of `__main__`, of a function, lambdas) are
 *definitions*: they travel by value once per connection and by number afterwards, as they were when
 first sent, so that all messages of a connection share one class. Both ends hold a definition only
-as long as the sender does: the numbers of dead ones go along with the next message.
+as long as the sender does.
+
+Messages may overtake each other on the way (see `lanes`), so a message holds numbers only. What they
+stand for is *news*, which nothing overtakes, and the rule is:
+
+* a definition is news before the first message that refers to it;
+* the number of one that died is news when every message that was encoded before its death is written
+  completely: until then one of them may still refer to it.
 """
 
 from __future__ import annotations
@@ -20,7 +27,15 @@ from types import FunctionType
 from typing import Any, Final
 
 from sage_flow.channels.culprit import find_culprit
-from sage_flow.channels.wire import MESSAGE_LIMIT, Buffer, is_stream, pack_block, unpack_block
+from sage_flow.channels.wire import (
+    MESSAGE_LIMIT,
+    Buffer,
+    is_stream,
+    pack_block,
+    pack_definitions,
+    unpack_block,
+    unpack_definitions,
+)
 from sage_flow.errors import CodecError
 
 _OUT_OF_BAND: Final = 4096  # bytes; a smaller buffer costs less inside the stream
@@ -33,13 +48,16 @@ _NAMELESS: Final = (type(None), type(...), type(NotImplemented))  # pickle has i
 _definitions: ContextVar[dict[int, Any]] = ContextVar("definitions of the connection being decoded")
 
 
-def _define(number: int, code: bytes) -> Any:
-    definition = _definitions.get()[number] = pickle.loads(code)
-    return definition
+class _Unread(bytes):
+    """The pickle of a definition that no message has asked for yet."""
 
 
 def _defined(number: int) -> Any:
-    return _definitions.get()[number]
+    definitions = _definitions.get()
+    definition = definitions[number]
+    if type(definition) is _Unread:
+        definition = definitions[number] = pickle.loads(definition)
+    return definition
 
 
 class _Sink:
@@ -50,13 +68,13 @@ class _Sink:
 class _Pickler(pickle.Pickler):
     """Pickles into `chunks` and `buffers`, and asks `define` to reduce classes and functions.
 
-    `definitions` are those in the stream, with their numbers, that were not in an earlier one.
+    `definitions` are those that the stream refers to and no earlier one did, with their numbers and pickles.
     """
 
     def __init__(self, define: Callable[[_Pickler, Any], Any]) -> None:
         self.chunks: list[Buffer] = []
         self.buffers: list[Buffer] = []
-        self.definitions: list[tuple[Any, int]] = []
+        self.definitions: list[tuple[Any, int, bytes]] = []
         self.refers = False  # the stream refers to definitions
         self._define = define
         # A bound method of ours would be a cycle, and keep large values until the garbage collector runs.
@@ -90,7 +108,7 @@ def _take_buffer(buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
 
 
 class Encoder:
-    """One direction of one connection; its blocks must be decoded in the order of the `encode` calls' ends.
+    """One direction of one connection; its blocks must be sent in the order of the `encode` calls' ends.
 
     Not for two threads at once, but `encode` may be entered again by code that pickling calls.
     """
@@ -101,10 +119,13 @@ class Encoder:
         self._idle: _Pickler | None = None  # a new one takes longer than all the rest of a small message
         self._numbers = itertools.count(1)  # never used again, also not after a failure
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}  # by id()
-        self._dead: deque[int] = deque()
+        self._new: list[tuple[int, bytes]] = []
+        self._dead: deque[tuple[int, int]] = deque()  # number, and how many messages there were when it died
+        self.messages = 0
+        """How many have been encoded, so the number of the last one."""
 
     def encode(self, value: Any, *, copy_buffers: bool = False, subject: Any = None) -> list[Buffer]:
-        """The block of `value`, in pieces to be written one after the other.
+        """The block of `value`, in pieces to be written one after the other, behind `news`.
 
         The pieces refer to large buffers of `value` (arrays), which must not change until they are written;
         `copy_buffers` ends that. `subject`: what an error describes instead of `value`, of which it is part.
@@ -118,18 +139,33 @@ class Encoder:
             pickler.dump(value)
         except Exception as error:
             raise cannot_pickle(subject, error) from error
-        if not self._dead and (stream := pickler.bare_stream(self._small)) is not None:
+        if (stream := pickler.bare_stream(self._small)) is not None:
             self._idle = pickler
+            self.messages += 1
             return [stream]
-        dead = [self._dead.popleft() for _ in range(len(self._dead))]
         buffers = [bytes(buffer) for buffer in pickler.buffers] if copy_buffers else pickler.buffers
-        block = pack_block(pickler.stream(), buffers, dead)
+        block = pack_block(pickler.stream(), buffers)
         if (size := sum(map(len, block))) > self._limit:
-            self._dead.extend(dead)
             raise CodecError(f"a {_name(subject)} takes {size} bytes, over the limit of {self._limit}")
-        for definition, number in pickler.definitions:
+        for definition, number, code in pickler.definitions:
+            self._new.append((number, code))
             self._remember(definition, number)
+        self.messages += 1  # before the pickler ends, which keeps alive what the block refers to
         return block
+
+    def news(self, oldest: int | None) -> list[Buffer]:
+        """What must be written before the block that `encode` just returned: definitions, and dead numbers.
+
+        `oldest`: the number of the oldest message before that one that is not written yet. Nothing, mostly.
+        """
+        if not self._new and not self._dead:
+            return []
+        under_way = self.messages if oldest is None else oldest
+        dead = []
+        while self._dead and self._dead[0][1] < under_way:
+            dead.append(self._dead.popleft()[0])
+        new, self._new = self._new, []
+        return pack_definitions(new, dead) if new or dead else []
 
     def _define(self, pickler: _Pickler, definition: Any) -> Any:
         number, _ = self._known.get(id(definition), (None, None))
@@ -138,21 +174,26 @@ class Encoder:
         if number == _BY_NAME:
             return NotImplemented
         pickler.refers = True
-        if number is not None:
-            return _defined, (number,)
-        number = next(self._numbers)
-        pickler.definitions.append((definition, number))  # to be remembered when the whole message is done
-        return _define, (number, _by_value(definition))
+        if number is None:
+            number = next(self._numbers)
+            # To be remembered when the whole message is done.
+            pickler.definitions.append((definition, number, _by_value(definition)))
+        return _defined, (number,)
 
     def _remember(self, definition: Any, number: int) -> None:
-        known, dead, key = self._known, self._dead, id(definition)
+        known, key = self._known, id(definition)
 
         def forget(_: Any) -> None:  # runs anywhere, also inside `encode`
             known.pop(key, None)
-            if number != _BY_NAME:
-                dead.append(number)
+            self._bury(number)
 
+        if key in known:  # pickling this message sent another one, which has a number of its own for it
+            self._bury(known[key][0])
         known[key] = (number, weakref.ref(definition, forget))
+
+    def _bury(self, number: int) -> None:
+        if number != _BY_NAME:
+            self._dead.append((number, self.messages))
 
 
 class Decoder:
@@ -160,6 +201,13 @@ class Decoder:
 
     def __init__(self) -> None:
         self._definitions: dict[int, Any] = {}
+
+    def learn(self, news: bytearray) -> None:
+        """Take what `Encoder.news` made. Nothing of it is unpickled yet. Raises: CodecError."""
+        definitions, dead = unpack_definitions(memoryview(news))
+        for number in dead:
+            self._definitions.pop(number, None)
+        self._definitions.update((number, _Unread(code)) for number, code in definitions)
 
     def decode(self, block: bytes | bytearray | memoryview) -> Any:
         """The value; large buffers in it are views of `block` (writable if `block` is).
@@ -169,9 +217,7 @@ class Decoder:
         try:
             if is_stream(block):
                 return pickle.loads(block)
-            stream, buffers, dead = unpack_block(memoryview(block))
-            for number in dead:
-                self._definitions.pop(number, None)
+            stream, buffers = unpack_block(memoryview(block))
             return _loads(stream, buffers, self._definitions)
         except Exception as error:
             raise CodecError(f"{len(block)} bytes cannot be decoded ({_describe(error)})") from error
@@ -208,7 +254,7 @@ def copy_value(value: Any) -> Any:
         if (stream := pickler.bare_stream(_SMALL)) is not None:
             _idle_copiers.append(pickler)
             return pickle.loads(stream)
-        held = {number: definition for definition, number in pickler.definitions}
+        held = {number: definition for definition, number, _ in pickler.definitions}
         return _loads(b"".join(pickler.stream()), map(bytearray, pickler.buffers), held)
     except Exception as error:
         raise CodecError(f"the copy of a {_name(value)} cannot be decoded ({_describe(error)})") from error
@@ -219,7 +265,7 @@ def _hold(pickler: _Pickler, definition: Any) -> Any:
         return NotImplemented
     pickler.refers = True
     number = len(pickler.definitions)
-    pickler.definitions.append((definition, number))
+    pickler.definitions.append((definition, number, b""))
     return _defined, (number,)
 
 

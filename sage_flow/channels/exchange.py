@@ -1,44 +1,83 @@
 """The data plane between processes: every message that leaves one or reaches it.
 
-A process writes to a peer only on the connection that it dialed itself, and only reads what others
-dialed, so that each directed pair of processes has one FIFO. `Exchange.send` writes at once, in the
-caller's thread, what the socket takes; one thread per process does the rest: it dials, accepts, goes
-on writing where a socket was full, and reads. Reading never stops (credits bound what is under way),
-so two peers that write to each other cannot block each other. Nobody polls.
+A process writes to a peer only on the link that it dialed itself, and only reads what others dialed, so
+that each directed pair of processes has one link. `Exchange.send` writes at once, in the caller's thread,
+what the socket takes; one thread per exchange does the rest: it dials, accepts, goes on writing where a
+socket was full, and reads. Reading never stops (credits bound what is under way), so two peers that write
+to each other cannot block each other. Nobody polls.
+
+The thread is the exchange's own, not that of the process's other links: a slow callback of one does not hold
+up the other, and whoever closes an exchange waits for a thread that cannot wait for him.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+import traceback
+from collections import Counter
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from sage_flow.channels.connection import Closed, Inlet, Lost, Outlet, send_at_once
-from sage_flow.channels.frame import Message
-from sage_flow.channels.handshake import NONCE_BYTES, Acceptor, Dialer, Identity
-from sage_flow.channels.loop import READ, WRITE, EventLoop
-from sage_flow.channels.transport import NotThereYet, UnixTransport
-from sage_flow.errors import CodecError, InternalError, ProtocolError
+from sage_flow.channels.connection import Lost
+from sage_flow.channels.frame import (
+    DRIVER,
+    CancelRequest,
+    Control,
+    Data,
+    EndOfRequests,
+    Message,
+    Reply,
+    Request,
+)
+from sage_flow.channels.handshake import NONCE_BYTES, Dialer, Identity
+from sage_flow.channels.link import Link, Listener
+from sage_flow.channels.loop import EventLoop
+from sage_flow.channels.transport import UnixAddress, check_private
+from sage_flow.errors import InternalError, LinkClosed, ProtocolError
+from sage_flow.story import Story
 
 _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
 _LONGEST_PAUSE_S: Final = 0.1
-_LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
-_STORY: Final = 64
+
+_KINDS: Final = get_args(Message)  # a message crosses as (target, index in here, its fields): no class by name
+_KIND_OF: Final = {kind: index for index, kind in enumerate(_KINDS)}
+_DATA: Final = _KIND_OF[Data]
+_COST: Final = Data._fields.index("cost")
+
+
+def lane_of(target: int, message: Message) -> Hashable:
+    """What a message must not overtake: the earlier ones of its lane.
+
+    A channel is a lane. Everything to the driver is one, as `Finished` counts on the collected rows before it.
+    A caller's requests to one subtask are one, with their end and their cancellation. The replies to one call
+    are one. Other commands overtake whatever is large.
+    """
+    match message:
+        case Reply():
+            return Reply, target, message.call_id
+        case _ if target == DRIVER:
+            return DRIVER
+        case Data() | Control():
+            return Data, message.channel
+        case Request() | CancelRequest():
+            return Request, target, message.reply_to
+        case EndOfRequests():
+            return Request, target, message.caller
+        case _:
+            return type(message), target
 
 
 class Exchange:
     """The end of process `me` (a number) in the data plane of one attempt of one job.
 
     `directory` (0700, ours, with a short path) holds a socket per process; `key` is the job's secret.
-    `on_message(target, message)` runs on the exchange thread, in order per peer; if it raises, or a message
-    cannot be decoded, its sender is lost (its FIFO would have a gap). `on_peer_lost(peer, reason)` runs
+    `on_message(target, message)` runs on the exchange thread, in order per peer and lane; if it raises, or a
+    message cannot be decoded, its sender is lost (its lanes would have gaps). `on_peer_lost(peer, reason)` runs
     there, too: once per peer, after all that the peer had sent, and not for peers after `close()`.
-    `connect_timeout_s`: for a peer to bind its socket and to finish the handshake. `flush_s`: see `close`.
+    `connect_timeout_s`: for a peer to bind its socket, and again to finish the handshake. `flush_s`: see `close`.
     """
 
     def __init__(
@@ -55,31 +94,45 @@ class Exchange:
         flush_s: float = 1.0,
     ) -> None:
         self._identity = Identity(me, job, attempt, key)
-        self._transport = UnixTransport(directory)
+        self._directory = directory
         self._on_message = on_message
         self._on_peer_lost = on_peer_lost
         self._connect_timeout_s = connect_timeout_s
         self._flush_s = flush_s
-        self._lock = threading.RLock()  # guards the four below
-        self._outlets: dict[int, Outlet] = {}
+        self._lock = threading.RLock()  # guards the five below
+        self._outlets: dict[int, Link] = {}
         self._lost: dict[int, str] = {}  # and why
+        self._dropped = 0
         self._flush_until: float | None = None  # set by `close`
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"exchange-{me}", daemon=True)
+        self._listener: Listener | None = None
         # What follows belongs to the exchange thread.
         self._loop = EventLoop()
-        self._inlets: dict[int, Inlet] = {}  # whose handshake is over
+        self._inlets: dict[int, Link] = {}
         self._received: Counter[str] = Counter()  # from peers that are lost
-        self._refused = 0
-        self._story: deque[str] = deque(maxlen=_STORY)
+        self._story = Story()
 
     def start(self) -> None:
         """Bind our socket and start the thread.
 
-        Raises: ProtocolError if others can get at the directory; SageFlowError if its path is too long.
+        Raises: ProtocolError if others can get at the directory; SageFlowError if its path is too long; OSError if
+        our number is taken.
         """
-        listener = self._transport.listen(self._identity.process)
-        self._loop.watch(listener, READ, partial(self._accept, listener))
+        check_private(self._directory)
+        me = self._identity
+        self._listener = Listener(
+            self._address(me.process),
+            me.key,
+            me.name,
+            on_link=self._admit,
+            on_message=self._deliver,
+            on_closed=self._inlet_closed,
+            handshake_s=self._connect_timeout_s,
+            process=me.process,
+            attempt=me.attempt,
+            loop=self._loop,
+        )
         self._thread.start()
 
     def send(self, peer: int, target: int, message: Message) -> int:
@@ -91,11 +144,22 @@ class Exchange:
 
         Raises: CodecError if something in the message cannot be pickled.
         """
+        kind = _KIND_OF.get(type(message))
+        if kind is None:
+            raise ProtocolError(f"a {type(message).__qualname__} is not a message")
         outlet = self._outlets.get(peer) or self._new_outlet(peer)
-        size, unfinished = outlet.send_message(target, message)
-        if unfinished:
-            self._loop.order(partial(self._write, outlet))
-        return size
+        try:
+            # Records do not change once they are emitted; arguments of calls may.
+            return outlet.send(
+                (target, kind, *message),
+                lane=lane_of(target, message),
+                copy_buffers=kind != _DATA,
+                subject=message,
+            )
+        except LinkClosed:
+            with self._lock:
+                self._dropped += 1
+            return 0
 
     def close(self) -> None:
         """Write what is queued for at most `flush_s` seconds, then close all sockets and end the thread.
@@ -116,26 +180,43 @@ class Exchange:
 
     def statistics(self) -> dict[str, Any]:
         """Messages and bytes sent (`queued_bytes` are not written yet), received and dropped; refused
-        connections; the lost peers and why; the story: the last 64 events."""
+        connections; the lost peers and why; the story: the last events."""
         with self._lock:
-            outlets, lost = list(self._outlets.values()), dict(self._lost)
-        totals = Counter(sent_messages=0, sent_bytes=0, queued_bytes=0, dropped_messages=0, dropped_bytes=0)
-        for outlet in outlets:
-            totals.update(outlet.statistics())
+            outlets, lost, dropped = list(self._outlets.values()), dict(self._lost), self._dropped
+        totals = Counter(sent_messages=0, sent_bytes=0, queued_bytes=0, dropped_bytes=0)
         totals.update(received_messages=self._received["messages"], received_bytes=self._received["bytes"])
-        for inlet in list(self._inlets.values()):
-            totals.update(received_messages=inlet.messages, received_bytes=inlet.bytes)
-        return {**totals, "refused_connections": self._refused, "lost": lost, "story": list(self._story)}
+        for link in [*outlets, *list(self._inlets.values())]:
+            totals.update({k: n for k, n in link.statistics().items() if isinstance(n, int)})
+        refused, story = 0, self._story.events()
+        if self._listener is not None:
+            door = self._listener.statistics()
+            refused, story = door["refused"], tuple(sorted((*story, *door["story"])))
+        return {
+            **totals,
+            "dropped_messages": dropped,
+            "refused_connections": refused,
+            "lost": lost,
+            "story": story,
+        }
 
-    def _new_outlet(self, peer: int) -> Outlet:
+    def _address(self, process: int) -> UnixAddress:
+        return UnixAddress(os.path.join(self._directory, f"{process}.sock"))
+
+    def _new_outlet(self, peer: int) -> Link:
         with self._lock:
             if (outlet := self._outlets.get(peer)) is None:
-                outlet = self._outlets[peer] = Outlet(peer)
+                outlet = self._outlets[peer] = Link(
+                    self._loop,
+                    f"process {peer}",
+                    on_open=lambda link: self._note(f"connected to process {peer}"),
+                    on_message=_refuse_message,
+                    on_closed=partial(self._outlet_closed, peer),
+                )
                 if self._ended or peer in self._lost:
-                    outlet.abandon()
+                    outlet.end(self._lost.get(peer, "this process has closed its exchange"))
                 else:
                     deadline = time.monotonic() + self._connect_timeout_s
-                    self._loop.order(partial(self._dial, outlet, deadline, _FIRST_PAUSE_S))
+                    self._loop.order(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
             return outlet
 
     # All below runs on the exchange thread.
@@ -150,12 +231,14 @@ class Exchange:
                 self._lose(peer, f"the exchange of process {self._identity.process} failed: {error!r}")
             raise
         finally:
-            self._transport.remove(self._identity.process)
             with self._lock:
                 self._ended = True
                 outlets = list(self._outlets.values())
+                self._flush_until = self._flush_until or 0.0  # the end of these links is no news
             for outlet in outlets:
-                outlet.abandon()
+                outlet.end("this process has closed its exchange")
+            if self._listener is not None:
+                self._listener.end()
             self._loop.close()
 
     def _is_over(self) -> bool:
@@ -167,126 +250,70 @@ class Exchange:
 
     def _lose(self, peer: int, reason: str) -> None:
         with self._lock:
-            if peer in self._lost:
+            if peer in self._lost or self._ended:
                 return
             self._lost[peer] = reason
             outlet = self._outlets.get(peer)
-        if outlet is not None:
-            outlet.abandon()
-            if outlet.stream is not None:
-                self._loop.drop(outlet.stream.sock)
-        if (inlet := self._inlets.pop(peer, None)) is not None:
-            self._received.update(messages=inlet.messages, bytes=inlet.bytes)
-            self._loop.drop(inlet.stream.sock)
-        self._story.append(f"lost process {peer}: {reason}")
+        inlet = self._inlets.pop(peer, None)
+        for link in (outlet, inlet):
+            if link is not None:
+                link.end(reason)
+        if inlet is not None:
+            received = inlet.statistics()
+            self._received.update(messages=received["received_messages"], bytes=received["received_bytes"])
+        self._note(f"lost process {peer}: {reason}")
         if self._flush_until is None:
             self._on_peer_lost(peer, reason)
 
-    # Outlets.
-
-    def _dial(self, outlet: Outlet, deadline: float, pause: float) -> None:
-        if outlet.peer in self._lost:
+    def _dial(self, peer: int, outlet: Link, deadline: float, pause: float) -> None:
+        if peer in self._lost:
             return
         try:
-            stream = self._transport.dial(outlet.peer)
-        except NotThereYet as error:
+            pipe = self._address(peer).dial(0.0)
+        except (
+            FileNotFoundError,
+            ConnectionRefusedError,
+            BlockingIOError,
+        ) as error:  # not there yet, or too many at once
             if time.monotonic() >= deadline:
-                self._outlet_broke(outlet, f"it did not listen for {self._connect_timeout_s} s: {error}")
+                outlet.end(f"it did not listen for {self._connect_timeout_s} s: {error}")
             else:
-                again = partial(self._dial, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
+                again = partial(self._dial, peer, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
                 self._loop.after(pause, again)
         except Exception as error:
-            self._outlet_broke(outlet, f"it could not be dialed: {_text(error)}")
+            outlet.end(f"it could not be dialed: {error}")
         else:
-            outlet.stream = stream
-            outlet.handshake = Dialer(self._identity, os.urandom(NONCE_BYTES), outlet.peer)
-            send_at_once(stream, outlet.handshake.start().data)
-            self._loop.watch(stream.sock, READ, partial(self._on_outlet, outlet))
-            self._loop.after(deadline - time.monotonic(), partial(self._end_wait, outlet))
+            outlet.begin(pipe, Dialer(self._identity, os.urandom(NONCE_BYTES), peer), self._connect_timeout_s)
 
-    def _end_wait(self, outlet: Outlet) -> None:
-        if outlet.handshake is not None:
-            self._outlet_broke(outlet, f"no handshake within {self._connect_timeout_s} s")
-
-    def _on_outlet(self, outlet: Outlet, events: int) -> None:
-        try:
-            if events & READ and outlet.negotiate():
-                self._story.append(f"connected to process {outlet.peer}")
-                events |= WRITE
-        except BlockingIOError:
-            pass
-        except Exception as error:
-            self._outlet_broke(outlet, _text(error))
-            return
-        if events & WRITE:
-            self._write(outlet)
-
-    def _write(self, outlet: Outlet) -> None:
-        if outlet.peer in self._lost or outlet.stream is None:
-            return
-        try:
-            done = outlet.write()
-        except OSError as error:
-            self._outlet_broke(outlet, _text(error))
-        else:
-            self._loop.watch(outlet.stream.sock, READ if done else READ | WRITE, partial(self._on_outlet, outlet))
-
-    def _outlet_broke(self, outlet: Outlet, reason: str) -> None:
+    def _outlet_closed(self, peer: int, outlet: Link, reason: str) -> None:
         """What the peer had written before it went still counts, also if its end shows here first."""
-        try:
-            for _ in range(_LAST_READS if outlet.peer in self._inlets else 0):
-                self._inlets[outlet.peer].read(self._on_message)
-        except (BlockingIOError, Closed):
-            pass
-        except Exception as error:
-            reason = f"{reason}; {_text(error)}"
-        self._lose(outlet.peer, reason)
+        if (inlet := self._inlets.get(peer)) is not None and (trouble := inlet.drain()) is not None:
+            reason = f"{reason}; {trouble}"
+        self._lose(peer, reason)
 
-    # Inlets.
-
-    def _accept(self, listener: socket.socket, _: int) -> None:
-        try:
-            stream = self._transport.accept(listener)
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except ProtocolError as error:
-            self._refuse(None, str(error))
-            return
-        inlet = Inlet(stream, Acceptor(self._identity, os.urandom(NONCE_BYTES)))
-        self._loop.watch(stream.sock, READ, partial(self._on_inlet, inlet))
-        self._loop.after(self._connect_timeout_s, partial(self._end_admission, inlet))
-
-    def _end_admission(self, inlet: Inlet) -> None:
-        if inlet.peer is None and inlet.stream.sock.fileno() >= 0:
-            self._refuse(inlet.stream.sock, f"no handshake within {self._connect_timeout_s} s")
-
-    def _refuse(self, sock: socket.socket | None, reason: str) -> None:
-        self._refused += 1
-        self._story.append(f"refused a connection: {reason}")
-        if sock is not None:
-            self._loop.drop(sock)
-
-    def _on_inlet(self, inlet: Inlet, _: int) -> None:
-        try:
-            if inlet.peer is not None:
-                inlet.read(self._on_message)
-            elif (peer := inlet.negotiate()) is not None:
-                self._admit(inlet, peer)
-        except BlockingIOError:
-            pass
-        except Exception as error:
-            if inlet.peer is None:
-                self._refuse(inlet.stream.sock, _text(error))
-            else:
-                self._lose(inlet.peer, _text(error))
-
-    def _admit(self, inlet: Inlet, peer: int) -> None:
+    def _admit(self, inlet: Link) -> None:
+        peer = inlet.process
         if peer in self._inlets or peer in self._lost:
             raise Lost(f"process {peer} has been connected before")
-        inlet.peer = peer
         self._inlets[peer] = inlet
-        self._story.append(f"process {peer} connected")
+        self._note(f"process {peer} connected")
+
+    def _inlet_closed(self, inlet: Link, reason: str) -> None:
+        self._lose(inlet.process, reason)
+
+    def _deliver(self, _: Link, value: tuple[Any, ...], size: int) -> None:
+        target, kind, *fields = value
+        if kind == _DATA:
+            fields[_COST] = size
+        try:
+            self._on_message(target, _KINDS[kind](*fields))
+        except Exception as error:
+            what = f"its {_KINDS[kind].__name__} for {target} could not be delivered"
+            raise Lost(f"{what}: {''.join(traceback.format_exception(error))}") from error
+
+    def _note(self, what: str) -> None:
+        self._story.note(time.monotonic(), what)
 
 
-def _text(error: Exception) -> str:
-    return str(error) if isinstance(error, (Lost, CodecError, ProtocolError)) else repr(error)
+def _refuse_message(outlet: Link, value: Any, size: int) -> None:
+    raise ProtocolError("it wrote on a connection that it may only read")

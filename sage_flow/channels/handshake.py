@@ -1,14 +1,15 @@
 """Who is on the other end: the first four messages of a connection.
 
     dialer                                                  acceptor
-      HELLO      its number, the acceptor's, attempt, nonce, job  ->
+      HELLO      its number, the acceptor's, attempt, nonce, name  ->
       <-     CHALLENGE   nonce, HMAC("acceptor", everything above)
       PROOF      HMAC("dialer", everything above)                 ->
       <-     WELCOME     (or, from either side at any step, REFUSED and why)
 
-Both sides prove that they know the key without sending it. The role in the HMAC makes a reflected
-proof worthless, the two nonces a replayed one, the two process numbers one that was relayed to
-somebody else. Nothing is unpickled here; messages for the codec follow only the WELCOME.
+The name is what the key opens: a job, or a service. Both sides prove that they know the key without
+sending it. The role in the HMAC makes a reflected proof worthless, the two nonces a replayed one, the
+two process numbers one that was relayed to somebody else, the name one that was made for another
+service with the same key. Nothing is unpickled here; messages for the codec follow only the WELCOME.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import hmac
 import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 from sage_flow.channels import wire
 from sage_flow.errors import ProtocolError
@@ -27,17 +28,25 @@ HANDSHAKE_LIMIT: Final = 2048
 """Bytes in one message of the handshake at the most."""
 
 _MAC_BYTES: Final = 32
-_HELLO: Final = struct.Struct(f"<IIQ{NONCE_BYTES}s")  # dialer, acceptor, attempt, nonce; then the job
+_TLS_RECORDS: Final = (21, 22)  # an alert, a hello
+_HELLO: Final = struct.Struct(f"<IIQ{NONCE_BYTES}s")  # dialer, acceptor, attempt, nonce; then the name
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this process is. `key` is the job's secret and in no repr."""
+    """Who this process is.
+
+    `key` is the secret that opens `name`; it is in no repr and in no pickle. Who has no number (`process`) in a
+    job, or takes part in no attempt of one, is 0.
+    """
 
     process: int
-    job: str
+    name: str
     attempt: int
     key: bytes = field(repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an Identity holds a key, which is in no pickle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The peer is process `peer` of our job and attempt; messages may follow."""
+    """The peer is process `peer` of our name and attempt; messages may follow."""
 
     peer: int
 
@@ -77,14 +86,14 @@ class _Handshake(ABC):
         if len(nonce) != NONCE_BYTES:
             raise ProtocolError(f"a nonce of {len(nonce)} bytes instead of {NONCE_BYTES}")
         self._identity = identity
-        self._job = identity.job.encode()
-        if _HELLO.size + len(self._job) > HANDSHAKE_LIMIT:
-            raise ProtocolError(f"a job name of {len(self._job)} bytes does not fit the handshake")
+        self._name = identity.name.encode()
+        if _HELLO.size + len(self._name) > HANDSHAKE_LIMIT:
+            raise ProtocolError(f"a name of {len(self._name)} bytes does not fit the handshake")
         self._nonce = nonce
         self._received = bytearray()
         self._expected: int | None = None  # the kind of the next message; None once it is over
 
-    def receive(self, data: bytes) -> list[Decision]:
+    def receive(self, data: bytes | bytearray) -> list[Decision]:
         """The next bytes from the peer, split anyhow. After `Accepted` or `Refused` it must not be called.
 
         Bytes beyond the handshake are refused: the peer may send nothing before it is welcome.
@@ -125,7 +134,7 @@ class _Handshake(ABC):
             return None
         magic, version, kind, length = wire.HEADER.unpack_from(self._received)
         if magic != wire.MAGIC:
-            raise _Refusal("not a sage_flow process")
+            raise _Refusal("TLS, this side is plain" if magic[0] in _TLS_RECORDS else "not a sage_flow process")
         if version != wire.WIRE_VERSION:
             raise _Refusal(f"wire version {version}, this process speaks version {wire.WIRE_VERSION}")
         if length > HANDSHAKE_LIMIT:
@@ -144,7 +153,7 @@ class _Handshake(ABC):
     def _proof(self, role: bytes, dialer: int, acceptor: int, nonces: bytes) -> bytes:
         # Every part has a fixed length but the last, so no two different transcripts give the same bytes.
         numbers = struct.pack("<BIIQ", wire.WIRE_VERSION, dialer, acceptor, self._identity.attempt)
-        return hmac.digest(self._identity.key, b"sage_flow" + role + numbers + nonces + self._job, "sha256")
+        return hmac.digest(self._identity.key, b"sage_flow" + role + numbers + nonces + self._name, "sha256")
 
 
 _DIALER: Final = b"dialer--"  # of the same length as _ACCEPTOR
@@ -162,7 +171,7 @@ class Dialer(_Handshake):
         """The first move."""
         self._expected = wire.CHALLENGE
         me = self._identity
-        return Send(_frame(wire.HELLO, _HELLO.pack(me.process, self._peer, me.attempt, self._nonce) + self._job))
+        return Send(_frame(wire.HELLO, _HELLO.pack(me.process, self._peer, me.attempt, self._nonce) + self._name))
 
     def _step(self, payload: bytes) -> list[Decision]:
         if self._expected == wire.WELCOME:
@@ -173,7 +182,7 @@ class Dialer(_Handshake):
         pair = (self._identity.process, self._peer)
         nonces = self._nonce + payload[:NONCE_BYTES]
         if not hmac.compare_digest(payload[NONCE_BYTES:], self._proof(_ACCEPTOR, *pair, nonces)):
-            raise _Refusal("the acceptor does not know the key of this job")
+            raise _Refusal(f"the acceptor does not know the key of {self._identity.name!r}")
         self._expected = wire.WELCOME
         return [Send(_frame(wire.PROOF, self._proof(_DIALER, *pair, nonces)))]
 
@@ -191,7 +200,7 @@ class Acceptor(_Handshake):
         if self._expected == wire.HELLO:
             return self._on_hello(payload)
         if not hmac.compare_digest(payload, self._expected_proof):
-            raise _Refusal("the dialer does not know the key of this job")
+            raise _Refusal(f"the dialer does not know the key of {self._identity.name!r}")
         self._expected = None
         return [Send(_frame(wire.WELCOME, b"")), Accepted(self._peer)]
 
@@ -199,9 +208,9 @@ class Acceptor(_Handshake):
         if len(payload) < _HELLO.size:
             raise _Refusal("a malformed hello")
         self._peer, acceptor, attempt, nonce = _HELLO.unpack_from(payload)
-        job, me = payload[_HELLO.size :], self._identity
-        if job != self._job:
-            raise _Refusal(f"job {job.decode(errors='replace')!r}, this process belongs to {me.job!r}")
+        name, me = payload[_HELLO.size :], self._identity
+        if name != self._name:
+            raise _Refusal(f"it asks for {name.decode(errors='replace')!r}, here is {me.name!r}")
         if attempt != me.attempt:
             age = "an older" if attempt < me.attempt else "a newer"
             raise _Refusal(f"attempt {attempt} is {age} one, this process belongs to attempt {me.attempt}")

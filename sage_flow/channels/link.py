@@ -1,290 +1,289 @@
-"""Connections outside the mesh of a job: one between two processes, with messages both ways.
+"""One authenticated connection between two processes, with messages both ways.
 
-Who dials and who listens prove to each other that they know the key (`handshake`) before anything is
-unpickled. A key opens what it was given for: the name - "queues", "service:answer" - is part of the proof.
-All links and listeners of a process are served by one thread; it calls `on_message` and `on_closed`, which
-must not wait for another link.
+`dial` makes one, a `Listener` accepts many. Who dials and who listens prove to each other that they know the
+key (`handshake`). A key opens what it was given for: the name - "queues", "service:answer" - is part of the
+proof. Before it a peer gets a few kilobytes and a few seconds, and nothing of what it sends is unpickled.
+
+All links of a process are served by one thread (those of a job's mesh by another: see `exchange`). It calls
+`on_link`, `on_message` and `on_closed`, which must not wait: they hand over and return.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
-from sage_flow.channels.connection import Closed, Lost, Reader, Writer, negotiate, send_at_once
-from sage_flow.channels.handshake import NONCE_BYTES, Acceptor, Dialer, Identity
-from sage_flow.channels.loop import READ, WRITE, EventLoop
-from sage_flow.channels.transport import Address, Stream, TcpAddress
-from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ProtocolError
+from sage_flow.channels.connection import Closed, Inbound, Lost, Outbound
+from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
+from sage_flow.channels.loop import READ, WRITE, EventLoop, exchange_loop
+from sage_flow.channels.pipe import Pipe
+from sage_flow.channels.transport import Address, TcpAddress
+from sage_flow.channels.wire import MESSAGE_LIMIT
+from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed, ProtocolError
 from sage_flow.story import Story
 
 __all__ = ["Link", "Listener", "dial", "exchange_loop"]
 
 _HANDSHAKE_S: Final = 10.0  # for a peer that has connected
-_UNPROVEN: Final = 128  # connections that may be in their handshake at a time; further ones are closed
+_HALF_OPEN: Final = 128  # handshakes that may be under way at a listener
 _FLUSH_S: Final = 5.0
-_READS: Final = 64  # in a row from one link before another one's turn
+_LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
+_BUSY_S: Final = 1.0  # the exchange thread may need so long to tell that the time is over
+_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PAUSE_S: Final = 0.1  # before the next try to accept after one of these
+_OURS: Final = "it was closed here"
 
-OnMessage = Callable[["Link", Any, int], None]
-OnClosed = Callable[["Link", str], None]
-
-
-class _ExchangeThread:
-    """The loop of this process, and the thread that runs it; both are made at first use, and anew after a fork."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: EventLoop | None = None
-        self._pid = 0
-
-    def loop(self) -> EventLoop:
-        with self._lock:
-            if self._loop is None or self._pid != os.getpid():
-                self._loop, self._pid = EventLoop(), os.getpid()
-                run = partial(self._loop.run, until=lambda: False)
-                threading.Thread(target=run, name="exchange of links", daemon=True).start()
-            return self._loop
-
-
-exchange_loop: Final = _ExchangeThread().loop
-"""Returns the loop that serves the links of this process."""
+OnMessage = Callable[["Link", Any, int], object]
+"""Called with the link, the value and its encoded bytes."""
+OnClosed = Callable[["Link", str], object]
+"""Called with the link and the reason: once, after the last message."""
 
 
 class Link:
-    """One end of a connection. `peer` is who is on the other end, as text.
+    """One end of a connection. What is sent in one lane arrives in order; lanes may overtake each other.
 
-    `state` is for whoever made it: nobody else looks at it.
+    Made by `dial` and `Listener`. `peer` is who is on the other end, as text; `process` its number in a job, else
+    0. `state` is for whoever made the link: nobody else looks at it.
     """
-
-    def __init__(self, stream: Stream, peer: str, on_message: OnMessage, on_closed: OnClosed) -> None:
-        self.peer = peer
-        self.state: Any = None
-        self._stream = stream
-        self._writer = Writer()
-        self._writer.stream = stream
-        self._writer.open()
-        self._reader = Reader()
-        self._on_message = on_message
-        self._on_closed = on_closed
-        self._closed: str | None = None
-        self._close_at: float | None = None
-        self._received_messages = self._received_bytes = 0
-        self._loop = exchange_loop()
-
-    def send(self, value: Any, *, copy_buffers: bool = True) -> int:
-        """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
-
-        Messages of one thread arrive in order. `copy_buffers=False`: large buffers (arrays) in it will not change.
-        Raises: LinkClosed; CodecError, and then nothing was sent.
-        """
-        if self._closed is None:
-            size, unfinished = self._writer.send(value, copy_buffers=copy_buffers)
-            if unfinished:
-                self._loop.order(self._write)
-            if size:
-                return size
-        raise LinkClosed(f"the connection with {self.peer} is closed: {self._closed}")
-
-    def close(self, flush_s: float = _FLUSH_S) -> None:
-        """Write what was sent, for at most `flush_s` seconds, then close. Returns at once; `on_closed` is called."""
-        self._loop.order(partial(self._begin_close, flush_s))
-
-    @property
-    def is_closed(self) -> bool:
-        return self._closed is not None
-
-    def statistics(self) -> dict[str, int]:
-        """Messages and bytes sent, queued, dropped and received."""
-        received = {"received_messages": self._received_messages, "received_bytes": self._received_bytes}
-        return {**self._writer.statistics(), **received}
-
-    # All below runs on the exchange thread.
-
-    def serve(self) -> None:
-        """Begin to read. Messages that have come already are told at once."""
-        if self._closed is None:
-            self._loop.watch(self._stream.sock, READ, self._on_ready)
-            self._on_ready(READ)
-
-    def _on_ready(self, events: int) -> None:
-        if events & WRITE:
-            self._write()
-        try:
-            for _ in range(_READS):
-                for value, size in self._reader.read(self._stream):
-                    self._received_messages += 1
-                    self._received_bytes += size
-                    self._handle(value, size)
-                    if self._closed is not None:
-                        return
-        except BlockingIOError:
-            return
-        except (Lost, ProtocolError, CodecError, OSError) as error:
-            self.end(_text(error))
-            return
-        self._loop.order(partial(self._on_ready, READ))  # what TLS has decrypted shows in no selector
-
-    def _handle(self, value: Any, size: int) -> None:
-        try:
-            self._on_message(self, value, size)
-        except Exception as error:
-            raise Lost(f"a message could not be handled: {''.join(traceback.format_exception(error))}") from error
-
-    def _write(self) -> None:
-        if self._closed is not None:
-            return
-        try:
-            done = self._writer.write()
-        except OSError as error:
-            self.end(_text(error))
-            return
-        if done and self._close_at is not None:
-            self.end("it was closed here")
-        else:
-            self._loop.watch(self._stream.sock, READ if done else READ | WRITE, self._on_ready)
-
-    def _begin_close(self, flush_s: float) -> None:
-        self._close_at = time.monotonic() + flush_s
-        self._loop.after(flush_s, partial(self.end, "it was closed here"))
-        self._write()
-
-    def end(self, reason: str) -> None:
-        """Close now."""
-        if self._closed is None:
-            self._closed = reason
-            self._writer.abandon()
-            self._loop.drop(self._stream.sock)
-            self._on_closed(self, reason)
-
-
-class Listener:
-    """Accepts links at an address. `on_link` is called with each before its first message."""
 
     def __init__(
         self,
-        address: Address,
-        key: bytes | None,
-        name: str,
+        loop: EventLoop,
+        peer: str,
         *,
         on_message: OnMessage,
-        on_closed: OnClosed = lambda link, reason: None,
-        on_link: Callable[[Link], None] = lambda link: None,
+        on_closed: OnClosed,
+        on_open: Callable[[Link], object],
+        limit: int = MESSAGE_LIMIT,
     ) -> None:
-        """Bind, and begin to accept.
-
-        Raises: ChannelNotReachable if the port is in use, or if there is no key and others than this machine
-        could connect; SageFlowError if a path is too long.
-        """
-        if not key and isinstance(address, TcpAddress) and not address.is_loopback:
-            raise ChannelNotReachable(
-                f"{address} can be reached from other machines and there is no key: give one, such as"
-                " secrets.token_bytes(32), or listen on 127.0.0.1"
-            )
-        self._identity = Identity(0, name, 0, key or b"")
-        self._hooks = (on_message, on_closed)
-        self._on_link = on_link
-        self._socket = address.listen()
-        self.address = address.bound(self._socket)
-        self._unproven: set[_Admission] = set()
-        self._links: set[Link] = set()
-        self._refused = 0
+        self.peer = peer
+        self.process = 0
+        self.state: Any = None
+        self.opened = False
+        """The handshake was completed."""
+        self._loop = loop
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._on_open = on_open
+        self._limit = limit
+        self._out = Outbound(limit)
+        self._in: Inbound  # once it is open: a stranger gets no memory for messages
+        self._pipe: Pipe | None = None
+        self._handshake: Dialer | Acceptor | None = None  # while it is under way
+        self._greeted = False  # TLS, if any, is done
+        self._closing = False
+        self._reason: str | None = None
+        self._gone = threading.Event()
         self._story = Story()
-        self._is_closed = False
-        self._ended = threading.Event()  # closed, and every link, too
-        self._loop = exchange_loop()
-        self._loop.order(lambda: self._loop.watch(self._socket, READ, self._accept))
 
-    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = True) -> None:
-        """Accept nobody any more, and close the links when what was sent on them is written; wait for that."""
-        self._loop.order(partial(self._end, flush_s))
-        if wait:
-            self._ended.wait()
+    def __repr__(self) -> str:
+        state = "open" if self.opened and self._reason is None else self._reason or "connecting"
+        return f"Link({self.peer!r}, {state})"
 
-    def links(self) -> list[Link]:
-        """The links that are open."""
-        return list(self._links)
+    def send(self, value: Any, *, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None) -> int:
+        """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
+
+        Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
+        else is copied before this returns. `subject`: what an error describes instead of `value`.
+
+        Raises: LinkClosed; CodecError if something in `value` cannot be pickled, and then nothing was sent.
+        """
+        if self._loop.given_up:
+            raise LinkClosed(f"the connection with {self.peer} belongs to the process that forked this one")
+        try:
+            size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject)
+        except LinkClosed as closed:
+            raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
+        if unfinished:
+            self._loop.order(self._flush)
+        return size
+
+    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = False) -> None:
+        """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, but not in a callback."""
+        self._out.refuse(_OURS)
+        if not self._loop.given_up:
+            self._loop.order(lambda: self.finish(flush_s))
+            if wait and threading.get_ident() != self._loop.thread:
+                self._gone.wait(flush_s)
+
+    @property
+    def is_closed(self) -> bool:
+        """It ended, or never was."""
+        return self._reason is not None or self._loop.given_up
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits to be written."""
+        return self._out.idle
 
     def statistics(self) -> dict[str, Any]:
-        """Open links, connections that were refused, and the story."""
-        return {"links": len(self._links), "refused": self._refused, "story": self._story.events()}
+        """Messages and bytes sent (`queued_bytes` are not written yet), dropped and received; why it is `closed`,
+        if it is; the story: its last events."""
+        return {
+            **self._out.statistics(),
+            "received_messages": self._in.messages if self.opened else 0,
+            "received_bytes": self._in.bytes if self.opened else 0,
+            "closed": self._reason,
+            "story": self._story.events(),
+        }
 
-    # All below runs on the exchange thread.
+    # All below is for the exchange thread.
 
-    def _end(self, flush_s: float) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            self._loop.drop(self._socket)
-            self.address.remove()
-            for admission in list(self._unproven):
-                self._refuse(admission, "the listener was closed")
-            for link in list(self._links):
-                link.close(flush_s)
-        if not self._links:
-            self._ended.set()
+    def begin(self, pipe: Pipe, handshake: Dialer | Acceptor, timeout_s: float) -> None:
+        """Start the handshake, which must be over in `timeout_s`."""
+        if self._reason is not None:
+            pipe.sock.close()
+            return
+        self._pipe, self._handshake = pipe, handshake
+        late, this = f"no handshake within {timeout_s:.2g} s", weakref.ref(self)
 
-    def _accept(self, _: int) -> None:
+        def expire() -> None:  # may come long after the end of the link, which it does not keep alive
+            if (link := this()) is not None and link._handshake is not None:
+                link.end(late)
+
+        self._loop.after(timeout_s, expire)
+        self._on_ready(READ)
+
+    def end(self, reason: str) -> None:
+        """Close the socket at once, drop what is queued, tell the owner."""
+        if self._reason is not None:
+            return
+        self._reason, self._handshake = reason, None
+        self._note(reason)
+        self._out.abandon(reason)
         try:
-            stream = self.address.accept(self._socket)
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except (ProtocolError, OSError) as error:
-            self._note_refusal(_text(error))
-            return
-        if len(self._unproven) >= _UNPROVEN:
-            self._loop.drop(stream.sock)
-            self._note_refusal("too many connections that have not proven who they are")
-            return
-        admission = _Admission(stream, Acceptor(self._identity, os.urandom(NONCE_BYTES)))
-        self._unproven.add(admission)
-        self._loop.watch(stream.sock, READ, partial(self._admit, admission))
-        self._loop.after(_HANDSHAKE_S, partial(self._refuse, admission, f"no handshake within {_HANDSHAKE_S:g} s"))
+            self._on_closed(self, reason)
+        finally:
+            if self._pipe is not None:
+                self._loop.drop(self._pipe.sock)
+            self._gone.set()
 
-    def _admit(self, admission: _Admission, _: int) -> None:
+    def finish(self, flush_s: float) -> None:
+        """Write what is queued for at most so long, then end."""
+        if self._reason is not None:
+            return
+        if not self.opened or flush_s <= 0:
+            self.end(_OURS)
+            return
+        self._closing = True
+        self._loop.after(flush_s, lambda: self.end(_OURS if self.idle else f"{_OURS} before all was written"))
+        self._flush()
+
+    def drain(self) -> str | None:
+        """Deliver what a peer wrote before it went. Returns what was wrong with it, if anything."""
         try:
-            admission.stream.establish()
-            while negotiate(admission.stream, admission.handshake) is None:
-                pass
+            for _ in range(_LAST_READS if self._pipe is not None and self.opened and self._reason is None else 0):
+                self._in.read(self._pipe, self._deliver)  # type: ignore[arg-type]
+        except (BlockingIOError, Closed):
+            pass
+        except Exception as error:
+            return _text(error)
+        return None
+
+    def _on_ready(self, events: int) -> None:
+        pipe = self._pipe
+        if pipe is None or self._reason is not None:
+            return
+        try:
+            if self._handshake is not None:
+                self._greet(pipe, self._handshake)
+            elif events & READ:
+                self._read(pipe)
         except BlockingIOError:
+            pass
+        except Exception as error:
+            # However the other end goes when it has got all: it is because of us.
+            self.end(_OURS if self._closing and self.idle else _text(error))
             return
-        except (Lost, ProtocolError, OSError) as error:
-            self._refuse(admission, _text(error))
+        self._flush()
+
+    def _flush(self) -> None:
+        pipe = self._pipe
+        if pipe is None or self._reason is not None:
             return
-        self._unproven.remove(admission)
-        self._loop.forget(admission.stream.sock)
-        link = Link(admission.stream, _peer_of(admission.stream), self._hooks[0], self._on_closed)
-        self._links.add(link)
-        self._on_link(link)
-        link.serve()
+        try:
+            done = self._out.write()
+        except OSError as error:
+            self.end(_text(error))
+            return
+        if done and self._closing:
+            pipe.end_writing()  # and wait for the other end: to close with unread bytes could destroy what we wrote
+        wanted = READ | WRITE if not done or pipe.wants_write else READ
+        self._loop.watch(pipe.sock, wanted, self._on_ready)
 
-    def _refuse(self, admission: _Admission, reason: str) -> None:
-        if admission in self._unproven:
-            self._unproven.remove(admission)
-            self._loop.drop(admission.stream.sock)
-            self._note_refusal(reason)
+    def _read(self, pipe: Pipe) -> None:
+        self._in.read(pipe, self._deliver)
+        while pipe.unread and self._reason is None:
+            self._in.read(pipe, self._deliver)
 
-    def _note_refusal(self, reason: str) -> None:
-        self._refused += 1
-        self._story.note(time.monotonic(), f"refused a connection: {reason}")
+    def _deliver(self, value: Any, size: int) -> None:
+        if self._reason is not None:  # a callback before this one ended the link
+            return
+        try:
+            self._on_message(self, value, size)
+        except Lost:
+            raise
+        except Exception as error:
+            raise Lost(f"a message could not be delivered: {''.join(traceback.format_exception(error))}") from error
 
-    def _on_closed(self, link: Link, reason: str) -> None:
-        self._links.discard(link)
-        if self._is_closed and not self._links:
-            self._ended.set()
-        self._hooks[1](link, reason)
+    def _greet(self, pipe: Pipe, handshake: Dialer | Acceptor) -> None:
+        if not self._greeted:
+            pipe.greet()
+            self._greeted = True
+            if isinstance(handshake, Dialer):
+                _send_at_once(pipe, handshake.start().data)
+        while self._handshake is not None:
+            space = bytearray(handshake.wanted)
+            if not (count := pipe.read(memoryview(space))):
+                raise Closed
+            for decision in handshake.receive(space[:count]):
+                match decision:
+                    case Send(data):
+                        _send_at_once(pipe, data)
+                    case Refused(reason):
+                        raise Lost(reason)
+                    case Accepted(process):
+                        self._open(pipe, process)
+
+    def _open(self, pipe: Pipe, process: int) -> None:
+        self.process, self._handshake, self._in = process, None, Inbound(self._limit)
+        self._on_open(self)
+        self.opened = True
+        self._note("opened")
+        self._out.open(pipe)
+        if pipe.unread:  # the socket does not say so again
+            self._loop.order(lambda: self._on_ready(READ))
+
+    def _note(self, what: str) -> None:
+        self._story.note(time.monotonic(), what)
 
 
-class _Admission:
-    """A connection that has not proven who it is."""
+def _send_at_once(pipe: Pipe, data: bytes) -> None:
+    """Write a message of a handshake; it always fits, as nothing else is in the socket's buffer."""
+    try:
+        pipe.write(deque([data]))
+    except OSError:
+        pass  # the other end is closed; the next read tells, perhaps with the reason
 
-    def __init__(self, stream: Stream, handshake: Acceptor) -> None:
-        self.stream = stream
-        self.handshake = handshake
+
+def _peer_of(pipe: Pipe) -> str:
+    name = pipe.sock.getpeername()
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a process of this machine"
+
+
+def _text(error: Exception) -> str:
+    """`repr` for what does not explain itself."""
+    explained = (Lost, CodecError, ProtocolError)
+    if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
+        return str(error)
+    return repr(error)
 
 
 def dial(
@@ -295,53 +294,183 @@ def dial(
     on_message: OnMessage,
     on_closed: OnClosed = lambda link, reason: None,
     connect_timeout_s: float = 30.0,
+    limit: int = MESSAGE_LIMIT,
 ) -> Link:
-    """Connect to a listener of this name, in the caller's thread; return the link once it is proven on both sides.
+    """Connect to a listener of this name, and wait until it is proven on both sides who is there.
+
+    `on_message` may be called before this returns. `limit`: bytes of a message at the most.
 
     Raises: ChannelNotReachable that says why: nobody listens, the key is wrong, no answer in time ...
     """
+    loop = exchange_loop()
+    if threading.get_ident() == loop.thread:
+        raise InternalError("dial() waits, and was called in a callback of a link")
     until = time.monotonic() + connect_timeout_s
     try:
-        stream = address.dial(connect_timeout_s)
+        pipe = address.dial(connect_timeout_s)
     except (OSError, ProtocolError) as error:
         raise ChannelNotReachable(f"nobody to talk to at {address}: {_text(error)}") from error
-    try:
-        _prove(stream, Dialer(Identity(0, name, 0, key or b""), os.urandom(NONCE_BYTES), 0), until)
-    except (Lost, ProtocolError, OSError) as error:
-        with suppress(OSError):
-            stream.sock.close()
-        raise ChannelNotReachable(f"{address} and we have not come together: {_text(error)}") from error
-    link = Link(stream, str(address), on_message, on_closed)
-    exchange_loop().order(link.serve)
+    settled = threading.Event()
+    given_up = False
+
+    def closed(link: Link, reason: str) -> None:
+        settled.set()
+        if link.opened and not given_up:
+            on_closed(link, reason)
+
+    link = Link(
+        loop, str(address), on_message=on_message, on_closed=closed, on_open=lambda link: settled.set(), limit=limit
+    )
+    dialer = Dialer(Identity(0, name, 0, key or b""), os.urandom(NONCE_BYTES), 0)
+    remaining = max(0.0, until - time.monotonic())
+    loop.order(lambda: link.begin(pipe, dialer, remaining))
+    if not settled.wait(remaining + _BUSY_S) or (link.is_closed and not link.opened):
+        given_up = True
+        reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"
+        link.close(0)
+        raise ChannelNotReachable(f"{address} and we have not come together: {reason}")
     return link
 
 
-def _prove(stream: Stream, handshake: Dialer, until: float) -> None:
-    """The dialer's part of the handshake, waiting for the other part."""
-    _patiently(stream, stream.establish, until)
-    send_at_once(stream, handshake.start().data)
-    while _patiently(stream, partial(negotiate, stream, handshake), until) is None:
-        pass
+class Listener:
+    """Accepts links at an address, from whoever knows the key of `name`.
 
+    `on_link` is called with each before its first message; if it raises, the link is refused. `address` is where
+    it can be dialed, with the real port.
+    """
 
-def _patiently(stream: Stream, action: Callable[[], Any], until: float) -> Any:
-    import select
+    def __init__(
+        self,
+        address: Address,
+        key: bytes | None,
+        name: str,
+        *,
+        on_message: OnMessage,
+        on_closed: OnClosed = lambda link, reason: None,
+        on_link: Callable[[Link], object] = lambda link: None,
+        handshake_s: float = _HANDSHAKE_S,
+        half_open: int = _HALF_OPEN,
+        limit: int = MESSAGE_LIMIT,
+        process: int = 0,
+        attempt: int = 0,
+        loop: EventLoop | None = None,
+    ) -> None:
+        """Bind, and begin to accept.
 
-    while True:
+        `handshake_s` and `half_open` bound what strangers can hold: seconds for a handshake, and how many may be
+        under way; one more ends the oldest. `limit`: bytes of a message at the most. `process`, `attempt`: ours
+        in a job; `loop`: another one than that of all links.
+
+        Raises: ChannelNotReachable if the port is in use, or if there is no key and others than this machine
+        could connect; SageFlowError if a path is too long.
+        """
+        if not key and isinstance(address, TcpAddress) and not address.is_loopback:
+            raise ChannelNotReachable(
+                f"{address} can be reached from other machines and there is no key: give one, such as"
+                " secrets.token_bytes(32), or listen on 127.0.0.1"
+            )
+        self._identity = Identity(process, name, attempt, key or b"")
+        self._on_message = on_message
+        self._on_link = on_link
+        self._on_closed = on_closed
+        self._handshake_s = handshake_s
+        self._half_open_limit = half_open
+        self._limit = limit
+        self._half_open: dict[Link, None] = {}  # oldest first
+        self._links: dict[Link, None] = {}
+        self._refused = 0
+        self._story = Story()
+        self._closing = False
+        self._closed = threading.Event()
+        self._sock = address.listen()
+        self.address = address.bound(self._sock)
+        self._loop = loop or exchange_loop()
+        self._loop.order(self._listen)
+
+    def __repr__(self) -> str:
+        return f"Listener({self._identity.name!r} at {self.address})"
+
+    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = True) -> None:
+        """Accept nobody any more, and close the links when what was sent on them is written; wait for that."""
+        if self._loop.given_up:
+            return
+        self._loop.order(lambda: self.end(flush_s))
+        if wait and threading.get_ident() != self._loop.thread:
+            self._closed.wait(flush_s + _BUSY_S)
+
+    def links(self) -> list[Link]:
+        """The links that are open."""
+        return list(self._links)
+
+    def statistics(self) -> dict[str, Any]:
+        """How many links there are, `half_open` ones and how many were refused; the story: its last events."""
+        return {
+            "links": len(self._links),
+            "half_open": len(self._half_open),
+            "refused": self._refused,
+            "story": self._story.events(),
+        }
+
+    # All below runs on the exchange thread.
+
+    def _listen(self) -> None:
+        if not self._closing:
+            self._loop.watch(self._sock, READ, self._accept)
+
+    def _accept(self, _: int) -> None:
         try:
-            return action()
-        except BlockingIOError:
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([stream.sock], [], [], left)[0]:
-                raise TimeoutError("no answer in time") from None
+            pipe = self.address.accept(self._sock)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except Exception as error:
+            self._note_refusal(_text(error))
+            if isinstance(error, OSError) and error.errno in _EXHAUSTED:  # it would be ready again at once
+                self._loop.forget(self._sock)
+                self._loop.after(_PAUSE_S, self._listen)
+            return
+        link = Link(
+            self._loop,
+            _peer_of(pipe),
+            on_message=self._on_message,
+            on_closed=self._ended,
+            on_open=self._admit,
+            limit=self._limit,
+        )
+        self._half_open[link] = None
+        if len(self._half_open) > self._half_open_limit:
+            next(iter(self._half_open)).end(f"more than {self._half_open_limit} handshakes at once")
+        link.begin(pipe, Acceptor(self._identity, os.urandom(NONCE_BYTES)), self._handshake_s)
 
+    def _admit(self, link: Link) -> None:
+        self._on_link(link)
+        del self._half_open[link]
+        self._links[link] = None
 
-def _peer_of(stream: Stream) -> str:
-    name = stream.sock.getpeername()
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a process of this machine"
+    def _ended(self, link: Link, reason: str) -> None:
+        if link.opened:
+            del self._links[link]
+            self._settle()
+            self._on_closed(link, reason)
+        else:
+            del self._half_open[link]
+            self._note_refusal(reason)
 
+    def _note_refusal(self, reason: str) -> None:
+        self._refused += 1
+        self._story.note(time.monotonic(), f"refused a connection: {reason}")
 
-def _text(error: Exception) -> str:
-    if isinstance(error, Closed):
-        return str(error)
-    return str(error) if isinstance(error, (Lost, CodecError, ProtocolError, TimeoutError)) else repr(error)
+    def end(self, flush_s: float = 0.0) -> None:
+        """Stop listening, and let the links end within `flush_s` seconds."""
+        if not self._closing:
+            self._closing = True
+            self._loop.drop(self._sock)
+            self.address.remove()
+        for link in list(self._half_open):
+            link.end(_OURS)
+        for link in list(self._links):
+            link.finish(flush_s)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._closing and not self._links:
+            self._closed.set()

@@ -1,49 +1,63 @@
-"""How messages are told apart in a stream of bytes: a fixed header, then the payload.
+"""How messages are told apart in a stream of bytes: a fixed header, then a payload.
 
     magic "SGF" | wire version u8 | kind u32 | payload length u64, little-endian
 
 The header and the handshake's messages (see `handshake`) never change their form, so that processes
-of different versions can still tell each other so.
+of different versions can still tell each other so. After the handshake there are four kinds of frames,
+none longer than 256 KiB and a little:
 
-The payload of a message is a *block*: a pickle stream alone, or one and what belongs to it (the codec knows how):
+    MESSAGE       a block
+    DEFINITIONS   dead u32 | definitions u32 | number u32 of each dead one | number u32 and length u64 of each
+                  definition | their pickles
+    BEGIN         stream u32 | kind u32 | length u64: a MESSAGE or DEFINITIONS that is too long for one frame follows
+    FRAGMENT      stream u32 | its next bytes; between the fragments of one stream others may come
 
-    0 u8 | 7 unused | stream length u64 | buffers u32 | dead u32 | length u64 of each buffer |
-    number u32 of each dead definition | the stream | the buffers, each from a multiple of 16 bytes on
+A *block* is a pickle stream alone, or one and the buffers that belong to it (the codec knows how):
+
+    0 u8 | 3 unused | buffers u32 | stream length u64 | length u64 of each buffer | the stream |
+    the buffers, each from a multiple of 16 bytes on
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from sage_flow.errors import CodecError, ProtocolError
+from sage_flow.errors import CodecError
 
 Buffer = bytes | memoryview
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 MAGIC: Final = b"SGF"
 HEADER: Final = struct.Struct("<3sBIQ")
 
 MESSAGE: Final = 0
-"""A payload for the codec; the only kind after the handshake."""
 HELLO: Final = 1
 CHALLENGE: Final = 2
 PROOF: Final = 3
 WELCOME: Final = 4
 REFUSED: Final = 5
+DEFINITIONS: Final = 6
+BEGIN: Final = 7
+FRAGMENT: Final = 8
 
 MESSAGE_LIMIT: Final = 4 << 30
-"""Bytes in one payload at the most; more is a length that was never meant."""
+"""Bytes in one message at the most; more is a length that was never meant."""
+FRAGMENT_LIMIT: Final = 256 << 10
+"""Bytes of a message in one frame at the most."""
+STREAMS: Final = 64
+"""Messages whose fragments may be mixed on one connection at the most; more wait until one of them is complete."""
 
-_PREFIX: Final = HEADER.pack(MAGIC, WIRE_VERSION, MESSAGE, 0)[:8]
-_PREFIX_AND_LENGTH: Final = struct.Struct("<8sQ")  # the header, as a message has it
-_HEADER_SIZE: Final = HEADER.size
-_BLOCK: Final = struct.Struct("<8xQII")
+BEGIN_HEAD: Final = struct.Struct("<IIQ")  # stream, kind, length
+FRAGMENT_HEAD: Final = struct.Struct("<I")
+
+_BLOCK: Final = struct.Struct("<4xIQ")
 _STREAM: Final = pickle.PROTO[0]  # the first byte of every pickle of protocol 2 and later; a table's is 0
 _ALIGNMENT: Final = 16  # that of a bytearray's contents; numpy and Arrow want it for their elements
-_SCRATCH: Final = 128 << 10  # bytes; smaller frames are cut from here, many to one read
+
+_COUNTS: Final = struct.Struct("<II")
 
 
 def header(kind: int, length: int) -> bytes:
@@ -51,16 +65,41 @@ def header(kind: int, length: int) -> bytes:
     return HEADER.pack(MAGIC, WIRE_VERSION, kind, length)
 
 
+def begin(stream: int, kind: int, length: int) -> bytes:
+    """The frame before the fragments of a message of `length` bytes."""
+    return header(BEGIN, BEGIN_HEAD.size) + BEGIN_HEAD.pack(stream, kind, length)
+
+
+def fragments(stream: int, pieces: Iterable[Buffer]) -> Iterator[list[Buffer]]:
+    """Frames that carry `pieces`, each in pieces of its own; nothing is copied."""
+    frame: list[Buffer] = []
+    room = FRAGMENT_LIMIT
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            frame.append(rest[:room])
+            room -= len(frame[-1])
+            rest = rest[len(frame[-1]) :]
+            if not room:
+                yield [_fragment_header(stream, FRAGMENT_LIMIT), *frame]
+                frame, room = [], FRAGMENT_LIMIT
+    if frame:
+        yield [_fragment_header(stream, FRAGMENT_LIMIT - room), *frame]
+
+
+def _fragment_header(stream: int, length: int) -> bytes:
+    return header(FRAGMENT, FRAGMENT_HEAD.size + length) + FRAGMENT_HEAD.pack(stream)
+
+
 def is_stream(block: bytes | bytearray | memoryview) -> bool:
     """Whether the block is nothing but a pickle stream."""
     return block[0] == _STREAM
 
 
-def pack_block(stream: Sequence[Buffer], buffers: Sequence[Buffer], dead: Sequence[int]) -> list[Buffer]:
+def pack_block(stream: Sequence[Buffer], buffers: Sequence[Buffer]) -> list[Buffer]:
     """A block with a table, in pieces to be written one after the other; `stream` comes in pieces, too."""
     stream_size = sum(map(len, stream))
-    head = _BLOCK.pack(stream_size, len(buffers), len(dead))
-    head += struct.pack(f"<{len(buffers)}Q{len(dead)}I", *map(len, buffers), *dead)
+    head = _BLOCK.pack(len(buffers), stream_size) + struct.pack(f"<{len(buffers)}Q", *map(len, buffers))
     block: list[Buffer] = [head, *stream]
     end = len(head) + stream_size
     for buffer in buffers:
@@ -71,102 +110,45 @@ def pack_block(stream: Sequence[Buffer], buffers: Sequence[Buffer], dead: Sequen
     return block
 
 
-def unpack_block(block: memoryview) -> tuple[memoryview, list[memoryview], tuple[int, ...]]:
-    """The stream, the buffers (both views of `block`) and the numbers of dead definitions.
-
-    Raises: CodecError if the lengths do not fit together.
-    """
+def unpack_block(block: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """The stream and the buffers, all views of `block`. Raises: CodecError if the lengths do not fit together."""
     try:
-        stream_size, buffer_count, dead_count = _BLOCK.unpack_from(block)
-        sizes = struct.unpack_from(f"<{buffer_count}Q{dead_count}I", block, _BLOCK.size)
+        buffer_count, stream_size = _BLOCK.unpack_from(block)
+        sizes = struct.unpack_from(f"<{buffer_count}Q", block, _BLOCK.size)
     except struct.error as error:
         raise CodecError(f"{len(block)} bytes are no block: {error}") from error
-    start = _BLOCK.size + 8 * buffer_count + 4 * dead_count
+    start = _BLOCK.size + 8 * buffer_count
     end = start + stream_size
     buffers = []
-    for size in sizes[:buffer_count]:
+    for size in sizes:
         end += -end % _ALIGNMENT
         buffers.append(block[end : end + size])
         end += size
     if end != len(block):
         raise CodecError(f"a block of {end} bytes came as {len(block)}")
-    return block[start : start + stream_size], buffers, sizes[buffer_count:]
+    return block[start : start + stream_size], buffers
 
 
-class FrameReader:
-    """Cuts a stream of `MESSAGE` frames into payloads, however the stream was split on its way.
+def pack_definitions(definitions: Sequence[tuple[int, bytes]], dead: Sequence[int]) -> list[Buffer]:
+    """The payload that makes `definitions` (number, pickle) known and `dead` numbers unknown, in pieces."""
+    head = _COUNTS.pack(len(dead), len(definitions)) + struct.pack(f"<{len(dead)}I", *dead)
+    table = b"".join(struct.pack("<IQ", number, len(code)) for number, code in definitions)
+    return [head + table, *(code for _, code in definitions)]
 
-    Each payload is a bytearray of its own, so that what is decoded from it without a copy keeps alive
-    nothing but its own message. Either `feed` it, or let the socket write where the bytes belong:
-    `filled(sock.recv_into(space()))`. A ProtocolError is final: the stream has no meaning after it.
-    """
 
-    def __init__(self, limit: int = MESSAGE_LIMIT) -> None:
-        self._limit = limit
-        self._scratch = memoryview(bytearray(_SCRATCH))
-        self._scratch_used = 0
-        self._large: bytearray | None = None  # the payload being received, if it does not fit the scratch
-        self._large_used = 0
-
-    @property
-    def inside_a_frame(self) -> bool:
-        """A frame has begun and is not complete: the stream must not end here."""
-        return self._large is not None or self._scratch_used > 0
-
-    def space(self) -> memoryview:
-        """Where the next bytes of the stream belong; never empty."""
-        if self._large is not None:
-            return memoryview(self._large)[self._large_used :]
-        return self._scratch[self._scratch_used :]
-
-    def filled(self, count: int) -> list[bytearray]:
-        """`count` bytes were written to `space()`; returns the payloads this completes.
-
-        Raises: ProtocolError if they are not frames of this wire version, or one is over the limit.
-        """
-        if self._large is not None:
-            self._large_used += count
-            if self._large_used < len(self._large):
-                return []
-            payload, self._large = self._large, None
-            return [payload]
-        payloads: list[bytearray] = []
-        scratch, start, end = self._scratch, 0, self._scratch_used + count
-        while end - start >= _HEADER_SIZE:
-            prefix, length = _PREFIX_AND_LENGTH.unpack_from(scratch, start)
-            if prefix != _PREFIX or length > self._limit:
-                raise ProtocolError(self._complaint(*HEADER.unpack_from(scratch, start)))
-            body = start + _HEADER_SIZE
-            if body + length > end:
-                if _HEADER_SIZE + length > len(scratch):
-                    self._large, self._large_used = bytearray(length), end - body
-                    self._large[: end - body] = scratch[body:end]
-                    start = end
-                break
-            start = body + length
-            payloads.append(bytearray(scratch[body:start]))
-        if 0 < start < end:
-            scratch[: end - start] = bytes(scratch[start:end])
-        self._scratch_used = end - start
-        return payloads
-
-    def feed(self, data: bytes | bytearray | memoryview) -> list[bytearray]:
-        """Take the next bytes of the stream; returns the payloads they complete. Raises as `filled`."""
-        rest = memoryview(data)
-        payloads: list[bytearray] = []
-        while rest:
-            space = self.space()
-            count = min(len(space), len(rest))
-            space[:count] = rest[:count]
-            payloads += self.filled(count)
-            rest = rest[count:]
-        return payloads
-
-    def _complaint(self, magic: bytes, version: int, kind: int, length: int) -> str:
-        if magic != MAGIC:
-            return f"bytes {magic!r} where a message should begin"
-        if version != WIRE_VERSION:
-            return f"a message of wire version {version}, this process speaks {WIRE_VERSION}"
-        if length > self._limit:
-            return f"a message of {length} bytes, over the limit of {self._limit}"
-        return f"a frame of kind {kind} after the handshake"
+def unpack_definitions(payload: memoryview) -> tuple[list[tuple[int, bytes]], tuple[int, ...]]:
+    """The definitions and the dead numbers. Raises: CodecError if the lengths do not fit together."""
+    try:
+        dead_count, count = _COUNTS.unpack_from(payload)
+        dead = struct.unpack_from(f"<{dead_count}I", payload, _COUNTS.size)
+        table = struct.unpack_from("<" + "IQ" * count, payload, _COUNTS.size + 4 * dead_count)
+    except struct.error as error:
+        raise CodecError(f"{len(payload)} bytes are no definitions: {error}") from error
+    end = _COUNTS.size + 4 * dead_count + 12 * count
+    definitions = []
+    for number, size in zip(table[::2], table[1::2], strict=True):
+        definitions.append((number, bytes(payload[end : end + size])))
+        end += size
+    if end != len(payload):
+        raise CodecError(f"definitions of {end} bytes came as {len(payload)}")
+    return definitions, dead

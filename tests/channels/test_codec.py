@@ -1,4 +1,4 @@
-"""Values come back equal; what cannot be imported travels once; errors name the culprit."""
+"""Values come back equal; what cannot be imported travels once, as news; errors name the culprit."""
 
 import gc
 import pickle
@@ -13,18 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_flow.channels.codec import Decoder, Encoder, copy_value
+from sage_flow.channels.wire import pack_definitions
 from sage_flow.errors import CodecError
 
 
 class Connection:
-    """An encoder and its decoder; the bytes of each message are kept."""
+    """An encoder and its decoder; the bytes of each message, and of the news before it, are kept."""
 
     def __init__(self, **options):
-        self.encoder, self.decoder, self.blocks = Encoder(**options), Decoder(), []
+        self.encoder, self.decoder, self.blocks, self.news = Encoder(**options), Decoder(), [], []
 
     def send(self, value, **options):
-        self.blocks.append(b"".join(self.encoder.encode(value, **options)))
-        return self.decoder.decode(bytearray(self.blocks[-1]))
+        block = self.post(value, **options)
+        return self.decoder.decode(bytearray(block))
+
+    def post(self, value, *, oldest=None, **options):
+        """The block of `value`, which does not arrive yet; its news do."""
+        block = b"".join(self.encoder.encode(value, **options))
+        news = b"".join(self.encoder.news(oldest))
+        if news:
+            self.decoder.learn(bytearray(news))
+        self.blocks.append(block)
+        self.news.append(news)
+        return block
 
 
 values = st.recursive(
@@ -126,8 +137,10 @@ def test_a_definition_travels_once():
     flight, connection = local_class(), Connection()
     for _ in range(3):
         connection.send(flight("US"))
-    assert len(connection.blocks[0]) > 1000
-    assert len(connection.blocks[1]) == len(connection.blocks[2]) < 200
+    assert len(connection.news[0]) > 1000
+    assert connection.news[1:] == [b"", b""]
+    assert len(set(connection.blocks)) == 1
+    assert len(connection.blocks[0]) < 200
 
 
 def test_a_lambda_is_one_object_for_the_whole_connection():
@@ -142,14 +155,14 @@ def test_a_class_of_main_travels_by_value():
     main_class = type("Flight", (), {"__module__": "__main__", "__qualname__": "Flight"})
     connection = Connection()
     assert connection.send(main_class()).__class__ is connection.send(main_class)
-    assert b"cloudpickle" in connection.blocks[0]
+    assert b"cloudpickle" in connection.news[0]
 
 
 def test_what_can_be_imported_travels_by_name():
     connection = Connection()
     sent = [Connection, copy_value, threading.Thread, type(None), type(...), int, Point(1, 2), list[int]]
     assert connection.send(sent) == sent
-    assert b"cloudpickle" not in connection.blocks[0]
+    assert connection.news == [b""]
 
 
 def test_a_failed_message_has_defined_nothing():
@@ -181,6 +194,44 @@ def test_definitions_are_forgotten_when_their_sender_forgets_them():
     assert received() is None
 
 
+def test_a_small_message_may_overtake_the_one_that_defined_its_class():
+    flight, connection = local_class(), Connection()
+    large = connection.post([flight("US"), b"x" * 1_000_000])
+    small = connection.decoder.decode(connection.post(flight("AA"), oldest=1))
+    assert small.carrier == "AA"
+    assert type(connection.decoder.decode(large)[0]) is type(small)
+
+
+def test_the_death_of_a_definition_is_no_news_while_a_message_that_may_refer_to_it_is_under_way():
+    flight, connection = local_class(), Connection()
+    first = connection.post(flight("US"))
+    second = connection.post([flight("AA")], oldest=1)
+    del flight
+    gc.collect()
+    connection.post("small", oldest=1)
+    connection.post("small", oldest=2)
+    assert connection.decoder.decode(first).carrier == "US"
+    assert connection.decoder.decode(second)[0].carrier == "AA"
+    assert connection.news[2:] == [b"", b""]
+    connection.post("now all before the death are written", oldest=3)
+    assert connection.news[-1]
+    assert not connection.decoder._definitions
+
+
+def test_a_definition_that_dies_between_its_message_and_the_news_is_kept_for_it():
+    connection = Connection()
+    block = b"".join(connection.encoder.encode([lambda: 1]))
+    gc.collect()
+    connection.decoder.learn(bytearray(b"".join(connection.encoder.news(None))))
+    assert connection.decoder.decode(block)[0]() == 1
+
+
+def test_news_unpickle_nothing():
+    connection = Connection()
+    connection.decoder.learn(bytearray(b"".join(pack_definitions([(1, b"no pickle")], []))))
+    assert connection.send("fine") == "fine"
+
+
 def test_a_new_lambda_per_record_does_not_pile_up():
     connection = Connection()
     for number in range(50):
@@ -204,6 +255,7 @@ def test_pickling_may_send_on_the_same_connection():
     assert outer[1] == "outer"
     assert outer[0] is outer[2]
     assert [outer[0](1), connection.inner[1](1), connection.send(double)(1)] == [2, 2, 2]
+    assert len(connection.decoder._definitions) == 1  # of its two numbers one is given up
 
 
 # Errors.
@@ -311,6 +363,7 @@ def test_a_value_that_cannot_be_read_back_is_an_error():
 def test_a_number_without_a_definition_is_an_error():
     encoder, double = Encoder(), lambda x: 2 * x
     encoder.encode(double)
+    encoder.news(None)
     with pytest.raises(CodecError, match="KeyError"):
         Decoder().decode(b"".join(encoder.encode(double)))
 

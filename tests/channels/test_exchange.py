@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from sage_flow.channels.connection import Outlet
+from sage_flow.channels.connection import Outbound
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
 from sage_flow.channels.handshake import Accepted, Dialer, Identity
@@ -181,22 +181,20 @@ def test_threads_that_send_the_same_new_definition_at_once_agree_on_who_defines_
 
 @pytest.mark.race
 def test_only_one_thread_writes_at_a_time():
-    class SlowSocket:
-        direct = True
+    class SlowPipe:
         writes = 0
 
-        def write(self, pieces):
+        def write(self, queue):
             self.writes += 1
             writer.start()
             writer.join(0.05)  # it may try, and has to wait
             assert writer.is_alive()
-            return len(pieces[0])
+            return sum(map(len, queue))
 
-    outlet = Outlet(1)
-    outlet.stream = slow = SlowSocket()
-    outlet._open = True
-    writer = threading.Thread(target=outlet.write)
-    outlet.send_message(0, Credit(1, 1))
+    out, slow = Outbound(), SlowPipe()
+    out.open(slow)
+    writer = threading.Thread(target=out.write)
+    out.send("text", None, copy_buffers=True, subject=None)
     writer.join()
     assert slow.writes == 1
 
@@ -315,7 +313,7 @@ def test_closing_writes_what_is_queued(open_end, directory):
     assert os.path.exists(f"{directory}/1.sock")
     one.exchange.close()
     assert not os.path.exists(f"{directory}/1.sock")
-    assert [two.next()[0], two.next()[0]] == [0, 1]
+    assert {two.next()[0], two.next()[0]} == {0, 1}
     assert one.exchange.statistics()["dropped_bytes"] == 0
 
 
@@ -416,7 +414,7 @@ def test_an_exchange_that_dies_loses_all_its_peers(open_end):
 def test_a_wrong_key_is_refused(open_end):
     one, two = open_end(1, key=b"guess"), open_end(2)
     one.send(2, 0, Credit(1, 1))
-    assert one.loss() == (2, "the acceptor does not know the key of this job")
+    assert one.loss() == (2, "the acceptor does not know the key of 'job'")
     assert two.messages.empty()
     assert two.losses.empty()
 
@@ -437,7 +435,7 @@ def test_an_older_attempt_is_refused_and_told_so(open_end):
     two.exchange.close()
     statistics = two.exchange.statistics()
     assert statistics["refused_connections"] == 1
-    assert any("attempt 1 is an older one" in event for event in statistics["story"])
+    assert "attempt 1 is an older one" in str(statistics["story"])
 
 
 def test_noise_from_a_stranger_is_refused_and_disturbs_nobody(open_end, directory):
@@ -475,7 +473,7 @@ def test_a_second_process_with_the_same_number_is_refused(open_end, directory):
             twin.sendall(decision.data)
         assert dialer.receive(twin.recv(4096)) == [Accepted(2)]
         assert twin.recv(4096) == b""
-    assert "process 1 has been connected before" in two.exchange.statistics()["story"][-1]
+    assert "process 1 has been connected before" in str(two.exchange.statistics()["story"])
     one.send(2, 0, Credit(2, 2))
     assert two.next() == (0, Credit(2, 2))
 
@@ -548,7 +546,7 @@ def test_classes_of_main_cross_between_processes_and_come_home(open_end, child):
     assert type(us) is type(aa) is flight is flight_again
     assert flight.__module__ == "__main__"
     assert us.carrier == "US"
-    assert second.cost < first.cost / 2
+    assert first.cost == second.cost < 200  # the class itself came before
     end.send(1, 5, Data(7, 0, [us, aa, flight("AA"), "text"]))
     target, answer = end.next()
     assert (target, answer.records) == (5, [True, True, True, False])

@@ -10,7 +10,7 @@ from sage_flow.channels import wire
 from sage_flow.channels.handshake import HANDSHAKE_LIMIT, Accepted, Acceptor, Dialer, Identity, Refused, Send
 from sage_flow.errors import ProtocolError
 
-ALICE = Identity(process=1, job="flights", attempt=3, key=b"k" * 32)
+ALICE = Identity(process=1, name="flights", attempt=3, key=b"k" * 32)
 BOB = dataclasses.replace(ALICE, process=2)
 
 
@@ -72,7 +72,7 @@ def test_the_bytes_may_be_split_anyhow(sizes):
 
 def test_a_wrong_key_is_refused_by_both():
     verdicts = talk(*pair(accepting=dataclasses.replace(BOB, key=b"other")))
-    assert reasons(verdicts[:1]) == "the acceptor does not know the key of this job"
+    assert reasons(verdicts[:1]) == "the acceptor does not know the key of 'flights'"
     assert "refused by the peer" in reasons(verdicts[1:])
 
 
@@ -81,7 +81,7 @@ def test_a_dialer_without_the_key_is_refused_even_if_it_believes_the_acceptor():
     acceptor.receive(dialer.start().data)
     forged = wire.header(wire.PROOF, 32) + bytes(32)
     send, refused = acceptor.receive(forged)
-    assert refused == Refused("the dialer does not know the key of this job")
+    assert refused == Refused("the dialer does not know the key of 'flights'")
     assert b"does not know the key" in send.data
 
 
@@ -110,7 +110,7 @@ def test_a_replayed_dialer_is_refused():
     fresh = Acceptor(BOB, nonce(3))
     (challenge,) = fresh.receive(recorded[0])
     assert isinstance(challenge, Send)
-    assert fresh.receive(recorded[1])[-1] == Refused("the dialer does not know the key of this job")
+    assert fresh.receive(recorded[1])[-1] == Refused("the dialer does not know the key of 'flights'")
 
 
 def test_a_replayed_acceptor_is_refused():
@@ -118,7 +118,7 @@ def test_a_replayed_acceptor_is_refused():
     (challenge,) = acceptor.receive(dialer.start().data)
     fresh = Dialer(ALICE, nonce(4), 2)
     fresh.start()
-    assert fresh.receive(challenge.data)[-1] == Refused("the acceptor does not know the key of this job")
+    assert fresh.receive(challenge.data)[-1] == Refused("the acceptor does not know the key of 'flights'")
 
 
 def test_an_older_attempt_is_refused_and_told_so():
@@ -133,8 +133,8 @@ def test_a_newer_attempt_is_refused_by_a_process_that_was_left_behind():
 
 
 def test_another_job_is_refused():
-    dialer, acceptor = pair(dataclasses.replace(ALICE, job="taxis"))
-    assert "job 'taxis', this process belongs to 'flights'" in reasons(talk(dialer, acceptor))
+    dialer, acceptor = pair(dataclasses.replace(ALICE, name="taxis"))
+    assert "it asks for 'taxis', here is 'flights'" in reasons(talk(dialer, acceptor))
 
 
 def test_an_attempt_that_only_one_side_believes_in_fails_the_proof():
@@ -220,5 +220,5 @@ def test_the_key_is_in_no_repr():
 def test_a_bad_nonce_or_an_endless_job_name_is_our_own_mistake():
     with pytest.raises(ProtocolError, match="nonce"):
         Acceptor(ALICE, b"short")
-    with pytest.raises(ProtocolError, match="job name"):
-        Acceptor(dataclasses.replace(ALICE, job="j" * HANDSHAKE_LIMIT), nonce(1))
+    with pytest.raises(ProtocolError, match="a name of"):
+        Acceptor(dataclasses.replace(ALICE, name="j" * HANDSHAKE_LIMIT), nonce(1))

@@ -1,4 +1,4 @@
-"""How long a process takes to start, with a job in it."""
+"""How long one thing takes: the start of a process with a job in it."""
 
 from __future__ import annotations
 
