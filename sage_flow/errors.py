@@ -9,7 +9,10 @@
     ├── WorkerDied               a worker process ended without saying why
     ├── ChannelError             what a channel outside the job's own can do to you
     │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
-    │   └── LinkClosed           the connection is gone
+    │   ├── LinkClosed           the connection is gone
+    │   ├── QueueClosed          the queue was closed, or its host is gone and the contents with it
+    │   ├── ChannelConflict      the queue exists, and was made with another configuration
+    │   └── PutInDoubt           the connection broke, and nobody can tell any more whether the items were put
     ├── RemoteError              stands for an exception of another process that cannot be rebuilt here
     ├── ServiceError             what the caller of a service can get
     │   ├── UnknownService       no service, or no public method, has this name
@@ -41,6 +44,9 @@ __all__ = [
     "ChannelError",
     "ChannelNotReachable",
     "LinkClosed",
+    "QueueClosed",
+    "ChannelConflict",
+    "PutInDoubt",
     "RemoteError",
     "ServiceError",
     "UnknownService",
@@ -94,6 +100,21 @@ class ChannelNotReachable(ChannelError):
 
 class LinkClosed(ChannelError, ConnectionError):
     """The connection is gone; says why."""
+
+
+class QueueClosed(ChannelError):
+    """The queue was closed, or the process that hosted it is gone, and what was in it with it."""
+
+
+class ChannelConflict(ChannelError):
+    """The queue exists, and was made with another configuration than this descriptor's."""
+
+
+class PutInDoubt(ChannelError):
+    """The connection broke after a put was sent, for so long that its host has forgotten the session.
+
+    The items may be in the queue, or may not.
+    """
 
 
 class RemoteError(SageFlowError):

@@ -17,7 +17,8 @@ PURE = [
     file
     for file in FILES
     if file.relative_to(PACKAGE).parts[0] in ("runtime", "plan")
-    or file.relative_to(PACKAGE).as_posix() in ("channels/frame.py", "checkpoint/coordinator.py")
+    or file.relative_to(PACKAGE).as_posix()
+    in ("channels/frame.py", "channels/hosted_queue.py", "channels/queue_record.py", "checkpoint/coordinator.py")
 ]
 WORLD = {"ray", "socket", "threading", "time", "selectors", "subprocess", "asyncio"}
 

@@ -169,7 +169,7 @@ class Encoder:
 
     def _define(self, pickler: _Pickler, definition: Any) -> Any:
         number, _ = self._known.get(id(definition), (None, None))
-        if number is None and _importable(definition):
+        if number is None and importable(definition):
             self._remember(definition, number := _BY_NAME)
         if number == _BY_NAME:
             return NotImplemented
@@ -177,7 +177,7 @@ class Encoder:
         if number is None:
             number = next(self._numbers)
             # To be remembered when the whole message is done.
-            pickler.definitions.append((definition, number, _by_value(definition)))
+            pickler.definitions.append((definition, number, by_value(definition)))
         return _defined, (number,)
 
     def _remember(self, definition: Any, number: int) -> None:
@@ -261,7 +261,7 @@ def copy_value(value: Any) -> Any:
 
 
 def _hold(pickler: _Pickler, definition: Any) -> Any:
-    if _importable(definition):
+    if importable(definition):
         return NotImplemented
     pickler.refers = True
     number = len(pickler.definitions)
@@ -274,7 +274,7 @@ def _is_atomic(value: Any) -> bool:
     return kind in _ATOMS or (kind is tuple and all(map(_is_atomic, value)))
 
 
-def _importable(definition: Any) -> bool:
+def importable(definition: Any) -> bool:
     """Whether its module and qualified name lead to it, in any process."""
     module = getattr(definition, "__module__", None)
     if module == "__main__":
@@ -285,7 +285,7 @@ def _importable(definition: Any) -> bool:
     return found is definition or any(definition is kind for kind in _NAMELESS)
 
 
-def _by_value(definition: Any) -> bytes:
+def by_value(definition: Any) -> bytes:
     import cloudpickle
 
     code: bytes = cloudpickle.dumps(definition, protocol=5)
@@ -294,7 +294,7 @@ def _by_value(definition: Any) -> bytes:
 
 def cannot_pickle(value: Any, error: Exception) -> CodecError:
     """The error to raise when pickling `value` raised `error`: names the innermost part at fault."""
-    path, culprit = find_culprit(value, _trial, _by_value)
+    path, culprit = find_culprit(value, _trial, by_value)
     where = f": {path} is a {_name(culprit)}" if path else ""
     return CodecError(f"cannot pickle a {_name(value)}{where} ({_describe(error)})")
 

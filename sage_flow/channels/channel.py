@@ -1,0 +1,111 @@
+"""Which channels this process knows, and their live ends: one per channel, however many descriptors there are.
+
+All descriptors of one identity share one `Channel` object. It goes when they go - except while it owns the contents of
+its queue, which stay until `close()`. A channel that was closed here stays closed: a later descriptor with its
+identity must not wait on a new queue for those who used the old one. The last 10,000 of these are remembered.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from sage_flow.channels.queue_methods import LiveQueue
+from sage_flow.errors import QueueClosed
+
+ChannelKey = tuple[str, ...]
+"""Type of the queue, the place where it is hosted, scope and channel_id."""
+
+_CLOSED: Final = 10_000
+
+_lock = threading.Lock()
+_channels: weakref.WeakValueDictionary[ChannelKey, Channel] = weakref.WeakValueDictionary()
+_owned: dict[ChannelKey, Channel] = {}  # whose contents are here
+_closed: dict[ChannelKey, None] = {}
+_process = f"{os.getpid()}-{os.urandom(6).hex()}"
+
+
+def this_process() -> str:
+    """A name of this process that no other has, also not one forked from it."""
+    return _process
+
+
+class Channel:
+    """One logical channel, as this process knows it."""
+
+    __slots__ = ("__weakref__", "_live", "_lock", "bound", "key")
+
+    def __init__(self, key: ChannelKey) -> None:
+        self.key = key
+        self.bound = False
+        """Somebody has used, shared or serialised it: its clones are the same channel. Never unset."""
+        self._lock = threading.Lock()
+        self._live: Callable[[], LiveQueue | None] = _none
+
+    def reach(self, make: Callable[[], LiveQueue]) -> LiveQueue:
+        """The live end; made by `make` if there is none. From any number of threads.
+
+        Raises: QueueClosed if it was closed here; what `make` raises.
+        """
+        with self._lock:
+            live = self._live()
+            if live is not None and (live.owns_contents or not live.closed):
+                return live
+            with _lock:
+                if self.key in _closed:
+                    raise QueueClosed(f"queue {self.key[-1]} was closed: take a new queue_id for a new queue")
+            live = make()
+            self.bound = True
+            self._live = (lambda: live) if live.owns_contents else weakref.ref(live)
+            if live.owns_contents:
+                with _lock:
+                    _owned[self.key] = self
+            return live
+
+    def close(self, live: LiveQueue) -> None:
+        """Close `live`, which `reach` returned, and forget it."""
+        live.close()
+        if not live.owns_contents:
+            return
+        with _lock:
+            _owned.pop(self.key, None)
+            _closed[self.key] = None
+            if len(_closed) > _CLOSED:
+                del _closed[next(iter(_closed))]
+
+    def _abandon(self) -> None:
+        live = self._live()
+        if live is not None:
+            live.abandoned = True
+        self._live = _none
+        self._lock = threading.Lock()
+
+
+def channel(key: ChannelKey) -> Channel:
+    """The one object of this channel in this process."""
+    with _lock:
+        found = _channels.get(key)
+        if found is None:
+            found = _channels[key] = Channel(key)
+        return found
+
+
+def _none() -> None:
+    return None
+
+
+def _after_fork() -> None:
+    """Live ends belong to the parent: their contents are there, their connections are its own."""
+    global _lock, _process
+    _lock = threading.Lock()
+    _process = f"{os.getpid()}-{os.urandom(6).hex()}"
+    _owned.clear()
+    for known in list(_channels.values()):
+        known._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,84 @@
+"""Queues between the processes of a machine: each is a path to a socket of the process that used it first.
+
+A descriptor names the directory of the process that made it; the name in there follows from scope and channel_id. So
+whoever has the descriptor, however it came there, knows the path, and who serves is decided by the file system: the
+path is made in one step, as a hard link to a Unix socket that listens already. It stays when its server ends: who
+comes later must hear that the contents are gone, not start over. The directory goes with the process that made it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from typing import Final
+
+from sage_flow.channels.channel import this_process
+from sage_flow.channels.queue_connection import pooled_connection
+from sage_flow.channels.queue_host import QueueHost
+from sage_flow.channels.queue_methods import LiveQueue
+from sage_flow.channels.remote_queue import ReachPolicy, RemoteQueue
+from sage_flow.channels.transport import UnixAddress
+from sage_flow.errors import ChannelNotReachable
+
+_POLICY: Final = ReachPolicy(timeout_s=30.0, retries=3)
+
+_lock = threading.Lock()
+_directory: str | None = None
+_hosts: dict[str, str] = {}  # directory -> the path in there at which this process serves all its queues
+
+
+def sockets_of_this_process() -> str:
+    """The directory (0700) for the sockets of channels whose descriptors are made here."""
+    global _directory
+    with _lock:
+        if _directory is None:
+            _directory = tempfile.mkdtemp(prefix="sage-flow-")
+            atexit.register(_remove, _directory, os.getpid())
+        return _directory
+
+
+def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: int) -> LiveQueue:
+    """The end of the queue in this process, which serves it if nobody has yet. Raises: ChannelNotReachable."""
+    if not os.path.isdir(directory):
+        raise ChannelNotReachable(
+            f"queue {channel_id}: {directory} is gone, which means that the process that made its descriptor has ended"
+        )
+    digest = hashlib.blake2b(f"{len(scope)}:{scope}{channel_id}".encode(), digest_size=8).hexdigest()
+    path = os.path.join(directory, digest)
+    if not os.path.exists(path):
+        _serve(directory, path)
+    connection = pooled_connection(UnixAddress(path), b"")
+    return RemoteQueue((scope, channel_id), maxsize, connection, path, _POLICY)
+
+
+def _serve(directory: str, path: str) -> None:
+    """Serve at `path`, unless another process does."""
+    with _lock:
+        own = _hosts.get(directory)
+        if own is None:
+            own = os.path.join(directory, this_process())
+            QueueHost(UnixAddress(own), b"")  # its listener keeps it, until this process ends
+            _hosts[directory] = own
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass  # another process was faster: it serves
+
+
+def _remove(directory: str, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _after_fork() -> None:
+    global _directory, _lock
+    _directory, _lock = None, threading.Lock()
+    _hosts.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,234 @@
+"""The host of queues: what comes over links becomes events of `HostedQueue`s, their decisions go back.
+
+All of it runs on the exchange thread, which never waits: who has to is in a line of the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from sage_flow.channels import hosted_queue as hosted
+from sage_flow.channels import queue_wire as wire
+from sage_flow.channels.hosted_queue import RESUME_S, Decision, HostedQueue, Run
+from sage_flow.channels.link import Link, Listener
+from sage_flow.channels.loop import exchange_loop
+from sage_flow.channels.queue_items import relayed
+from sage_flow.channels.transport import Address
+from sage_flow.errors import LinkClosed, ProtocolError
+
+_log = logging.getLogger("sage_flow.channels")
+
+_CLOSED: Final = 10_000  # closed queues that are remembered, so that nobody waits on a new one of that name
+
+_QueueName = tuple[str, str]  # scope, channel_id
+
+
+class _Seat:
+    """A client's place at a queue: where its answers go."""
+
+    __slots__ = ("link", "name", "number", "queue", "session")
+
+    def __init__(self, link: Link, number: int, name: _QueueName, queue: HostedQueue, session: str) -> None:
+        self.link = link
+        self.number = number
+        self.name = name
+        self.queue = queue
+        self.session = session
+
+    def say(self, word: int, *rest: Any) -> None:
+        try:
+            self.link.send((self.number, word, *rest), lane=self.number, copy_buffers=False)
+        except LinkClosed:
+            pass  # `on_closed` comes next, and the session may resume
+
+
+class QueueHost:
+    """Serves any number of queues at `address`, each made when it is first asked for.
+
+    Raises: ChannelNotReachable if that cannot be listened at.
+    """
+
+    def __init__(self, address: Address, key: bytes) -> None:
+        self._id = os.urandom(8).hex()
+        self._queues: dict[_QueueName, HostedQueue] = {}
+        self._closed: dict[_QueueName, str] = {}  # and why
+        self._links: dict[Link, dict[int, _Seat]] = {}
+        self._seats: dict[tuple[_QueueName, str], _Seat] = {}  # by queue and session
+        self._ended = False
+        self._listener = Listener(
+            address,
+            key,
+            wire.PROTOCOL,
+            on_link=self._on_link,
+            on_message=self._on_message,
+            on_closed=self._on_link_closed,
+        )
+        self.address = self._listener.address
+
+    def close(self, flush_s: float = 1.0) -> None:
+        """Close all queues, tell their clients, and listen no more. From any thread."""
+        exchange_loop().order(self._end)
+        self._listener.close(flush_s)
+
+    def statistics(self) -> dict[str, Any]:
+        """`queues`: the statistics of each, by scope and channel_id; and those of the listener."""
+        now = time.monotonic()
+        queues = {name: queue.statistics(now) for name, queue in list(self._queues.items())}
+        return {"queues": queues, **self._listener.statistics()}
+
+    # All below runs on the exchange thread.
+
+    def _on_link(self, link: Link) -> None:
+        self._links[link] = {}
+
+    def _on_link_closed(self, link: Link, reason: str) -> None:
+        for seat in self._links.pop(link).values():
+            if self._seats.get((seat.name, seat.session)) is seat:  # it has not come back over another link
+                self._decide(seat, seat.queue.disconnect(seat.session, time.monotonic()))
+                exchange_loop().after(RESUME_S, lambda seat=seat: self._expire(seat))  # type: ignore[misc]
+
+    def _expire(self, seat: _Seat) -> None:
+        now = time.monotonic()
+        decisions = seat.queue.expire(now)
+        if not seat.queue.knows(seat.session) and self._seats.get((seat.name, seat.session)) is seat:
+            del self._seats[seat.name, seat.session]
+        self._decide(seat, decisions)
+
+    def _on_message(self, link: Link, message: tuple[Any, ...], size: int) -> None:
+        number, word, *rest = message
+        if word == wire.ATTACH:
+            self._attach(link, number, *rest)
+            return
+        seat = self._links[link].get(number)
+        if seat is None:
+            raise ProtocolError(f"a message for seat {number}, where nobody sits")
+        if self._seats.get((seat.name, seat.session)) is not seat:
+            return  # the session has come back over another link, and said there what is still open
+        self._HANDLERS[word](self, seat, *rest)
+
+    def _attach(
+        self,
+        link: Link,
+        number: int,
+        scope: str,
+        channel_id: str,
+        maxsize: int,
+        host: str | None,
+        session: str,
+        received: int,
+        open_gets: list[int],
+    ) -> None:
+        name, now = (scope, channel_id), time.monotonic()
+        if host not in (None, self._id):  # it asks for a queue that went with the host before this one
+            link.send((number, wire.ATTACHED, self._id, False), lane=number)
+            return
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = HostedQueue(maxsize, now)
+            if name in self._closed or self._ended:
+                queue.close(now)
+            else:
+                self._queues[name] = queue
+        seat = _Seat(link, number, name, queue, session)
+        if not queue.closed and max(queue.maxsize, 0) != max(maxsize, 0):
+            seat.say(wire.CONFLICT, queue.maxsize)
+            return
+        self._links[link][number] = self._seats[name, session] = seat
+        known, decisions = queue.attach(session, received, open_gets, now)
+        seat.say(wire.ATTACHED, self._id, known)
+        self._decide(seat, decisions)
+
+    def _put(self, seat: _Seat, number: int, done: int, block: bool, runs: list[tuple[Any, int, int]]) -> None:
+        now = time.monotonic()
+        items = [Run(relayed(payload), 0, count, size, now) for payload, count, size in runs]
+        self._decide(seat, seat.queue.put(seat.session, number, items, block, done, now))
+
+    def _ask_room(self, seat: _Seat, number: int, done: int, block: bool, count: int) -> None:
+        self._decide(seat, seat.queue.ask_room(seat.session, number, count, block, done, time.monotonic()))
+
+    def _get(self, seat: _Seat, number: int, done: int, block: bool, most: int) -> None:
+        self._decide(seat, seat.queue.get(seat.session, number, most, block, done, time.monotonic()))
+
+    def _acknowledge(self, seat: _Seat, delivery: int) -> None:
+        seat.queue.acknowledge(seat.session, delivery)
+
+    def _refuse(self, seat: _Seat, delivery: int) -> None:
+        self._decide(seat, seat.queue.refuse(seat.session, delivery, time.monotonic()))
+
+    def _withdraw(self, seat: _Seat, number: int) -> None:
+        self._decide(seat, seat.queue.withdraw(seat.session, number, time.monotonic()))
+
+    def _leave(self, seat: _Seat) -> None:
+        self._links[seat.link].pop(seat.number, None)
+        self._seats.pop((seat.name, seat.session), None)
+        self._decide(seat, seat.queue.leave(seat.session, time.monotonic()))
+
+    def _close(self, seat: _Seat, number: int) -> None:
+        self._close_queue(seat.name, seat.queue, "somebody closed it")
+        seat.say(wire.TOLD, number, None)
+
+    def _statistics(self, seat: _Seat, number: int) -> None:
+        seat.say(wire.TOLD, number, seat.queue.statistics(time.monotonic()))
+
+    def _size(self, seat: _Seat, number: int) -> None:
+        seat.say(wire.TOLD, number, None if seat.queue.closed else seat.queue.depth)
+
+    def _end(self) -> None:
+        self._ended = True
+        for name, queue in list(self._queues.items()):
+            self._close_queue(name, queue, "its server was closed")
+
+    def _close_queue(self, name: _QueueName, queue: HostedQueue, why: str) -> None:
+        if queue.closed:
+            return
+        dropped = queue.depth
+        del self._queues[name]
+        self._closed[name] = why
+        if len(self._closed) > _CLOSED:
+            del self._closed[next(iter(self._closed))]
+        if dropped:
+            _log.warning("queue %s was closed with %d items in it, which are dropped", name[1], dropped)
+        for decision in queue.close(time.monotonic()):
+            self._say(name, decision)
+
+    def _decide(self, seat: _Seat, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            self._say(seat.name, decision)
+
+    def _say(self, name: _QueueName, decision: Decision) -> None:
+        seat = self._seats.get((name, decision.session))
+        if seat is None:
+            raise ProtocolError(f"{decision!r} for a session without a seat")
+        match decision:
+            case hosted.Delivery(_, number, delivery, runs):
+                seat.say(wire.DELIVERY, number, delivery, [(run.payload, run.start, run.stop) for run in runs])
+            case hosted.Closed(_, number):
+                seat.say(wire.CLOSED, number, self._closed.get(name, "closed"))
+            case _:
+                seat.say(_WORDS[type(decision)], decision.number)
+
+    _HANDLERS: Final[dict[int, Callable[..., None]]] = {
+        wire.PUT: _put,
+        wire.ASK_ROOM: _ask_room,
+        wire.GET: _get,
+        wire.ACKNOWLEDGE: _acknowledge,
+        wire.REFUSE: _refuse,
+        wire.WITHDRAW: _withdraw,
+        wire.LEAVE: _leave,
+        wire.CLOSE: _close,
+        wire.STATISTICS: _statistics,
+        wire.SIZE: _size,
+    }
+
+
+_WORDS: Final = {
+    hosted.Accepted: wire.ACCEPTED,
+    hosted.Room: wire.ROOM,
+    hosted.NoRoom: wire.NO_ROOM,
+    hosted.NoItem: wire.NO_ITEM,
+    hosted.Withdrawn: wire.WITHDRAWN,
+}

@@ -1,0 +1,62 @@
+"""What a client and a host of queues say to each other: plain tuples, as they are many and small.
+
+Every message begins with a *seat*, which the client numbers: one queue on one link. Then a word of the lists below,
+and what it needs. Requests have a number, unique in their session; `done` says that the client has heard the answers
+to all requests below it. Items travel as `runs` (see `queue_items`), which a host passes on unread.
+
+A seat is one lane of the link, so its messages stay in order. A large put has a lane of its own: its sender was
+given room and waits for it, while others on the same queue go on.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROTOCOL: Final = "queues/1"
+"""What the key of a host opens: the name of its links."""
+
+ATTACH: Final = 0
+"""scope, channel_id, maxsize, host (that it was attached to before, or None), session, received, open_gets"""
+PUT: Final = 1
+"""number, done, block, runs: (payload, count, bytes) each"""
+ASK_ROOM: Final = 2
+"""number, done, block, count"""
+GET: Final = 3
+"""number, done, block, most"""
+ACKNOWLEDGE: Final = 4
+"""delivery"""
+REFUSE: Final = 5
+"""delivery: nobody waits for it any more"""
+WITHDRAW: Final = 6
+"""number"""
+LEAVE: Final = 7
+CLOSE: Final = 8
+"""number"""
+STATISTICS: Final = 9
+"""number"""
+SIZE: Final = 10
+"""number"""
+
+ATTACHED: Final = 20
+"""host, known: a name that no other host ever has, and whether the session was known"""
+CONFLICT: Final = 21
+"""maxsize: that with which the queue was made"""
+ACCEPTED: Final = 22
+"""number"""
+ROOM: Final = 23
+"""number"""
+DELIVERY: Final = 24
+"""number, delivery, runs: (payload, start, stop) each"""
+NO_ROOM: Final = 25
+"""number"""
+NO_ITEM: Final = 26
+"""number"""
+WITHDRAWN: Final = 27
+"""number"""
+CLOSED: Final = 28
+"""number, why"""
+TOLD: Final = 29
+"""number, value"""
+
+SMALL: Final = 256 << 10
+"""Bytes; who puts more asks for room first."""

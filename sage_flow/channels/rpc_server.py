@@ -1,0 +1,60 @@
+"""`RPCQueueServer`: hosts queues for other processes, over TCP."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, cast
+
+from sage_flow.channels.queue_host import QueueHost
+from sage_flow.channels.transport import TcpAddress
+
+
+class RPCQueueServer:
+    """Serves queues at `host`:`port` (0: a free port) from its construction to `close()`; also a context manager.
+
+    A queue is made when it is first asked for, with the `maxsize` of the descriptor that does. `key` must be known to
+    all clients; without one the server can only listen at a loopback address. `ssl_context`: for TLS. Nothing that is
+    put is unpickled here. What is in the queues is in the memory of this process, and is lost with it.
+
+    >>> with RPCQueueServer("127.0.0.1", 0, key=b"secret") as server:
+    ...     server.port > 0
+    True
+
+    Raises: ChannelNotReachable if the port is in use, or there is no key and others than this machine could connect.
+    """
+
+    def __init__(
+        self, host: str, port: int, key: bytes | None = None, *, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        self._host = QueueHost(TcpAddress(host, port, ssl_context), check_key(key))
+        address = cast(TcpAddress, self._host.address)
+        self.host, self.port = address.host, address.port
+        """Where it listens."""
+
+    def close(self) -> None:
+        """Close all queues and all connections. What is in the queues is dropped, counted and logged."""
+        self._host.close()
+
+    def statistics(self) -> dict[str, Any]:
+        """`queues`: those of each queue, by scope and channel_id; how many connections there are and were refused."""
+        return self._host.statistics()
+
+    def __enter__(self) -> RPCQueueServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"RPCQueueServer({self.host!r}, {self.port})"
+
+
+def check_key(key: bytes | None) -> bytes:
+    """Bytes of `key`; none for None. Raises: TypeError, ValueError; neither shows the key."""
+    if key is None:
+        return b""
+    if not isinstance(key, bytes):
+        raise TypeError(f"key is a {type(key).__name__}: give bytes")
+    if not key:
+        raise ValueError("key is empty: give bytes, or None for no key")
+    return key

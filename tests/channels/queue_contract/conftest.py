@@ -1,0 +1,81 @@
+"""The kinds, the servers they need, and other processes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from certificates import Authority
+from queue_kinds import KEY, MultiprocessingKind, PythonKind, RpcKind, RpcTlsKind
+from queue_peer import Peer
+
+from sage_flow.channels import RPCQueueServer
+
+KINDS = ["python", "multiprocessing", "rpc", "rpc-tls"]
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory):
+    """All of them, by name."""
+    authority = Authority(tmp_path_factory.mktemp("certificates"))
+    with (
+        RPCQueueServer("127.0.0.1", 0, KEY) as plain,
+        RPCQueueServer("127.0.0.1", 0, KEY, ssl_context=authority.server()) as tls,
+    ):
+        found = [PythonKind(), MultiprocessingKind(), RpcKind(plain.port), RpcTlsKind(tls.port, str(authority.path))]
+        yield {kind.name: kind for kind in found}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, kinds):
+    """Each of them."""
+    return kinds[request.param]
+
+
+@pytest.fixture(params=[name for name in KINDS if name != "python"])
+def crossing(request, kinds):
+    """Each that other processes reach."""
+    return kinds[request.param]
+
+
+@pytest.fixture
+def make(kind):
+    """Make descriptors of `kind` that are closed at the end of the test."""
+    yield from _maker(kind)
+
+
+@pytest.fixture
+def make_crossing(crossing):
+    """Make descriptors of `crossing` that are closed at the end of the test."""
+    yield from _maker(crossing)
+
+
+def _maker(kind):
+    made = []
+
+    def make(**configuration):
+        made.append(kind.make(**configuration))
+        return made[-1]
+
+    yield make
+    for descriptor in made:
+        if descriptor.is_bound:
+            descriptor.share().close()
+
+
+@pytest.fixture(scope="session")
+def peers():
+    """Two other processes, for all tests."""
+    started = [Peer(), Peer()]
+    yield started
+    for peer in started:
+        peer.kill()
+
+
+@pytest.fixture
+def victim():
+    """A process that the test may kill."""
+    peer = Peer()
+    yield peer
+    peer.kill()
