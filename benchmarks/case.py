@@ -57,7 +57,7 @@ class Case:
         size, quick_size: records (or calls) of a run that counts, and of one that only shows that it works.
         prepare: `prepare(size, folder)` makes the input, not measured; `folder` is empty and temporary.
         bar: the least speed, or the most times or growth; None: reported only.
-        most_s: a bar for the engine's time alone, in seconds.
+        most_s: instead of a bar for the ratio, one for the engine's time alone, in seconds by wall.
         clock: which time the bar is for.
         same_process: both sides run in one process, one after the other.
     """

@@ -7,6 +7,7 @@ object, a list; by the engine it is one `put_many`.
 from __future__ import annotations
 
 import copy
+import logging
 import multiprocessing
 import queue
 import socket
@@ -81,22 +82,22 @@ def ray_queue(load: Load, size: int, folder: Path) -> Timed:
     import ray
     from ray.util.queue import Queue as RayQueue
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
-        made = RayQueue(_ROOM // load.batch, actor_options={"num_cpus": 0})
-        return replace(measure(_RayProducer(made.put, load), _lists(made.get, load), load, size), cpu_s=None)
-    finally:
-        ray.shutdown()
+    if not ray.is_initialized():  # until this process ends, as it takes long
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    made = RayQueue(_ROOM // load.batch, actor_options={"num_cpus": 0})
+    timed = measure(_RayProducer(made.put, load), _lists(made.get, load), load, size)
+    made.shutdown()
+    return replace(timed, cpu_s=None)
 
 
 class _RayProducer:
-    """A producer in an actor."""
+    """A producer in an actor, which ends when nobody has this any more."""
 
     def __init__(self, put: Put, load: Load) -> None:
         import ray
 
-        self._get = ray.get
-        self._actor = ray.remote(num_cpus=1)(ThreadProducer).remote(put, load)
+        self._get: Any = ray.get
+        self._actor: Any = ray.remote(num_cpus=1)(ThreadProducer).remote(put, load)
 
     def begin(self, order: int) -> None:
         self._get(self._actor.begin.remote(order))

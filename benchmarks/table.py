@@ -182,10 +182,14 @@ def _peak(one: Measured) -> float:
 
 def _verdict(one: Measured, form: Callable[[float], str], sign: str) -> str:
     """The bar, and whether it is met, which a run that is too small cannot say."""
-    if one.case.bar is None:
+    case = one.case
+    clock = {"cpu": " by CPU", "wall": " by wall"}[case.clock] if case.figure is not Figure.GROWTH else ""
+    if case.most_s is not None:
+        bar = f"≤ {_seconds([case.most_s])}"
+    elif case.bar is not None:
+        bar = f"{sign} {form(case.bar)}{clock}"
+    else:
         return ""
-    clock = {"cpu": " by CPU", "wall": " by wall"}[one.case.clock] if one.case.figure is not Figure.GROWTH else ""
-    bar = f"{sign} {form(one.case.bar)}{clock}"
-    if one.size < one.case.size or len(one.flow) < one.case.rounds:
+    if one.size < case.size or len(one.flow) < case.rounds:
         return bar
     return f"{bar}: {'met' if one.meets_bar else '**missed**'}"
