@@ -1,417 +1,287 @@
-"""Calls of services: one at a time, many in flight, beside a busy neighbour, through several services, over a link."""
+"""What a call of a service costs, against handing a number to another thread and back."""
 
 from __future__ import annotations
 
-import pickle
-import socket
-import statistics
-import struct
-import subprocess
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Case, Figure, Timed
-from sage_flow import LocalEnvironment, PipelineService, RuntimeContext, Service, connect_service, wait
+from benchmarks.handover import Desk, Handover, Mailbox
+from benchmarks.timing import CpuClock, from_threads, in_flight, one_by_one
+from sage_flow import (
+    LocalEnvironment,
+    PipelineService,
+    RuntimeContext,
+    Service,
+    ServiceFuture,
+    ServiceHandle,
+    wait,
+)
+from sage_flow.service import ServiceMethod
 
-__all__ = ["CASES"]
+__all__ = [
+    "CASES",
+    "Busy",
+    "Calls",
+    "Echo",
+    "Measure",
+    "busy_thread",
+    "call_case",
+    "calls_in_flight",
+    "calls_one_by_one",
+]
 
-_WARM_UP = 500
+
+def same(number: int) -> int:
+    """What both services do."""
+    return number
 
 
 class Echo:
-    """The service: gives back what it gets."""
+    """The class service."""
 
-    def echo(self, number: int) -> int:
-        return number
-
-
-def timed_calls(call: Callable[[int], int], size: int) -> Timed:
-    """Call `size` times after a warm-up, and take the time of each."""
-    for number in range(_WARM_UP):
-        call(number)
-    clock = time.perf_counter
-    times: list[float] = []
-    total = 0
-    began = clock()
-    for number in range(size):
-        before = clock()
-        total += call(number)
-        times.append(clock() - before)
-    elapsed = clock() - began
-    times.sort()
-    return Timed(total, statistics.median(times), size / elapsed, times[int(size * 0.99)])
+    def process(self, number: int) -> int:
+        return same(number)
 
 
-def run_inside(env: LocalEnvironment, measure: Callable[[int, RuntimeContext], Timed], size: int) -> Timed:
-    """Let an operator of the job measure."""
-    env.from_collection([size]).map(measure, with_ctx=True).collect("timed")
+ECHO_PIPELINE = PipelineService(lambda requests: requests.map(same))
+
+
+class Futures:
+    """Calls in flight as a user would make them: `.remote`, and `wait` for the next that is done."""
+
+    def __init__(self, method: ServiceMethod) -> None:
+        self._method = method
+        self._open: list[ServiceFuture] = []
+
+    def start(self, number: int) -> None:
+        self._open.append(self._method.remote(number))
+
+    def finished(self) -> list[int]:
+        done, self._open = wait(self._open, count=1)
+        return [future.result() for future in done]
+
+
+# -- both sides: (size) -> Timed ------------------------------------------------------------------------------
+
+Calls = Callable[[int], Timed]
+Measure = Callable[[ServiceHandle, int, CpuClock], Timed]
+
+
+def handover(size: int) -> Timed:
+    peer = Handover()
+    try:
+        return one_by_one(peer.call, size)
+    finally:
+        peer.stop()
+
+
+def desk_in_flight(most: int) -> Calls:
+    return lambda size: at_desk(lambda desk: in_flight(Mailbox(desk), most, size))
+
+
+def desk_from_threads(threads: int) -> Calls:
+    return lambda size: at_desk(lambda desk: from_threads(lambda: Mailbox(desk).call, threads, size))
+
+
+def at_desk(measure: Callable[[Desk], Timed]) -> Timed:
+    desk = Desk()
+    try:
+        return measure(desk)
+    finally:
+        desk.stop()
+
+
+def calls_one_by_one(echo: ServiceHandle, size: int, cpu_clock: CpuClock) -> Timed:
+    return one_by_one(echo.process, size, cpu_clock)
+
+
+def calls_in_flight(most: int) -> Measure:
+    return lambda echo, size, cpu_clock: in_flight(Futures(echo.process), most, size, cpu_clock)
+
+
+def calls_from_threads(threads: int) -> Measure:
+    return lambda echo, size, cpu_clock: from_threads(lambda: echo.process, threads, size, cpu_clock)
+
+
+def of(service: Callable[..., Any] | PipelineService, measure: Measure) -> Calls:
+    """Calls of one service by one operator."""
+
+    def run(size: int) -> Timed:
+        env = LocalEnvironment("calls")
+        env.register_service("echo", service)
+        return timed_by_operator(env, "echo", measure, size)
+
+    return run
+
+
+def timed_by_operator(env: LocalEnvironment, service: str, measure: Measure, size: int) -> Timed:
+    """What an operator of this job measures that calls the service."""
+
+    def call(size: int, ctx: RuntimeContext) -> Timed:
+        return measure(ctx.service(service), size, time.process_time)
+
+    env.from_collection([size]).map(call).collect("timed")
     timed: Timed = env.execute(progress=False).collected["timed"][0]
     return timed
-
-
-# -- one at a time --------------------------------------------------------------------------------------------
-
-
-class Handover:
-    """A number there and back between two threads, over one bare Condition. `answer` is what the other thread does."""
-
-    def __init__(self, answer: Callable[[int], int] = lambda number: number) -> None:
-        self._answer = answer
-        self._condition = threading.Condition(threading.Lock())
-        self._asked: int | None = None
-        self._answered: int | None = None
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def call(self, number: int) -> int:
-        with self._condition:
-            self._asked, self._answered = number, None
-            self._condition.notify_all()
-            while self._answered is None:
-                self._condition.wait()
-            return self._answered
-
-    def stop(self) -> None:
-        with self._condition:
-            self._asked = -1
-            self._condition.notify_all()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while True:
-            with self._condition:
-                while self._asked is None:
-                    self._condition.wait()
-                asked, self._asked = self._asked, None
-            if asked < 0:
-                return
-            answered = self._answer(asked)
-            with self._condition:
-                self._answered = answered
-                self._condition.notify_all()
-
-
-@contextmanager
-def handovers(depth: int) -> Iterator[Handover]:
-    """As many threads behind each other: the first asks the second, and so on."""
-    chain = [Handover()]
-    for _ in range(depth - 1):
-        chain.append(Handover(chain[-1].call))
-    try:
-        yield chain[-1]
-    finally:
-        for handover in reversed(chain):
-            handover.stop()
-
-
-def nested_by_hand(size: int, depth: int) -> Timed:
-    with handovers(depth) as handover:
-        return timed_calls(handover.call, size)
-
-
-class Passing(Service):
-    """Asks the next service, and gives back its reply."""
-
-    def __init__(self, following: str) -> None:
-        self._following = following
-
-    def open(self, ctx: RuntimeContext) -> None:
-        self._handle = ctx.service(self._following)
-
-    def echo(self, number: int) -> int:
-        reply: int = self._handle.echo(number)
-        return reply
-
-
-def nested(size: int, depth: int) -> Timed:
-    env = LocalEnvironment("nested")
-    env.register_service("level-1", Echo)
-    for level in range(2, depth + 1):
-        env.register_service(f"level-{level}", Passing, f"level-{level - 1}")
-    return run_inside(env, lambda size, ctx: timed_calls(ctx.service(f"level-{depth}").echo, size), size)
-
-
-def through_a_pipeline(size: int) -> Timed:
-    env = LocalEnvironment("pipeline")
-    env.register_service("echo", PipelineService(lambda requests: requests.map(lambda number: number)))
-    return run_inside(env, lambda size, ctx: timed_calls(ctx.service("echo").process, size), size)
 
 
 # -- beside a busy neighbour ----------------------------------------------------------------------------------
 
 
+class Busy:
+    """A neighbour that computes until it is told to leave."""
+
+    def __init__(self) -> None:
+        self._left = threading.Event()
+
+    def compute(self, _: object = None) -> None:
+        while not self._left.is_set():
+            sum(range(100))
+
+    def leave(self) -> None:
+        self._left.set()
+
+
 @contextmanager
-def busy_neighbour() -> Iterator[None]:
-    """A thread that computes all the time, as an operator of another subtask might."""
-    over = threading.Event()
-
-    def compute() -> None:
-        while not over.is_set():
-            sum(range(200))
-
-    thread = threading.Thread(target=compute)
-    thread.start()
+def busy_thread() -> Iterator[None]:
+    busy = Busy()
+    neighbour = threading.Thread(target=busy.compute)
+    neighbour.start()
     try:
         yield
     finally:
-        over.set()
-        thread.join()
+        busy.leave()
+        neighbour.join()
 
 
-def busy_by_hand(size: int) -> Timed:
-    with busy_neighbour():
-        return nested_by_hand(size, 1)
+def beside_thread(calls: Calls) -> Calls:
+    def run(size: int) -> Timed:
+        with busy_thread():
+            return replace(calls(size), cpu_s=None)  # the neighbour's is in it
+
+    return run
 
 
-def busy(size: int) -> Timed:
-    with busy_neighbour():
-        return nested(size, 1)
+def beside_operator(service: Callable[..., Any] | PipelineService, measure: Measure) -> Calls:
+    """The neighbour is an operator of the same job, in a thread of its own."""
+
+    def run(size: int) -> Timed:
+        busy = Busy()
+
+        def measure_and_leave(echo: ServiceHandle, size: int, cpu_clock: CpuClock) -> Timed:
+            try:
+                return replace(measure(echo, size, cpu_clock), cpu_s=None)
+            finally:
+                busy.leave()
+
+        env = LocalEnvironment("busy")
+        env.register_service("echo", service)
+        env.from_collection([None]).for_each(busy.compute)
+        return timed_by_operator(env, "echo", measure_and_leave, size)
+
+    return run
 
 
-# -- many in flight -------------------------------------------------------------------------------------------
+# -- services that call services ------------------------------------------------------------------------------
 
 
-class Responder:
-    """A thread that answers what it finds in a list, for one caller that has many questions under way."""
+class Level(Service):
+    """Asks the service below before it answers; the lowest just answers."""
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self._asked: deque[int] = deque()
-        self._answers: dict[int, int] = {}
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+    def __init__(self, below: str | None) -> None:
+        self._name_below = below
 
-    def ask_all(self, numbers: range) -> int:
-        with self._condition:
-            self._answers.clear()
-            self._asked.extend(numbers)
-            self._condition.notify_all()
-            while len(self._answers) < len(numbers):
-                self._condition.wait()
-            return sum(self._answers.values())
+    def open(self, ctx: RuntimeContext) -> None:
+        self._below = same if self._name_below is None else ctx.service(self._name_below).process
 
-    def stop(self) -> None:
-        with self._condition:
-            self._asked.append(-1)
-            self._condition.notify_all()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while True:
-            with self._condition:
-                while not self._asked:
-                    self._condition.wait()
-                number = self._asked.popleft()
-                if number < 0:
-                    return
-                self._answers[number] = number
-                if not self._asked:
-                    self._condition.notify_all()
+    def process(self, number: int) -> int:
+        reply: int = self._below(number)
+        return reply
 
 
-def timed_rounds(ask_all: Callable[[range], int], size: int, at_once: int) -> Timed:
-    """Ask in rounds of so many at once; the time is that of a round, shared among its calls."""
-    rounds = [range(start, start + at_once) for start in range(0, size, at_once)]
-    for numbers in rounds[:2]:
-        ask_all(numbers)
-    times = []
-    total = 0
-    began = time.perf_counter()
-    for numbers in rounds:
-        before = time.perf_counter()
-        total += ask_all(numbers)
-        times.append((time.perf_counter() - before) / at_once)
-    elapsed = time.perf_counter() - began
-    times.sort()
-    return Timed(total, statistics.median(times), len(rounds) * at_once / elapsed, times[int(len(times) * 0.99)])
+def nested_by_hand(depth: int) -> Calls:
+    def run(size: int) -> Timed:
+        peers = [Handover()]
+        try:
+            for _ in range(depth - 1):
+                peers.append(Handover(peers[-1].call))
+            return per_level(one_by_one(peers[-1].call, size), depth)
+        finally:
+            for peer in peers:
+                peer.stop()
+
+    return run
 
 
-def many_by_hand(size: int, at_once: int) -> Timed:
-    responder = Responder()
-    try:
-        return timed_rounds(responder.ask_all, size, at_once)
-    finally:
-        responder.stop()
+def nested(depth: int) -> Calls:
+    def run(size: int) -> Timed:
+        env = LocalEnvironment("nested")
+        for level in range(1, depth + 1):
+            env.register_service(f"level-{level}", Level, f"level-{level - 1}" if level > 1 else None)
+        return per_level(timed_by_operator(env, f"level-{depth}", calls_one_by_one, size), depth)
+
+    return run
 
 
-def many(size: int, at_once: int) -> Timed:
-    def measure(size: int, ctx: RuntimeContext) -> Timed:
-        return timed_rounds(partial(ask_by_futures, ctx.service("echo").echo.remote), size, at_once)
-
-    env = LocalEnvironment("many")
-    env.register_service("echo", Echo)
-    return run_inside(env, measure, size)
-
-
-def ask_by_futures(remote: Callable[[int], Any], numbers: range) -> int:
-    futures = [remote(number) for number in numbers]
-    wait(futures)
-    return sum(future.result() for future in futures)
-
-
-# -- over a link ----------------------------------------------------------------------------------------------
-
-_SERVER = """
-import sys
-from benchmarks.calls import Echo
-from sage_flow import LocalEnvironment
-
-def until_the_end():
-    sys.stdin.read()
-    yield from ()
-
-env = LocalEnvironment("serving")
-env.register_service("echo", Echo)
-env.from_iterable(until_the_end).for_each(str)
-with env.submit() as job, job.serve("echo") as served:
-    print(served.port, flush=True)
-    job.wait()
-"""
-
-_RAW_SERVER = """
-import pickle, socket, sys
-from benchmarks.calls import read_message, write_message
-
-listener = socket.create_server(("127.0.0.1", 0))
-print(listener.getsockname()[1], flush=True)
-connection, _ = listener.accept()
-connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-while (message := read_message(connection)) is not None:
-    write_message(connection, message)
-"""
-
-_LENGTH = struct.Struct("<I")
-
-
-def write_message(connection: socket.socket, message: object) -> None:
-    data = pickle.dumps(message, 5)
-    connection.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def read_message(connection: socket.socket) -> Any:
-    """Return the next message, None at the end."""
-    head = _read(connection, _LENGTH.size)
-    return pickle.loads(_read(connection, _LENGTH.unpack(head)[0])) if head else None
-
-
-def _read(connection: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        part = connection.recv(count - len(data))
-        if not part:
-            return b""
-        data += part
-    return data
-
-
-@contextmanager
-def server(program: str) -> Iterator[int]:
-    """Run a program that prints the port it listens at."""
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-        process.stdin.close()
-
-
-def raw_echo(size: int) -> Timed:
-    with server(_RAW_SERVER) as port, socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def call(number: int) -> int:
-            write_message(connection, number)
-            reply: int = read_message(connection)
-            return reply
-
-        return timed_calls(call, size)
-
-
-def over_a_link(size: int) -> Timed:
-    with server(_SERVER) as port, connect_service("127.0.0.1", port, "echo") as echo:
-        return timed_calls(echo.echo, size)
-
-
-def many_over_a_link(size: int, at_once: int) -> Timed:
-    with server(_SERVER) as port, connect_service("127.0.0.1", port, "echo") as echo:
-        return timed_rounds(partial(ask_by_futures, echo.echo.remote), size, at_once)
-
-
-def many_raw(size: int, at_once: int) -> Timed:
-    with server(_RAW_SERVER) as port, socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def ask_all(numbers: range) -> int:
-            for number in numbers:
-                write_message(connection, number)
-            return sum(read_message(connection) for _ in numbers)
-
-        return timed_rounds(ask_all, size, at_once)
+def per_level(timed: Timed, depth: int) -> Timed:
+    """One of the calls that a call is made of."""
+    cpu_s, p99_s = (None if value is None else value / depth for value in (timed.cpu_s, timed.p99_s))
+    return Timed(timed.result, timed.wall_s / depth, timed.per_s * depth, cpu_s, p99_s)
 
 
 # -- the cases ------------------------------------------------------------------------------------------------
 
 
-def _size(size: int, folder: Path) -> Any:
+def _size(size: int, folder: Path) -> int:
     return size
 
 
-def _case(
-    name: str,
-    what: str,
-    hand: Callable[[int], Timed],
-    flow: Callable[[int], Timed],
-    size: int,
-    bar: float | None = None,
-) -> Case:
-    return Case(name, what, size, 64, _size, hand, flow, Figure.TIMES, bar, clock="wall", rounds=7, same_process=True)
+def call_case(name: str, what: str, size: int, hand: Calls, flow: Calls, bar: float | None = None) -> Case:
+    """Both sides in one process, one after the other."""
+    return Case(
+        name,
+        what,
+        size,
+        max(20, size // 100),
+        _size,
+        hand,
+        flow,
+        figure=Figure.CALLS,
+        bar=bar,
+        clock="wall",
+        rounds=7 if bar else 5,
+        same_process=True,
+    )
+
+
+def _cases(prefix: str, kind: str, service: Callable[..., Any] | PipelineService, bar: float | None) -> Iterator[Case]:
+    """Of one kind of service: one by one, many at once, beside a neighbour."""
+    what = f"call of {kind} in the same process"
+    yield call_case(prefix, f"{what}, one by one", 5000, handover, of(service, calls_one_by_one), bar)
+    for most in (16, 256):
+        flow = of(service, calls_in_flight(most))
+        yield call_case(f"{prefix}-{most}", f"{what}, {most} in flight", 10_000, desk_in_flight(most), flow)
+    flow = of(service, calls_from_threads(16))
+    yield call_case(f"{prefix}-16-threads", f"{what}, from 16 threads", 5000, desk_from_threads(16), flow)
+    flow = beside_operator(service, calls_one_by_one)
+    yield call_case(f"{prefix}-busy", f"{what}, one by one, beside a busy thread", 300, beside_thread(handover), flow)
+    hand, flow = beside_thread(desk_in_flight(16)), beside_operator(service, calls_in_flight(16))
+    yield call_case(f"{prefix}-16-busy", f"{what}, 16 in flight, beside a busy thread", 2000, hand, flow)
 
 
 def _nested(depth: int) -> Case:
-    what = f"a call through {depth} services, against {depth} Conditions between {depth + 1} threads"
-    return _case(f"nested-{depth}", what, partial(nested_by_hand, depth=depth), partial(nested, depth=depth), 3000)
-
-
-def _many(at_once: int) -> Case:
-    what = f"{at_once} calls under way at once from one caller (time of one), against a list and a Condition"
-    by_hand, flow = partial(many_by_hand, at_once=at_once), partial(many, at_once=at_once)
-    return _case(f"call-{at_once}", what, by_hand, flow, 20 * 1024)
-
-
-def _many_over_a_link(at_once: int) -> Case:
-    what = f"{at_once} calls under way at once from another process (time of one), against a raw socket"
-    by_hand, flow = partial(many_raw, at_once=at_once), partial(many_over_a_link, at_once=at_once)
-    return _case(f"rpc-call-{at_once}", what, by_hand, flow, 10 * 1024)
+    what = f"call through {depth} services; the times are for one of the {depth} calls"
+    return call_case(f"nested-{depth}", what, 2000, nested_by_hand(depth), nested(depth))
 
 
 CASES = (
-    _case(
-        "call",
-        "call of a service in the same process, against a Condition between two threads",
-        partial(nested_by_hand, depth=1),
-        partial(nested, depth=1),
-        5000,
-        4.0,
-    ),
-    _case("call-busy", "the same, both beside a thread that computes", busy_by_hand, busy, 300),
-    _case("call-pipeline", "call of a PipelineService", partial(nested_by_hand, depth=1), through_a_pipeline, 5000),
+    *_cases("call", "a class service", Echo, bar=4.0),
+    *_cases("call-pipeline", "a pipeline service", ECHO_PIPELINE, bar=None),
     *(_nested(depth) for depth in (2, 3, 4)),
-    *(_many(at_once) for at_once in (16, 256)),
-    _case(
-        "rpc-call",
-        "call of a service from another process, against an echo over a raw socket with pickle",
-        raw_echo,
-        over_a_link,
-        5000,
-        3.0,
-    ),
-    *(_many_over_a_link(at_once) for at_once in (16, 256)),
 )

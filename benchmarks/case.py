@@ -22,16 +22,30 @@ class Figure(Enum):
     """The engine's time as a multiple of the hand-written one; less is better."""
     GROWTH = "growth"
     """The engine's peak memory as a multiple of that for a tenth of the records; 1 is best."""
+    CALLS = "calls"
+    """As TIMES, of one call among many."""
+    ITEMS = "items"
+    """As SPEED, of one item among many."""
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether the ratio is one of speeds."""
+        return self in (Figure.SPEED, Figure.ITEMS)
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A result that comes with its own times, in seconds: of the median operation, and of all but 1 %."""
+    """A result that comes with its own times.
+
+    `wall_s` and `cpu_s` are seconds of one operation, the median one or the mean; `per_s` operations per second;
+    `p99_s` the seconds that 99 % of them stay within. None: not measured.
+    """
 
     result: Any
-    median_s: float
+    wall_s: float
     per_s: float
-    p99_s: float
+    cpu_s: float | None = None
+    p99_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class Case:
         size, quick_size: records (or calls) of a run that counts, and of one that only shows that it works.
         prepare: `prepare(size, folder)` makes the input, not measured; `folder` is empty and temporary.
         bar: the least speed, or the most times or growth; None: reported only.
+        most_s: instead of a bar for the ratio, one for the engine's time alone, in seconds by wall.
         clock: which time the bar is for.
         same_process: both sides run in one process, one after the other.
     """
@@ -56,6 +71,7 @@ class Case:
     flow: Callable[[Any], Any]
     figure: Figure = Figure.SPEED
     bar: float | None = None
+    most_s: float | None = None
     clock: Clock = "cpu"
     rounds: int = 5
     same_process: bool = False

@@ -54,9 +54,9 @@ def measure(function: Callable[[Any], Any], work: Any) -> dict[str, Any]:
     result = function(work)
     wall, cpu = time.perf_counter() - wall, _cpu_s() - cpu
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    reading = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb, "per_s": None, "p99_s": None}
+    reading: dict[str, Any] = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb, "per_s": None, "p99_s": None}
     if isinstance(result, Timed):
-        reading.update(wall_s=result.median_s, per_s=result.per_s, p99_s=result.p99_s)
+        reading.update(wall_s=result.wall_s, cpu_s=result.cpu_s, per_s=result.per_s, p99_s=result.p99_s)
         result = result.result
     return {**reading, "digest": digest(result)}
 

@@ -31,7 +31,7 @@ class Reading:
 
     `peak_mb` is that of the process, with the interpreter, the engine and the input. (Linux lets a process begin
     with the peak of the one that started it: the parent here holds the engine and no input.) Where the case takes its
-    own time, `wall_s` is the median operation's, `p99_s` that of all but 1 %, `per_s` operations per second.
+    own times, they are those of one operation, see `benchmarks.case.Timed`.
     """
 
     wall_s: float
@@ -71,8 +71,8 @@ class Measured:
         known = [(hand, flow) for hand, flow in pairs if hand and flow]
         if not known:
             return None
-        speed = self.case.figure is Figure.SPEED
-        return Spread.of([hand / flow if speed else flow / hand for hand, flow in known])
+        speeds = self.case.figure.more_is_better
+        return Spread.of([hand / flow if speeds else flow / hand for hand, flow in known])
 
     def growth(self) -> Spread:
         """Peak memory with all records as a multiple of that with a tenth."""
@@ -86,10 +86,12 @@ class Measured:
     @property
     def meets_bar(self) -> bool | None:
         """None if there is no bar."""
+        if self.case.most_s is not None:
+            return statistics.median(reading.wall_s for reading in self.flow) <= self.case.most_s
         figure, bar = self.figure, self.case.bar
         if figure is None or bar is None:
             return None
-        return figure.median >= bar if self.case.figure is Figure.SPEED else figure.median <= bar
+        return figure.median >= bar if self.case.figure.more_is_better else figure.median <= bar
 
 
 def measure_case(case: Case, *, quick: bool, report: Callable[[str], None] = lambda _: None) -> Measured:

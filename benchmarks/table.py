@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from benchmarks.case import Figure
-from benchmarks.measure import Measured, Spread
+from benchmarks.case import Clock, Figure
+from benchmarks.measure import Measured, Reading, Spread
 
 __all__ = ["BEGIN", "END", "replaced", "tables"]
 
@@ -53,18 +53,30 @@ def _speed_row(one: Measured) -> list[str]:
 
 def _times_row(one: Measured) -> list[str]:
     hand, flow = ([r.wall_s for r in side] for side in (one.hand, one.flow))
-    rates = [r.per_s for r in one.flow if r.per_s is not None]
-    late = [r.p99_s for r in one.flow if r.p99_s is not None]
     return [
         *_name(one),
         _seconds(hand),
         _seconds(flow),
         _spread(one.ratio("cpu"), _times),
         _spread(one.ratio("wall"), _times),
-        _seconds(late) if late else "",
-        f"{statistics.median(rates):,.0f}" if rates else "",
         _verdict(one, _times, "≤"),
     ]
+
+
+def _calls_row(one: Measured) -> list[str]:
+    cells = _name(one)
+    for side in (one.hand, one.flow):
+        p50, p99 = _known(side, lambda r: r.wall_s), _known(side, lambda r: r.p99_s)
+        cells += [f"{_seconds(p50)} / {_seconds(p99)}", _rate(side), _seconds(_known(side, lambda r: r.cpu_s))]
+    return [*cells, _spread(one.ratio("wall"), _times), _verdict(one, _times, "≤")]
+
+
+def _items_row(one: Measured) -> list[str]:
+    cells = [*_name(one), f"{one.size:,}"]
+    for side in (one.hand, one.flow):
+        cells += [_rate(side), _seconds(_known(side, lambda r: r.cpu_s))]
+    ratios = [_spread(one.ratio(clock), _percent) for clock in _CLOCKS]
+    return [*cells, *ratios, _verdict(one, _percent, "≥")]
 
 
 def _growth_row(one: Measured) -> list[str]:
@@ -80,6 +92,8 @@ def _growth_row(one: Measured) -> list[str]:
 
 Row = Callable[[Measured], list[str]]
 
+_CLOCKS: tuple[Clock, ...] = ("cpu", "wall")
+
 _TABLES: dict[Figure, tuple[str, list[str], Row]] = {
     Figure.SPEED: (
         "Speed: hand-written time / sage_flow time",
@@ -88,8 +102,28 @@ _TABLES: dict[Figure, tuple[str, list[str], Row]] = {
     ),
     Figure.TIMES: (
         "Time: sage_flow time / hand-written time",
-        ["case", "what", "by hand, wall", "sage_flow, wall", "by CPU", "by wall", "p99", "calls/s", "bar"],
+        ["case", "what", "by hand, wall", "sage_flow, wall", "by CPU", "by wall", "bar"],
         _times_row,
+    ),
+    Figure.CALLS: (
+        "Calls: sage_flow p50 / hand-written p50",
+        [
+            *("case", "what"),
+            *("by hand, p50 / p99", "calls/s", "CPU a call"),
+            *("sage_flow, p50 / p99", "calls/s", "CPU a call"),
+            *("by p50", "bar"),
+        ],
+        _calls_row,
+    ),
+    Figure.ITEMS: (
+        "Queues: hand-written time / sage_flow time",
+        [
+            *("case", "what", "items"),
+            *("by hand, items/s", "CPU an item"),
+            *("sage_flow, items/s", "CPU an item"),
+            *("by CPU", "by wall", "bar"),
+        ],
+        _items_row,
     ),
     Figure.GROWTH: (
         "Memory: peak with all records / peak with a tenth of them",
@@ -107,10 +141,23 @@ def _name(one: Measured) -> list[str]:
 
 
 def _seconds(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     median = statistics.median(values)
     if median >= 1:
         return f"{median:.1f} s"
-    return f"{median * 1e3:.0f} ms" if median >= 1e-3 else f"{median * 1e6:.0f} µs"
+    if median >= 1e-3:
+        return f"{median * 1e3:.0f} ms" if median >= 1e-2 else f"{median * 1e3:.1f} ms"
+    return f"{median * 1e6:.0f} µs" if median >= 1e-5 else f"{median * 1e6:.1f} µs"
+
+
+def _known(side: Sequence[Reading], field: Callable[[Reading], float | None]) -> list[float]:
+    return [value for value in map(field, side) if value is not None]
+
+
+def _rate(side: Sequence[Reading]) -> str:
+    rates = _known(side, lambda r: r.per_s)
+    return f"{statistics.median(rates):,.0f}" if rates else ""
 
 
 def _percent(ratio: float) -> str:
@@ -135,10 +182,14 @@ def _peak(one: Measured) -> float:
 
 def _verdict(one: Measured, form: Callable[[float], str], sign: str) -> str:
     """The bar, and whether it is met, which a run that is too small cannot say."""
-    if one.case.bar is None:
+    case = one.case
+    clock = {"cpu": " by CPU", "wall": " by wall"}[case.clock] if case.figure is not Figure.GROWTH else ""
+    if case.most_s is not None:
+        bar = f"≤ {_seconds([case.most_s])}"
+    elif case.bar is not None:
+        bar = f"{sign} {form(case.bar)}{clock}"
+    else:
         return ""
-    clock = {"cpu": " by CPU", "wall": " by wall"}[one.case.clock] if one.case.figure is not Figure.GROWTH else ""
-    bar = f"{sign} {form(one.case.bar)}{clock}"
-    if one.size < one.case.size or len(one.flow) < one.case.rounds:
+    if one.size < case.size or len(one.flow) < case.rounds:
         return bar
     return f"{bar}: {'met' if one.meets_bar else '**missed**'}"
