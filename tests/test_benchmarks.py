@@ -19,7 +19,7 @@ IN_FRESH_PROCESSES = ("chain", "call", "processes", "memory-range")  # one of ea
 
 
 def case(figure: Figure = Figure.SPEED, bar: float | None = None, clock: str = "cpu") -> Case:
-    return Case("some", "what", 10, 2, lambda n, folder: n, abs, abs, figure, bar, clock, rounds=3)  # type: ignore[arg-type]
+    return Case("some", "what", 10, 2, lambda n, folder: n, abs, abs, figure, bar, clock=clock, rounds=3)
 
 
 def reading(seconds: float, peak_mb: float = 25.0) -> Reading:

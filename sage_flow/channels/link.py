@@ -10,7 +10,6 @@ All links of a process are served by one thread (those of a job's mesh by anothe
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -118,7 +117,7 @@ class Link:
             if wait and threading.get_ident() != self._loop.thread:
                 self._gone.wait(flush_s)
 
-    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
+    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> None:
         """Read in the caller's thread, which waits for messages of this link, while `is_waiting()`.
 
         That spares a message the way through the exchange thread, and the caller the time to be woken by it. One
@@ -127,25 +126,40 @@ class Link:
         pipe = self._pipe
         if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
             return
-        until = time.monotonic() + timeout_s
-        poll = select.poll()
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             self._read_elsewhere = True
-            poll.register(pipe.sock, select.POLLIN)
             self._loop.forget(pipe.sock)
-            while is_waiting() and self._reason is None and (left_s := until - time.monotonic()) > 0:
-                if poll.poll(math.ceil(left_s * 1000)):
-                    with contextlib.suppress(BlockingIOError):
-                        self._read(pipe)
-        except Exception as error:
-            why = self._why(error)
-            self._loop.order(lambda: self.end(why))
+            self._go_on_writing()
+            poll = select.poll()
+            poll.register(pipe.sock, select.POLLIN)
+            while is_waiting() and self._reason is None:
+                left_s = None if until is None else until - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    break
+                if poll.poll(None if left_s is None else math.ceil(left_s * 1000)):
+                    self._read_or_end(pipe)
         finally:
             self._read_elsewhere = False
             self._reading.release()
             self._loop.watch(pipe.sock, READ, self._on_ready)
-            if not self.idle:
-                self._loop.order(self._flush)  # somebody sends, and may have been watched for that
+            self._go_on_writing()
+
+    def _go_on_writing(self) -> None:
+        """Somebody may be sending, and what the loop watched for that has just been changed."""
+        if not self.idle:
+            self._loop.order(self._flush)
+
+    def _read_or_end(self, pipe: Pipe) -> None:
+        try:
+            self._read(pipe)
+        except BlockingIOError:
+            pass
+        except BaseException as error:  # an interrupt, too, leaves half a message behind
+            why = self._why(error)
+            self._loop.order(lambda: self.end(why))
+            if not isinstance(error, Exception):
+                raise
 
     @property
     def is_closed(self) -> bool:
@@ -241,7 +255,7 @@ class Link:
         if events & WRITE:
             self._flush()
 
-    def _why(self, error: Exception) -> str:
+    def _why(self, error: BaseException) -> str:
         # However the other end goes when it has got all: it is because of us.
         return _OURS if self._closing and self.idle else _text(error)
 
@@ -332,7 +346,7 @@ def _peer_of(pipe: Pipe) -> str:
     return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a process of this machine"
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     """`repr` for what does not explain itself."""
     explained = (Lost, CodecError, ProtocolError)
     if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):

@@ -35,6 +35,7 @@ class EventLoop:
         """The identity of the thread that runs it."""
         self._selector = selectors.DefaultSelector()
         self._changes = threading.Lock()  # of what is watched
+        self._watched: dict[socket.socket, int] = {}  # and for which events; the selector is slow to say so
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = itertools.count()
         self._orders: deque[Callable[[], object]] = deque()
@@ -50,16 +51,17 @@ class EventLoop:
         with self._changes:
             if sock.fileno() < 0:
                 return
-            key = self._selector.get_map().get(sock)
-            if key is None:
+            before = self._watched.get(sock)
+            if before is None:
                 self._selector.register(sock, events, (sock, callback))
-            elif key.events != events:
+            elif before != events:
                 self._selector.modify(sock, events, (sock, callback))
+            self._watched[sock] = events
 
     def forget(self, sock: socket.socket) -> None:
         """Do not watch `sock` any more, if it was; it stays open."""
         with self._changes:
-            if sock.fileno() >= 0 and sock in self._selector.get_map():
+            if self._watched.pop(sock, None) is not None and sock.fileno() >= 0:
                 self._selector.unregister(sock)
 
     def drop(self, sock: socket.socket) -> None:
@@ -102,8 +104,8 @@ class EventLoop:
     def close(self) -> None:
         """Close every socket that is still watched."""
         _loops.discard(self)
-        for key in list(self._selector.get_map().values()):
-            self.drop(key.data[0])
+        for sock in list(self._watched):
+            self.drop(sock)
         self._waker.close()
         self._selector.close()
         self._orders.clear()
@@ -112,8 +114,8 @@ class EventLoop:
     def give_up(self) -> None:
         """Close our copies of the sockets in a forked child, where another process goes on to use them."""
         self.given_up = True
-        for key in list(self._selector.get_map().values()):
-            key.data[0].close()  # not unregistered: the epoll instance is the parent's, too
+        for sock in self._watched:
+            sock.close()  # not unregistered: the epoll instance is the parent's, too
         self._waker.close()
         self._selector.close()
 

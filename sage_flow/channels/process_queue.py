@@ -28,7 +28,7 @@ _POLICY: Final = ReachPolicy(served=True)
 
 _lock = threading.Lock()
 _directory: str | None = None
-_hosts: dict[str, str] = {}  # directory -> the path in there at which this process serves all its queues
+_hosts: dict[str, QueueHost] = {}  # directory -> who serves all queues in there that this process used first
 
 
 def sockets_of_this_process() -> str:
@@ -58,15 +58,14 @@ def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: in
 def _serve(directory: str, path: str) -> None:
     """Serve at `path`, unless another process does."""
     with _lock:
-        own = _hosts.get(directory)
-        if own is None:
-            own = os.path.join(directory, this_process())
-            QueueHost(UnixAddress(own), b"")  # its listener keeps it, until this process ends
-            _hosts[directory] = own
+        own = os.path.join(directory, this_process())
+        if directory not in _hosts:
+            _hosts[directory] = QueueHost(UnixAddress(own), b"")
     try:
         os.link(own, path)
     except FileExistsError:
-        pass  # another process was faster: it serves
+        return  # another process was faster: it serves
+    _hosts[directory].answers_at(UnixAddress(path))
 
 
 def _remove(directory: str, process: int) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Hashable
 from typing import Any, Protocol
 
 from sage_flow.channels import queue_wire as wire
-from sage_flow.channels.link import Link, dial
+from sage_flow.channels.link import dial
+from sage_flow.channels.local_link import AnyLink
 from sage_flow.channels.loop import exchange_loop
+from sage_flow.channels.queue_host import host_here
 from sage_flow.channels.transport import Address
 from sage_flow.errors import LinkClosed
 
@@ -20,10 +22,10 @@ from sage_flow.errors import LinkClosed
 class Occupant(Protocol):
     """Who sits at a seat. Both are called on the exchange thread."""
 
-    def on_word(self, link: Link, word: int, rest: tuple[Any, ...]) -> None:
+    def on_word(self, link: AnyLink, word: int, rest: tuple[Any, ...]) -> None:
         """A message of the host."""
 
-    def on_lost(self, link: Link, reason: str) -> None:
+    def on_lost(self, link: AnyLink, reason: str) -> None:
         """The link is gone."""
 
 
@@ -33,7 +35,7 @@ class QueueConnection:
     def __init__(self, address: Address, key: bytes) -> None:
         self._address = address
         self._key = key
-        self._link: Link | None = None
+        self._link: AnyLink | None = None
         self._dialing = threading.Lock()
         self._numbers = itertools.count(1)
         self._occupants: dict[int, weakref.ref[Occupant]] = {}
@@ -49,11 +51,13 @@ class QueueConnection:
         weakref.finalize(occupant, _order_leave, weakref.ref(self), number).atexit = False
         return number
 
-    def link(self, timeout_s: float) -> Link:
+    def link(self, timeout_s: float) -> AnyLink:
         """The link, dialed if there is none. Waits. Raises: ChannelNotReachable."""
         with self._dialing:
             link = self._link
-            if link is None:
+            if link is None and (host := host_here(self._address, self._key)) is not None:
+                link = self._link = host.connect(self._on_message, self._on_closed)
+            elif link is None:
                 link = self._link = dial(
                     self._address,
                     self._key,
@@ -66,14 +70,14 @@ class QueueConnection:
                     self._link = None
             return link
 
-    def _on_message(self, link: Link, message: tuple[Any, ...], size: int) -> None:
+    def _on_message(self, link: AnyLink, message: tuple[Any, ...], size: int) -> None:
         number, word, *rest = message
         seat = self._occupants.get(number)
         occupant = None if seat is None else seat()
         if occupant is not None:
             occupant.on_word(link, word, tuple(rest))
 
-    def _on_closed(self, link: Link, reason: str) -> None:
+    def _on_closed(self, link: AnyLink, reason: str) -> None:
         if self._link is link:
             self._link = None
         for seat in list(self._occupants.values()):

@@ -5,16 +5,20 @@ All of it runs on the exchange thread, which never waits: who has to is in a lin
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import time
+import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from sage_flow.channels import hosted_queue as hosted
 from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.hosted_queue import RESUME_S, Decision, HostedQueue, Run
-from sage_flow.channels.link import Link, Listener
+from sage_flow.channels.link import Listener
+from sage_flow.channels.local_link import AnyLink, LocalLink, OnClosed, OnMessage
 from sage_flow.channels.loop import exchange_loop
 from sage_flow.channels.queue_items import relayed
 from sage_flow.channels.transport import Address
@@ -32,7 +36,7 @@ class _Seat:
 
     __slots__ = ("link", "name", "number", "queue", "session")
 
-    def __init__(self, link: Link, number: int, name: _QueueName, queue: HostedQueue, session: str) -> None:
+    def __init__(self, link: AnyLink, number: int, name: _QueueName, queue: HostedQueue, session: str) -> None:
         self.link = link
         self.number = number
         self.name = name
@@ -56,7 +60,7 @@ class QueueHost:
         self._id = os.urandom(8).hex()
         self._queues: dict[_QueueName, HostedQueue] = {}
         self._closed: dict[_QueueName, str] = {}  # and why
-        self._links: dict[Link, dict[int, _Seat]] = {}
+        self._links: dict[AnyLink, dict[int, _Seat]] = {}
         self._seats: dict[tuple[_QueueName, str], _Seat] = {}  # by queue and session
         self._ended = False
         self._listener = Listener(
@@ -67,10 +71,24 @@ class QueueHost:
             on_message=self._on_message,
             on_closed=self._on_link_closed,
         )
+        self._key = key
         self.address = self._listener.address
+        self.answers_at(self.address)
+
+    def answers_at(self, address: Address) -> None:
+        """Who dials `address` in this process finds us."""
+        _here[address] = self
+
+    def connect(self, on_message: OnMessage, on_closed: OnClosed) -> LocalLink:
+        """A link for a client in this process."""
+        ours, theirs = LocalLink.pair((self._on_message, self._on_link_closed), (on_message, on_closed))
+        exchange_loop().order(partial(self._on_link, ours))
+        return theirs
 
     def close(self, flush_s: float = 1.0) -> None:
         """Close all queues, tell their clients, and listen no more. From any thread."""
+        for address in [address for address, host in _here.items() if host is self]:
+            del _here[address]
         exchange_loop().order(self._end)
         self._listener.close(flush_s)
 
@@ -82,10 +100,10 @@ class QueueHost:
 
     # All below runs on the exchange thread.
 
-    def _on_link(self, link: Link) -> None:
+    def _on_link(self, link: AnyLink) -> None:
         self._links[link] = {}
 
-    def _on_link_closed(self, link: Link, reason: str) -> None:
+    def _on_link_closed(self, link: AnyLink, reason: str) -> None:
         for seat in self._links.pop(link).values():
             if self._seats.get((seat.name, seat.session)) is seat:  # it has not come back over another link
                 self._decide(seat, seat.queue.disconnect(seat.session, time.monotonic()))
@@ -98,7 +116,7 @@ class QueueHost:
             del self._seats[seat.name, seat.session]
         self._decide(seat, decisions)
 
-    def _on_message(self, link: Link, message: tuple[Any, ...], size: int) -> None:
+    def _on_message(self, link: AnyLink, message: tuple[Any, ...], size: int) -> None:
         number, word, *rest = message
         if word == wire.ATTACH:
             self._attach(link, number, *rest)
@@ -112,7 +130,7 @@ class QueueHost:
 
     def _attach(
         self,
-        link: Link,
+        link: AnyLink,
         number: int,
         scope: str,
         channel_id: str,
@@ -181,6 +199,9 @@ class QueueHost:
         self._ended = True
         for name, queue in list(self._queues.items()):
             self._close_queue(name, queue, "its server was closed")
+        for link in list(self._links):
+            if isinstance(link, LocalLink):  # the others are the listener's
+                link.close()
 
     def _close_queue(self, name: _QueueName, queue: HostedQueue, why: str) -> None:
         if queue.closed:
@@ -232,3 +253,21 @@ _WORDS: Final = {
     hosted.NoItem: wire.NO_ITEM,
     hosted.Withdrawn: wire.WITHDRAWN,
 }
+
+_here: weakref.WeakValueDictionary[Address, QueueHost] = weakref.WeakValueDictionary()
+
+
+def host_here(address: Address, key: bytes) -> QueueHost | None:
+    """The host in this process that listens at `address`, if `key` is its key."""
+    host = _here.get(address)
+    if host is None or not hmac.compare_digest(host._key, key) or _has_tls(host.address) != _has_tls(address):
+        return None
+    return host
+
+
+def _has_tls(address: Address) -> bool:
+    return getattr(address, "ssl_context", None) is not None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_here.clear)

@@ -87,8 +87,12 @@ def _bytes(piece: Any) -> int:
 
 
 def relayed(payload: Payload) -> Payload:
-    """`payload` as it arrived, so that it can be sent on without a copy."""
-    return tuple(piece if isinstance(piece, bytes) else pickle.PickleBuffer(piece) for piece in payload)
+    """`payload` as it arrived, so that it can be sent on without a copy; but who puts in this process keeps its own."""
+    return tuple(piece if isinstance(piece, bytes) else pickle.PickleBuffer(_ours(piece)) for piece in payload)
+
+
+def _ours(piece: Any) -> Any:
+    return bytearray(piece) if isinstance(piece, pickle.PickleBuffer) else piece
 
 
 def decode_runs(runs: Iterable[tuple[Payload, int, int]]) -> list[Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sage_flow.channels import queue_wire as wire
-from sage_flow.channels.link import Link
+from sage_flow.channels.local_link import AnyLink
 from sage_flow.channels.queue_connection import QueueConnection
 from sage_flow.channels.queue_items import decode_runs, encode_runs
 from sage_flow.channels.queue_methods import LiveQueue, check_count, check_most, waiting_time
@@ -92,13 +92,13 @@ class RemoteQueue(LiveQueue):
         self._calls: dict[int, _Call] = {}  # without an answer; entries are taken out by either thread
         self._received = 0  # deliveries; written by the exchange thread
         self._sending = threading.Lock()  # guards the two below, and holds while a call is sent
-        self._link: Link | None = None  # over which the session is attached
+        self._link: AnyLink | None = None  # over which the session is attached
         self._closed: str | None = None  # and why
         self._connecting = threading.Lock()
         self._tries = 0  # how often `_connect` was done, so that who waited for it does not do it again
         self._failure: Exception | None = None  # of the last one
         self._host_id: str | None = None
-        self._attached: queue.SimpleQueue[tuple[Link, int, tuple[Any, ...]]] = queue.SimpleQueue()
+        self._attached: queue.SimpleQueue[tuple[AnyLink, int, tuple[Any, ...]]] = queue.SimpleQueue()
         self._story = Story()
 
     @property
@@ -177,9 +177,10 @@ class RemoteQueue(LiveQueue):
             self._say(call)
             patience = seconds if call.waits else self._policy.timeout_s
             while call.answer is None:
-                if self._link is None:
+                link = self._link
+                if link is None:
                     self._connect()
-                elif call.changed.wait(patience):
+                elif self._wait(call, link, patience):
                     call.changed.clear()
                 elif call.waits:
                     self._withdraw(call)
@@ -190,6 +191,12 @@ class RemoteQueue(LiveQueue):
             self._abandon(call)
             raise
         return call.answer
+
+    def _wait(self, call: _Call, link: AnyLink, patience: float | None) -> bool:
+        """Until the call has changed. False if it has not after `patience` seconds."""
+        until = None if patience is None else time.monotonic() + patience
+        link.read_while(lambda: not call.changed.is_set(), patience)
+        return call.changed.wait(None if until is None else max(0.0, until - time.monotonic()))
 
     def _drop_link(self, why: str) -> None:
         link = self._link
@@ -206,7 +213,7 @@ class RemoteQueue(LiveQueue):
             if self._link is not None:
                 self._send(self._link, call)
 
-    def _send(self, link: Link, call: _Call) -> None:
+    def _send(self, link: AnyLink, call: _Call) -> None:
         """While `_sending` is held."""
         word, *rest = call.words
         if word in _WAITING:
@@ -241,7 +248,7 @@ class RemoteQueue(LiveQueue):
             elif call.answer is not None and call.answer[0] == wire.DELIVERY:
                 _log.warning("a get from %s was interrupted when its items had come; they are lost", self._name[1])
 
-    def _tell(self, link: Link, *words: Any) -> None:
+    def _tell(self, link: AnyLink, *words: Any) -> None:
         try:
             link.send((self._seat, *words), lane=self._seat)
         except LinkClosed as error:
@@ -315,7 +322,7 @@ class RemoteQueue(LiveQueue):
         self._settle_all(_LOST, why := f"its host is gone, and with it what was in the queue ({error})")
         return self._end(why)
 
-    def _resume(self, link: Link) -> None:
+    def _resume(self, link: AnyLink) -> None:
         """Raises: LinkClosed if it breaks or the host is silent; ChannelConflict."""
         while not self._attached.empty():  # of earlier tries
             self._attached.get()
@@ -335,7 +342,7 @@ class RemoteQueue(LiveQueue):
         host, known = rest
         self._take_up(answered, host, known)
 
-    def _wait_attached(self, link: Link) -> tuple[Link, int, tuple[Any, ...]]:
+    def _wait_attached(self, link: AnyLink) -> tuple[AnyLink, int, tuple[Any, ...]]:
         while True:
             try:
                 told = self._attached.get(timeout=self._policy.timeout_s)
@@ -345,7 +352,7 @@ class RemoteQueue(LiveQueue):
             if told[0] is link:
                 return told
 
-    def _take_up(self, link: Link, host: str, known: bool) -> None:
+    def _take_up(self, link: AnyLink, host: str, known: bool) -> None:
         """The session is attached: say again what is open."""
         with self._sending:
             if self._host_id not in (None, host):
@@ -369,7 +376,7 @@ class RemoteQueue(LiveQueue):
 
     # What comes from the host, on the exchange thread. It takes no lock that is held for long.
 
-    def on_word(self, link: Link, word: int, rest: tuple[Any, ...]) -> None:
+    def on_word(self, link: AnyLink, word: int, rest: tuple[Any, ...]) -> None:
         """A message of the host."""
         if word in (wire.ATTACHED, wire.CONFLICT):
             self._attached.put((link, word, rest))
@@ -380,7 +387,7 @@ class RemoteQueue(LiveQueue):
         else:
             self._settle(number, word, *answer)
 
-    def _on_delivery(self, link: Link, number: int, delivery: int, runs: list[Any]) -> None:
+    def _on_delivery(self, link: AnyLink, number: int, delivery: int, runs: list[Any]) -> None:
         call = self._calls.get(number)
         if call is None or call.abandoned:
             self._tell(link, wire.REFUSE, delivery)
@@ -390,7 +397,7 @@ class RemoteQueue(LiveQueue):
         self._tell(link, wire.ACKNOWLEDGE, delivery)
         self._settle(number, wire.DELIVERY, runs)
 
-    def on_lost(self, link: Link, reason: str) -> None:
+    def on_lost(self, link: AnyLink, reason: str) -> None:
         """The link is gone; who waits dials again."""
         self._attached.put((link, _LOST, (reason,)))
         if self._link is link:

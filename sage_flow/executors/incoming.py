@@ -79,7 +79,9 @@ class IncomingRequests:
     def begun(self, request: Request, now: float) -> None:
         """It is being answered."""
         arrival = self._arrivals.pop((request.reply_to, request.call_id), now)
-        self._waited.setdefault(request.method, Histogram()).add(now - arrival)
+        if request.method not in self._waited:
+            self._waited[request.method] = Histogram()
+        self._waited[request.method].add(now - arrival)
 
     def dropped(self, reply_to: int, call_id: int) -> None:
         """It will not be."""

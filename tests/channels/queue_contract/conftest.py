@@ -7,12 +7,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from certificates import Authority
-from queue_kinds import KEY, MultiprocessingKind, PythonKind, RpcKind, RpcTlsKind
+from queue_kinds import KEY, MultiprocessingKind, PythonKind, RpcHereKind, RpcKind, RpcTlsKind
 from queue_peer import Peer
 
 from sage_flow.channels import RPCQueueServer
 
-KINDS = ["python", "multiprocessing", "rpc", "rpc-tls"]
+KINDS = ["python", "multiprocessing", "rpc", "rpc-tls", "rpc-here"]
+
+
+@pytest.fixture
+def over_sockets(monkeypatch):
+    """Hosts in this process are reached as those of others are."""
+    monkeypatch.setattr("sage_flow.channels.queue_connection.host_here", lambda address, key: None)
 
 
 @pytest.fixture(scope="session")
@@ -22,21 +28,35 @@ def kinds(tmp_path_factory):
     with (
         RPCQueueServer("127.0.0.1", 0, KEY) as plain,
         RPCQueueServer("127.0.0.1", 0, KEY, ssl_context=authority.server()) as tls,
+        RPCQueueServer("127.0.0.1", 0, KEY) as here,
     ):
-        found = [PythonKind(), MultiprocessingKind(), RpcKind(plain.port), RpcTlsKind(tls.port, str(authority.path))]
+        found = [
+            PythonKind(),
+            MultiprocessingKind(),
+            RpcKind(plain.port),
+            RpcTlsKind(tls.port, str(authority.path)),
+            RpcHereKind(here.port),
+        ]
         yield {kind.name: kind for kind in found}
 
 
 @pytest.fixture(params=KINDS)
 def kind(request, kinds):
     """Each of them."""
-    return kinds[request.param]
+    return _chosen(request, kinds)
 
 
 @pytest.fixture(params=[name for name in KINDS if name != "python"])
 def crossing(request, kinds):
     """Each that other processes reach."""
-    return kinds[request.param]
+    return _chosen(request, kinds)
+
+
+def _chosen(request, kinds):
+    kind = kinds[request.param]
+    if kind.always_over_sockets:
+        request.getfixturevalue("over_sockets")
+    return kind
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ class Kind:
     reaches_other_processes = True
     copies_items = True  # what is got is a copy of what was put
     survives_its_first_user = True  # the queue is hosted by somebody else
+    always_over_sockets = False  # also where the host is this process
 
     def make(self, maxsize=0, queue_id=None, **configuration):
         """A descriptor of a channel nobody has used."""
@@ -51,6 +52,7 @@ class PythonKind(Kind):
 class MultiprocessingKind(Kind):
     name, queue_type = "multiprocessing", "python"
     survives_its_first_user = False
+    always_over_sockets = True
 
     def make(self, maxsize=0, queue_id=None, **configuration):
         return PythonQueueDescriptor(maxsize, use_multiprocessing=True, queue_id=queue_id, **configuration)
@@ -58,6 +60,7 @@ class MultiprocessingKind(Kind):
 
 class RpcKind(Kind):
     name = queue_type = "rpc"
+    always_over_sockets = True
 
     def __init__(self, port, authority=None):
         self.port = port
@@ -83,3 +86,10 @@ class RpcKind(Kind):
 
 class RpcTlsKind(RpcKind):
     name = "rpc-tls"
+
+
+class RpcHereKind(RpcKind):
+    """The process that runs the server uses it without a socket."""
+
+    name = "rpc-here"
+    always_over_sockets = False

@@ -10,6 +10,7 @@ import time
 import traceback
 from queue import Empty
 
+from sage_flow.channels.link import Link
 from sage_flow.channels.loop import exchange_loop
 
 _spawn = multiprocessing.get_context("spawn")
@@ -121,7 +122,8 @@ def stranger_there(kind, label):
 
 
 def get_and_freeze(kind, data):
-    """Ask for an item; the exchange thread of this process stops before one can arrive."""
+    """Ask for an item; the exchange thread of this process stops before one can arrive, and no other one reads."""
+    Link.read_while = lambda *arguments: None
     handle = kind.unpickle(data)
     handle.qsize()  # the session is there
     getter = threading.Thread(target=handle.get, daemon=True)

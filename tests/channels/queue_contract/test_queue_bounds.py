@@ -56,7 +56,7 @@ def test_closed_channels_that_are_remembered_are_bounded(monkeypatch):
 
 
 @pytest.fixture
-def server():
+def server(over_sockets):
     with RPCQueueServer("127.0.0.1", 0, KEY) as server:
         yield server
 

@@ -80,7 +80,7 @@ def test_nothing_is_lost_or_twice_however_often_the_connection_breaks(make_cross
 
 
 @pytest.fixture
-def server():
+def server(over_sockets):
     with RPCQueueServer("127.0.0.1", 0, KEY) as server:
         yield server
 
