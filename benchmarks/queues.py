@@ -32,6 +32,7 @@ __all__ = ["CASES"]
 
 _HERE = "127.0.0.1"
 _ROOM = 8000  # items that may wait
+ACKNOWLEDGED = "a raw TCP socket, each batch acknowledged"
 
 Queue = Callable[[Load, int, Path], Timed]
 """Moves so many items; the folder is for sockets."""
@@ -59,22 +60,37 @@ def tcp_socket(load: Load, size: int, folder: Path) -> Timed:
     return _through_socket(socket.AF_INET, (_HERE, 0), load, size)
 
 
-def _through_socket(family: int, where: Any, load: Load, size: int) -> Timed:
+def tcp_stream(load: Load, size: int, folder: Path) -> Timed:
+    return _through_socket(socket.AF_INET, (_HERE, 0), load, size, acknowledged=False)
+
+
+def _through_socket(family: int, where: Any, load: Load, size: int, *, acknowledged: bool = True) -> Timed:
+    """`acknowledged`: as `put` does, the producer waits until its batch has arrived."""
     with ExitStack() as leaving:
         listening = leaving.enter_context(listen(family, where))
         address: Address = (family, listening.getsockname())
-        source = leaving.enter_context(OtherProcess(producer, partial(_sender, address), load))
+        source = leaving.enter_context(OtherProcess(producer, partial(_sender, address, acknowledged), load))
         peer = PickleSocket(listening.accept()[0])
         leaving.callback(peer.close)
-        if load.batch == 1:
-            return measure(source, peer.receive, load, size)
-        return measure(source, lambda: list(chain.from_iterable(peer.receive())), load, size)
+
+        def get() -> list[Any]:
+            objects = peer.receive()
+            if acknowledged:
+                peer.send(*[None] * len(objects))
+            return objects if load.batch == 1 else list(chain.from_iterable(objects))
+
+        return measure(source, get, load, size)
 
 
 @contextmanager
-def _sender(address: Address) -> Iterator[Put]:
+def _sender(address: Address, acknowledged: bool) -> Iterator[Put]:
     with connect(address) as peer:
-        yield peer.send
+
+        def put(one: Any) -> None:
+            peer.send(one)
+            peer.receive()
+
+        yield put if acknowledged else peer.send
 
 
 def ray_queue(load: Load, size: int, folder: Path) -> Timed:
@@ -215,10 +231,11 @@ def _cases() -> Iterator[Case]:
         flow, size = multiprocessing_descriptor, 300_000 if many else 20_000
         yield _items("multiprocessing", process_queue, flow, "multiprocessing.Queue", load, size)
         yield _items("multiprocessing-socket", unix_socket, flow, "a raw Unix socket", load, size)
-        yield _items("rpc", tcp_socket, rpc_descriptor, "a raw TCP socket", load, size, 0.6 if batch == 100 else None)
+        yield _items("rpc", tcp_socket, rpc_descriptor, ACKNOWLEDGED, load, size, 0.6 if batch == 100 else None)
+        yield _items("rpc-stream", tcp_stream, rpc_descriptor, "a raw TCP socket without answers", load, size)
         text = Load("text", batch)
         yield _items("multiprocessing", process_queue, flow, "multiprocessing.Queue", text, size)
-        yield _items("rpc", tcp_socket, rpc_descriptor, "a raw TCP socket", text, size, 0.6 if batch == 100 else None)
+        yield _items("rpc", tcp_socket, rpc_descriptor, ACKNOWLEDGED, text, size, 0.6 if batch == 100 else None)
         if batch < 1000:
             size = 20_000 if many else 1000
             yield _items("rpc-ray", ray_queue, rpc_descriptor, "ray.util.queue.Queue", load, size)
