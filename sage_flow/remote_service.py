@@ -37,6 +37,10 @@ __all__ = ["ServedService", "ServiceConnection", "connect_service"]
 _FIRST_PAUSE_S = 0.1
 
 
+# Messages travel as plain tuples, which cost less than half of what named ones do: a call, a cancellation with
+# nothing but the number, a reply.
+
+
 class _Call(NamedTuple):
     """Client to server: call a method. `group` is the key group that chooses the replica."""
 
@@ -46,12 +50,6 @@ class _Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     group: int | None
-
-
-class _Cancel(NamedTuple):
-    """Client to server: nobody waits for this call any more."""
-
-    call_id: int
 
 
 class ServedService:
@@ -97,12 +95,13 @@ class ServedService:
         link.state = {}  # the open calls, by the client's number
         link.send(self._service)
 
-    def _on_message(self, link: Link, message: _Call | _Cancel, size: int) -> None:
+    def _on_message(self, link: Link, words: tuple[Any, ...], size: int) -> None:
         open_calls: dict[int, OpenCall] = link.state
-        if isinstance(message, _Cancel):
-            if (unwanted := open_calls.get(message.call_id)) is not None:
+        if len(words) == 1:
+            if (unwanted := open_calls.get(words[0])) is not None:
                 self._port.cancel(unwanted)  # its reply, which is an error, wakes a client that reads itself
             return
+        message = _Call._make(words)
         pool = f"{self._service.name} by {id(link)}"
         if not self._port.has_place(self._roomy, pool):  # a client keeps to the limit; this thread must not wait
             self._answer(link, message.call_id, Outcome(error=ServiceOverloaded(f"{self._service.name} has no place")))
@@ -121,9 +120,9 @@ class ServedService:
         if outcome.error is not None:
             error = pack_error(outcome.error)
         try:
-            link.send(Reply(call_id, 1, () if error else (outcome.value,), error))
+            link.send((call_id, 1, () if error else (outcome.value,), error))
         except CodecError as fault:
-            link.send(Reply(call_id, 0, (), pack_error(fault)))
+            link.send((call_id, 0, (), pack_error(fault)))
         except LinkClosed:
             pass  # it has gone without waiting
 
@@ -190,7 +189,7 @@ class _RemotePort(CallingPort):
         group = None if made.target == -1 else made.target
         left_s = made.deadline - self.now()
         try:
-            self._link().send(_Call(made.id, left_s, call.method, call.args, call.kwargs, group))
+            self._link().send((made.id, left_s, call.method, call.args, call.kwargs, group))
         except CodecError as error:
             self._end(made, Outcome(error=error))
         except (LinkClosed, ChannelNotReachable) as error:
@@ -199,7 +198,7 @@ class _RemotePort(CallingPort):
     def _take_back(self, message: Message) -> None:
         if isinstance(message, CancelRequest):
             try:
-                self._link().send(_Cancel(message.call_id))
+                self._link().send((message.call_id,))
             except (LinkClosed, ChannelNotReachable):
                 pass  # nobody is left who could do it
 
@@ -276,7 +275,7 @@ class ServiceConnection:
             self._greeting = message
             self._greeted.set()
         elif self._port is not None:
-            self._port.take_reply(message)
+            self._port.take_reply(Reply._make(message))
 
     def _on_closed(self, link: Link, reason: str) -> None:
         self._greeted.set()
