@@ -168,6 +168,8 @@ class _RemotePort(CallingPort):
             return sum(call.outcome is not None for call in calls) < count
 
         link = self._current()
+        if link is not None:
+            link.flush()
         if link is not None and is_waiting():
             until = min([call.deadline for call in calls if call.outcome is None], default=0.0)
             if deadline is not None:

@@ -55,9 +55,12 @@ class Outbound:
         self._end: str | None = None
         self._messages = self._bytes = self._dropped_bytes = 0
         self._alone = 0  # messages that found the queue empty
+        self._holds = False  # all that is queued is on hold
 
-    def send(self, value: Any, lane: Hashable, *, copy_buffers: bool, subject: Any) -> tuple[int, bool]:
-        """Queue a message, and write it if it is alone.
+    def send(
+        self, value: Any, lane: Hashable, *, copy_buffers: bool, subject: Any, on_hold: bool = False
+    ) -> tuple[int, bool]:
+        """Queue a message; write it, and those on hold before it, unless it is on hold itself.
 
         Returns the bytes it takes, and whether somebody has to call `write` for the rest.
         Raises: CodecError, LinkClosed.
@@ -77,10 +80,13 @@ class Outbound:
                 if news := self._encoder.news(lanes.oldest):
                     self._queue += lanes.definitions(news)
                 self._queue += lanes.place(lane, self._encoder.messages, block, size)
-                if alone and self._gather():
+                if alone and (on_hold or self._gather()):
+                    self._holds = on_hold
                     return size, True
+                if on_hold or not (alone or self._holds):
+                    return size, False  # who has to write has been told
                 try:
-                    return size, alone and not self.write()
+                    return size, not self.write()
                 except OSError:
                     return size, True  # the exchange thread meets the same error, and reports it
 
@@ -95,6 +101,7 @@ class Outbound:
             if self._pipe is None:
                 return True
             queue = self._queue
+            self._holds = False
             if self._lanes.waiting and len(queue) < _FEW:
                 queue += self._lanes.next()
             if not queue:

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from sage_flow.channels.connection import Closed, Inbound, Lost, Outbound
 from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
+from sage_flow.channels.hold import is_on_hold
 from sage_flow.channels.loop import READ, WRITE, EventLoop, exchange_loop
 from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.transport import Address, TcpAddress
@@ -102,12 +103,23 @@ class Link:
         if self._loop.given_up:
             raise LinkClosed(f"the connection with {self.peer} belongs to the process that forked this one")
         try:
-            size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject)
+            # What the exchange thread sends is written when it has read all that is there.
+            on_hold = is_on_hold() or threading.get_ident() == self._loop.thread
+            size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject, on_hold=on_hold)
         except LinkClosed as closed:
             raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
         if unfinished:
             self._loop.order(self._flush)
         return size
+
+    def flush(self) -> None:
+        """Write what is on hold, from any thread."""
+        try:
+            unfinished = not self._out.write()
+        except OSError:
+            unfinished = True
+        if unfinished:
+            self._loop.order(self._flush)
 
     def close(self, flush_s: float = _FLUSH_S, *, wait: bool = False) -> None:
         """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, but not in a callback."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 
 from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
+from sage_flow.channels.hold import OnHold
 from sage_flow.errors import CodecError, ServiceOverloaded
 from sage_flow.executors.shell import Post
 from sage_flow.keys import group_to_subtask
@@ -21,6 +22,8 @@ from sage_flow.service import Call
 from sage_flow.story import Story
 
 __all__ = ["CallingPort"]
+
+_FEW = 8  # open calls; while there are more, the requests of further ones may go together
 
 
 class CallingPort:
@@ -60,7 +63,8 @@ class CallingPort:
             )
             return self._not_made(service, label, began, refused)
         made.target = self._choose_replica(service, group)
-        self._send(made, call)
+        with OnHold(self._calls.open_calls > _FEW):
+            self._send(made, call)
         return made
 
     def has_place(self, service: ServicePlan, pool: str | None = None) -> bool:

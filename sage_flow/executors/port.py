@@ -27,6 +27,7 @@ from sage_flow.channels.frame import (
     Request,
     Ticket,
 )
+from sage_flow.channels.hold import OnHold
 from sage_flow.errors import JobCancelled, ProtocolError
 from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
@@ -240,7 +241,8 @@ class WorkerPort(CallingPort):
             self._shell.send(self._address, incoming.channel.producer, Credit(channel, amount))
 
     def reply(self, caller: int, reply: Reply) -> None:
-        self._shell.send(self._address, caller, reply)
+        with OnHold(bool(self._inbox)):
+            self._shell.send(self._address, caller, reply)
 
     def in_activation(self) -> bool:
         return threading.get_ident() == self._thread
