@@ -48,12 +48,13 @@ def test_readme_example_prints_what_it_says_and_draws_its_picture():
     assert readme_blocks("mermaid")[0] == names["env"].draw()
 
 
-def test_the_example_of_the_services_page_prints_what_it_says():
-    page = (ROOT / "docs/services.md").read_text()
-    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+@pytest.mark.parametrize("name", ["services", "channels"])
+def test_the_first_example_of_the_page_prints_what_it_says(name):
+    page = (ROOT / f"docs/{name}.md").read_text()
+    source = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(source, {"__name__": "services"})
+        exec(source, {"__name__": name})
     assert printed.getvalue().splitlines() == re.findall(r"^print\(.*\)\s+# (.*)$", source, re.MULTILINE)
 
 
