@@ -139,30 +139,38 @@ class Link:
         if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
             return
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
         try:
-            self._read_elsewhere = True
-            self._loop.forget(pipe.sock)
-            self._go_on_writing()
-            poll = select.poll()
-            poll.register(pipe.sock, select.POLLIN)
-            while is_waiting() and self._reason is None:
-                left_s = None if until is None else until - time.monotonic()
-                if left_s is not None and left_s <= 0:
-                    break
-                if poll.poll(None if left_s is None else math.ceil(left_s * 1000)):
-                    self._read_or_end(pipe)
+            if self._reason is None:
+                self._loop.forget(pipe.sock)
+                self._go_on_writing()
+                self._poll(pipe, is_waiting, until)
         finally:
             self._read_elsewhere = False
             self._reading.release()
-            self._loop.watch(pipe.sock, READ, self._on_ready)
-            self._go_on_writing()
+            if self._reason is not None:
+                self._loop.drop(pipe.sock)
+            else:
+                self._loop.watch(pipe.sock, READ, self._on_ready)
+                self._go_on_writing()
+
+    def _poll(self, pipe: Pipe, is_waiting: Callable[[], bool], until: float | None) -> None:
+        poll = select.poll()
+        poll.register(pipe.sock, select.POLLIN)
+        while is_waiting() and self._reason is None:
+            left_s = None if until is None else until - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return
+            if poll.poll(None if left_s is None else math.ceil(left_s * 1000)) and not self._read_or_end(pipe):
+                return
 
     def _go_on_writing(self) -> None:
         """Somebody may be sending, and what the loop watched for that has just been changed."""
         if not self.idle:
             self._loop.order(self._flush)
 
-    def _read_or_end(self, pipe: Pipe) -> None:
+    def _read_or_end(self, pipe: Pipe) -> bool:
+        """False if there is no sense in reading on."""
         try:
             self._read(pipe)
         except BlockingIOError:
@@ -172,6 +180,8 @@ class Link:
             self._loop.order(lambda: self.end(why))
             if not isinstance(error, Exception):
                 raise
+            return False
+        return True
 
     @property
     def is_closed(self) -> bool:
@@ -221,9 +231,10 @@ class Link:
         try:
             self._on_closed(self, reason)
         finally:
-            if self._pipe is not None:
-                if self._read_elsewhere:
-                    self._pipe.interrupt()
+            if self._pipe is not None and self._read_elsewhere:
+                self._loop.forget(self._pipe.sock)
+                self._pipe.interrupt()  # the reader closes it
+            elif self._pipe is not None:
                 self._loop.drop(self._pipe.sock)
             self._gone.set()
 
