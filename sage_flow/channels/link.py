@@ -83,6 +83,7 @@ class Link:
         self._greeted = False  # TLS, if any, is done
         self._closing = False
         self._reading = threading.Lock()  # held by whichever thread reads
+        self._watching = threading.Lock()  # guards the next, and holds while what the loop watches follows from it
         self._read_elsewhere = False  # by a thread that waits for messages; the loop need not tell
         self._reason: str | None = None
         self._gone = threading.Event()
@@ -139,20 +140,16 @@ class Link:
         if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
             return
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
+        with self._watching:
+            self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
+            self._watch(pipe)
         try:
-            if self._reason is None:
-                self._loop.forget(pipe.sock)
-                self._go_on_writing()
-                self._poll(pipe, is_waiting, until)
+            self._poll(pipe, is_waiting, until)
         finally:
-            self._read_elsewhere = False
-            self._reading.release()
-            if self._reason is not None:
-                self._loop.drop(pipe.sock)
-            else:
-                self._loop.watch(pipe.sock, READ, self._on_ready)
-                self._go_on_writing()
+            with self._watching:
+                self._read_elsewhere = False
+                self._reading.release()
+                self._watch(pipe)
 
     def _poll(self, pipe: Pipe, is_waiting: Callable[[], bool], until: float | None) -> None:
         poll = select.poll()
@@ -164,10 +161,19 @@ class Link:
             if poll.poll(None if left_s is None else math.ceil(left_s * 1000)) and not self._read_or_end(pipe):
                 return
 
-    def _go_on_writing(self) -> None:
-        """Somebody may be sending, and what the loop watched for that has just been changed."""
-        if not self.idle:
-            self._loop.order(self._flush)
+    def _watch(self, pipe: Pipe) -> None:
+        """Let the loop watch for what no other thread does; while `_watching` is held, by any thread."""
+        if self._reason is not None:
+            if not self._read_elsewhere:
+                self._loop.drop(pipe.sock)
+            return
+        wanted = READ if not self._read_elsewhere else 0
+        if pipe.wants_write or not self.idle:
+            wanted |= WRITE
+        if wanted:
+            self._loop.watch(pipe.sock, wanted, self._on_ready)
+        else:
+            self._loop.forget(pipe.sock)
 
     def _read_or_end(self, pipe: Pipe) -> bool:
         """False if there is no sense in reading on."""
@@ -231,11 +237,13 @@ class Link:
         try:
             self._on_closed(self, reason)
         finally:
-            if self._pipe is not None and self._read_elsewhere:
-                self._loop.forget(self._pipe.sock)
-                self._pipe.interrupt()  # the reader closes it
-            elif self._pipe is not None:
-                self._loop.drop(self._pipe.sock)
+            if self._pipe is not None:
+                with self._watching:
+                    if self._read_elsewhere:
+                        self._loop.forget(self._pipe.sock)
+                        self._pipe.interrupt()  # the reader closes it
+                    else:
+                        self._loop.drop(self._pipe.sock)
             self._gone.set()
 
     def finish(self, flush_s: float) -> None:
@@ -293,11 +301,8 @@ class Link:
             return
         if done and self._closing:
             pipe.end_writing()  # and wait for the other end: to close with unread bytes could destroy what we wrote
-        wanted = READ | WRITE if not done or pipe.wants_write else READ
-        if self._read_elsewhere and wanted == READ:
-            self._loop.forget(pipe.sock)
-        else:
-            self._loop.watch(pipe.sock, wanted, self._on_ready)
+        with self._watching:
+            self._watch(pipe)
 
     def _read_alone(self, pipe: Pipe) -> bool:
         """False if another thread reads."""
