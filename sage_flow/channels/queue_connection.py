@@ -94,6 +94,7 @@ class QueueConnection:
             except LinkClosed:
                 pass  # then the host knows that we are gone
             if not self._occupants:
+                self._link = None  # who comes now dials anew
                 link.close()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from queue import Empty, Full
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from queue_peer import Failed, clone_there, get_there, put_there
+from queue_peer import Failed, Peer, clone_there, get_there, put_there
 from reference_queue import ReferenceQueue
 from test_queue_waiting import start, until
 
@@ -52,15 +53,21 @@ class Handle:
         return self.descriptor
 
 
-class InPeer:
-    """A call that waits in another process."""
+class There:
+    """A call in another process; one that never answers is idle no more."""
 
-    def __init__(self, peer, idle):
-        self.peer, self.idle = peer, idle
+    def __init__(self, idle, function, *arguments):
+        self.idle, self.peer = idle, idle.pop()
+        self.peer.start(function, *arguments)
 
     def result(self):
+        try:
+            told = self.peer.result(30)
+        except Failed:
+            self.idle.append(self.peer)
+            raise
         self.idle.append(self.peer)
-        return self.peer.result()
+        return told
 
 
 def outcome(action, *arguments, **options):
@@ -78,10 +85,10 @@ class QueueModel(RuleBasedStateMachine):
 
     handles = Bundle("handles")
 
-    def __init__(self, kind, peers):
+    def __init__(self, kind, idle):
         super().__init__()
         self.kind = kind
-        self.idle = list(peers) if kind.reaches_other_processes else []
+        self.idle = idle if kind.reaches_other_processes else []
         self.alive = []
         self.pickled = {}  # of each channel that has no handle here any more
         self.numbers = itertools.count()
@@ -96,8 +103,8 @@ class QueueModel(RuleBasedStateMachine):
         return self.handle(descriptor, handle.queue, label or handle.label, initialized)
 
     def served(self, queue):
-        for call, expected in queue.serve():
-            assert outcome(call.result) == expected
+        served = queue.serve()
+        assert [outcome(call.result) for call, _ in served] == [expected for _, expected in served]
 
     def items(self, sizes):
         """No two are equal."""
@@ -235,17 +242,17 @@ class QueueModel(RuleBasedStateMachine):
     @rule(handle=handles)
     def close(self, handle):
         handle.use().close()
-        for call in handle.queue.close():
-            assert outcome(call.result) is QueueClosed
+        waiting = handle.queue.close()
+        assert [outcome(call.result) for call in waiting] == [QueueClosed] * len(waiting)
 
     # --- the other process ---
 
     @precondition(lambda self: self.idle)
-    @rule(handle=handles, named=st.booleans())
-    def put_there(self, handle, named):
-        if handle.queue.closed or (handle.queue.has_room(2) and not handle.queue.putters):
-            items = self.items([0, LARGE])
-            told = outcome(self.there, put_there, handle, items, next(_labels) if named else None)
+    @rule(handle=handles, size=st.sampled_from([0, LARGE]), named=st.booleans())
+    def put_there(self, handle, size, named):
+        if handle.queue.closed or handle.queue.has_room(1):
+            items = self.items([size])
+            told = outcome(self.there(put_there, handle, items, next(_labels) if named else None).result)
             assert told == (outcome(handle.queue.put, items) or handle.descriptor.channel_id)
             self.served(handle.queue)
 
@@ -253,7 +260,7 @@ class QueueModel(RuleBasedStateMachine):
     @rule(handle=handles, named=st.booleans())
     def get_there(self, handle, named):
         if handle.queue.closed or handle.queue.items:
-            told = outcome(self.there, get_there, handle, 1, next(_labels) if named else None)
+            told = outcome(self.there(get_there, handle, 1, next(_labels) if named else None).result)
             assert told == outcome(handle.queue.get, 1)
             self.served(handle.queue)
 
@@ -262,21 +269,19 @@ class QueueModel(RuleBasedStateMachine):
     def wait_there(self, handle):
         queue = handle.queue
         if not queue.closed and not queue.items:
-            peer = self.idle.pop()
-            peer.start(get_there, self.kind, pickle.dumps(handle.use()), 1)
-            queue.getters.append((1, InPeer(peer, self.idle)))
+            queue.getters.append((1, self.there(get_there, handle, 1)))
             until(handle.descriptor, waiting_getters=len(queue.getters))
 
     @precondition(lambda self: self.idle)
     @rule(target=handles, handle=handles)
     def clone_there(self, handle):
         label = next(_labels)
-        described = self.idle[0].run(clone_there, self.kind, handle.descriptor.to_dict(), label)
+        described = There(self.idle, clone_there, self.kind, handle.descriptor.to_dict(), label).result()
         return self.another(handle, self.kind.resolve(described), label)
 
     def there(self, function, handle, *arguments):
         handle.queue.bound = True
-        return self.idle[0].run(function, self.kind, pickle.dumps(handle.descriptor), *arguments)
+        return There(self.idle, function, self.kind, pickle.dumps(handle.descriptor), *arguments)
 
     # --- what is true at any time ---
 
@@ -317,7 +322,18 @@ class QueueModel(RuleBasedStateMachine):
                 self.close(handle)
 
 
-def test_queues_are_the_reference(kind, peers, caplog):
+@pytest.fixture
+def idle(peers):
+    """Both peers; one that did not answer is replaced at the end."""
+    idle = list(peers)
+    yield idle
+    for number, peer in enumerate(peers):
+        if peer not in idle:
+            peer.kill()
+            peers[number] = Peer()
+
+
+def test_queues_are_the_reference(kind, idle, caplog):
     caplog.set_level(logging.ERROR, "sage_flow.channels")  # items are dropped at the end of every example
     chosen = settings(max_examples=50, stateful_step_count=30)
-    run_state_machine_as_test(lambda: QueueModel(kind, peers), settings=chosen)
+    run_state_machine_as_test(lambda: QueueModel(kind, idle), settings=chosen)
