@@ -230,14 +230,14 @@ class QueueModel(RuleBasedStateMachine):
         queue, items = handle.queue, self.items(sizes)
         if 0 < len(items) <= queue.maxsize and not queue.closed and not queue.has_room(len(items)):
             queue.putters.append((items, start(handle.use().put_many, items)))
-            until(handle.descriptor, waiting_putters=len(queue.putters))
+            until(handle.use(), waiting_putters=len(queue.putters))
 
     @rule(handle=handles, most=st.integers(1, 3))
     def wait_for_items(self, handle, most):
         queue = handle.queue
         if not queue.closed and not queue.items:
             queue.getters.append((most, start(handle.use().get_many, most)))
-            until(handle.descriptor, waiting_getters=len(queue.getters))
+            until(handle.use(), waiting_getters=len(queue.getters))
 
     @rule(handle=handles)
     def close(self, handle):
@@ -270,7 +270,7 @@ class QueueModel(RuleBasedStateMachine):
         queue = handle.queue
         if not queue.closed and not queue.items:
             queue.getters.append((1, self.there(get_there, handle, 1)))
-            until(handle.descriptor, waiting_getters=len(queue.getters))
+            until(handle.use(), waiting_getters=len(queue.getters))
 
     @precondition(lambda self: self.idle)
     @rule(target=handles, handle=handles)
@@ -301,7 +301,8 @@ class QueueModel(RuleBasedStateMachine):
             counts = [told[name] for name in ("depth", "waiting_getters", "waiting_putters", "puts", "gets")]
             lines = [len(queue.items), len(queue.getters), len(queue.putters)]
             assert counts == [*lines, queue.put_so_far, queue.got_so_far]
-            assert (told["closed"], told["leases"], told["returned"]) == (False, 0, 0)
+            assert (told["closed"], told["returned"]) == (False, 0)
+            until(handle.descriptor, leases=0)  # an acknowledgement of the other process may be under way
 
     @invariant()
     def handles_are_what_they_were_made(self):
