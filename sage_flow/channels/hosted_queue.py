@@ -241,13 +241,17 @@ class HostedQueue:
 
     def withdraw(self, session: str, number: int, now: float) -> list[Decision]:
         """The client does not wait any longer. If the request was answered, that answer is on its way and holds."""
-        client = self._client(session, 0)
+        self._client(session, 0)
         waited = self._getters.pop((session, number), None) or self._putters.pop((session, number), None)
-        kept = client.room.pop(number, None)
-        self._reserved -= kept or 0
-        if waited is None and kept is None:
+        if waited is None:
             return []
         return [Withdrawn(session, number), *self._match(now)]
+
+    def return_room(self, session: str, number: int, now: float) -> list[Decision]:
+        """Room has reached the client, where nobody waits for it any more."""
+        client = self._client(session, 0)
+        self._reserved -= client.room.pop(number, 0)
+        return self._match(now)
 
     def close(self, now: float) -> list[Decision]:
         """End it for everybody; what is in it is dropped, and counted."""

@@ -122,6 +122,8 @@ class QueueHost:
             self._attach(link, number, *rest)
             return
         seat = self._links[link].get(number)
+        if seat is None and word == wire.LEAVE:
+            return  # it was never used, or not over this link
         if seat is None:
             raise ProtocolError(f"a message for seat {number}, where nobody sits")
         if self._seats.get((seat.name, seat.session)) is not seat:
@@ -179,6 +181,9 @@ class QueueHost:
 
     def _withdraw(self, seat: _Seat, number: int) -> None:
         self._decide(seat, seat.queue.withdraw(seat.session, number, time.monotonic()))
+
+    def _return_room(self, seat: _Seat, number: int) -> None:
+        self._decide(seat, seat.queue.return_room(seat.session, number, time.monotonic()))
 
     def _leave(self, seat: _Seat) -> None:
         self._links[seat.link].pop(seat.number, None)
@@ -243,6 +248,7 @@ class QueueHost:
         wire.CLOSE: _close,
         wire.STATISTICS: _statistics,
         wire.SIZE: _size,
+        wire.RETURN_ROOM: _return_room,
     }
 
 

@@ -36,6 +36,8 @@ STATISTICS: Final = 9
 """number"""
 SIZE: Final = 10
 """number"""
+RETURN_ROOM: Final = 11
+"""number: nobody waits for it any more"""
 
 ATTACHED: Final = 20
 """host, known: a name that no other host ever has, and whether the session was known"""

@@ -86,7 +86,6 @@ class RemoteQueue(LiveQueue):
         self._connection = connection
         self._host = host
         self._policy = policy
-        self._seat = connection.sit(self)
         self._session = os.urandom(8).hex()
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}  # without an answer; entries are taken out by either thread
@@ -100,6 +99,7 @@ class RemoteQueue(LiveQueue):
         self._host_id: str | None = None
         self._attached: queue.SimpleQueue[tuple[AnyLink, int, tuple[Any, ...]]] = queue.SimpleQueue()
         self._story = Story()
+        self._seat = connection.sit(self)  # last, as the exchange thread may tell us of a lost link from here on
 
     @property
     def maxsize(self) -> int:
@@ -116,6 +116,7 @@ class RemoteQueue(LiveQueue):
         seconds, items = waiting_time(block, timeout), list(items)
         check_count(len(items), self._maxsize)
         if not items:
+            self.qsize()  # as a queue that is closed takes nothing, not even nothing
             return
         runs = list(encode_runs(items))
         number = next(self._numbers)
@@ -245,6 +246,8 @@ class RemoteQueue(LiveQueue):
                 self._calls.pop(call.number, None)
             elif call.answer is None and call.waits and self._link is not None:
                 self._tell(self._link, wire.WITHDRAW, call.number)
+            elif call.answer is not None and call.answer[0] == wire.ROOM and self._link is not None:
+                self._tell(self._link, wire.RETURN_ROOM, call.number)
             elif call.answer is not None and call.answer[0] == wire.DELIVERY:
                 _log.warning("a get from %s was interrupted when its items had come; they are lost", self._name[1])
 
@@ -384,6 +387,8 @@ class RemoteQueue(LiveQueue):
         number, *answer = rest
         if word == wire.DELIVERY:
             self._on_delivery(link, number, *answer)
+        elif word == wire.ROOM:
+            self._on_room(link, number)
         else:
             self._settle(number, word, *answer)
 
@@ -396,6 +401,14 @@ class RemoteQueue(LiveQueue):
         self._received = delivery
         self._tell(link, wire.ACKNOWLEDGE, delivery)
         self._settle(number, wire.DELIVERY, runs)
+
+    def _on_room(self, link: AnyLink, number: int) -> None:
+        call = self._calls.get(number)
+        if call is None or call.abandoned:
+            self._tell(link, wire.RETURN_ROOM, number)
+            self._calls.pop(number, None)
+            return
+        self._settle(number, wire.ROOM)
 
     def on_lost(self, link: AnyLink, reason: str) -> None:
         """The link is gone; who waits dials again."""

@@ -231,7 +231,9 @@ def test_room_that_is_not_used_is_given_to_others():
     other = Client(queue, "other")
     client.ask(1, 1)
     assert other.put(1, "a") == []
-    assert queue.withdraw("s", 1, 0.0) == [Withdrawn("s", 1), Accepted("other", 1)]
+    assert queue.withdraw("s", 1, 0.0) == [], "the room is on its way"
+    assert queue.return_room("s", 1, 0.0) == [Accepted("other", 1)]
+    assert queue.return_room("s", 1, 0.0) == []
     other.get(2)
     client.ask(2, 1)
     assert other.put(3, "b") == []
