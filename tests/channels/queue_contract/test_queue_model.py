@@ -250,11 +250,12 @@ class QueueModel(RuleBasedStateMachine):
     @precondition(lambda self: self.idle)
     @rule(handle=handles, size=st.sampled_from([0, LARGE]), named=st.booleans())
     def put_there(self, handle, size, named):
-        if handle.queue.closed or handle.queue.has_room(1):
+        queue = queue
+        if queue.closed or (queue.has_room(1) and not queue.putters):
             items = self.items([size])
             told = outcome(self.there(put_there, handle, items, next(_labels) if named else None).result)
-            assert told == (outcome(handle.queue.put, items) or handle.descriptor.channel_id)
-            self.served(handle.queue)
+            assert told == (outcome(queue.put, items) or handle.descriptor.channel_id)
+            self.served(queue)
 
     @precondition(lambda self: self.idle)
     @rule(handle=handles, named=st.booleans())
