@@ -250,7 +250,7 @@ class QueueModel(RuleBasedStateMachine):
     @precondition(lambda self: self.idle)
     @rule(handle=handles, size=st.sampled_from([0, LARGE]), named=st.booleans())
     def put_there(self, handle, size, named):
-        queue = queue
+        queue = handle.queue
         if queue.closed or (queue.has_room(1) and not queue.putters):
             items = self.items([size])
             told = outcome(self.there(put_there, handle, items, next(_labels) if named else None).result)
