@@ -15,6 +15,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final
 
+from sage_flow.channels.arrow import reduce_slice
 from sage_flow.channels.codec import by_value, cannot_pickle, importable
 from sage_flow.errors import CodecError
 
@@ -42,6 +43,8 @@ class _Pickler(pickle.Pickler):
             if (code := _codes.get(obj)) is None:
                 code = _codes[obj] = by_value(obj)
             return pickle.loads, (code,)
+        if kind.__module__ == "pyarrow.lib":
+            return reduce_slice(kind, obj)
         return NotImplemented
 
 

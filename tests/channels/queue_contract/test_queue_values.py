@@ -9,6 +9,10 @@ from queue_peer import types_there
 from test_queue_waiting import start, until
 
 from sage_flow.errors import CodecError
+from tests.channels.columns import KINDS as COLUMNS
+from tests.channels.columns import column_kind
+
+every_kind_of_columns = pytest.mark.parametrize("columns", COLUMNS)
 
 VALUES = [None, False, True, 0, "", b"", (), [], {}, 1 << 100, float("inf"), "text", {"a": [1, (2, None)]}, {1, 2}]
 
@@ -58,6 +62,24 @@ def test_arrays(make, shape):
     got = descriptor.get()
     np.testing.assert_array_equal(got, array)
     got[...] = 0  # it is ours, and writable
+
+
+@every_kind_of_columns
+def test_columns_come_out_as_they_went_in(make, columns):
+    columns, value = column_kind(columns)
+    descriptor = make()
+    descriptor.put_many([value, "odd"])
+    got = descriptor.get_many(2)
+    assert columns.equal(got[0], value)
+    assert got[1] == "odd"
+
+
+@every_kind_of_columns
+def test_columns_take_along_only_what_belongs_to_them(make_crossing, columns):
+    _, value = column_kind(columns)
+    descriptor = make_crossing()
+    descriptor.put(value)
+    assert descriptor.statistics()["bytes"] < 1.1 * value.nbytes + 2000
 
 
 def test_an_array_may_be_changed_after_it_was_put(make_crossing):
