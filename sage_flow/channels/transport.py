@@ -100,6 +100,10 @@ class TcpAddress:
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
     server_hostname: str | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
+            raise ValueError(f"port is {self.port!r}: give one of 1 to 65535, or 0 to listen on any that is free")
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
