@@ -235,7 +235,7 @@ def _cases() -> Iterator[Case]:
         yield _items("rpc-stream", tcp_stream, rpc_descriptor, "a raw TCP socket without answers", load, size)
         text = Load("text", batch)
         yield _items("multiprocessing", process_queue, flow, "multiprocessing.Queue", text, size)
-        yield _items("rpc", tcp_socket, rpc_descriptor, ACKNOWLEDGED, text, size, 0.6 if batch == 100 else None)
+        yield _items("rpc", tcp_socket, rpc_descriptor, ACKNOWLEDGED, text, size)
         if batch < 1000:
             size = 20_000 if many else 1000
             yield _items("rpc-ray", ray_queue, rpc_descriptor, "ray.util.queue.Queue", load, size)

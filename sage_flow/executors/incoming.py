@@ -76,12 +76,15 @@ class IncomingRequests:
         self._callers[request.reply_to] = None
         self._received += 1
 
-    def begun(self, request: Request, now: float) -> None:
-        """It is being answered."""
-        arrival = self._arrivals.pop((request.reply_to, request.call_id), now)
+    def begun(self, request: Request, now: float) -> bool:
+        """It is being answered, unless it was dropped."""
+        arrival = self._arrivals.pop((request.reply_to, request.call_id), None)
+        if arrival is None:
+            return False
         if request.method not in self._waited:
             self._waited[request.method] = Histogram()
         self._waited[request.method].add(now - arrival)
+        return True
 
     def dropped(self, reply_to: int, call_id: int) -> None:
         """It will not be."""

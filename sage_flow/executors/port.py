@@ -198,10 +198,9 @@ class WorkerPort(CallingPort):
         self._requests.arrived(request, now)
         self._inbox.append(request._replace(deadline=now + request.remaining_s))
 
-    def begin(self, request: Request) -> None:
-        if self._requests is not None:
-            with self._condition:
-                self._requests.begun(request, self.now())
+    def begin(self, request: Request) -> bool:
+        with self._condition:
+            return self._requests is None or self._requests.begun(request, self.now())
 
     def _take_back(self, taken: CancelRequest) -> None:
         if self._requests is not None:

@@ -80,8 +80,8 @@ class Port(CallPort, Protocol):
     def reply(self, caller: int, reply: Reply) -> None:
         """Send a share of a call's outcome to the subtask that made the call."""
 
-    def begin(self, request: Request) -> None:
-        """A request that waited is looked at now: its time in the queue is over."""
+    def begin(self, request: Request) -> bool:
+        """A request that waited is looked at now: its time in the queue is over. False if it was taken back."""
 
     def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
         """Await something on the event loop of the subtask; its end wakes the subtask.

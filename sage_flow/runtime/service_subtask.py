@@ -118,9 +118,8 @@ class ServiceSubtask:
 
         An error is the caller's; work whose time has passed is not started, and a coroutine is cancelled then.
         """
-        self._port.begin(request)
         now = self._port.now()
-        if request.deadline <= now:
+        if not self._port.begin(request) or request.deadline <= now:
             release()
             return
         if request.method in self._coroutines:

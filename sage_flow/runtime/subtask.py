@@ -308,8 +308,7 @@ class ChainSubtask:
                 self._port.consumed(slices.channel, slices.cost)
 
     def _on_request(self, request: Request) -> None:
-        self._port.begin(request)
-        ticket = self._answering.ticket_for(request)
+        ticket = self._answering.ticket_for(request) if self._port.begin(request) else None
         if ticket is not None:
             self._answer(self._entry(0, 0, keyed=False), request.args[0], ticket)
 

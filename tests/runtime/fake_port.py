@@ -92,6 +92,7 @@ class FakePort:
 
     def begin(self, request):
         self.begun.append(request)
+        return True
 
     def in_activation(self):
         return True

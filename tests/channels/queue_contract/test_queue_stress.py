@@ -22,10 +22,10 @@ def produce_and_consume(kind, descriptor, peers, count, batch):
     consumers.start()
     producers.join()
     if there:
-        peers[0].result(600)
+        peers[0].result(120)
     descriptor.put_many(["end"] * 8)
     consumers.join()
-    return got + (peers[1].result(600) if there else [])
+    return got + (peers[1].result(120) if there else [])
 
 
 def check(descriptor, got, count):
