@@ -11,7 +11,7 @@ def produce_and_consume(kind, descriptor, peers, count, batch):
     """Half of them here, half in other processes, if they can be there. Returns what each consumer got."""
     data = pickle.dumps(descriptor)
     names = [f"producer {number}" for number in range(8)]
-    got = []
+    got, patience_s = [], 60 + count / 100
     here, there = (names[:4], names[4:]) if kind.reaches_other_processes else (names, [])
     consumers = threading.Thread(target=lambda: got.extend(consume(kind, data, len(here), batch)))
     producers = threading.Thread(target=produce, args=(kind, data, here, count, batch))
@@ -22,10 +22,10 @@ def produce_and_consume(kind, descriptor, peers, count, batch):
     consumers.start()
     producers.join()
     if there:
-        peers[0].result(120)
+        peers[0].result(patience_s)
     descriptor.put_many(["end"] * 8)
     consumers.join()
-    return got + (peers[1].result(120) if there else [])
+    return got + (peers[1].result(patience_s) if there else [])
 
 
 def check(descriptor, got, count):
