@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from sage_flow import JobStatus, LocalEnvironment, Service
+from sage_flow.channels.link import exchange_loop
 from sage_flow.errors import WorkerDied
 from sage_flow.executors.processes import ProcessExecutor
 
@@ -47,6 +48,7 @@ def is_socket(descriptor):
 @pytest.fixture
 def nothing_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    exchange_loop()  # starts with the first job that is announced, and stays
     before = leftovers()
     yield
     assert leftovers() == before
