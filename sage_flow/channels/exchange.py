@@ -12,6 +12,7 @@ up the other, and whoever closes an exchange waits for a thread that cannot wait
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -35,7 +36,8 @@ from sage_flow.channels.frame import (
 from sage_flow.channels.handshake import NONCE_BYTES, Dialer, Identity
 from sage_flow.channels.link import Link, Listener
 from sage_flow.channels.loop import EventLoop
-from sage_flow.channels.transport import UnixAddress, check_private
+from sage_flow.channels.pipe import Pipe
+from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
 from sage_flow.errors import InternalError, LinkClosed, ProtocolError
 from sage_flow.story import Story
 
@@ -46,6 +48,9 @@ _KINDS: Final = get_args(Message)  # a message crosses as (target, index in here
 _KIND_OF: Final = {kind: index for index, kind in enumerate(_KINDS)}
 _DATA: Final = _KIND_OF[Data]
 _COST: Final = Data._fields.index("cost")
+
+_SIGN_OF_LIFE: Final = ()
+_SIGNS: Final = 4  # in the time of a lease
 
 
 _LANES: Final[dict[type, Callable[[int, Any], Hashable]]] = {
@@ -74,17 +79,19 @@ def lane_of(target: int, message: Message) -> Hashable:
 class Exchange:
     """The end of process `me` (a number) in the data plane of one attempt of one job.
 
-    `directory` (0700, ours, with a short path) holds a socket per process; `key` is the job's secret.
+    `addresses(process)` is where a process listens, ours included; `key` is the job's secret.
     `on_message(target, message)` runs on the exchange thread, in order per peer and lane; if it raises, or a
     message cannot be decoded, its sender is lost (its lanes would have gaps). `on_peer_lost(peer, reason)` runs
     there, too: once per peer, after all that the peer had sent, and not for peers after `close()`.
     `connect_timeout_s`: for a peer to bind its socket, and again to finish the handshake. `flush_s`: see `close`.
+    `lease_s`: after so many seconds without a word process 0 and the others take each other for lost; they say one
+    several times in that time. None: they trust the connection alone.
     """
 
     def __init__(
         self,
         me: int,
-        directory: str,
+        addresses: Callable[[int], Address],
         key: bytes,
         *,
         job: str,
@@ -93,13 +100,15 @@ class Exchange:
         on_peer_lost: Callable[[int, str], None],
         connect_timeout_s: float = 15.0,
         flush_s: float = 1.0,
+        lease_s: float | None = None,
     ) -> None:
         self._identity = Identity(me, job, attempt, key)
-        self._directory = directory
+        self._addresses = addresses
         self._on_message = on_message
         self._on_peer_lost = on_peer_lost
         self._connect_timeout_s = connect_timeout_s
         self._flush_s = flush_s
+        self._lease_s = lease_s
         self._lock = threading.RLock()  # guards the five below
         self._outlets: dict[int, Link] = {}
         self._lost: dict[int, str] = {}  # and why
@@ -107,23 +116,33 @@ class Exchange:
         self._flush_until: float | None = None  # set by `close`
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"exchange-{me}", daemon=True)
-        self._listener: Listener | None = None
+        self._listeners: list[Listener] = []
         # What follows belongs to the exchange thread.
         self._loop = EventLoop()
         self._inlets: dict[int, Link] = {}
         self._received: Counter[str] = Counter()  # from peers that are lost
+        self._heard: dict[int, tuple[float, int]] = {}  # when a lease was last renewed, and messages until then
         self._story = Story()
 
     def start(self) -> None:
-        """Bind our socket and start the thread.
+        """Listen at our address and start the thread.
 
-        Raises: ProtocolError if others can get at the directory; SageFlowError if its path is too long; OSError if
-        our number is taken.
+        Raises: ProtocolError if others can get at a socket's directory; SageFlowError if its path is too long; OSError
+        if our number is taken.
         """
-        check_private(self._directory)
+        own = self._addresses(self._identity.process)
+        if isinstance(own, UnixAddress):
+            own.check_private()
+        self.listen(own)
+        if self._lease_s is not None:
+            self._loop.order(self._renew_leases)
+        self._thread.start()
+
+    def listen(self, address: Address) -> Address:
+        """Listen there, too; return the address with its real port. Raises: see `Listener`."""
         me = self._identity
-        self._listener = Listener(
-            self._address(me.process),
+        listener = Listener(
+            address,
             me.key,
             me.name,
             on_link=self._admit,
@@ -134,7 +153,8 @@ class Exchange:
             attempt=me.attempt,
             loop=self._loop,
         )
-        self._thread.start()
+        self._listeners.append(listener)
+        return listener.address
 
     def send(self, peer: int, target: int, message: Message) -> int:
         """Queue `message` for the address `target` in process `peer`. Returns its encoded bytes.
@@ -189,9 +209,9 @@ class Exchange:
         for link in [*outlets, *list(self._inlets.values())]:
             totals.update({k: n for k, n in link.statistics().items() if isinstance(n, int)})
         refused, story = 0, self._story.events()
-        if self._listener is not None:
-            door = self._listener.statistics()
-            refused, story = door["refused"], tuple(sorted((*story, *door["story"])))
+        for listener in self._listeners:
+            door = listener.statistics()
+            refused, story = refused + door["refused"], tuple(sorted((*story, *door["story"])))
         return {
             **totals,
             "dropped_messages": dropped,
@@ -199,9 +219,6 @@ class Exchange:
             "lost": lost,
             "story": story,
         }
-
-    def _address(self, process: int) -> UnixAddress:
-        return UnixAddress(os.path.join(self._directory, f"{process}.sock"))
 
     def _new_outlet(self, peer: int) -> Link:
         with self._lock:
@@ -238,8 +255,8 @@ class Exchange:
                 self._flush_until = self._flush_until or 0.0  # the end of these links is no news
             for outlet in outlets:
                 outlet.end("this process has closed its exchange")
-            if self._listener is not None:
-                self._listener.end()
+            for listener in self._listeners:
+                listener.end()
             self._loop.close()
 
     def _is_over(self) -> bool:
@@ -269,8 +286,12 @@ class Exchange:
     def _dial(self, peer: int, outlet: Link, deadline: float, pause: float) -> None:
         if peer in self._lost:
             return
+        address = self._addresses(peer)
+        if isinstance(address, TcpAddress):  # to connect takes time, which this thread does not have
+            threading.Thread(target=self._dial_tcp, args=(address, peer, outlet), daemon=True).start()
+            return
         try:
-            pipe = self._address(peer).dial(0.0)
+            pipe = address.dial(0.0)
         except (
             FileNotFoundError,
             ConnectionRefusedError,
@@ -284,7 +305,45 @@ class Exchange:
         except Exception as error:
             outlet.end(f"it could not be dialed: {error}")
         else:
-            outlet.begin(pipe, Dialer(self._identity, os.urandom(NONCE_BYTES), peer), self._connect_timeout_s)
+            self._begin(peer, outlet, pipe)
+
+    def _dial_tcp(self, address: TcpAddress, peer: int, outlet: Link) -> None:
+        """In a thread of its own. Who has an address of TCP was told it by a peer that listens."""
+        try:
+            pipe = address.dial(self._connect_timeout_s)
+        except Exception as error:
+            reason = f"it could not be dialed at {address}: {error}"
+            self._loop.order(lambda: outlet.end(reason))
+        else:
+            self._loop.order(lambda: self._begin(peer, outlet, pipe))
+
+    def _begin(self, peer: int, outlet: Link, pipe: Pipe) -> None:
+        outlet.begin(pipe, Dialer(self._identity, os.urandom(NONCE_BYTES), peer), self._connect_timeout_s)
+
+    def _renew_leases(self) -> None:
+        """Say a word to whom we have a lease with, and see who has not said one for too long."""
+        assert self._lease_s is not None
+        if self._flush_until is not None:
+            return
+        now = time.monotonic()
+        for peer in [0] if self._identity.process else list(self._inlets):
+            if peer not in self._lost:
+                outlet = self._outlets.get(peer) or self._new_outlet(peer)
+                with contextlib.suppress(LinkClosed):
+                    outlet.send(_SIGN_OF_LIFE, lane=_SIGN_OF_LIFE)
+            if (inlet := self._inlets.get(peer)) is not None and self._silence_s(peer, inlet, now) > self._lease_s:
+                self._lose(peer, f"it was silent for {self._lease_s:g} s, the length of its lease")
+        self._loop.after(self._lease_s / _SIGNS, self._renew_leases)
+
+    def _silence_s(self, peer: int, inlet: Link, now: float) -> float:
+        """How long the peer has said nothing, as far as these looks tell."""
+        when, messages = self._heard.get(peer, (now, -1))
+        if inlet.received_messages == messages and now - when > self._lease_s / 2:  # type: ignore[operator]
+            inlet.drain()  # it was perhaps this process that stood still
+        if inlet.received_messages != messages:
+            when = now
+        self._heard[peer] = (when, inlet.received_messages)
+        return now - when
 
     def _outlet_closed(self, peer: int, outlet: Link, reason: str) -> None:
         """What the peer had written before it went still counts, also if its end shows here first."""
@@ -303,6 +362,8 @@ class Exchange:
         self._lose(inlet.process, reason)
 
     def _deliver(self, _: Link, value: tuple[Any, ...], size: int) -> None:
+        if not value:
+            return  # a sign of life
         target, kind, *fields = value
         if kind == _DATA:
             fields[_COST] = size

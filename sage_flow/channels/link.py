@@ -199,12 +199,17 @@ class Link:
         """Nothing waits to be written."""
         return self._out.idle
 
+    @property
+    def received_messages(self) -> int:
+        """How many have come."""
+        return self._in.messages if self.opened else 0
+
     def statistics(self) -> dict[str, Any]:
         """Messages and bytes sent (`queued_bytes` are not written yet), dropped and received; why it is `closed`,
         if it is; the story: its last events."""
         return {
             **self._out.statistics(),
-            "received_messages": self._in.messages if self.opened else 0,
+            "received_messages": self.received_messages,
             "received_bytes": self._in.bytes if self.opened else 0,
             "closed": self._reason,
             "story": self._story.events(),

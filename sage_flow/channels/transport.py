@@ -5,13 +5,19 @@ An address says how to listen and how to dial.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import ipaddress
 import os
+import secrets
+import shutil
 import socket
 import stat
 import struct
+import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -50,9 +56,32 @@ class Address(Protocol):
 
 @dataclass(frozen=True)
 class UnixAddress:
-    """A Unix socket, for processes of our user."""
+    """A Unix socket, for processes of our user. A path that begins with a NUL is a name without a file (Linux)."""
 
     path: str
+
+    @classmethod
+    def unnamed(cls) -> UnixAddress:
+        """An address that nobody else has and that leaves nothing behind, however its process ends.
+
+        Who may connect is checked by user, as everywhere. Where the system has no names without files it is a path in
+        a private directory that goes with the interpreter.
+        """
+        if sys.platform == "linux":
+            return cls(f"\0sage-flow-{secrets.token_hex(8)}")
+        directory = tempfile.mkdtemp(prefix="sage-flow-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        return cls(os.path.join(directory, "s"))
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it has a place in the file system."""
+        return not self.path.startswith("\0")
+
+    def check_private(self) -> None:
+        """Raises: ProtocolError if others than our user can get at the directory of the socket."""
+        if self.is_file:
+            check_private(os.path.dirname(self.path))
 
     def listen(self) -> socket.socket:
         _check_path(self.path)
@@ -84,11 +113,12 @@ class UnixAddress:
         return _of_our_user(sock)
 
     def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        if self.is_file:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
 
     def __str__(self) -> str:
-        return self.path
+        return self.path.replace("\0", "@")
 
 
 @dataclass(frozen=True)
@@ -175,6 +205,11 @@ def _check_path(path: str) -> None:
             f"{path} has {size} bytes, a Unix socket's path at most {_PATH_BYTES}: "
             "set TMPDIR to a directory with a shorter path"
         )
+
+
+def sockets_in(directory: str) -> Callable[[int], UnixAddress]:
+    """The addresses of a job's processes on one machine: a socket each in `directory` (0700, ours, a short path)."""
+    return lambda process: UnixAddress(os.path.join(directory, f"{process}.sock"))
 
 
 def check_private(directory: str) -> None:

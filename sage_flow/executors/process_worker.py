@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import DRIVER, Failed, Message
+from sage_flow.channels.transport import sockets_in
 from sage_flow.executors.processes import Bootstrap, ProcessShell
 from sage_flow.executors.threads import LocalPost
 from sage_flow.executors.worker import Worker
@@ -73,7 +74,7 @@ def _exchange(bootstrap: Bootstrap, on_message: Callable[[int, Message], None]) 
 
     return Exchange(
         bootstrap.process,
-        bootstrap.directory,
+        sockets_in(bootstrap.directory),
         bootstrap.key,
         job=bootstrap.job,
         attempt=1,

@@ -23,6 +23,7 @@ from functools import partial
 from sage_flow.channels.codec import cannot_pickle
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Message
+from sage_flow.channels.transport import sockets_in
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import Execution
@@ -120,7 +121,7 @@ class _WorkerGroup:
         self._lost = {number: threading.Event() for number in numbers}
         self._exchange = Exchange(
             0,
-            self._directory,
+            sockets_in(self._directory),
             self._key,
             job=self._plan.job,
             attempt=1,

@@ -15,9 +15,11 @@ import threading
 import pytest
 
 from sage_flow.channels.connection import Outbound
+from sage_flow.channels.endpoint import Credentials
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
 from sage_flow.channels.handshake import Accepted, Dialer, Identity
+from sage_flow.channels.transport import TcpAddress, sockets_in
 from sage_flow.errors import CodecError, InternalError, ProtocolError, SageFlowError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -40,7 +42,7 @@ class End:
         self.losses = queue.Queue()
         self.exchange = Exchange(
             me,
-            directory,
+            sockets_in(directory),
             key,
             job=job,
             attempt=attempt,
@@ -506,6 +508,7 @@ CHILD = """
 import sys, threading
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import Data, EndOfRequests
+from sage_flow.channels.transport import sockets_in
 
 class Flight:
     def __init__(self, carrier):
@@ -521,7 +524,7 @@ def on_message(target, message):
         exchange.send(0, target, message)
 
 over = threading.Event()
-exchange = Exchange(1, sys.argv[1], b"k" * 32, job="job", attempt=1, on_message=on_message,
+exchange = Exchange(1, sockets_in(sys.argv[1]), b"k" * 32, job="job", attempt=1, on_message=on_message,
                     on_peer_lost=lambda peer, reason: over.set())
 exchange.start()
 for number in range(2):
@@ -574,3 +577,74 @@ def test_a_process_killed_in_the_middle_of_a_large_message_is_lost(open_end, chi
     os.kill(child.pid, signal.SIGKILL)
     assert end.losses.get(timeout=5)[0] == 1
     assert end.exchange.statistics()["dropped_bytes"] > 40 << 20
+
+
+# Nodes: TCP, and leases.
+
+
+@pytest.fixture
+def over_tcp():
+    """Exchanges whose addresses are known once both listen, as on two nodes."""
+    book, ends = {}, []
+
+    def open_end(me, tls=None, **options):
+        end = End(me, None, **options)
+        end.exchange._addresses = book.get
+        book[me] = TcpAddress("127.0.0.1", 0, None if tls is None else tls.server())
+        end.exchange.start()
+        port = end.exchange._listeners[0].address.port
+        book[me] = TcpAddress("127.0.0.1", port, None if tls is None else tls.client())
+        ends.append(end)
+        return end
+
+    yield open_end
+    for end in ends:
+        end.exchange.close()
+
+
+@pytest.mark.parametrize("tls", [None, Credentials.make("job")], ids=["plain", "tls"])
+def test_messages_cross_by_tcp(over_tcp, tls):
+    one, two = over_tcp(1, tls), over_tcp(2, tls)
+    for number in range(100):
+        one.send(2, number, Data(1, number, [b"x" * 100_000]))
+    assert [two.next()[0] for _ in range(100)] == list(range(100))
+    two.send(1, 5, Credit(1, 2))
+    assert one.next() == (5, Credit(1, 2))
+
+
+def test_a_peer_that_does_not_listen_any_more_is_lost(over_tcp):
+    one, two = over_tcp(1), over_tcp(2)
+    two.exchange.close()
+    one.send(2, 1, Credit(1, 1))
+    assert one.loss()[0] == 2
+
+
+def test_leases_are_renewed_while_nothing_else_is_said(open_end):
+    hub, worker = open_end(0, lease_s=0.4), open_end(1, lease_s=0.4)
+    before = []
+    for end, peer in ((hub, 1), (worker, 0)):  # several times the length of the lease
+        while not (inlet := end.exchange._inlets.get(peer)):
+            threading.Event().wait(0.01)
+        before.append(inlet)
+    while min(inlet.received_messages for inlet in before) < 12:
+        threading.Event().wait(0.01)
+    assert hub.losses.empty()
+    assert worker.losses.empty()
+
+
+def test_who_is_silent_for_the_length_of_its_lease_is_lost(open_end, child):
+    hub = open_end(0, lease_s=0.5)  # the child knows of no lease: it says something, and then nothing
+    hub.next(), hub.next()
+    peer, reason = hub.loss()
+    assert (peer, reason) == (1, "it was silent for 0.5 s, the length of its lease")
+
+
+def test_a_process_that_was_stopped_for_less_than_its_lease_goes_on(open_end, child):
+    hub = open_end(0, lease_s=60.0)
+    hub.next(), hub.next()
+    os.kill(child.pid, signal.SIGSTOP)
+    for number in range(50):
+        hub.send(1, number, Data(1, number, [b"x" * 100_000]))
+    os.kill(child.pid, signal.SIGCONT)
+    assert [hub.next()[0] for _ in range(50)] == list(range(50))
+    assert hub.losses.empty()
