@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from sage_flow.channels.frame import DRIVER, Data, Message
 from sage_flow.errors import InternalError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
-from sage_flow.executors.execution import Execution
+from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.shell import record_window
 from sage_flow.executors.threads import LocalPost
 from sage_flow.executors.worker import Worker
@@ -305,7 +305,7 @@ class SimulationExecutor:
     clock: VirtualClock = field(default_factory=VirtualClock)
     trace: list[str] = field(default_factory=list, repr=False)
 
-    def start(self, plan: Plan, options: DriverOptions) -> Execution:
+    def start(self, plan: Plan, options: DriverOptions) -> LocalExecution:
         """Start the scheduler in a thread of its own."""
         scheduler = Scheduler(self.seed, self.crash_at, self.clock)
         self.trace = scheduler.trace
@@ -313,7 +313,7 @@ class SimulationExecutor:
         shell = SimulationShell(scheduler, post)
         driver = Driver(plan, shell, options)
         receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
-        execution = Execution(driver, lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)))
+        execution = LocalExecution(driver, lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)))
         scheduler.spawn("driver", execution.lead)
         for subtask in plan.subtasks:
             worker = Worker(plan, subtask, shell)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from sage_flow import by_value
 from sage_flow.errors import RemoteError
 from sage_flow.plan.graph import Kind, Operator
 from sage_flow.plan.location import is_engine_file, short_path
@@ -213,10 +214,7 @@ def _pickled(value: Any) -> bytes | None:
         return pickle.dumps(value, protocol=5)
     except Exception:  # pickling runs foreign code, which may raise anything
         pass
-    import cloudpickle
-
     try:
-        content: bytes = cloudpickle.dumps(value)
+        return by_value.dumps(value)
     except Exception:
         return None
-    return content
