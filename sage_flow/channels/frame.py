@@ -194,6 +194,14 @@ class Ended(NamedTuple):
     failure: Any = None
 
 
+class PeerLost(NamedTuple):
+    """Process to driver: `process` has lost its connection with `peer`, which may be alive."""
+
+    process: int
+    peer: int
+    reason: str
+
+
 Frame = Data | Control
 Message = (
     Data
@@ -212,4 +220,5 @@ Message = (
     | CancelRequest
     | Inspect
     | Inspected
+    | PeerLost
 )
