@@ -7,6 +7,7 @@ from sage_flow.environment import LocalEnvironment
 from sage_flow.functions import END, IDLE, DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
 from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
+from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoRestart
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
 from sage_flow.stream import ConnectedStreams, DataStream, KeyedStream
 
@@ -18,6 +19,10 @@ __all__ = [
     "JobHandle",
     "JobResult",
     "JobStatus",
+    "NoRestart",
+    "FixedDelay",
+    "ExponentialDelay",
+    "FailureRate",
     "DataStream",
     "KeyedStream",
     "ConnectedStreams",

@@ -18,7 +18,13 @@ PURE = [
     for file in FILES
     if file.relative_to(PACKAGE).parts[0] in ("runtime", "plan")
     or file.relative_to(PACKAGE).as_posix()
-    in ("channels/frame.py", "channels/hosted_queue.py", "channels/queue_record.py", "checkpoint/coordinator.py")
+    in (
+        "restart.py",
+        "channels/frame.py",
+        "channels/hosted_queue.py",
+        "channels/queue_record.py",
+        "checkpoint/coordinator.py",
+    )
 ]
 WORLD = {"ray", "socket", "threading", "time", "selectors", "subprocess", "asyncio"}
 
@@ -27,6 +33,10 @@ PUBLIC = [
     "JobHandle",
     "JobResult",
     "JobStatus",
+    "NoRestart",
+    "FixedDelay",
+    "ExponentialDelay",
+    "FailureRate",
     "DataStream",
     "KeyedStream",
     "ConnectedStreams",
