@@ -26,6 +26,7 @@
         └── ProtocolError        a peer broke the order or the form of messages
 
     JobCancelled (BaseException) unwinds user code of a job that is being cancelled
+    └── JobRestarting            the job will start again: what failed is not this code
 
 An exception raised by user code keeps its own type: `execute()` raises it again, with the operator
 and the record in its notes.
@@ -59,6 +60,7 @@ __all__ = [
     "InternalError",
     "ProtocolError",
     "JobCancelled",
+    "JobRestarting",
 ]
 
 
@@ -177,3 +179,7 @@ class JobCancelled(BaseException):
 
     A BaseException, so that `except Exception` in user code cannot swallow it.
     """
+
+
+class JobRestarting(JobCancelled):
+    """Unwinds user code that waits while its job, which has failed elsewhere, is about to start again."""

@@ -175,6 +175,7 @@ def test_the_tree_is_drawn_as_the_classes_are():
 
 def test_what_unwinds_user_code_cannot_be_swallowed_by_it():
     assert not issubclass(errors.JobCancelled, Exception)
+    assert issubclass(errors.JobRestarting, errors.JobCancelled)
 
 
 # --- habits -----------------------------------------------------------------------------------------------

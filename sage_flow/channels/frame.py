@@ -141,9 +141,10 @@ class Commit(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Driver to subtask: unwind, close, abort."""
+    """Driver to subtask: unwind, close, abort. `restarts`: the job has failed and will start again."""
 
     reason: str
+    restarts: bool = False
 
 
 class Inspect(NamedTuple):

@@ -50,11 +50,13 @@ class DriverOptions:
 
     `cancel_grace_s`: how long user code may take to come back after a cancel before the job ends without it.
     `collect_rows`, `collect_bytes`: what one job's `collect` sinks may hold together.
+    `restarts`: should this attempt fail, another one follows, and user code that waits is unwound with JobRestarting.
     """
 
     cancel_grace_s: float = 5.0
     collect_rows: int = 1_000_000
     collect_bytes: int = 1_000_000_000
+    restarts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Driver:
         self._shell = shell
         self._options = options
         self._where_stuck = where_stuck
-        self._coordinator = Coordinator(plan)
+        self._coordinator = Coordinator(plan, restarts=options.restarts)
         self._condition = shell.condition()
         self._inbox: deque[Message | WorkersDied] = deque()
         self._collected = _Collected()

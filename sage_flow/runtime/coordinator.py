@@ -30,6 +30,7 @@ class JobStatus(str, Enum):
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    RESTARTING = "RESTARTING"
 
     def __str__(self) -> str:
         return self.value
@@ -60,8 +61,11 @@ Decision = Tell | JobEnded
 
 
 class Coordinator:
-    def __init__(self, plan: Plan) -> None:
+    """Leads one attempt of a job. `restarts`: another one will follow if it fails, and whoever waits is told so."""
+
+    def __init__(self, plan: Plan, *, restarts: bool = False) -> None:
         self._plan = plan
+        self._restarts = restarts
         self._running = {subtask.address: subtask for subtask in plan.subtasks}  # have not finished
         self._alive = dict.fromkeys(self._running)  # have not ended
         self._service_of = {subtask.address: subtask.chain.service for subtask in plan.subtasks}
@@ -106,7 +110,7 @@ class Coordinator:
         self._running.pop(address, None)
         if self._failure is None and self._cancelled is None:
             self._failure = failure
-            yield from self._cancel_all(f"the job failed in {self._name(address)}")
+            yield from self._cancel_all(f"the job failed in {self._name(address)}", restarts=self._restarts)
 
     def on_cancel(self, reason: str) -> Iterator[Decision]:
         """The user wants the job to end."""
@@ -166,9 +170,9 @@ class Coordinator:
         for address in self._plan.addresses(self._plan.services[service].chain):
             yield Tell(address, EndService(tuple(self._callers.get(address, ()))))
 
-    def _cancel_all(self, reason: str) -> Iterator[Decision]:
+    def _cancel_all(self, reason: str, *, restarts: bool = False) -> Iterator[Decision]:
         for address in self._alive:
-            yield Tell(address, Cancel(reason))
+            yield Tell(address, Cancel(reason, restarts))
 
     def _path(self, start: str, goal: str) -> list[str] | None:
         """A path of opened calls from `start` to `goal`."""

@@ -17,7 +17,7 @@ class Echo:
         return value
 
 
-def job_with(*services, replicas=1, parallelism=1):
+def job_with(*services, replicas=1, parallelism=1, restarts=False):
     """A coordinator of `collection -> two sinks` and of services, and the addresses by name."""
 
     def write(env):
@@ -31,7 +31,7 @@ def job_with(*services, replicas=1, parallelism=1):
     addresses = {}
     for subtask in plan.subtasks:
         addresses.setdefault(subtask.chain.head.name, []).append(subtask.address)
-    return Coordinator(plan), SimpleNamespace(**addresses), plan
+    return Coordinator(plan, restarts=restarts), SimpleNamespace(**addresses), plan
 
 
 def tells(decisions):
@@ -121,6 +121,20 @@ def test_the_first_failure_cancels_everybody_once():
     assert finish(job, at.source) == []  # nobody commits, no service is told to end
     *_, last = end(job, at.source + at.left + at.right + at.svc)
     assert last == JobEnded(JobStatus.FAILED, "first")
+
+
+def test_a_failure_of_an_attempt_that_another_one_follows_says_so_to_whoever_is_cancelled():
+    job, at, plan = job_with(restarts=True)
+    told = tells(job.on_failed(at.left[0], "first"))
+    reason = f"the job failed in {plan.subtasks[at.left[0] - 1].name}"
+    assert told == [(s.address, Cancel(reason, restarts=True)) for s in plan.subtasks]
+    *_, last = end(job, at.source + at.left + at.right)
+    assert last == JobEnded(JobStatus.FAILED, "first")  # what comes next others decide
+
+
+def test_a_user_who_cancels_wants_no_other_attempt():
+    job, _, plan = job_with(restarts=True)
+    assert tells(job.on_cancel("stop")) == [(s.address, Cancel("stop")) for s in plan.subtasks]
 
 
 def test_a_cancel_reaches_everybody_once():
