@@ -105,6 +105,15 @@ class JobHandle:
         self._execution.cancel(reason)
         return self.wait()
 
+    def drain(self) -> JobStatus:
+        """End the sources, let every record that they gave flow to its end, and publish. Waits until that is done.
+
+        The status is FINISHED then, unless the job fails or is cancelled on the way. A `blocking` source that is in the
+        middle of a read has half a second to give what it reads.
+        """
+        self._execution.drain()
+        return self.wait()
+
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait for the end and return what the job came to.
 

@@ -147,6 +147,10 @@ class Cancel(NamedTuple):
     restarts: bool = False
 
 
+class Drain(NamedTuple):
+    """Driver to a source's subtask: read nothing more, and end as if the source had."""
+
+
 class Inspect(NamedTuple):
     """Driver to subtask: tell your `Inspected` number `number`, now, whatever you are doing."""
 
@@ -213,4 +217,5 @@ Message = (
     | CancelRequest
     | Inspect
     | Inspected
+    | Drain
 )

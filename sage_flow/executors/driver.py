@@ -17,6 +17,7 @@ from sage_flow.channels.frame import (
     Control,
     Credit,
     Data,
+    Drain,
     Ended,
     EndService,
     Failed,
@@ -150,6 +151,10 @@ class Driver:
         """Ask the job to end."""
         self.deliver(Cancel(reason))
 
+    def drain(self) -> None:
+        """Ask the sources to end, and the job behind them."""
+        self.deliver(Drain())
+
     def now(self) -> float:
         """Seconds of the job's clock."""
         return self._shell.now()
@@ -231,6 +236,8 @@ class Driver:
                 self._answer(message)
             case Cancel(reason):
                 return self._coordinator.on_cancel(reason)
+            case Drain():
+                return self._coordinator.on_drain()
             case WorkersDied(addresses, error):
                 return self._coordinator.on_died(addresses, pack_error(error))
             case Control(channel, seq):

@@ -29,9 +29,15 @@ class Execution:
     `crash` is an error of the engine itself that ended the driver.
     """
 
-    def __init__(self, driver: Driver, cancel: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        cancel: Callable[[str], None] | None = None,
+        drain: Callable[[], None] | None = None,
+    ) -> None:
         self.driver = driver
         self._cancel = cancel or driver.cancel
+        self._drain = drain or driver.drain
         self.crash: BaseException | None = None
         self._began = driver.now()
         self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}  # when, and received, at the last look
@@ -65,6 +71,10 @@ class Execution:
     def cancel(self, reason: str) -> None:
         """Ask the job to end; `wait` for it."""
         self._cancel(reason)
+
+    def drain(self) -> None:
+        """Ask the sources to end, and the job behind them; `wait` for it."""
+        self._drain()
 
     def metrics(self) -> dict[str, Any]:
         """Counts per operator, queued records per chain, calls per service and method, as last told."""

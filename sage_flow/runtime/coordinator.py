@@ -2,6 +2,7 @@
 
     main subtasks finish -> services end, callers before callees -> all commit -> FINISHED
     one subtask fails    -> all others are cancelled, nothing is committed     -> FAILED
+    the job is drained   -> its sources end, and with them, in order, the rest -> FINISHED
 
 Services end by the graph of calls between them. An edge of that graph is opened, through here, before its
 first call; the edge that would close a circle is refused, so that no two services ever wait for each other.
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sage_flow.channels.frame import Cancel, Commit, EndService, Message
+from sage_flow.channels.frame import Cancel, Commit, Drain, EndService, Message
 from sage_flow.errors import InternalError, ServiceCycle
+from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import pack_error
 
@@ -74,6 +76,7 @@ class Coordinator:
         self._told_to_end: set[str | None] = set()
         self._failure: Any = None
         self._cancelled: str | None = None
+        self._drained = False
         self._committing = False
 
     @property
@@ -117,6 +120,15 @@ class Coordinator:
         if self._failure is None and self._cancelled is None and not self._committing:
             self._cancelled = reason
             yield from self._cancel_all(reason)
+
+    def on_drain(self) -> Iterator[Decision]:
+        """The user wants the sources to end, and the job behind them."""
+        if self._drained or self._failure is not None or self._cancelled is not None:
+            return
+        self._drained = True
+        for address, subtask in self._running.items():
+            if subtask.chain.head.kind is Kind.SOURCE:
+                yield Tell(address, Drain())
 
     def on_ended(self, address: int, failure: Any) -> Iterator[Decision]:
         """A subtask's last message. A failure here is one of closing, commit or abort."""

@@ -8,7 +8,7 @@ from fake_port import plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_flow.channels.frame import Cancel, Commit, EndService
+from sage_flow.channels.frame import Cancel, Commit, Drain, EndService
 from sage_flow.runtime.coordinator import Coordinator, JobEnded, JobStatus, Tell
 
 
@@ -198,6 +198,43 @@ def test_a_subtask_that_ends_without_having_finished_is_no_success():
     assert decisions[-1].status is JobStatus.FAILED
 
 
+# --- drain ------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_reaches_the_sources_once():
+    job, at, _ = job_with("svc")
+    assert tells(job.on_drain()) == [(at.source[0], Drain())]
+    assert list(job.on_drain()) == []
+    told = tells(finish(job, at.source + at.left + at.right))
+    assert [address for address, _ in told] == at.svc
+    finish(job, at.svc)
+    *_, last = end(job, at.source + at.left + at.right + at.svc)
+    assert last == JobEnded(JobStatus.FINISHED)
+
+
+def test_sources_that_have_ended_are_not_drained():
+    job, at, _ = job_with()
+    finish(job, at.source)
+    assert list(job.on_drain()) == []
+
+
+@pytest.mark.parametrize(
+    "first", [lambda job, at: job.on_cancel("stop"), lambda job, at: job.on_failed(at.left[0], "first")]
+)
+def test_nothing_is_drained_that_unwinds(first):
+    job, at, _ = job_with()
+    assert list(first(job, at))
+    assert list(job.on_drain()) == []
+
+
+def test_a_drain_can_be_cancelled():
+    job, at, plan = job_with()
+    list(job.on_drain())
+    assert tells(job.on_cancel("stop")) == [(s.address, Cancel("stop")) for s in plan.subtasks]
+    *_, last = end(job, at.source + at.left + at.right)
+    assert last == JobEnded(JobStatus.CANCELLED)
+
+
 # --- circles of services ----------------------------------------------------------------------------------
 
 
@@ -290,6 +327,7 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
     job, at, plan = job_with("a", "b", replicas=2, parallelism=2)
     model = Subtasks(plan)
     ended, failed, cancelled = [], False, False
+    sources = {s.address for s in plan.subtasks if s.chain.head.kind == "source"}
 
     def obey(decisions):
         for decision in decisions:
@@ -300,6 +338,7 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
             told = model.told[decision.address]
             assert model.state[decision.address] != "ended", "nobody is told anything after its end"
             assert type(decision.message) not in map(type, told), "nobody is told anything twice"
+            assert not isinstance(decision.message, Drain) or decision.address in sources
             told.append(decision.message)
 
     obey(job.start())
@@ -328,6 +367,8 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
                 failed = True
                 model.state[address] = "ended"
                 obey(job.on_died([address], "died"))
+        if data.draw(st.integers(0, 5)) == 0:
+            obey(job.on_drain())
         if not is_lucky and not cancelled and data.draw(st.integers(0, 20)) == 0:
             cancelled = True
             obey(job.on_cancel("stop"))
