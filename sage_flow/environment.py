@@ -19,6 +19,7 @@ from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
 from sage_flow.plan.location import caller_location
 from sage_flow.plan.planner import public_methods
+from sage_flow.plan.resources import ActorOptionsDict, actor_options
 from sage_flow.service import PipelineService
 from sage_flow.stream import DataStream
 
@@ -167,6 +168,7 @@ class LocalEnvironment:
         timeout: float = 10.0,
         stateless: bool = False,
         uses: Sequence[str] = (),
+        ray_actor_options: ActorOptionsDict | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a service under a name: a class (or a function that makes the object) or a PipelineService.
@@ -181,6 +183,8 @@ class LocalEnvironment:
             timeout: seconds a caller waits by default.
             stateless: the object keeps nothing from one call to the next.
             uses: names of the services that it calls, so that a circle is found before the job runs.
+            ray_actor_options: what the Ray actor of each replica needs, as `DataStream.options` has it; for a
+                PipelineService the default of every operator of its pipeline. Without Ray it is checked and ignored.
         """
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of a service must be a non-empty str, not {name!r}")
@@ -203,6 +207,7 @@ class LocalEnvironment:
             concurrency,
             stateless,
             uses=_checked_names(uses, name),
+            actor_options=actor_options(f"service {name!r}", {} if ray_actor_options is None else ray_actor_options),
         )
         if isinstance(service, PipelineService):
             if args or kwargs or concurrency != 1:
