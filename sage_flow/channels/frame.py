@@ -141,9 +141,14 @@ class Commit(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Driver to subtask: unwind, close, abort."""
+    """Driver to subtask: unwind, close, abort. `restarts`: the job has failed and will start again."""
 
     reason: str
+    restarts: bool = False
+
+
+class Drain(NamedTuple):
+    """Driver to a source's subtask: read nothing more, and end as if the source had."""
 
 
 class Inspect(NamedTuple):
@@ -221,4 +226,5 @@ Message = (
     | Inspect
     | Inspected
     | PeerLost
+    | Drain
 )

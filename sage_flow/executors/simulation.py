@@ -313,7 +313,11 @@ class SimulationExecutor:
         shell = SimulationShell(scheduler, post)
         driver = Driver(plan, shell, options)
         receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
-        execution = LocalExecution(driver, lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)))
+        execution = LocalExecution(
+            driver,
+            lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)),
+            lambda: scheduler.interrupt(driver.drain),
+        )
         scheduler.spawn("driver", execution.lead)
         for subtask in plan.subtasks:
             worker = Worker(plan, subtask, shell)

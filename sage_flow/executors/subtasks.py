@@ -20,9 +20,7 @@ SWITCH_S = 0.0005
 its thread waiting for as long."""
 
 
-def run_subtasks(
-    plan: Plan, process: int, process_of: Mapping[int, int], post: LocalPost, exchange: Exchange
-) -> None:
+def run_subtasks(plan: Plan, process: int, process_of: Mapping[int, int], post: LocalPost, exchange: Exchange) -> None:
     """Run what belongs to `process`, to the end; `exchange`, which delivers to `post`, is started and closed."""
     shell = ProcessShell(process, process_of, post)
     shell.exchange = exchange

@@ -41,7 +41,9 @@ def actor_specs(plan: Plan, defaults: ActorOptions) -> list[ActorSpec]:
     slots: dict[tuple[str, int], list[Subtask]] = {}
     for subtask in plan.subtasks:
         group = subtask.chain.options.slot_sharing_group or defaults.slot_sharing_group
-        slots.setdefault((f"group {group}" if group else f"chain {subtask.chain.id}", subtask.index), []).append(subtask)
+        slots.setdefault((f"group {group}" if group else f"chain {subtask.chain.id}", subtask.index), []).append(
+            subtask
+        )
     return [
         ActorSpec(number, _name(subtasks), tuple(subtasks), _merged(subtasks, defaults))
         for number, subtasks in enumerate(slots.values(), start=1)

@@ -19,7 +19,15 @@ from sage_flow.executors.driver import Driver, WorkersDied
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.processes import ProcessShell
-from sage_flow.executors.ray.actors import ActorSpec, actor_specs, check_cluster, pooled_specs, ray_options, wanted
+from sage_flow.executors.ray.actors import (
+    DEFAULT_CPUS,
+    ActorSpec,
+    actor_specs,
+    check_cluster,
+    pooled_specs,
+    ray_options,
+    wanted,
+)
 from sage_flow.executors.ray.records import JobOptions
 from sage_flow.executors.ray.worker import AddressBook, Membership, Place, Worker
 from sage_flow.executors.threads import LocalPost
@@ -85,11 +93,11 @@ class Crew:
                 raise JobCancelled("cancelled while its actors were being started")
             if waiting and waited_s > _PATIENCE_S and not told:
                 told = True
-                _log.warning("job %s waits for resources: %s", self._job_id, self._missing([asked[r] for r in waiting]))
-            if waiting and waited_s > self._options.start_timeout_s:
+                _log.warning("job %s starts: %s", self._job_id, self._missing([asked[r] for r in waiting]))
+            if waiting and waited_s > (limit_s := self._options.start_timeout_s):
                 raise PipelineError(
-                    f"not all actors of job {self._job_id!r} could be started within {self._options.start_timeout_s:g} s"
-                    f" (start_timeout_s): {self._missing([asked[r] for r in waiting])}"
+                    f"not all actors of job {self._job_id!r} could be started within"
+                    f" {limit_s:g} s (start_timeout_s): {self._missing([asked[r] for r in waiting])}"
                 )
 
     def _made(self, spec: ActorSpec) -> Any:
@@ -116,10 +124,12 @@ class Crew:
         free = ray.available_resources()
         needs: dict[str, float] = {}
         for member in waiting:
-            for name, amount in (wanted(member.spec) or {"CPU": 0.01}).items():
+            for name, amount in (wanted(member.spec) or {"CPU": DEFAULT_CPUS}).items():
                 needs[name] = needs.get(name, 0) + amount
-        short = ", ".join(f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in needs.items())
-        return f"{', '.join(repr(member.spec.name) for member in waiting)} wait for {short}"
+        lacking = [f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in needs.items()]
+        is_short = any(free.get(name, 0) < amount for name, amount in needs.items())
+        why = f"for {', '.join(lacking)}" if is_short else "for their processes to start"
+        return f"{', '.join(repr(member.spec.name) for member in waiting)} wait {why}"
 
     def join(self, key: bytes, credentials: Credentials | None, *, spans_nodes: bool) -> dict[int, Any]:
         """Let all of them listen; return where."""
@@ -178,7 +188,7 @@ class Attempt:
     """Runs a plan once. `execution` is there while it runs."""
 
     def __init__(
-        self, job_id: str, number: int, plan: Plan, payload: bytes, options: JobOptions, namespace: str, *, restarts: bool
+        self, job_id: str, number: int, plan: Plan, payload: bytes, options: JobOptions, namespace: str
     ) -> None:
         self.number = number
         self.execution: LocalExecution | None = None
@@ -186,7 +196,6 @@ class Attempt:
         self._plan = plan
         self._payload = payload
         self._options = options
-        self._restarts = restarts
         self._crew = Crew(job_id, number, plan, options, namespace)
         self._cancelled: str | None = None
         self._is_over = False

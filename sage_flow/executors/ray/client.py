@@ -6,25 +6,25 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.errors import ChannelNotReachable, ClusterError, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.driver import DriverOptions
-from sage_flow.executors.execution import Execution, JobOutcome
+from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.executors.processes import pickled_plan
 from sage_flow.executors.ray.cluster import connect_to_ray, is_client
-from sage_flow.executors.ray.master import JobMaster
+from sage_flow.executors.ray.master import CONCURRENCY, JobMaster
 from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, is_led
 from sage_flow.executors.ray.service_door import RelayPort
 from sage_flow.executors.ray.worker import this_node
 from sage_flow.plan.physical import Plan
 from sage_flow.remote_service import Door, ServiceConnection
-from sage_flow.runtime.caller import Caller
+from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import pack_error
-from sage_flow.service import ServiceHandle
+from sage_flow.service import Call, ServiceHandle
 
 if TYPE_CHECKING:
     import ssl
@@ -45,7 +45,7 @@ class RayExecutor:
     address: str = "auto"
     namespace: str = "sage_flow"
     runtime_env: dict[str, Any] | None = None
-    options: JobOptions = JobOptions()
+    options: JobOptions = field(default_factory=JobOptions)
 
     def start(self, plan: Plan, options: DriverOptions) -> RayExecution:
         """Store the plan and make the job's master. Raises PipelineError, ClusterError."""
@@ -54,10 +54,10 @@ class RayExecutor:
         payload = pickled_plan(plan)
         connect_to_ray(self.address, self.runtime_env)
         records = JobRecords(self.namespace)
-        led = _with_driver(self.options, options)
+        led = replace(self.options, driver=options)
         record = records.add(plan.job, payload, led, os.environ.get("RAY_JOB_SUBMISSION_ID"))
         placed = {} if self.runtime_env is None else {"runtime_env": self.runtime_env}
-        ray.remote(JobMaster).options(
+        ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
             name=record.master,
             namespace=self.namespace,
             lifetime="detached",
@@ -69,17 +69,10 @@ class RayExecutor:
         return RayExecution(self.namespace, record, is_owner=led.is_attached, lease_s=led.lease_s)
 
 
-def _with_driver(options: JobOptions, driver: DriverOptions) -> JobOptions:
-    from dataclasses import replace
-
-    return replace(options, driver=driver)
-
-
 class RayExecution(Execution):
     """`is_owner`: as long as this process lives it renews the job's lease, every third of `lease_s`."""
 
     def __init__(self, namespace: str, record: JobRecord, *, is_owner: bool = False, lease_s: float = 10.0) -> None:
-        self.id = record.id
         self._namespace = namespace
         self._record = record
         self._records = JobRecords(namespace)
@@ -89,6 +82,10 @@ class RayExecution(Execution):
         self._connections: dict[str, ServiceConnection] = {}
         if is_owner:
             threading.Thread(target=self._renew, args=(lease_s / 3,), name=f"lease of {self.id}", daemon=True).start()
+
+    @property
+    def id(self) -> str:
+        return self._record.id
 
     @property
     def name(self) -> str:
@@ -188,7 +185,7 @@ class RayExecution(Execution):
             return self._outcome.collected
         return self._command(lambda master: master.collected.remote()) or {}
 
-    def subtasks(self) -> list[Any]:
+    def subtasks(self) -> list[SubtaskInfo]:
         return self._command(lambda master: master.subtasks.remote()) or []
 
     # -- services -------------------------------------------------------------------------------------------
@@ -197,11 +194,9 @@ class RayExecution(Execution):
         plans = self._command(lambda master: master.services.remote())
         if plans is None:
             raise ServiceUnavailable(f"job {self.id!r} is over: {self.status}")
-        relay = RelayPort(Plan(self.name, (), (), plans), partial(self._relay, None))
-        handle = Caller(plans, relay).handle(service)  # finds out which one is meant
-        name = handle._service.name
+        name = find_service(plans, service).name
         if is_client():
-            return Caller(plans, RelayPort(Plan(self.name, (), (), plans), partial(self._relay, name))).handle(name)
+            return Caller(plans, RelayPort(Plan(self.name, (), (), plans), self._relay)).handle(name)
         with self._lock:
             if name not in self._connections:
                 self._connections[name] = ServiceConnection(name, partial(self._door, name), _DIAL_S, 3)
@@ -214,17 +209,18 @@ class RayExecution(Execution):
         door: Door = address.door(this_node())
         return door
 
-    def _relay(self, service: str, call: Any, timeout_s: float, group: int | None) -> Any:
+    def _relay(self, call: Call, timeout_s: float, group: int | None) -> Any:
         master = self._master()
         if master is None:
             raise ServiceUnavailable(f"job {self.id!r} has no master")
-        return master.call.remote(service, call, timeout_s, group).future()
+        return master.call.remote(call, timeout_s, group).future()
 
     def serve(
         self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
     ) -> ServedService:
         raise PipelineError(
-            "a job on Ray serves its services to every process of the cluster: use connect(address).job(id).service(name)"
+            "a job on Ray serves its services to every process of the cluster by itself: use"
+            " connect(address).job(id).service(name)"
         )
 
     # -- the master -----------------------------------------------------------------------------------------

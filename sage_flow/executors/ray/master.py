@@ -1,23 +1,24 @@
 """The job master: a detached actor that leads one job through its attempts.
 
-Ray starts a killed master again, with the same two small arguments; what it has to know it finds in the records.
-Its worker actors are its own: they die with it, and the new master begins a new attempt. Clients ask it by actor
-calls, which are answered while the job runs in threads beside them.
+Its methods are called in threads, beside that in which the job is led. Ray starts a killed master again, with the
+same two small arguments; what it has to know it finds in the records. Its worker actors are its own: they die with
+it, and the new master begins a new attempt.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import pickle
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
+import ray
+
 from sage_flow.errors import JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
-from sage_flow.executors.execution import JobOutcome, LocalExecution
+from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
 from sage_flow.executors.ray.service_door import ServiceDoors
@@ -27,6 +28,7 @@ from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.restart import NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
+from sage_flow.service import Call
 
 __all__ = ["JobMaster"]
 
@@ -37,15 +39,8 @@ _GOODBYE_S: Final = 1.0  # for the answers of calls that are under way
 _AT_LEAST_ONCE: Final = (Kind.SINK,)
 
 
-@dataclass(frozen=True)
-class SubtaskPlace:
-    """A subtask, as `JobHandle.subtasks` tells of it."""
-
-    name: str
-    status: str
-    actor: str
-    node: str
-    pid: int
+CONCURRENCY: Final = {"waiting": 64, "calls": 64}
+"""Threads for clients that wait, so that those who ask or cancel always get in."""
 
 
 class JobMaster:
@@ -68,8 +63,8 @@ class JobMaster:
         self._cancelled: str | None = None
         self._woken = threading.Event()  # cancelled, or over
         self._outcome: JobOutcome | None = None
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._lock = threading.Lock()  # guards the list above
+        self._over = threading.Event()
+        self._loaded = threading.Event()  # the plan, or it cannot be
         self._fetched = threading.Event()
         self._renewed = time.monotonic()
         threading.Thread(target=self._lead, name="lead", daemon=True).start()
@@ -79,64 +74,57 @@ class JobMaster:
 
     # -- what clients ask -----------------------------------------------------------------------------------
 
-    async def wait(self) -> None:
+    @ray.method(concurrency_group="waiting")  # type: ignore[untyped-decorator]
+    def wait(self) -> None:
         """Return when the job is over."""
-        over = asyncio.Event()
-        with self._lock:
-            if self._outcome is not None:
-                return
-            self._waiting.append((asyncio.get_running_loop(), over))
-        await over.wait()
+        self._over.wait()
 
-    async def outcome(self) -> JobOutcome | None:
+    def outcome(self) -> JobOutcome | None:
         """What it came to, once it is over. The rows are fetched once."""
         self._fetched.set()
         return self._outcome
 
-    async def renew(self) -> None:
+    def renew(self) -> None:
         """Whoever submitted the job is still there."""
         self._renewed = time.monotonic()
 
-    async def cancel(self, reason: str) -> None:
+    def cancel(self, reason: str) -> None:
         """Ask the job to end."""
-        self._cancel(reason)
-
-    def _cancel(self, reason: str) -> None:
         self._cancelled = self._cancelled or reason
         self._woken.set()
         if self._attempt is not None:
             self._attempt.cancel(reason)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Let the sources end."""
         if (execution := self._execution()) is not None:
             execution.drain()
 
-    async def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """See `JobHandle.metrics`."""
         execution = self._execution()
         return {"operators": {}, "queued": {}, "services": {}} if execution is None else execution.metrics()
 
-    async def statistics(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
         """See `JobHandle.statistics`."""
         execution = self._execution()
         if execution is None:
             return {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
-        return await asyncio.to_thread(execution.statistics)
+        return execution.statistics()
 
-    async def collected(self) -> dict[str, list[Any]]:
+    def collected(self) -> dict[str, list[Any]]:
         """The rows so far, of the attempt that runs."""
         execution = self._execution()
-        return {} if execution is None else {name: list(rows) for name, rows in execution.driver.collected.items()}
+        return {} if execution is None else execution.collected()
 
-    async def subtasks(self) -> list[SubtaskPlace]:
+    def subtasks(self) -> list[SubtaskInfo]:
         """Every subtask of the attempt that runs, and where it is."""
         attempt, execution = self._attempt, self._execution()
         if attempt is None:
             return []
         statuses = {} if execution is None else execution.driver.subtask_statuses()
         return [
-            SubtaskPlace(
+            SubtaskInfo(
                 subtask.name,
                 statuses.get(subtask.address, "CREATED"),
                 f"{self._id}/{spec.name}",
@@ -147,23 +135,23 @@ class JobMaster:
             for subtask in spec.subtasks
         ]
 
-    async def door(self, service: str, node: str) -> Any:
+    def door(self, service: str, node: str) -> Any:
         """How a process on `node` reaches a service (a `ServiceAddress`). Raises ServiceUnavailable, UnknownService."""
         if self._doors is None:
             raise ServiceUnavailable(f"job {self._id!r} cannot answer calls: it is {self._record.status}")
-        return await asyncio.to_thread(self._doors.open, service, node)
+        return self._doors.open(service, node)
 
-    async def services(self) -> Any:
+    def services(self) -> Any:
         """The services of the job, as its plan has them."""
-        while self._plan is None and self._outcome is None:
-            await asyncio.sleep(0.05)  # the plan is being read
+        self._loaded.wait()
         return {} if self._plan is None else self._plan.services
 
-    async def call(self, service: str, call: Any, timeout_s: float, group: int | None) -> Any:
+    @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
+    def call(self, call: Call, timeout_s: float, group: int | None) -> Any:
         """Answer a call for a process that no socket of ours reaches; see `ServiceDoors.call`."""
         if self._doors is None:
             raise ServiceUnavailable(f"job {self._id!r} cannot answer calls: it is {self._record.status}")
-        return await self._doors.call(service, call, timeout_s, group)
+        return self._doors.call(call, timeout_s, group)
 
     def _execution(self) -> LocalExecution | None:
         return None if self._attempt is None else self._attempt.execution
@@ -175,25 +163,22 @@ class JobMaster:
             outcome = self._run_attempts()
         except BaseException as error:  # whatever it is, those who wait must get it
             outcome = JobOutcome(JobStatus.FAILED, pack_error(error))
+        self._loaded.set()
         is_stored = self._records.write_outcome(self._record, outcome)
-        with self._lock:
-            self._outcome = outcome
-            waiting = self._waiting
-        for loop, over in waiting:
-            loop.call_soon_threadsafe(over.set)
+        self._outcome = outcome
+        self._over.set()
         if not is_stored:
             self._fetched.wait(_LINGER_S)
         time.sleep(_GOODBYE_S)
         self._leave()
 
     def _leave(self) -> None:
-        import ray
-
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _run_attempts(self) -> JobOutcome:
         payload, self._options = self._records.plan(self._id)
         self._plan = plan = self._load(payload)
+        self._loaded.set()
         history = self._records.history(self._id) or self._options.restart.history()
         if self._options.is_attached:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
@@ -218,7 +203,8 @@ class JobMaster:
         """Run one attempt; the failure is one after which another may follow."""
         number = self._records.claim_attempt(self._id)
         restarts = not isinstance(self._options.restart, NoRestart)
-        attempt = Attempt(self._id, number, plan, payload, self._options, self._namespace, restarts=restarts)
+        options = replace(self._options, driver=replace(self._options.driver, restarts=restarts))
+        attempt = Attempt(self._id, number, plan, payload, options, self._namespace)
         self._record = replace(self._record, attempt=number)
         self._attempt = attempt
         if self._cancelled is not None:
@@ -281,7 +267,7 @@ class JobMaster:
         while self._outcome is None:
             left_s = self._renewed + lease_s - time.monotonic()
             if left_s <= 0:
-                self._cancel(f"its driver gave no sign of life for {lease_s:g} s")
+                self.cancel(f"its driver gave no sign of life for {lease_s:g} s")
                 return
             time.sleep(min(left_s, lease_s / 4))
 

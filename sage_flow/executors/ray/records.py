@@ -126,8 +126,7 @@ class JobRecords:
 
     def write(self, record: JobRecord) -> None:
         """Tell where a job is."""
-        told = {name: value for name, value in record.as_dict().items()}
-        self._put(f"record/{record.id}", json.dumps(told).encode())
+        self._put(f"record/{record.id}", json.dumps(record.as_dict()).encode())
 
     def write_outcome(self, record: JobRecord, outcome: JobOutcome) -> bool:
         """Tell what a job came to; return whether its rows are stored, too, and its master is not needed any more."""

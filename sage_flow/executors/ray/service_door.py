@@ -7,7 +7,6 @@ actor calls of the master, which passes them on.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 from sage_flow.channels.endpoint import Credentials, Endpoint
 from sage_flow.channels.frame import Message, Reply
 from sage_flow.channels.transport import TcpAddress, UnixAddress
-from sage_flow.errors import ServiceOverloaded, ServiceUnavailable
+from sage_flow.errors import ServiceUnavailable
 from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.ray.worker import node_ip, this_node
@@ -79,20 +78,12 @@ class ServiceDoors:
         assert driver.outside is not None
         return ServedService(driver.outside, driver.plan.services[service], address, key)
 
-    async def call(self, service: str, call: Call, timeout_s: float, group: int | None) -> tuple[Any, PackedError | None]:
-        """Make a call for somebody else; return the reply or the error."""
+    def call(self, call: Call, timeout_s: float, group: int | None) -> tuple[Any, PackedError | None]:
+        """Make a call for somebody else, and wait for it; return the reply or the error."""
         outside = self._execution.driver.outside
         assert outside is not None
-        plan = self._execution.services[service]
-        if not outside.has_place(plan):  # the master must not wait
-            raise ServiceOverloaded(f"{service}.{call.method} has no place")
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        made = outside.call(plan, call, timeout_s, group)
-        outside.on_outcome(made, lambda: loop.call_soon_threadsafe(ended.set))
-        try:
-            await asyncio.wait_for(ended.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            pass  # it has expired, and that is an outcome, too
+        made = outside.call(self._execution.services[call.service], call, timeout_s, group)
+        outside.await_calls([made], 1, None)
         return _packed(outside.poll(made))
 
 
