@@ -192,6 +192,10 @@ class Exchange:
         when, _ = self._heard.get(peer, (time.monotonic(), 0))
         return time.monotonic() - when
 
+    def refusals(self) -> list[str]:
+        """The last connections that were refused, and why."""
+        return [text for listener in self._listeners for _, text in listener.statistics()["story"]]
+
     def close(self) -> None:
         """Write what is queued for at most `flush_s` seconds, then close all sockets and end the thread.
 

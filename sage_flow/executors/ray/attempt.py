@@ -309,7 +309,7 @@ class Attempt:
         names = ", ".join(subtask.name for subtask in member.spec.subtasks)
         error = WorkerDied(
             f"{member} of job {self._job_id!r} is gone: {reason}; it ran {names}; noticed {silence_s:.1f} s after its"
-            " last sign of life"
+            " last sign of life" + "".join(f"; the master {refusal}" for refusal in self._exchange.refusals()[-1:])
         )
         _log.error("%s", error)
         driver.deliver(WorkersDied(member.spec.addresses, error))
