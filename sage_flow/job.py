@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import JobCancelled, SageFlowError
-from sage_flow.executors.execution import Execution, JobOutcome
+from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, fold_engine_frames, unpack_error
 from sage_flow.service import ServiceHandle
@@ -53,14 +53,22 @@ class JobResult:
 class JobHandle:
     """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
 
-    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning.
+    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning. One of a
+    job that runs detached, or that `Cluster.job` found, leaves the job alone: only `cancel` and `drain` end that.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, *, is_owner: bool = True) -> None:
         self._execution = execution
         self._is_announcing = threading.Lock()
+        self._is_owner = is_owner
         _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
-        _open_handles.add(self)
+        if is_owner:
+            _open_handles.add(self)
+
+    @property
+    def id(self) -> str:
+        """What `Cluster.job` and `sage-flow status` find the job by; in local mode its name."""
+        return self._execution.id
 
     @property
     def name(self) -> str:
@@ -103,6 +111,15 @@ class JobHandle:
         self._execution.cancel(reason)
         return self.wait()
 
+    def drain(self) -> JobStatus:
+        """End the sources, let every record that they gave flow to its end, and publish. Waits until that is done.
+
+        The status is FINISHED then, unless the job fails or is cancelled on the way. A `blocking` source that is in the
+        middle of a read has half a second to give what it reads.
+        """
+        self._execution.drain()
+        return self.wait()
+
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait for the end and return what the job came to.
 
@@ -142,6 +159,21 @@ class JobHandle:
         """
         return self._execution.serve(service, host, port, key, ssl_context)
 
+    def collected(self) -> dict[str, list[Any]]:
+        """The rows of each `collect` sink so far, by name; complete when the job is FINISHED."""
+        return self._execution.collected()
+
+    def subtasks(self) -> list[SubtaskInfo]:
+        """Every subtask, its status and where it is."""
+        return self._execution.subtasks()
+
+    def logs(self) -> dict[str, str]:
+        """What the actors of a job on Ray have printed, by the name of the actor.
+
+        Raises PipelineError in local mode; ClusterError where Ray's dashboard, which has the logs, does not run.
+        """
+        return self._execution.logs()
+
     def metrics(self) -> dict[str, Any]:
         """How far the job is.
 
@@ -170,7 +202,7 @@ class JobHandle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._execution.is_over:
+        if self._is_owner and not self._execution.is_over:
             self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
             stuck = self._execution.stuck
             if stuck:  # nobody gets a result that could tell

@@ -182,6 +182,16 @@ class Exchange:
                 self._dropped += 1
             return 0
 
+    @property
+    def process(self) -> int:
+        """Our number."""
+        return self._identity.process
+
+    def silence_s(self, peer: int) -> float:
+        """For how long a peer with a lease, perhaps lost by now, has said nothing, to a part of the lease."""
+        when, _ = self._heard.get(peer, (time.monotonic(), 0))
+        return time.monotonic() - when
+
     def close(self) -> None:
         """Write what is queued for at most `flush_s` seconds, then close all sockets and end the thread.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sage_flow.remote_service import ServedService
 
-__all__ = ["Execution", "Executor", "JobOutcome", "LocalExecution", "outcome_of"]
+__all__ = ["Execution", "Executor", "JobOutcome", "LocalExecution", "SubtaskInfo", "outcome_of"]
 
 
 class Executor(Protocol):
@@ -46,6 +47,21 @@ class JobOutcome:
     stuck: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class SubtaskInfo:
+    """A subtask of a job, and where it is.
+
+    `status`: CREATED, RUNNING, FINISHED (it has closed, and waits for the others) or ENDED. `actor`, `node`: on Ray,
+    the name and the node id. `pid`: of its process, 0 while it has none.
+    """
+
+    name: str
+    status: str
+    actor: str = ""
+    node: str = ""
+    pid: int = 0
+
+
 class Execution(ABC):
     """A job that was started."""
 
@@ -56,6 +72,11 @@ class Execution(ABC):
     @abstractmethod
     def name(self) -> str:
         """The job's name."""
+
+    @property
+    def id(self) -> str:
+        """What others find it by."""
+        return self.name
 
     @property
     @abstractmethod
@@ -75,6 +96,10 @@ class Execution(ABC):
     def cancel(self, reason: str) -> None:
         """Ask the job to end; `wait` for it."""
 
+    @abstractmethod
+    def drain(self) -> None:
+        """Ask the sources to end, and the job behind them; `wait` for it."""
+
     @property
     @abstractmethod
     def stuck(self) -> list[str]:
@@ -93,6 +118,18 @@ class Execution(ABC):
         """See `JobHandle.statistics`."""
 
     @abstractmethod
+    def collected(self) -> dict[str, list[Any]]:
+        """See `JobHandle.collected`."""
+
+    @abstractmethod
+    def subtasks(self) -> list[SubtaskInfo]:
+        """See `JobHandle.subtasks`."""
+
+    def logs(self) -> dict[str, str]:
+        """See `JobHandle.logs`."""
+        raise PipelineError("a job of this process prints to its own stdout and stderr, and has no other logs")
+
+    @abstractmethod
     def service(self, service: str | type) -> ServiceHandle:
         """See `JobHandle.service`."""
 
@@ -109,9 +146,15 @@ class LocalExecution(Execution):
     `crash` is an error of the engine itself that ended the driver.
     """
 
-    def __init__(self, driver: Driver, cancel: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        cancel: Callable[[str], None] | None = None,
+        drain: Callable[[], None] | None = None,
+    ) -> None:
         self.driver = driver
         self._cancel = cancel or driver.cancel
+        self._drain = drain or driver.drain
         self.crash: BaseException | None = None
         self._began = driver.now()
         self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}  # when, and received, at the last look
@@ -156,6 +199,9 @@ class LocalExecution(Execution):
     def cancel(self, reason: str) -> None:
         self._cancel(reason)
 
+    def drain(self) -> None:
+        self._drain()
+
     @property
     def stuck(self) -> list[str]:
         return self.driver.stuck
@@ -180,6 +226,13 @@ class LocalExecution(Execution):
         self.service(service)
         assert self.driver.outside is not None  # else there is no handle
         return ServedService(self.driver.outside, self.services[service], TcpAddress(host, port, ssl_context), key)
+
+    def collected(self) -> dict[str, list[Any]]:
+        return {name: list(rows) for name, rows in self.driver.collected.items()}
+
+    def subtasks(self) -> list[SubtaskInfo]:
+        statuses = self.driver.subtask_statuses()
+        return [SubtaskInfo(s.name, statuses[s.address], pid=os.getpid()) for s in self.driver.plan.subtasks]
 
     @property
     def services(self) -> Mapping[str, ServicePlan]:

@@ -297,7 +297,11 @@ class SimulatedExecution(LocalExecution):
     """A job in the simulation. Every error of it tells the seed that repeats it."""
 
     def __init__(self, driver: Driver, scheduler: Scheduler, seed: int) -> None:
-        super().__init__(driver, lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)))
+        super().__init__(
+            driver,
+            lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)),
+            lambda: scheduler.interrupt(driver.drain),
+        )
         self._note = f"simulation with seed {seed}, which gives the same schedule again"
 
     def outcome(self) -> JobOutcome:
