@@ -77,13 +77,14 @@ def host_of(namespace: str, scope: str, lease_s: float = LEASE_S) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
+    # Not `soft`, which Ray does not heed for actors without CPUs; and our own node is there.
     with _making:
         return _actor().options(
             name=host_name(scope),
             namespace=namespace,
             get_if_exists=True,
             lifetime="detached",
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         ).remote(namespace, scope, lease_s)  # fmt: skip
 
 
