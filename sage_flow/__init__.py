@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
-from sage_flow.environment import LocalEnvironment
+from sage_flow.cluster import Cluster, connect
+from sage_flow.environment import Environment, LocalEnvironment, RemoteEnvironment
 from sage_flow.functions import END, IDLE, DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
 from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
+from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoRestart
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
 from sage_flow.stream import ConnectedStreams, DataStream, KeyedStream
 
@@ -14,10 +16,18 @@ if TYPE_CHECKING:
     from sage_flow.remote_service import connect_service
 
 __all__ = [
+    "Environment",
     "LocalEnvironment",
+    "RemoteEnvironment",
+    "connect",
+    "Cluster",
     "JobHandle",
     "JobResult",
     "JobStatus",
+    "NoRestart",
+    "FixedDelay",
+    "ExponentialDelay",
+    "FailureRate",
     "DataStream",
     "KeyedStream",
     "ConnectedStreams",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
@@ -18,11 +19,14 @@ from sage_flow.plan.builder import Graph, checked_count, make_operator
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
 from sage_flow.plan.location import caller_location
+from sage_flow.plan.physical import Plan
 from sage_flow.plan.planner import public_methods
+from sage_flow.plan.resources import ActorOptionsDict, actor_options
+from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
 from sage_flow.stream import DataStream
 
-__all__ = ["LocalEnvironment"]
+__all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
 
 T = TypeVar("T")
 
@@ -30,36 +34,25 @@ _RESERVED_METHODS = frozenset({"options"})
 _RESERVED_PARAMETERS = frozenset({"method", "timeout"})
 
 
-class LocalEnvironment:
-    """A pipeline, its services, and a way to run them in this process.
-
-    Args:
-        name: the job's name.
-        parallelism: subtasks per operator where the operator does not say. In one process it gives the semantics
-            of parallelism, not its speed.
-        cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
-        executor: how to run; default: a thread per subtask.
+class Environment(ABC):
+    """A pipeline, its services, and a way to run them: what `LocalEnvironment` and `RemoteEnvironment` share.
 
     Attributes:
         progress: whether a run shows its progress on stderr where nothing else is asked for; None, the default: if
             that is a terminal. A pipeline that uses the terminal itself sets it to False.
     """
 
-    def __init__(
-        self,
-        name: str = "job",
-        parallelism: int = 1,
-        *,
-        cancel_grace_s: float = 5.0,
-        executor: Executor | None = None,
-    ) -> None:
+    def __init__(self, name: str, parallelism: int, cancel_grace_s: float) -> None:
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
         self.name = name
         self.progress: bool | None = None
         self._graph = Graph(name, parallelism, self)
         self._options = DriverOptions(cancel_grace_s=cancel_grace_s)
-        self._executor = executor
+
+    @abstractmethod
+    def _start(self, plan: Plan) -> JobHandle:
+        """Run a plan."""
 
     # -- sources --------------------------------------------------------------------------------------------
 
@@ -75,7 +68,7 @@ class LocalEnvironment:
         """The items of any iterable, also an endless one, read by a thread at most 1000 records ahead.
 
         A function is called where the source runs, to make the iterable: give one where a generator could not
-        be pickled.
+        be pickled, or the pipeline runs more than once.
         """
         from sage_flow.connectors import IterableSource
 
@@ -167,6 +160,7 @@ class LocalEnvironment:
         timeout: float = 10.0,
         stateless: bool = False,
         uses: Sequence[str] = (),
+        ray_actor_options: ActorOptionsDict | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a service under a name: a class (or a function that makes the object) or a PipelineService.
@@ -181,6 +175,8 @@ class LocalEnvironment:
             timeout: seconds a caller waits by default.
             stateless: the object keeps nothing from one call to the next.
             uses: names of the services that it calls, so that a circle is found before the job runs.
+            ray_actor_options: what the Ray actor of each replica needs, as `DataStream.options` has it; for a
+                PipelineService the default of every operator of its pipeline. Without Ray it is checked and ignored.
         """
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of a service must be a non-empty str, not {name!r}")
@@ -203,6 +199,7 @@ class LocalEnvironment:
             concurrency,
             stateless,
             uses=_checked_names(uses, name),
+            actor_options=actor_options(f"service {name!r}", {} if ray_actor_options is None else ray_actor_options),
         )
         if isinstance(service, PipelineService):
             if args or kwargs or concurrency != 1:
@@ -247,11 +244,7 @@ class LocalEnvironment:
 
     def submit(self) -> JobHandle:
         """Start the pipeline and return at once."""
-        if self._executor is None:
-            from sage_flow.executors.threads import ThreadExecutor
-
-            self._executor = ThreadExecutor()
-        return JobHandle(self._executor.start(self._graph.plan(), self._options))
+        return self._start(self._graph.plan())
 
     def execute(self, *, progress: bool | None = None) -> JobResult:
         """Run the pipeline to its end.
@@ -269,9 +262,102 @@ class LocalEnvironment:
                 return job.result()
 
 
-def _checked_timeout(timeout: Any, name: str) -> float:
+class LocalEnvironment(Environment):
+    """A pipeline, its services, and a way to run them in this process.
+
+    Args:
+        name: the job's name.
+        parallelism: subtasks per operator where the operator does not say. In one process it gives the semantics
+            of parallelism, not its speed.
+        cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
+        executor: how to run; default: a thread per subtask.
+    """
+
+    def __init__(
+        self,
+        name: str = "job",
+        parallelism: int = 1,
+        *,
+        cancel_grace_s: float = 5.0,
+        executor: Executor | None = None,
+    ) -> None:
+        super().__init__(name, parallelism, cancel_grace_s)
+        self._executor = executor
+
+    def _start(self, plan: Plan) -> JobHandle:
+        if self._executor is None:
+            from sage_flow.executors.threads import ThreadExecutor
+
+            self._executor = ThreadExecutor()
+        return JobHandle(self._executor.start(plan, self._options))
+
+
+class RemoteEnvironment(Environment):
+    """A pipeline, its services, and a way to run them on a Ray cluster, an actor for each subtask.
+
+    Args:
+        name: the job's name; one job of a name can run at a time.
+        parallelism: subtasks per operator where the operator does not say.
+        address: "auto", the cluster of this machine or of RAY_ADDRESS; "local", one inside this process;
+            "host:port"; "ray://host:port". A process that is connected to Ray stays with that cluster.
+        namespace: jobs of different namespaces do not see each other.
+        runtime_env: what Ray installs or ships for the job's actors, as `ray.init` takes it.
+        restart: what to do when the job fails, by default nothing: see `FixedDelay` and its like. Each restart
+            begins at the beginning.
+        detached: the job outlives this process; else it is cancelled when this process is gone.
+        cancel_grace_s: seconds that user code has to come back after a cancel or a failure; then its actor is killed.
+        lease_s: a process of the job that says nothing for so many seconds is taken for dead, and ended.
+        start_timeout_s: seconds for the cluster to start all actors.
+        transport_security: "tls" between nodes, with a certificate for each job, or "plaintext".
+        executor: how to run, instead of all of the above.
+
+    Raises: PipelineError for options that make no sense.
+    """
+
+    def __init__(
+        self,
+        name: str = "job",
+        parallelism: int = 1,
+        *,
+        address: str = "auto",
+        namespace: str = "sage_flow",
+        runtime_env: dict[str, Any] | None = None,
+        restart: RestartStrategy | None = None,
+        detached: bool = False,
+        cancel_grace_s: float = 5.0,
+        lease_s: float = 10.0,
+        start_timeout_s: float = 60.0,
+        transport_security: Literal["tls", "plaintext"] = "tls",
+        executor: Executor | None = None,
+    ) -> None:
+        super().__init__(name, parallelism, cancel_grace_s)
+        if transport_security not in ("tls", "plaintext"):
+            raise PipelineError(f'transport_security must be "tls" or "plaintext", not {transport_security!r}')
+        if restart is not None and not isinstance(restart, get_args(RestartStrategy)):
+            raise PipelineError(f"restart must be a strategy such as FixedDelay(attempts=3), not {restart!r}")
+        self._detached = detached
+        self._executor = executor
+        self._address = (address, namespace, runtime_env)
+        self._led: dict[str, Any] = {
+            "restart": restart or NoRestart(),
+            "lease_s": _checked_timeout(lease_s, name, "lease_s of job"),
+            "start_timeout_s": _checked_timeout(start_timeout_s, name, "start_timeout_s of job"),
+            "is_attached": not detached,
+            "encrypts": transport_security == "tls",
+        }
+
+    def _start(self, plan: Plan) -> JobHandle:
+        if self._executor is None:
+            from sage_flow.executors.ray.client import RayExecutor
+            from sage_flow.executors.ray.records import JobOptions
+
+            self._executor = RayExecutor(*self._address, JobOptions(**self._led))
+        return JobHandle(self._executor.start(plan, self._options), is_owner=not self._detached)
+
+
+def _checked_timeout(timeout: Any, name: str, what: str = "timeout of service") -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise PipelineError(f"timeout of service {name!r} must be a number of seconds above 0, not {timeout!r}")
+        raise PipelineError(f"{what} {name!r} must be a number of seconds above 0, not {timeout!r}")
     return timeout
 
 

@@ -7,6 +7,7 @@
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
+    ├── ClusterError             no Ray answers, or one that does not fit, or a job's master does not
     ├── ChannelError             what a channel outside the job's own can do to you
     │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
     │   ├── LinkClosed           the connection is gone
@@ -26,6 +27,7 @@
         └── ProtocolError        a peer broke the order or the form of messages
 
     JobCancelled (BaseException) unwinds user code of a job that is being cancelled
+    └── JobRestarting            the job will start again: what failed is not this code
 
 An exception raised by user code keeps its own type: `execute()` raises it again, with the operator
 and the record in its notes.
@@ -41,6 +43,7 @@ __all__ = [
     "CodecError",
     "CollectLimitError",
     "WorkerDied",
+    "ClusterError",
     "ChannelError",
     "ChannelNotReachable",
     "LinkClosed",
@@ -59,6 +62,7 @@ __all__ = [
     "InternalError",
     "ProtocolError",
     "JobCancelled",
+    "JobRestarting",
 ]
 
 
@@ -88,6 +92,10 @@ class CollectLimitError(SageFlowError):
 
 class WorkerDied(SageFlowError):
     """A worker process ended without reporting; names the process, how it ended and its subtasks."""
+
+
+class ClusterError(SageFlowError):
+    """Nobody answers at the address of a Ray cluster, it runs another version, or the master of a job is gone."""
 
 
 class ChannelError(SageFlowError):
@@ -177,3 +185,7 @@ class JobCancelled(BaseException):
 
     A BaseException, so that `except Exception` in user code cannot swallow it.
     """
+
+
+class JobRestarting(JobCancelled):
+    """Unwinds user code that waits while its job, which has failed elsewhere, is about to start again."""

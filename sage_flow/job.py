@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.errors import InternalError, JobCancelled, PipelineError, SageFlowError
-from sage_flow.executors.driver import Driver
-from sage_flow.executors.execution import Execution
-from sage_flow.runtime.caller import Caller
+from sage_flow.errors import JobCancelled, SageFlowError
+from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.runtime.coordinator import JobStatus
-from sage_flow.runtime.failure import add_notes, fold_engine_frames, unpack_error
+from sage_flow.runtime.failure import PackedError, add_notes, fold_engine_frames, unpack_error
 from sage_flow.service import ServiceHandle
 
 if TYPE_CHECKING:
@@ -55,24 +53,32 @@ class JobResult:
 class JobHandle:
     """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
 
-    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning.
+    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning. One of a
+    job that runs detached, or that `Cluster.job` found, leaves the job alone: only `cancel` and `drain` end that.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, *, is_owner: bool = True) -> None:
         self._execution = execution
         self._is_announcing = threading.Lock()
+        self._is_owner = is_owner
         _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
-        _open_handles.add(self)
+        if is_owner:
+            _open_handles.add(self)
+
+    @property
+    def id(self) -> str:
+        """What `Cluster.job` and `sage-flow status` find the job by; in local mode its name."""
+        return self._execution.id
 
     @property
     def name(self) -> str:
         """The job's name."""
-        return self._driver.plan.job
+        return self._execution.name
 
     @property
     def status(self) -> JobStatus:
         """CREATED, RUNNING, FINISHED, FAILED or CANCELLED."""
-        return self._driver.status
+        return self._execution.status
 
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait for the end of the job, at most `timeout` seconds; return the status then.
@@ -86,7 +92,7 @@ class JobHandle:
         return self.status
 
     def _wait_in_public(self, timeout: float | None) -> bool:
-        if self._driver.outside is None or not self._is_announcing.acquire(blocking=False):
+        if not self._execution.is_announced or not self._is_announcing.acquire(blocking=False):
             return self._execution.wait(timeout)
         try:
             with contextlib.ExitStack() as stack:
@@ -105,18 +111,28 @@ class JobHandle:
         self._execution.cancel(reason)
         return self.wait()
 
+    def drain(self) -> JobStatus:
+        """End the sources, let every record that they gave flow to its end, and publish. Waits until that is done.
+
+        The status is FINISHED then, unless the job fails or is cancelled on the way. A `blocking` source that is in the
+        middle of a read has half a second to give what it reads.
+        """
+        self._execution.drain()
+        return self.wait()
+
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait for the end and return what the job came to.
 
         Raises the first error of user code as its own type, TimeoutError if the job runs on after `timeout`
         seconds.
         """
-        if not self.wait(timeout).is_final and self._execution.crash is None:
+        self.wait(timeout)
+        if not self._execution.is_over:
             raise TimeoutError(f"job {self.name!r} is still running after {timeout} s")
-        error = self._error()
-        if error is not None:
-            raise error
-        return self._result()
+        outcome = self._execution.outcome()
+        if outcome.failure is not None and outcome.status is JobStatus.FAILED:
+            raise self._error(outcome, outcome.failure)
+        return _result(outcome)
 
     def service(self, service: str | type) -> ServiceHandle:
         """Return a handle of a service of the job, for calls from outside, by any thread of this process.
@@ -124,10 +140,7 @@ class JobHandle:
         A service can be called until the job's own callers have ended. Calls that then are open get their
         replies; later ones raise ServiceUnavailable. Raises UnknownService.
         """
-        outside = self._driver.outside
-        if outside is None:
-            raise PipelineError("a job in the simulation cannot be called from outside: that would not be repeatable")
-        return Caller(self._driver.plan.services, outside).handle(service)
+        return self._execution.service(service)
 
     def serve(
         self,
@@ -144,14 +157,22 @@ class JobHandle:
         free, see the result's `port`. It ends with the job. Raises UnknownService; ChannelNotReachable if the port
         is in use, or a key is missing.
         """
-        from sage_flow.channels.transport import TcpAddress
-        from sage_flow.remote_service import ServedService
+        return self._execution.serve(service, host, port, key, ssl_context)
 
-        self.service(service)
-        plan = self._driver.plan.services[service]
-        if self._driver.outside is None:
-            raise InternalError("a job whose services can be called has nobody who calls")
-        return ServedService(self._driver.outside, plan, TcpAddress(host, port, ssl_context), key)
+    def collected(self) -> dict[str, list[Any]]:
+        """The rows of each `collect` sink so far, by name; complete when the job is FINISHED."""
+        return self._execution.collected()
+
+    def subtasks(self) -> list[SubtaskInfo]:
+        """Every subtask, its status and where it is."""
+        return self._execution.subtasks()
+
+    def logs(self) -> dict[str, str]:
+        """What the actors of a job on Ray have printed, by the name of the actor.
+
+        Raises PipelineError in local mode; ClusterError where Ray's dashboard, which has the logs, does not run.
+        """
+        return self._execution.logs()
 
     def metrics(self) -> dict[str, Any]:
         """How far the job is.
@@ -173,8 +194,6 @@ class JobHandle:
 
         A job that is over has no channels. Raises PipelineError for a job in the simulation.
         """
-        if self._driver.outside is None:
-            raise PipelineError("a job in the simulation cannot be asked from outside: that would not be repeatable")
         return self._execution.statistics()
 
     def __enter__(self) -> JobHandle:
@@ -183,43 +202,33 @@ class JobHandle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._execution.is_over:
+        if self._is_owner and not self._execution.is_over:
             self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
-            if self._driver.stuck:  # nobody gets a result that could tell
-                _log.warning("job %r ended without code that does not come back: %s", self.name, self._stuck_text)
+            stuck = self._execution.stuck
+            if stuck:  # nobody gets a result that could tell
+                _log.warning("job %r ended without code that does not come back: %s", self.name, "; ".join(stuck))
         _open_handles.discard(self)
 
-    @property
-    def _stuck_text(self) -> str:
-        return "; ".join(self._driver.stuck)
-
-    @property
-    def _driver(self) -> Driver:
-        return self._execution.driver
-
-    def _error(self) -> BaseException | None:
-        if self._execution.crash is not None:
-            return self._execution.crash
-        if self.status is not JobStatus.FAILED:
-            return None
-        error = unpack_error(self._driver.failure)
-        if self._driver.stuck:
-            add_notes(error, [f"the job ended without code that does not come back: {self._stuck_text}"])
+    def _error(self, outcome: JobOutcome, failure: PackedError) -> BaseException:
+        error = unpack_error(failure)
+        if outcome.stuck:
+            add_notes(error, [f"the job ended without code that does not come back: {'; '.join(outcome.stuck)}"])
         if isinstance(error, JobCancelled) or not isinstance(error, Exception):
             add_notes(error, [f"raised in job {self.name!r}"])
         fold_engine_frames(error)
         return error
 
-    def _result(self) -> JobResult:
-        counts = self._driver.counts()
-        return JobResult(
-            self.status,
-            self._driver.collected,
-            {name: count.emitted for name, count in counts.items()},
-            {name: count.skipped for name, count in counts.items() if count.skipped},
-            {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
-            self._driver.stuck,
-        )
+
+def _result(outcome: JobOutcome) -> JobResult:
+    counts = outcome.counts
+    return JobResult(
+        outcome.status,
+        outcome.collected,
+        {name: count.emitted for name, count in counts.items()},
+        {name: count.skipped for name, count in counts.items() if count.skipped},
+        {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
+        outcome.stuck,
+    )
 
 
 _open_handles: set[JobHandle] = set()  # also of those whose user has dropped them: their jobs run on

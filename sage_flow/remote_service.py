@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_flow.channels.frame import CancelRequest, Message, Reply
 from sage_flow.channels.link import Link, Listener, dial
-from sage_flow.channels.transport import TcpAddress
+from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
 from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.outside import OutsidePort
@@ -32,9 +32,12 @@ from sage_flow.service import Call, ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["ServedService", "ServiceConnection", "connect_service"]
+__all__ = ["Door", "LinkPost", "ServedService", "ServiceConnection", "connect_service"]
 
 _FIRST_PAUSE_S = 0.1
+
+Door = tuple[Address, bytes | None]
+"""Where a service is served, and the key that opens it."""
 
 
 # Messages travel as plain tuples, which cost less than half of what named ones do: a call, a cancellation with
@@ -55,10 +58,10 @@ class _Call(NamedTuple):
 class ServedService:
     """A service that other processes can call, until `close()` or the end of its job.
 
-    `host` and `port` are where; a port that was given as 0 is the one that was found.
+    `host` and `port` are where, if it is there by TCP; a port that was given as 0 is the one that was found.
     """
 
-    def __init__(self, port: OutsidePort, service: ServicePlan, address: TcpAddress, key: bytes | None) -> None:
+    def __init__(self, port: OutsidePort, service: ServicePlan, address: Address, key: bytes | None) -> None:
         self._port = port
         self._service = service
         # What a client has given up may not have ended here.
@@ -71,8 +74,10 @@ class ServedService:
             on_message=self._on_message,
             on_closed=self._on_closed,
         )
-        bound = cast("TcpAddress", self._listener.address)
-        self.host, self.port = bound.host, bound.port
+        self.address = self._listener.address
+        self.host, self.port = "", 0
+        if isinstance(self.address, TcpAddress):
+            self.host, self.port = self.address.host, self.address.port
         port.at_close(partial(self._listener.close, wait=False))
 
     def close(self) -> None:
@@ -132,7 +137,7 @@ class ServedService:
                 self._port.cancel(call)
 
 
-class _LinkPost:
+class LinkPost:
     """What a CallingPort needs: a clock, conditions, and who sends."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
@@ -156,7 +161,7 @@ class _RemotePort(CallingPort):
     """Calls over a link; it is dialed again if it was lost."""
 
     def __init__(self, link: Callable[[], Link], current: Callable[[], Link | None], plan: Plan) -> None:
-        super().__init__(plan, 0, _LinkPost(self._take_back))
+        super().__init__(plan, 0, LinkPost(self._take_back))
         self._link = link
         self._current = current
 
@@ -208,12 +213,9 @@ class _RemotePort(CallingPort):
 class ServiceConnection:
     """A service of a job in another process. In a `with` block it gives the handle, and is closed behind it."""
 
-    def __init__(
-        self, address: TcpAddress, service: str, key: bytes | None, timeout_s: float, retry_count: int
-    ) -> None:
-        self._address = address
+    def __init__(self, service: str, where: Callable[[], Door], timeout_s: float, retry_count: int) -> None:
         self._service = service
-        self._key = key
+        self._where = where  # asked before every connection, as a job that restarts moves its services
         self._timeout_s = timeout_s
         self._pauses_s = [_FIRST_PAUSE_S * 2**attempt for attempt in range(retry_count)]
         self._lock = threading.Lock()
@@ -224,7 +226,7 @@ class ServiceConnection:
         self._port: _RemotePort | None = None
         self._connected()
         if not self._greeted.wait(timeout_s) or self._greeting is None:
-            raise ChannelNotReachable(f"{address} does not say what service {service!r} is")
+            raise ChannelNotReachable(f"{where()[0]} does not say what service {service!r} is")
         plan = replace(self._greeting, many=False)  # the other end puts replies together
         self._port = _RemotePort(self._connected, lambda: self._link, Plan(service, (), (), {service: plan}))
         self.handle: ServiceHandle = Caller({service: plan}, self._port).handle(service)
@@ -263,9 +265,10 @@ class ServiceConnection:
         return self._dial_once()
 
     def _dial_once(self) -> Link:
+        address, key = self._where()
         return dial(
-            self._address,
-            self._key,
+            address,
+            key,
             _name(self._service),
             on_message=self._on_message,
             on_closed=self._on_closed,
@@ -282,7 +285,7 @@ class ServiceConnection:
     def _on_closed(self, link: Link, reason: str) -> None:
         self._greeted.set()
         if self._port is not None:
-            self._port.lost(f"service {self._service!r} at {self._address} is gone: {reason}")
+            self._port.lost(f"service {self._service!r} at {link.peer} is gone: {reason}")
 
 
 def connect_service(
@@ -302,7 +305,8 @@ def connect_service(
 
     Raises: ChannelNotReachable if nobody is there, or the key does not open this service.
     """
-    return ServiceConnection(TcpAddress(host, port, ssl_context), service, key, connect_timeout_s, retry_count)
+    address = TcpAddress(host, port, ssl_context)
+    return ServiceConnection(service, lambda: (address, key), connect_timeout_s, retry_count)
 
 
 def _name(service: str) -> str:

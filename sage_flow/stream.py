@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sink
+from sage_flow.operator_options import DataStreamSink, HasOptions
 from sage_flow.plan.builder import Graph, checked_count, make_operator
-from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, Kind, OnError, Partitioning, Tap
+from sage_flow.plan.graph import DEAD_LETTERS, Kind, OnError, Partitioning, Tap
 
 __all__ = ["ConnectedStreams", "DataStream", "KeyedStream"]
 
@@ -28,10 +29,12 @@ L = TypeVar("L")
 R = TypeVar("R")
 
 Emit = Literal["updates", "final"]
+_OF_THE_RECORD = frozenset({Kind.COUNT, Kind.SUM, Kind.MIN, Kind.MAX})
+"""Aggregates that need no function: they take the record itself, or none of it."""
 Processing = Callable[[T], Iterable[U] | None] | Callable[[T, RuntimeContext], Iterable[U] | None]
 
 
-class Stream(Generic[T]):
+class Stream(HasOptions, Generic[T]):
     """What plain and keyed streams have in common."""
 
     _keyed = False
@@ -121,7 +124,7 @@ class Stream(Generic[T]):
         ...     else:
         ...         yield n // 2
         >>> stream = stream_of(1, 2, 3, 4).process(halves)
-        >>> stream.side_output("odd").for_each(lambda n: None)
+        >>> odd = stream.side_output("odd").for_each(lambda n: None)
         >>> collect(stream)
         [1, 2]
         """
@@ -203,7 +206,7 @@ class Stream(Generic[T]):
         """The records on which this stream's operator failed, with on_error="dead_letter".
 
         >>> parsed = stream_of("1", "x").map(int, on_error="dead_letter")
-        >>> parsed.for_each(lambda n: None)
+        >>> good = parsed.for_each(lambda n: None)
         >>> collect(parsed.dead_letters().map(lambda letter: letter.record))
         ['x']
         """
@@ -211,14 +214,14 @@ class Stream(Generic[T]):
 
     # -- sinks ----------------------------------------------------------------------------------------------
 
-    def collect(self, name: str | None = None) -> None:
+    def collect(self, name: str | None = None) -> DataStreamSink:
         """Bring the records to the driver, as `result.collected[name]`; at most 10^6 rows or 1 GB per job.
 
         >>> collect(stream_of(1, 2))
         [1, 2]
         """
         operator = make_operator(self._graph, Kind.COLLECT, name)
-        self._graph.add(operator, [self._taps])
+        return DataStreamSink(Tap(self._graph.add(operator, [self._taps])))
 
     def for_each(
         self,
@@ -228,29 +231,29 @@ class Stream(Generic[T]):
         parallelism: int | None = None,
         on_error: OnError = "fail",
         with_ctx: bool | None = None,
-    ) -> None:
+    ) -> DataStreamSink:
         """Call `function(value)` for its effect; what it returns is dropped."""
-        self._sink(function, "for_each", name, parallelism, on_error, with_ctx)
+        return self._sink(function, "for_each", name, parallelism, on_error, with_ctx)
 
     def add_sink(
         self, sink: Sink[T] | type[Sink[T]], *, name: str | None = None, parallelism: int | None = None
-    ) -> None:
+    ) -> DataStreamSink:
         """Write to a Sink of your own; each subtask works on a copy of it."""
         if not isinstance(sink, Sink) and not (isinstance(sink, type) and issubclass(sink, Sink)):
             raise PipelineError(f"add_sink needs a Sink, not {sink!r}; for a function use for_each")
-        self._sink(sink() if isinstance(sink, type) else sink, "sink", name, parallelism)
+        return self._sink(sink() if isinstance(sink, type) else sink, "sink", name, parallelism)
 
-    def print(self, prefix: str = "", *, name: str | None = None, parallelism: int | None = None) -> None:
+    def print(self, prefix: str = "", *, name: str | None = None, parallelism: int | None = None) -> DataStreamSink:
         """Print every record on a line of its own."""
         from sage_flow.connectors import PrintSink
 
-        self._sink(PrintSink(prefix), "print", name, parallelism or 1)
+        return self._sink(PrintSink(prefix), "print", name, parallelism or 1)
 
-    def write_text(self, path: Any, *, name: str | None = None, parallelism: int | None = None) -> None:
+    def write_text(self, path: Any, *, name: str | None = None, parallelism: int | None = None) -> DataStreamSink:
         """Write every record, a str, as a line; published under `path` when the job has finished."""
         from sage_flow.connectors import TextSink
 
-        self._sink(TextSink(path), "write_text", name, parallelism or 1)
+        return self._sink(TextSink(path), "write_text", name, parallelism or 1)
 
     def write_csv(
         self,
@@ -259,20 +262,20 @@ class Stream(Generic[T]):
         fieldnames: list[str] | None = None,
         name: str | None = None,
         parallelism: int | None = None,
-    ) -> None:
+    ) -> DataStreamSink:
         """Write dicts, dataclasses or tuples as CSV; published under `path` when the job has finished.
 
         `fieldnames` default to those of the first record.
         """
         from sage_flow.connectors import CsvSink
 
-        self._sink(CsvSink(path, fieldnames=fieldnames), "write_csv", name, parallelism or 1)
+        return self._sink(CsvSink(path, fieldnames=fieldnames), "write_csv", name, parallelism or 1)
 
-    def write_jsonl(self, path: Any, *, name: str | None = None, parallelism: int | None = None) -> None:
+    def write_jsonl(self, path: Any, *, name: str | None = None, parallelism: int | None = None) -> DataStreamSink:
         """Write every record as a line of JSON; published under `path` when the job has finished."""
         from sage_flow.connectors import JsonlSink
 
-        self._sink(JsonlSink(path), "write_jsonl", name, parallelism or 1)
+        return self._sink(JsonlSink(path), "write_jsonl", name, parallelism or 1)
 
     # -- engine ---------------------------------------------------------------------------------------------
 
@@ -288,7 +291,7 @@ class Stream(Generic[T]):
         values: int = 1,
         options: dict[str, Any] | None = None,
     ) -> DataStream[Any]:
-        without = function is None and kind in AGGREGATES  # such as count, or the sum of the records themselves
+        without = function is None and kind in _OF_THE_RECORD
         functions = [] if without else [(function, values)]
         operator = make_operator(
             self._graph,
@@ -310,7 +313,7 @@ class Stream(Generic[T]):
         parallelism: int | None,
         on_error: OnError = "fail",
         with_ctx: bool | None = None,
-    ) -> None:
+    ) -> DataStreamSink:
         if on_error == "dead_letter":
             raise PipelineError(
                 f'on_error="dead_letter" of sink {name or base!r}: a sink has no stream to read its dead letters from;'
@@ -326,7 +329,7 @@ class Stream(Generic[T]):
             on_error=on_error,
             with_ctx=with_ctx,
         )
-        self._graph.add(operator, [self._taps], parallelism=parallelism)
+        return DataStreamSink(Tap(self._graph.add(operator, [self._taps], parallelism=parallelism)))
 
     def _stream_of(self, node: Any) -> DataStream[Any]:
         return DataStream(self._graph, (Tap(node),))

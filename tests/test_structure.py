@@ -18,15 +18,29 @@ PURE = [
     for file in FILES
     if file.relative_to(PACKAGE).parts[0] in ("runtime", "plan")
     or file.relative_to(PACKAGE).as_posix()
-    in ("channels/frame.py", "channels/hosted_queue.py", "channels/queue_record.py", "checkpoint/coordinator.py")
+    in (
+        "restart.py",
+        "channels/frame.py",
+        "channels/hosted_queue.py",
+        "channels/queue_record.py",
+        "checkpoint/coordinator.py",
+    )
 ]
 WORLD = {"ray", "socket", "threading", "time", "selectors", "subprocess", "asyncio"}
 
 PUBLIC = [
+    "Environment",
     "LocalEnvironment",
+    "RemoteEnvironment",
+    "connect",
+    "Cluster",
     "JobHandle",
     "JobResult",
     "JobStatus",
+    "NoRestart",
+    "FixedDelay",
+    "ExponentialDelay",
+    "FailureRate",
     "DataStream",
     "KeyedStream",
     "ConnectedStreams",
@@ -165,6 +179,7 @@ def test_the_tree_is_drawn_as_the_classes_are():
 
 def test_what_unwinds_user_code_cannot_be_swallowed_by_it():
     assert not issubclass(errors.JobCancelled, Exception)
+    assert issubclass(errors.JobRestarting, errors.JobCancelled)
 
 
 # --- habits -----------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final
 
+from sage_flow import by_value
 from sage_flow.channels.arrow import reduce_slice
 from sage_flow.channels.culprit import find_culprit
 from sage_flow.channels.wire import (
@@ -180,7 +181,7 @@ class Encoder:
         if number is None:
             number = next(self._numbers)
             # To be remembered when the whole message is done.
-            pickler.definitions.append((definition, number, by_value(definition)))
+            pickler.definitions.append((definition, number, by_value.dumps(definition)))
         return _defined, (number,)
 
     def _remember(self, definition: Any, number: int) -> None:
@@ -288,16 +289,9 @@ def importable(definition: Any) -> bool:
     return found is definition or any(definition is kind for kind in _NAMELESS)
 
 
-def by_value(definition: Any) -> bytes:
-    import cloudpickle
-
-    code: bytes = cloudpickle.dumps(definition, protocol=5)
-    return code
-
-
 def cannot_pickle(value: Any, error: Exception) -> CodecError:
     """The error to raise when pickling `value` raised `error`: names the innermost part at fault."""
-    path, culprit = find_culprit(value, _trial, by_value)
+    path, culprit = find_culprit(value, _trial, by_value.dumps)
     where = f": {path} is a {_name(culprit)}" if path else ""
     return CodecError(f"cannot pickle a {_name(value)}{where} ({_describe(error)})")
 

@@ -141,9 +141,14 @@ class Commit(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Driver to subtask: unwind, close, abort."""
+    """Driver to subtask: unwind, close, abort. `restarts`: the job has failed and will start again."""
 
     reason: str
+    restarts: bool = False
+
+
+class Drain(NamedTuple):
+    """Driver to a source's subtask: read nothing more, and end as if the source had."""
 
 
 class Inspect(NamedTuple):
@@ -194,6 +199,14 @@ class Ended(NamedTuple):
     failure: Any = None
 
 
+class PeerLost(NamedTuple):
+    """Process to driver: `process` has lost its connection with `peer`, which may be alive."""
+
+    process: int
+    peer: int
+    reason: str
+
+
 Frame = Data | Control
 Message = (
     Data
@@ -212,4 +225,6 @@ Message = (
     | CancelRequest
     | Inspect
     | Inspected
+    | PeerLost
+    | Drain
 )

@@ -15,8 +15,9 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final
 
+from sage_flow import by_value
 from sage_flow.channels.arrow import reduce_slice
-from sage_flow.channels.codec import by_value, cannot_pickle, importable
+from sage_flow.channels.codec import cannot_pickle, importable
 from sage_flow.errors import CodecError
 
 Payload = tuple[Any, ...]
@@ -41,7 +42,7 @@ class _Pickler(pickle.Pickler):
         kind = type(obj)
         if (kind is FunctionType or issubclass(kind, type)) and not importable(obj):
             if (code := _codes.get(obj)) is None:
-                code = _codes[obj] = by_value(obj)
+                code = _codes[obj] = by_value.dumps(obj)
             return pickle.loads, (code,)
         if kind.__module__ == "pyarrow.lib":
             return reduce_slice(kind, obj)

@@ -17,6 +17,7 @@ from sage_flow.channels.frame import (
     Control,
     Credit,
     Data,
+    Drain,
     Ended,
     EndService,
     Failed,
@@ -50,11 +51,13 @@ class DriverOptions:
 
     `cancel_grace_s`: how long user code may take to come back after a cancel before the job ends without it.
     `collect_rows`, `collect_bytes`: what one job's `collect` sinks may hold together.
+    `restarts`: should this attempt fail, another one follows, and user code that waits is unwound with JobRestarting.
     """
 
     cancel_grace_s: float = 5.0
     collect_rows: int = 1_000_000
     collect_bytes: int = 1_000_000_000
+    restarts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Driver:
         self._shell = shell
         self._options = options
         self._where_stuck = where_stuck
-        self._coordinator = Coordinator(plan)
+        self._coordinator = Coordinator(plan, restarts=options.restarts)
         self._condition = shell.condition()
         self._inbox: deque[Message | WorkersDied] = deque()
         self._collected = _Collected()
@@ -148,9 +151,17 @@ class Driver:
         """Ask the job to end."""
         self.deliver(Cancel(reason))
 
+    def drain(self) -> None:
+        """Ask the sources to end, and the job behind them."""
+        self.deliver(Drain())
+
     def now(self) -> float:
         """Seconds of the job's clock."""
         return self._shell.now()
+
+    def subtask_statuses(self) -> dict[int, str]:
+        """Of each address: RUNNING, FINISHED or ENDED."""
+        return self._coordinator.statuses()
 
     @property
     def collected(self) -> dict[str, list[Any]]:
@@ -229,6 +240,8 @@ class Driver:
                 self._answer(message)
             case Cancel(reason):
                 return self._coordinator.on_cancel(reason)
+            case Drain():
+                return self._coordinator.on_drain()
             case WorkersDied(addresses, error):
                 return self._coordinator.on_died(addresses, pack_error(error))
             case Control(channel, seq):

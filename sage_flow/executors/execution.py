@@ -1,19 +1,32 @@
-"""A started job, as an environment's handle sees it."""
+"""A started job, as its handle sees it, wherever it runs; and one whose driver is in this process."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_flow.channels.frame import DRIVER, OUTSIDE
+from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import Driver, DriverOptions
-from sage_flow.plan.physical import Plan
+from sage_flow.plan.physical import Plan, ServicePlan
+from sage_flow.runtime.caller import Caller
+from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.runtime.failure import PackedError
 from sage_flow.runtime.port import Crashed
-from sage_flow.runtime.report import ChannelReport, PortReport
+from sage_flow.runtime.report import ChannelReport, OperatorCounts, PortReport
 from sage_flow.runtime.statistics import CallStatistics
+from sage_flow.service import ServiceHandle
 
-__all__ = ["Execution", "Executor"]
+if TYPE_CHECKING:
+    import ssl
+
+    from sage_flow.remote_service import ServedService
+
+__all__ = ["Execution", "Executor", "JobOutcome", "LocalExecution", "SubtaskInfo", "outcome_of"]
 
 
 class Executor(Protocol):
@@ -23,15 +36,125 @@ class Executor(Protocol):
         """Start a job and return at once."""
 
 
-class Execution:
-    """A job that was started: its driver, and a thread-safe way to wait for its end.
+@dataclass(frozen=True)
+class JobOutcome:
+    """What a job came to, as it travels. `stuck`: where user code was that did not come back after a cancel."""
+
+    status: JobStatus
+    failure: PackedError | None = None
+    collected: dict[str, list[Any]] = field(default_factory=dict)
+    counts: dict[str, OperatorCounts] = field(default_factory=dict)
+    stuck: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SubtaskInfo:
+    """A subtask of a job, and where it is.
+
+    `status`: CREATED, RUNNING, FINISHED (it has closed, and waits for the others) or ENDED. `actor`, `node`: on Ray,
+    the name and the node id. `pid`: of its process, 0 while it has none.
+    """
+
+    name: str
+    status: str
+    actor: str = ""
+    node: str = ""
+    pid: int = 0
+
+
+class Execution(ABC):
+    """A job that was started."""
+
+    is_announced = False
+    """Whether `sage-flow channels` and `sage-flow services` can ask it through this process."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The job's name."""
+
+    @property
+    def id(self) -> str:
+        """What others find it by."""
+        return self.name
+
+    @property
+    @abstractmethod
+    def status(self) -> JobStatus:
+        """Where the job is in its life."""
+
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether `wait` would return at once."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; return whether it has come."""
+
+    @abstractmethod
+    def cancel(self, reason: str) -> None:
+        """Ask the job to end; `wait` for it."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Ask the sources to end, and the job behind them; `wait` for it."""
+
+    @property
+    @abstractmethod
+    def stuck(self) -> list[str]:
+        """Where user code was that did not come back after a cancel."""
+
+    @abstractmethod
+    def outcome(self) -> JobOutcome:
+        """What it came to, once it is over. Raises an error of the engine itself that ended it."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Any]:
+        """See `JobHandle.metrics`."""
+
+    @abstractmethod
+    def statistics(self) -> dict[str, Any]:
+        """See `JobHandle.statistics`."""
+
+    @abstractmethod
+    def collected(self) -> dict[str, list[Any]]:
+        """See `JobHandle.collected`."""
+
+    @abstractmethod
+    def subtasks(self) -> list[SubtaskInfo]:
+        """See `JobHandle.subtasks`."""
+
+    def logs(self) -> dict[str, str]:
+        """See `JobHandle.logs`."""
+        raise PipelineError("a job of this process prints to its own stdout and stderr, and has no other logs")
+
+    @abstractmethod
+    def service(self, service: str | type) -> ServiceHandle:
+        """See `JobHandle.service`."""
+
+    @abstractmethod
+    def serve(
+        self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
+    ) -> ServedService:
+        """See `JobHandle.serve`."""
+
+
+class LocalExecution(Execution):
+    """A job whose driver is in this process.
 
     `crash` is an error of the engine itself that ended the driver.
     """
 
-    def __init__(self, driver: Driver, cancel: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        cancel: Callable[[str], None] | None = None,
+        drain: Callable[[], None] | None = None,
+    ) -> None:
         self.driver = driver
         self._cancel = cancel or driver.cancel
+        self._drain = drain or driver.drain
         self.crash: BaseException | None = None
         self._began = driver.now()
         self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}  # when, and received, at the last look
@@ -54,8 +177,19 @@ class Execution:
             self.crash = error
         self._over.set()
 
+    @property
+    def name(self) -> str:
+        return self.driver.plan.job
+
+    @property
+    def status(self) -> JobStatus:
+        return self.driver.status
+
+    @property
+    def is_announced(self) -> bool:  # type: ignore[override]
+        return self.driver.outside is not None
+
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end; return whether it has come."""
         return self._over.wait(timeout_s)
 
     @property
@@ -63,11 +197,49 @@ class Execution:
         return self._over.is_set()
 
     def cancel(self, reason: str) -> None:
-        """Ask the job to end; `wait` for it."""
         self._cancel(reason)
 
+    def drain(self) -> None:
+        self._drain()
+
+    @property
+    def stuck(self) -> list[str]:
+        return self.driver.stuck
+
+    def outcome(self) -> JobOutcome:
+        if self.crash is not None:
+            raise self.crash
+        return outcome_of(self.driver)
+
+    def service(self, service: str | type) -> ServiceHandle:
+        outside = self.driver.outside
+        if outside is None:
+            raise PipelineError("a job in the simulation cannot be called from outside: that would not be repeatable")
+        return Caller(self.services, outside).handle(service)
+
+    def serve(
+        self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
+    ) -> ServedService:
+        from sage_flow.channels.transport import TcpAddress
+        from sage_flow.remote_service import ServedService
+
+        self.service(service)
+        assert self.driver.outside is not None  # else there is no handle
+        return ServedService(self.driver.outside, self.services[service], TcpAddress(host, port, ssl_context), key)
+
+    def collected(self) -> dict[str, list[Any]]:
+        return {name: list(rows) for name, rows in self.driver.collected.items()}
+
+    def subtasks(self) -> list[SubtaskInfo]:
+        statuses = self.driver.subtask_statuses()
+        return [SubtaskInfo(s.name, statuses[s.address], pid=os.getpid()) for s in self.driver.plan.subtasks]
+
+    @property
+    def services(self) -> Mapping[str, ServicePlan]:
+        """The services of the job, by name."""
+        return self.driver.plan.services
+
     def metrics(self) -> dict[str, Any]:
-        """Counts per operator, queued records per chain, calls per service and method, as last told."""
         queued: dict[str, int] = {}
         for subtask in self.driver.plan.subtasks:
             report = self.driver.reports.get(subtask.address)
@@ -79,7 +251,8 @@ class Execution:
         }
 
     def statistics(self) -> dict[str, Any]:
-        """Ask every subtask, whatever it is doing: channels, services, stories, and who does not answer."""
+        if self.driver.outside is None:
+            raise PipelineError("a job in the simulation cannot be asked from outside: that would not be repeatable")
         told = {} if self.is_over else self.driver.inspect()
         answered = {address: report for address, report in told.items() if report is not None}
         names = {subtask.address: subtask.name for subtask in self.driver.plan.subtasks}
@@ -103,6 +276,11 @@ class Execution:
             "producers": [names[producer] for producer in channel.producers],
             "rate_per_s": (channel.received - before) / (now - then) if now > then else 0.0,
         }
+
+
+def outcome_of(driver: Driver) -> JobOutcome:
+    """What the job of a driver came to."""
+    return JobOutcome(driver.status, driver.failure, driver.collected, driver.counts(), driver.stuck)
 
 
 def _ages(report: PortReport) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sage_flow.channels.frame import FRAME_RECORDS
-from sage_flow.functions import IDLE, Source
+from sage_flow.functions import END, IDLE, Source
 
 __all__ = ["Feeder"]
 
@@ -37,6 +37,7 @@ class Feeder(Source[Any]):
         self._subtask_waits = True
         self._end: Any = _NOT_YET
         self._stopped = False
+        self._is_late: Callable[[], bool] = lambda: False
 
     def run(self) -> None:
         """The thread's body: read until the end, an error, or `stop`."""
@@ -48,6 +49,7 @@ class Feeder(Source[Any]):
                 elif batch is not IDLE:  # END, or what no source may return: the subtask says so
                     self._close(batch)
                     return
+            self._close(END)
         except BaseException as error:  # raised again where the batches are read
             self._close(error)
 
@@ -56,7 +58,7 @@ class Feeder(Source[Any]):
         if not self._batches and not ended:
             self._subtask_waits = True
             if not self._batches and self._end is _NOT_YET:
-                return IDLE
+                return END if self._is_late() else IDLE
             self._subtask_waits = False
         if self._batches:
             return self._take()
@@ -71,6 +73,14 @@ class Feeder(Source[Any]):
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
+
+    def drain(self, is_late: Callable[[], bool]) -> None:
+        """Read nothing more; what was read comes yet, and then the end.
+
+        The source may be in the middle of a read. What it gives before `is_late()` comes, too.
+        """
+        self._is_late = is_late
+        self.stop()
 
     def _take(self) -> list[Any]:
         taken: list[Any] = []

@@ -28,7 +28,7 @@ from sage_flow.channels.frame import (
     Ticket,
 )
 from sage_flow.channels.hold import OnHold
-from sage_flow.errors import JobCancelled, ProtocolError
+from sage_flow.errors import JobCancelled, JobRestarting, ProtocolError
 from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
 from sage_flow.executors.shell import Shell
@@ -81,7 +81,7 @@ class WorkerPort(CallingPort):
         self._waiting_frames = 0  # in all channels
         self._draining = False
         self._poked = False
-        self._cancelled: str | None = None
+        self._cancelled: Cancel | None = None
         self._fault: Exception | None = None
 
     # -- the shell's side -----------------------------------------------------------------------------------
@@ -113,9 +113,9 @@ class WorkerPort(CallingPort):
                 self._take_request(message)
             case CancelRequest():
                 self._take_back(message)
-            case Cancel(reason):
-                self._cancelled = reason
-                self._story.note(self.now(), f"cancelled: {reason}")
+            case Cancel():
+                self._cancelled = message
+                self._story.note(self.now(), f"cancelled: {message.reason}")
             case _:
                 self._inbox.append(message)
 
@@ -284,7 +284,7 @@ class WorkerPort(CallingPort):
         if self._fault is not None:
             raise self._fault
         if self._cancelled is not None:
-            raise JobCancelled(self._cancelled)
+            raise (JobRestarting if self._cancelled.restarts else JobCancelled)(self._cancelled.reason)
 
     def _await_sent(self, channel: int) -> None:
         frames = self._outgoing[channel].frames

@@ -20,15 +20,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from sage_flow import by_value
 from sage_flow.channels.codec import cannot_pickle
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Message
 from sage_flow.channels.transport import sockets_in
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
-from sage_flow.executors.execution import Execution
+from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
-from sage_flow.executors.shell import record_window
+from sage_flow.executors.reading_condition import ReadingCondition
+from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.threads import LocalPost, ThreadShell
 from sage_flow.plan.physical import Plan
 
@@ -65,6 +67,9 @@ class ProcessShell(ThreadShell):
         self._process_of = process_of
         self.exchange: Exchange | None = None
 
+    def condition(self) -> Condition:
+        return ReadingCondition(lambda: self.exchange)
+
     def send(self, sender: int, target: int, message: Message) -> int:
         process = self._process_of[target]
         if process == self._process or self.exchange is None:
@@ -84,7 +89,7 @@ class ProcessExecutor:
 
     workers: int = 2
 
-    def start(self, plan: Plan, options: DriverOptions) -> Execution:
+    def start(self, plan: Plan, options: DriverOptions) -> LocalExecution:
         """Start the worker processes. Raises PipelineError if the plan cannot be pickled."""
         payload = pickled_plan(plan)
         process_of = {subtask.address: index % self.workers + 1 for index, subtask in enumerate(plan.subtasks)}
@@ -97,7 +102,7 @@ class ProcessExecutor:
         post.register(DRIVER, driver.deliver)
         post.register(OUTSIDE, outside.deliver)
         group.start(payload, shell, driver, post)
-        execution = Execution(driver)
+        execution = LocalExecution(driver)
 
         shell.spawn(f"driver of {plan.job}", partial(execution.lead, lambda: group.stop(stuck=bool(driver.stuck))))
         return execution
@@ -189,16 +194,13 @@ class _WorkerGroup:
 
 def pickled_plan(plan: Plan) -> bytes:
     """Return the plan as bytes. Raises PipelineError naming the operator that cannot be pickled."""
-    import cloudpickle
-
     try:
-        payload: bytes = cloudpickle.dumps(plan)
-        return payload
+        return by_value.dumps(plan)
     except Exception as error:
         for operator in (operator for chain in plan.chains for operator in chain.operators):
             for part in (*operator.functions, operator.options):
                 try:
-                    cloudpickle.dumps(part)
+                    by_value.dumps(part)
                 except Exception as culprit:
                     reason = cannot_pickle(part, culprit)
                     raise PipelineError(

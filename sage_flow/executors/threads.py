@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Data, Message, Reply, Request
 from sage_flow.executors.driver import Driver, DriverOptions
-from sage_flow.executors.execution import Execution
+from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.worker import Worker
@@ -117,7 +117,7 @@ class ThreadExecutor:
 
     copies_records: bool = False
 
-    def start(self, plan: Plan, options: DriverOptions) -> Execution:
+    def start(self, plan: Plan, options: DriverOptions) -> LocalExecution:
         """Start the job's threads."""
         post = LocalPost(copies_records=self.copies_records)
         shell = ThreadShell(post)
@@ -128,7 +128,7 @@ class ThreadExecutor:
         workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]
         for subtask, worker in workers:
             post.register(subtask.address, worker.port.deliver)
-        execution = Execution(driver)
+        execution = LocalExecution(driver)
         shell.spawn(f"driver of {plan.job}", execution.lead)
         for subtask, worker in workers:
             shell.spawn(subtask.name, worker.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from sage_flow.channels.frame import DRIVER, Commit, Ended, Failed, Finished, Message, Progress, Reply, Request
+from sage_flow.channels.frame import DRIVER, Commit, Drain, Ended, Failed, Finished, Message, Progress, Reply, Request
 from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
 from sage_flow.executors.feeder import Feeder
 from sage_flow.executors.port import WorkerPort
@@ -23,6 +23,8 @@ __all__ = ["Worker"]
 _PROGRESS_S = 0.2
 _FIRST_IDLE_S = 0.001
 _LONGEST_IDLE_S = 0.1
+_DRAIN_S = 0.5
+"""How long a blocking source may take to come back from the read that it is in when its job is drained."""
 
 Unit = ChainSubtask | ServiceSubtask
 
@@ -75,19 +77,22 @@ class Worker:
             chain.open()
             feeder = self._feed(chain)
             try:
-                self._run_chain(chain)
+                self._run_chain(chain, feeder)
             finally:
                 if feeder is not None:
                     feeder.stop()
                 self.port.stop_tasks()
             chain.close()
 
-    def _run_chain(self, chain: ChainSubtask) -> None:
+    def _run_chain(self, chain: ChainSubtask, feeder: Feeder | None) -> None:
         timeout_s: float | None = 0.0
         idle_s = _FIRST_IDLE_S
         while True:
             for message in self.port.take(timeout_s):
-                chain.on_message(message)
+                if isinstance(message, Drain) and feeder is not None:
+                    self._drain(feeder)  # which ends the source, behind what it has read
+                else:
+                    chain.on_message(message)
             match chain.advance():
                 case GoOn():
                     timeout_s, idle_s = 0.0, _FIRST_IDLE_S
@@ -107,12 +112,18 @@ class Worker:
         self._shell.spawn(f"feeder of {self._subtask.name}", feeder.run)
         return feeder
 
+    def _drain(self, feeder: Feeder) -> None:
+        late_at = self._shell.now() + _DRAIN_S
+        feeder.drain(lambda: self._shell.now() >= late_at)
+
     def _await_commit(self) -> None:
         while True:
             for message in self.port.take():
                 match message:
                     case Commit():
                         return
+                    case Drain():
+                        pass  # the source has ended by itself
                     case Request(reply_to, call_id):
                         self._shell.send(self._address, reply_to, Reply(call_id, 0, (), self._too_late()))
                     case _:

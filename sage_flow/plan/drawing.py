@@ -13,7 +13,8 @@ def explain(plan: Plan) -> str:
     lines = [f"job {plan.job!r}: {len(plan.chains)} chains, {subtasks} subtasks"]
     for chain in plan.chains:
         owner = f" (service {chain.service!r})" if chain.service else ""
-        lines.append(f"\n[{chain.id}] {chain.name}   x{chain.parallelism}{owner}")
+        needs = f"   {chain.options}" if chain.options else ""
+        lines.append(f"\n[{chain.id}] {chain.name}   x{chain.parallelism}{owner}{needs}")
         for operator in chain.operators:
             notes = [f"on_error={operator.on_error}"] if operator.on_error != "fail" else []
             lines.append(
@@ -44,8 +45,10 @@ def draw(plan: Plan) -> str:
 
 
 def _box(chain: Chain) -> str:
-    names = "<br/>".join(_quote(operator.name) for operator in chain.operators)
-    return f'c{chain.id}["{names}<br/>x{chain.parallelism}"]'
+    lines = [*(operator.name for operator in chain.operators), f"x{chain.parallelism}"]
+    if chain.options:
+        lines.append(str(chain.options))
+    return f'c{chain.id}["{"<br/>".join(map(_quote, lines))}"]'
 
 
 def _quote(text: str) -> str:

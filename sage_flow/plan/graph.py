@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from sage_flow.plan.location import Location
+from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
 
 __all__ = [
     "AGGREGATES",
@@ -101,13 +102,17 @@ class Operator:
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """An operator in the graph. `parallelism` None means the environment's default (see `plan.physical`)."""
+    """An operator in the graph. `parallelism` None means the environment's default (see `plan.physical`).
+
+    `actor_options` is what was said about it itself.
+    """
 
     operator: Operator
     inputs: tuple[tuple[Tap, ...], ...]
     parallelism: int | None = None
     service: str | None = None
     max_parallelism: int | None = None  # 1 for sources that cannot share their work
+    actor_options: ActorOptions = DEFAULT_OPTIONS
 
     @property
     def name(self) -> str:
@@ -139,6 +144,7 @@ class ServiceDefinition:
     """A registered service: a class with its arguments, or the output taps of its pipeline.
 
     `stateless`: any replica may answer any call. `many`: the reply is a list. `uses`: services that it calls.
+    `actor_options`: of its replicas, or of every operator of its pipeline where that says nothing else.
     """
 
     name: str
@@ -154,3 +160,4 @@ class ServiceDefinition:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: tuple[Tap, ...] = ()
+    actor_options: ActorOptions = DEFAULT_OPTIONS

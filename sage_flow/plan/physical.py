@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sage_flow.plan.graph import Operator, Partitioning
+from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
 
@@ -41,12 +42,13 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Neighbouring operators that run as one function in `parallelism` subtasks."""
+    """Neighbouring operators that run as one function in `parallelism` subtasks; `options` are of each one's actor."""
 
     id: int
     operators: tuple[Operator, ...]
     parallelism: int
     service: str | None = None
+    options: ActorOptions = DEFAULT_OPTIONS
 
     @property
     def name(self) -> str:

@@ -1,7 +1,8 @@
 """From the logical graph to the physical plan: resolve parallelism, chain, draw the edges.
 
-Two neighbours share a chain when the edge between them would be forward: equal parallelism, one reader,
-one input. With one subtask on both sides a hash edge is forward too: every key goes to the same place.
+Two neighbours share a chain when the edge between them would be forward - equal parallelism, one reader, one
+input - and the second one says nothing about the actors it needs, or just what the chain says. With one subtask
+on both sides a hash edge is forward too: every key goes to the same place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Kind, Node, Operator, Partitioning, ServiceDefinition, Tap
 from sage_flow.plan.physical import DRIVER_CHAIN, MAX_PARALLELISM, REPLY, Chain, Edge, Plan, ServicePlan
+from sage_flow.plan.resources import ActorOptions
 from sage_flow.plan.validation import main_consumers, validate
 
 __all__ = ["build_plan"]
@@ -31,6 +33,7 @@ class _DraftChain:
     operators: list[Operator]
     parallelism: int
     service: str | None
+    options: ActorOptions
 
 
 @dataclass(slots=True)
@@ -54,7 +57,7 @@ class _Planner:
             else:
                 self._extend_chain(node, fused)
         planned = {name: self._plan_service(service) for name, service in self.services.items()}
-        chains = tuple(Chain(d.id, tuple(d.operators), d.parallelism, d.service) for d in self._chains)
+        chains = tuple(Chain(d.id, tuple(d.operators), d.parallelism, d.service, d.options) for d in self._chains)
         return Plan(self.job, chains, tuple(self._edges), planned)
 
     def _resolve_parallelism(self, node: Node) -> int:
@@ -82,10 +85,18 @@ class _Planner:
         same = self._parallelism[tap.node] == self._parallelism[node]
         forward = tap.partitioning in (Partitioning.AUTO, Partitioning.FORWARD)
         joined = same and (forward or self._parallelism[node] == 1)
-        return tap if tap.tag is None and readers[tap.node] == 1 and joined else None
+        agree = not node.actor_options or self._options(node) == self._place[tap.node][0].options
+        return tap if tap.tag is None and readers[tap.node] == 1 and joined and agree else None
+
+    def _options(self, node: Node) -> ActorOptions:
+        if node.service is None:
+            return node.actor_options
+        return node.actor_options.over(self.services[node.service].actor_options)
 
     def _start_chain(self, node: Node) -> None:
-        chain = _DraftChain(len(self._chains), [node.operator], self._parallelism[node], node.service)
+        chain = _DraftChain(
+            len(self._chains), [node.operator], self._parallelism[node], node.service, self._options(node)
+        )
         self._chains.append(chain)
         self._place[node] = (chain, 0)
         for side, taps in enumerate(node.inputs):
@@ -133,7 +144,7 @@ class _Planner:
             return _service_plan(service, head.id, methods=frozenset({"process"}))
         options = {"args": service.args, "kwargs": service.kwargs}
         operator = Operator(service.name, Kind.SERVICE, (service.factory,), (False,), service.location, options=options)
-        chain = _DraftChain(len(self._chains), [operator], service.parallelism, service.name)
+        chain = _DraftChain(len(self._chains), [operator], service.parallelism, service.name, service.actor_options)
         self._chains.append(chain)
         if not isinstance(service.factory, type):
             return _service_plan(service, chain.id)

@@ -21,7 +21,7 @@ from sage_flow.plan.planner import type_key
 from sage_flow.runtime.port import CallPort
 from sage_flow.service import Call, ServiceFuture, ServiceHandle
 
-__all__ = ["ActivationDeadline", "Caller"]
+__all__ = ["ActivationDeadline", "Caller", "find_service"]
 
 _deadline: ContextVar[float | None] = ContextVar("deadline of the call that is being answered", default=None)
 
@@ -60,7 +60,7 @@ class Caller:
         self._closing = True
 
     def handle(self, service: str | type) -> ServiceHandle:
-        return ServiceHandle(self, self._find(service).name)
+        return ServiceHandle(self, find_service(self._services, service).name)
 
     def call(self, call: Call) -> Any:
         plan, timeout_s, group = self._checked(call)
@@ -88,25 +88,9 @@ class Caller:
                 f"{call.service}.{call.method} was called by a thread of its own after close() of the operator had"
                 " begun: let such threads end in close()"
             )
-        plan = self._find(call.service)
+        plan = find_service(self._services, call.service)
         _check_method(plan, call.method)
         return plan, self._timeout(plan, call.method, call.timeout), _key_group(plan, call.key)
-
-    def _find(self, service: str | type) -> ServicePlan:
-        if isinstance(service, str):
-            plan = self._services.get(service)
-            if plan is None:
-                raise UnknownService(f"no service {service!r}; {_suggest(service, self._services, 'registered')}")
-            return plan
-        wanted = type_key(service)
-        found = [plan for plan in self._services.values() if plan.type_key == wanted]
-        if len(found) != 1:
-            names = ", ".join(repr(plan.name) for plan in found) or "none"
-            raise UnknownService(
-                f"ctx.service({service.__name__}) needs exactly one registration of that class, not {len(found)}"
-                f" ({names}): use the name"
-            )
-        return found[0]
 
     def _timeout(self, plan: ServicePlan, method: str, timeout: float | None) -> float:
         if timeout is None:
@@ -122,6 +106,24 @@ class Caller:
                 f"no time is left for calling {plan.name}.{method}: the call being answered has timed out"
             )
         return min(timeout, left)
+
+
+def find_service(services: Mapping[str, ServicePlan], service: str | type) -> ServicePlan:
+    """The service of this name, or of this class if there is exactly one. Raises UnknownService."""
+    if isinstance(service, str):
+        plan = services.get(service)
+        if plan is None:
+            raise UnknownService(f"no service {service!r}; {_suggest(service, services, 'registered')}")
+        return plan
+    wanted = type_key(service)
+    found = [plan for plan in services.values() if plan.type_key == wanted]
+    if len(found) != 1:
+        names = ", ".join(repr(plan.name) for plan in found) or "none"
+        raise UnknownService(
+            f"ctx.service({service.__name__}) needs exactly one registration of that class, not {len(found)}"
+            f" ({names}): use the name"
+        )
+    return found[0]
 
 
 def _key_group(plan: ServicePlan, key: Any) -> int | None:

@@ -2,6 +2,7 @@
 
     main subtasks finish -> services end, callers before callees -> all commit -> FINISHED
     one subtask fails    -> all others are cancelled, nothing is committed     -> FAILED
+    the job is drained   -> its sources end, and with them, in order, the rest -> FINISHED
 
 Services end by the graph of calls between them. An edge of that graph is opened, through here, before its
 first call; the edge that would close a circle is refused, so that no two services ever wait for each other.
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sage_flow.channels.frame import Cancel, Commit, EndService, Message
+from sage_flow.channels.frame import Cancel, Commit, Drain, EndService, Message
 from sage_flow.errors import InternalError, ServiceCycle
+from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import pack_error
 
@@ -30,6 +32,7 @@ class JobStatus(str, Enum):
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    RESTARTING = "RESTARTING"
 
     def __str__(self) -> str:
         return self.value
@@ -60,8 +63,11 @@ Decision = Tell | JobEnded
 
 
 class Coordinator:
-    def __init__(self, plan: Plan) -> None:
+    """Leads one attempt of a job. `restarts`: another one will follow if it fails, and whoever waits is told so."""
+
+    def __init__(self, plan: Plan, *, restarts: bool = False) -> None:
         self._plan = plan
+        self._restarts = restarts
         self._running = {subtask.address: subtask for subtask in plan.subtasks}  # have not finished
         self._alive = dict.fromkeys(self._running)  # have not ended
         self._service_of = {subtask.address: subtask.chain.service for subtask in plan.subtasks}
@@ -70,12 +76,20 @@ class Coordinator:
         self._told_to_end: set[str | None] = set()
         self._failure: Any = None
         self._cancelled: str | None = None
+        self._drained = False
         self._committing = False
 
     @property
     def alive(self) -> tuple[int, ...]:
         """The subtasks that have not ended."""
         return tuple(self._alive)
+
+    def statuses(self) -> dict[int, str]:
+        """Of each subtask: RUNNING, FINISHED (closed, and waiting for the others) or ENDED."""
+        told = dict.fromkeys((subtask.address for subtask in self._plan.subtasks), "ENDED")
+        told.update(dict.fromkeys(list(self._alive), "FINISHED"))
+        told.update(dict.fromkeys(list(self._running), "RUNNING"))
+        return told
 
     def start(self) -> Iterator[Decision]:
         """A plan whose services have no callers ends them at once."""
@@ -106,13 +120,22 @@ class Coordinator:
         self._running.pop(address, None)
         if self._failure is None and self._cancelled is None:
             self._failure = failure
-            yield from self._cancel_all(f"the job failed in {self._name(address)}")
+            yield from self._cancel_all(f"the job failed in {self._name(address)}", restarts=self._restarts)
 
     def on_cancel(self, reason: str) -> Iterator[Decision]:
         """The user wants the job to end."""
         if self._failure is None and self._cancelled is None and not self._committing:
             self._cancelled = reason
             yield from self._cancel_all(reason)
+
+    def on_drain(self) -> Iterator[Decision]:
+        """The user wants the sources to end, and the job behind them."""
+        if self._drained or self._failure is not None or self._cancelled is not None:
+            return
+        self._drained = True
+        for address, subtask in self._running.items():
+            if subtask.chain.head.kind is Kind.SOURCE:
+                yield Tell(address, Drain())
 
     def on_ended(self, address: int, failure: Any) -> Iterator[Decision]:
         """A subtask's last message. A failure here is one of closing, commit or abort."""
@@ -166,9 +189,9 @@ class Coordinator:
         for address in self._plan.addresses(self._plan.services[service].chain):
             yield Tell(address, EndService(tuple(self._callers.get(address, ()))))
 
-    def _cancel_all(self, reason: str) -> Iterator[Decision]:
+    def _cancel_all(self, reason: str, *, restarts: bool = False) -> Iterator[Decision]:
         for address in self._alive:
-            yield Tell(address, Cancel(reason))
+            yield Tell(address, Cancel(reason, restarts))
 
     def _path(self, start: str, goal: str) -> list[str] | None:
         """A path of opened calls from `start` to `goal`."""

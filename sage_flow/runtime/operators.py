@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from sage_flow import by_value
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
 from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, Kind, Operator
@@ -35,10 +37,8 @@ def own_copy(function: Any, operator: Operator) -> Any:
         return function
     if isinstance(function, Source) and not function.parallel:
         return copy.copy(function)  # it has one subtask, and may hold what is too large, or unable, to be pickled
-    import cloudpickle
-
     try:
-        return cloudpickle.loads(cloudpickle.dumps(function))
+        return pickle.loads(by_value.dumps(function))
     except Exception as error:
         raise PipelineError(
             f"{operator.name!r} ({operator.location}): each subtask needs its own copy of this"

@@ -19,6 +19,7 @@ from sage_flow.channels.frame import (
     Barrier,
     Control,
     Data,
+    Drain,
     EndOfInput,
     Idle,
     Message,
@@ -96,6 +97,7 @@ class ChainSubtask:
         self._pace = Pace()
         self._opened: list[BoundOperator] = []
         self._ended = False
+        self._drains = False
         self._answering = Answering(port, [o for o in self._outputs if o.edge.target != DRIVER_CHAIN])
         self._callers = CallersGate()
         self.source = self._find_source()
@@ -207,7 +209,10 @@ class ChainSubtask:
         if isinstance(message, (Data, Control)):
             is_last = isinstance(message, Control) and isinstance(message.element, EndOfInput)
             self._gate.check_sequence(message.channel, message.seq, is_last=is_last)
-        self._ready.append(message)
+        if isinstance(message, Drain) and self.source is not None:
+            self._drains = True  # the source is not asked any more
+        else:
+            self._ready.append(message)
 
     def advance(self) -> Step:
         """Do the next piece of work. May suspend."""
@@ -274,7 +279,7 @@ class ChainSubtask:
 
     def _read_source(self, source: Source[Any]) -> Step:
         try:
-            batch = source.next_batch()
+            batch = END if self._drains else source.next_batch()
         except Exception as error:
             self._explain(error, self._operators[0].operator)
             raise

@@ -170,3 +170,68 @@ def test_what_is_no_batch_reaches_the_subtask_which_refuses_it(wrong):
     fed = Fed(Wrong())
     fed.wait()
     assert fed.feeder.next_batch() == wrong
+
+
+# --- drain ------------------------------------------------------------------------------------------------
+
+
+def never_late():
+    return False
+
+
+@pytest.mark.race
+def test_draining_gives_what_was_read_and_then_the_end():
+    source = Counting(300)
+    fed = Fed(source)
+    settle(source, 1500)  # the last batch waits for room
+    fed.feeder.drain(never_late)
+    assert fed.rest() == list(range(1500))
+    fed.thread.join(NEVER_S)
+    assert not fed.thread.is_alive()
+    assert source.given == 1500
+
+
+class Slow(Counting):
+    """Comes back from its second read when it is let."""
+
+    def __init__(self):
+        super().__init__(size=3)
+        self.reads, self.may_go_on = threading.Event(), threading.Event()
+
+    def next_batch(self):
+        if self.given:
+            self.reads.set()
+            assert self.may_go_on.wait(NEVER_S)
+        return super().next_batch()
+
+
+def test_what_a_read_gives_in_time_comes_too():
+    source = Slow()
+    fed = Fed(source)
+    assert source.reads.wait(NEVER_S)
+    fed.feeder.drain(never_late)
+    assert fed.feeder.next_batch() == [0, 1, 2]
+    assert fed.feeder.next_batch() is IDLE
+    source.may_go_on.set()
+    assert fed.rest() == [3, 4, 5]
+
+
+def test_a_read_that_does_not_come_back_is_not_waited_for():
+    source = Slow()
+    fed = Fed(source)
+    assert source.reads.wait(NEVER_S)
+    fed.feeder.drain(lambda: True)
+    assert fed.rest() == [0, 1, 2]
+    source.may_go_on.set()
+    fed.thread.join(NEVER_S)
+    assert not fed.thread.is_alive()
+
+
+def test_an_error_of_the_last_read_is_raised():
+    source = Counting(5, batches=1, end=ConnectionError("gone"))
+    fed = Fed(source)
+    fed.thread.join(NEVER_S)
+    fed.feeder.drain(never_late)
+    assert fed.feeder.next_batch() == list(range(5))
+    with pytest.raises(ConnectionError, match="gone"):
+        fed.feeder.next_batch()

@@ -22,7 +22,7 @@ from sage_flow.channels.frame import (
     Reply,
     Request,
 )
-from sage_flow.errors import CodecError, JobCancelled, ProtocolError, ServiceOverloaded, ServiceTimeout
+from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError, ServiceOverloaded, ServiceTimeout
 from sage_flow.executors.port import WorkerPort
 from sage_flow.runtime.calls import CallTable
 from sage_flow.service import Call
@@ -512,3 +512,17 @@ def test_a_cancel_comes_before_what_waits_in_the_inbox():
     it.port.deliver(Cancel("enough"))
     with pytest.raises(JobCancelled):
         it.port.take()
+
+
+def test_a_cancel_says_whether_the_job_will_start_again():
+    it = port_of()
+    suspended = InThread(call, it)
+    it.port.deliver(Cancel("failed elsewhere", restarts=True))
+    with pytest.raises(JobRestarting, match="failed elsewhere"):
+        suspended.result()
+    assert it.port.is_cancelled
+    it = port_of()
+    it.port.deliver(Cancel("enough"))
+    with pytest.raises(JobCancelled) as caught:
+        it.port.take()
+    assert type(caught.value) is JobCancelled

@@ -438,6 +438,25 @@ def test_every_subtask_has_its_own_copy_opened_and_closed_once(mode, tmp_path):
     assert function.total == 1000  # the user's own object is untouched
 
 
+def test_running_a_job_leaves_the_classes_of_the_program_as_they_were(mode):
+    class Row:
+        def __init__(self, n):
+            self.n = n
+
+        def double(self):
+            return 2 * self.n
+
+    class Rows(Function):
+        def __call__(self, n):
+            return Row(n)
+
+    before = Row.__init__, Row.double, Rows.__call__
+    rows = rows_of(mode, lambda s: s.map(Rows()), [1])
+    assert type(rows[0]) is Row
+    assert rows[0].double() == 2
+    assert (Row.__init__, Row.double, Rows.__call__) == before
+
+
 class Doubled(Function):
     def __call__(self, value):
         return value * 2

@@ -348,7 +348,7 @@ def test_what_came_before_the_record_that_raised_is_counted_and_no_more(verb):
     def build(env):
         stream = union_of_two(env).map(abs, name="before")
         stream = getattr(stream, verb)(failing_at(3), name="bad")
-        if stream is not None:
+        if verb != "for_each":
             stream.map(abs, name="after").for_each(print)
 
     made = bench(build, "before")

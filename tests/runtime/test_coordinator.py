@@ -8,7 +8,7 @@ from fake_port import plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_flow.channels.frame import Cancel, Commit, EndService
+from sage_flow.channels.frame import Cancel, Commit, Drain, EndService
 from sage_flow.runtime.coordinator import Coordinator, JobEnded, JobStatus, Tell
 
 
@@ -17,7 +17,7 @@ class Echo:
         return value
 
 
-def job_with(*services, replicas=1, parallelism=1):
+def job_with(*services, replicas=1, parallelism=1, restarts=False):
     """A coordinator of `collection -> two sinks` and of services, and the addresses by name."""
 
     def write(env):
@@ -31,7 +31,7 @@ def job_with(*services, replicas=1, parallelism=1):
     addresses = {}
     for subtask in plan.subtasks:
         addresses.setdefault(subtask.chain.head.name, []).append(subtask.address)
-    return Coordinator(plan), SimpleNamespace(**addresses), plan
+    return Coordinator(plan, restarts=restarts), SimpleNamespace(**addresses), plan
 
 
 def tells(decisions):
@@ -123,6 +123,20 @@ def test_the_first_failure_cancels_everybody_once():
     assert last == JobEnded(JobStatus.FAILED, "first")
 
 
+def test_a_failure_of_an_attempt_that_another_one_follows_says_so_to_whoever_is_cancelled():
+    job, at, plan = job_with(restarts=True)
+    told = tells(job.on_failed(at.left[0], "first"))
+    reason = f"the job failed in {plan.subtasks[at.left[0] - 1].name}"
+    assert told == [(s.address, Cancel(reason, restarts=True)) for s in plan.subtasks]
+    *_, last = end(job, at.source + at.left + at.right)
+    assert last == JobEnded(JobStatus.FAILED, "first")  # what comes next others decide
+
+
+def test_a_user_who_cancels_wants_no_other_attempt():
+    job, _, plan = job_with(restarts=True)
+    assert tells(job.on_cancel("stop")) == [(s.address, Cancel("stop")) for s in plan.subtasks]
+
+
 def test_a_cancel_reaches_everybody_once():
     job, at, plan = job_with()
     assert tells(job.on_cancel("stop")) == [(s.address, Cancel("stop")) for s in plan.subtasks]
@@ -182,6 +196,43 @@ def test_a_subtask_that_ends_without_having_finished_is_no_success():
     decisions = end(job, at.left)  # neither Finished nor Failed came, and nobody cancelled
     decisions += finish(job, at.source + at.right) + end(job, at.source + at.right)
     assert decisions[-1].status is JobStatus.FAILED
+
+
+# --- drain ------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_reaches_the_sources_once():
+    job, at, _ = job_with("svc")
+    assert tells(job.on_drain()) == [(at.source[0], Drain())]
+    assert list(job.on_drain()) == []
+    told = tells(finish(job, at.source + at.left + at.right))
+    assert [address for address, _ in told] == at.svc
+    finish(job, at.svc)
+    *_, last = end(job, at.source + at.left + at.right + at.svc)
+    assert last == JobEnded(JobStatus.FINISHED)
+
+
+def test_sources_that_have_ended_are_not_drained():
+    job, at, _ = job_with()
+    finish(job, at.source)
+    assert list(job.on_drain()) == []
+
+
+@pytest.mark.parametrize(
+    "first", [lambda job, at: job.on_cancel("stop"), lambda job, at: job.on_failed(at.left[0], "first")]
+)
+def test_nothing_is_drained_that_unwinds(first):
+    job, at, _ = job_with()
+    assert list(first(job, at))
+    assert list(job.on_drain()) == []
+
+
+def test_a_drain_can_be_cancelled():
+    job, at, plan = job_with()
+    list(job.on_drain())
+    assert tells(job.on_cancel("stop")) == [(s.address, Cancel("stop")) for s in plan.subtasks]
+    *_, last = end(job, at.source + at.left + at.right)
+    assert last == JobEnded(JobStatus.CANCELLED)
 
 
 # --- circles of services ----------------------------------------------------------------------------------
@@ -276,6 +327,7 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
     job, at, plan = job_with("a", "b", replicas=2, parallelism=2)
     model = Subtasks(plan)
     ended, failed, cancelled = [], False, False
+    sources = {s.address for s in plan.subtasks if s.chain.head.kind == "source"}
 
     def obey(decisions):
         for decision in decisions:
@@ -286,6 +338,7 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
             told = model.told[decision.address]
             assert model.state[decision.address] != "ended", "nobody is told anything after its end"
             assert type(decision.message) not in map(type, told), "nobody is told anything twice"
+            assert not isinstance(decision.message, Drain) or decision.address in sources
             told.append(decision.message)
 
     obey(job.start())
@@ -314,6 +367,8 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
                 failed = True
                 model.state[address] = "ended"
                 obey(job.on_died([address], "died"))
+        if data.draw(st.integers(0, 5)) == 0:
+            obey(job.on_drain())
         if not is_lucky and not cancelled and data.draw(st.integers(0, 20)) == 0:
             cancelled = True
             obey(job.on_cancel("stop"))

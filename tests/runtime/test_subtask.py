@@ -10,7 +10,7 @@ from fake_port import (
 )
 
 from sage_flow import END, IDLE, Function, Sink, Source
-from sage_flow.channels.frame import Commit, Data
+from sage_flow.channels.frame import Commit, Data, Drain
 from sage_flow.errors import PipelineError, ProtocolError
 from sage_flow.runtime.subtask import Done, WaitForMessage, WaitForSource
 
@@ -207,6 +207,30 @@ def test_a_source_is_asked_until_its_end():
     assert made.run() == Done()
     assert made.port.story(made.outs[0]) == [1, 2, 3, EndOfInput()]
     assert made.counts() == {"source": 3}
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_source_that_is_drained_ends_behind_what_it_gave(steps):
+    made = from_source([1, 2], [3, 4], IDLE, [5], END)
+    for _ in range(steps):
+        made.subtask.advance()
+    made.subtask.on_message(Drain())
+    assert made.run() == Done()
+    assert made.port.story(made.outs[0]) == [[], [1, 2], [1, 2], [1, 2, 3, 4]][steps] + [EndOfInput()]
+
+
+def test_a_drain_after_the_end_changes_nothing():
+    made = from_source([1], END)
+    made.run()
+    made.subtask.on_message(Drain())
+    assert made.run() == Done()
+    assert made.port.story(made.outs[0]) == [1, EndOfInput()]
+
+
+def test_only_sources_are_drained(made):
+    made.subtask.on_message(Drain())
+    with pytest.raises(ProtocolError, match="a chain cannot take a Drain"):
+        made.run()
 
 
 def test_falsy_records_are_records():

@@ -1,0 +1,46 @@
+"""The jobs of a Ray cluster, from any process that can connect to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_flow.job import JobHandle
+
+if TYPE_CHECKING:
+    from sage_flow.executors.ray.records import JobRecord
+
+__all__ = ["Cluster", "connect"]
+
+
+class Cluster:
+    """A connection to the jobs of one namespace; made by `connect`."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def jobs(self) -> list[JobRecord]:
+        """The jobs that run or have run, the latest first."""
+        from sage_flow.executors.ray.records import JobRecords
+
+        return JobRecords(self._namespace).all()
+
+    def job(self, job: str) -> JobHandle:
+        """A handle of the job with this id, or of the latest of this name. It leaves the job alone when it goes.
+
+        Raises PipelineError, listing the jobs there are.
+        """
+        from sage_flow.executors.ray.client import RayExecution
+        from sage_flow.executors.ray.records import JobRecords
+
+        return JobHandle(RayExecution(self._namespace, JobRecords(self._namespace).find(job)), is_owner=False)
+
+
+def connect(address: str = "auto", *, namespace: str = "sage_flow") -> Cluster:
+    """Connect this process to a Ray cluster, if it is not; `address` as in `RemoteEnvironment`.
+
+    Raises ClusterError if nobody answers.
+    """
+    from sage_flow.executors.ray.cluster import connect_to_ray
+
+    connect_to_ray(address)
+    return Cluster(namespace)

@@ -1,0 +1,327 @@
+"""One attempt of a job: its actors, the driver that leads them, and what happens when one of them is gone."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from sage_flow.channels.endpoint import Credentials
+from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.frame import DRIVER, OUTSIDE, Message, PeerLost
+from sage_flow.errors import JobCancelled, PipelineError, WorkerDied
+from sage_flow.executors.driver import Driver, WorkersDied
+from sage_flow.executors.execution import LocalExecution
+from sage_flow.executors.outside import OutsidePort
+from sage_flow.executors.processes import ProcessShell
+from sage_flow.executors.ray.actors import (
+    DEFAULT_CPUS,
+    ActorSpec,
+    actor_specs,
+    check_cluster,
+    pooled_specs,
+    ray_options,
+    wanted,
+)
+from sage_flow.executors.ray.records import JobOptions
+from sage_flow.executors.ray.worker import AddressBook, Membership, Place, Worker
+from sage_flow.executors.threads import LocalPost
+from sage_flow.plan.physical import Plan
+
+__all__ = ["Attempt", "Crew"]
+
+_log = logging.getLogger("sage_flow")
+
+_LOSS_S: Final = 2.0  # what is left when a connection ends: so long may Ray take to say that its process did
+_END_S: Final = 10.0  # for a killed actor to be gone
+_LOOK_S: Final = 0.2  # between looks whether the job was cancelled while it starts
+_PATIENCE_S: Final = 5.0  # before it is told that actors wait for resources
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker actor. `over`: it has done its work, or its end was told."""
+
+    spec: ActorSpec
+    actor: Any
+    place: Place | None = None
+    run: Any = None
+    over: threading.Event = field(default_factory=threading.Event)
+    lost: threading.Event = field(default_factory=threading.Event)
+
+    def __str__(self) -> str:
+        where = "" if self.place is None else f" (process {self.place.pid} of node {self.place.node[:8]})"
+        return f"actor {self.spec.name!r}{where}"
+
+
+class Crew:
+    """The worker actors of one attempt; made here, or taken from a pool of `options`."""
+
+    def __init__(self, job_id: str, attempt: int, plan: Plan, options: JobOptions, namespace: str) -> None:
+        self._job_id = job_id
+        self._attempt = attempt
+        self._options = options
+        self._namespace = namespace
+        pool = options.pool
+        specs = pooled_specs(plan, len(pool)) if pool else actor_specs(plan, options.actors)
+        self.members = {spec.number: _Member(spec, None) for spec in specs}
+
+    def gather(self, is_cancelled: Callable[[], bool]) -> None:
+        """Make the actors and wait for all of them.
+
+        Raises: PipelineError if the cluster cannot have them, or not in time; JobCancelled; WorkerDied.
+        """
+        import ray
+
+        if not self._options.pool:
+            check_cluster([member.spec for member in self.members.values()], ray.nodes())
+        for number, member in self.members.items():
+            member.actor = self._pooled(number) if self._options.pool else self._made(member.spec)
+        asked = {member.actor.place.remote(): member for member in self.members.values()}
+        began, waiting, told = time.monotonic(), list(asked), False
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=_LOOK_S)
+            for reference in done:
+                asked[reference].place = self._answer(asked[reference], reference)
+            waited_s = time.monotonic() - began
+            if is_cancelled():
+                raise JobCancelled("cancelled while its actors were being started")
+            if waiting and waited_s > _PATIENCE_S and not told:
+                told = True
+                _log.warning("job %s starts: %s", self._job_id, self._missing([asked[r] for r in waiting]))
+            if waiting and waited_s > (limit_s := self._options.start_timeout_s):
+                raise PipelineError(
+                    f"not all actors of job {self._job_id!r} could be started within"
+                    f" {limit_s:g} s (start_timeout_s): {self._missing([asked[r] for r in waiting])}"
+                )
+
+    def _made(self, spec: ActorSpec) -> Any:
+        import ray
+
+        suffix = "" if self._attempt == 1 else f"#{self._attempt}"
+        actor = ray.remote(Worker).options(
+            name=f"{self._job_id}/{spec.name}{suffix}",
+            namespace=self._namespace,
+            max_restarts=0,
+            max_task_retries=0,
+            **ray_options(spec),
+        )
+        return actor.remote(f"{self._job_id}/{spec.name}")
+
+    def _pooled(self, number: int) -> Any:
+        import ray
+
+        return ray.get_actor(self._options.pool[number - 1], namespace=self._namespace)
+
+    def _missing(self, waiting: list[_Member]) -> str:
+        import ray
+
+        free = ray.available_resources()
+        needs: dict[str, float] = {}
+        for member in waiting:
+            for name, amount in (wanted(member.spec) or {"CPU": DEFAULT_CPUS}).items():
+                needs[name] = needs.get(name, 0) + amount
+        lacking = [f"{amount:g} {name} ({free.get(name, 0):g} free)" for name, amount in needs.items()]
+        is_short = any(free.get(name, 0) < amount for name, amount in needs.items())
+        why = f"for {', '.join(lacking)}" if is_short else "for their processes to start"
+        return f"{', '.join(repr(member.spec.name) for member in waiting)} wait {why}"
+
+    def join(self, key: bytes, credentials: Credentials | None, *, spans_nodes: bool) -> dict[int, Any]:
+        """Let all of them listen; return where."""
+        references = {}
+        for number, member in self.members.items():
+            part = Membership(number, self._job_id, self._attempt, self._options.lease_s, key)
+            references[number] = member.actor.join.remote(part, spans_nodes, credentials)
+        return {number: self._answer(self.members[number], r) for number, r in references.items()}
+
+    def _answer(self, member: _Member, reference: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            raise WorkerDied(f"{member} of job {self._job_id!r} could not be started: {_why(error)}") from error
+
+    def start(self, plan: Any, process_of: dict[int, int], endpoints: dict[int, Any]) -> None:
+        """Let all of them run. `plan`: a reference to its bytes."""
+        for member in self.members.values():
+            member.run = member.actor.run.remote(plan, process_of, endpoints)
+
+    def watch(self, on_end: Callable[[_Member, str | None], None]) -> None:
+        """Call `on_end` for each actor that ends, with the reason if it died. Returns when all have."""
+        import ray
+
+        runs = {member.run: member for member in self.members.values()}
+        while runs:
+            done, _ = ray.wait(list(runs), num_returns=1)
+            for reference in done:
+                member, reason = runs.pop(reference), None
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayActorError as error:
+                    reason = _why(error)
+                except Exception as error:  # a bug of ours, or what a zombie of Ray does: the subtasks are gone
+                    reason = f"{type(error).__name__}: {error}"
+                on_end(member, reason)
+
+    def dismiss(self, *, is_clean: bool) -> None:
+        """Kill the actors, and wait for that. Those of a pool stay if they have done their work."""
+        import ray
+
+        killed = []
+        for member in self.members.values():
+            if member.actor is None or (self._options.pool and is_clean and member.over.is_set()):
+                continue
+            ray.kill(member.actor, no_restart=True)
+            if member.run is not None:
+                killed.append(member.run)
+        if killed:
+            ray.wait(killed, num_returns=len(killed), timeout=_END_S)
+
+
+class Attempt:
+    """Runs a plan once. `execution` is there while it runs."""
+
+    def __init__(
+        self, job_id: str, number: int, plan: Plan, payload: bytes, options: JobOptions, namespace: str
+    ) -> None:
+        self.number = number
+        self.execution: LocalExecution | None = None
+        self._job_id = job_id
+        self._plan = plan
+        self._payload = payload
+        self._options = options
+        self._crew = Crew(job_id, number, plan, options, namespace)
+        self._cancelled: str | None = None
+        self._is_over = False
+        self._lock = threading.Lock()
+        self._exchange: Exchange | None = None
+
+    def run(self, on_running: Callable[[], None]) -> LocalExecution:
+        """Run to the end. Raises what keeps it from starting, see `Crew.gather`."""
+        try:
+            self._crew.gather(lambda: self._cancelled is not None)
+            execution = self._launch()
+            on_running()
+            execution.lead()
+        except BaseException:
+            self._end(is_clean=False)
+            raise
+        self._end(is_clean=not execution.driver.stuck)
+        return execution
+
+    def cancel(self, reason: str) -> None:
+        """End it, from any thread, whether it has started or not."""
+        with self._lock:
+            self._cancelled = reason
+            execution = self.execution
+        if execution is not None:
+            execution.cancel(reason)
+
+    def places(self) -> list[tuple[ActorSpec, Place | None]]:
+        """The actors, and where they are."""
+        return [(member.spec, member.place) for member in self._crew.members.values()]
+
+    def _launch(self) -> LocalExecution:
+        import ray
+
+        process_of = {address: n for n, member in self._crew.members.items() for address in member.spec.addresses}
+        process_of[DRIVER] = process_of[OUTSIDE] = 0
+        book = AddressBook(0)
+        nodes = {member.place.node for member in self._crew.members.values() if member.place is not None}
+        spans_nodes = bool(nodes - {book.node})
+        credentials = Credentials.make(self._job_id) if spans_nodes and self._options.encrypts else None
+        key = secrets.token_bytes(32)
+        post = LocalPost()
+        shell = ProcessShell(0, process_of, post)
+        outside = OutsidePort(self._plan, shell)
+        driver = Driver(self._plan, shell, self._options.driver, self._describe, outside)
+        post.register(DRIVER, partial(self._deliver, driver))
+        post.register(OUTSIDE, outside.deliver)
+        self._exchange = shell.exchange = Exchange(
+            0,
+            book,
+            key,
+            job=self._job_id,
+            attempt=self.number,
+            on_message=post.deliver,
+            on_peer_lost=partial(self._on_peer_lost, driver),
+            lease_s=self._options.lease_s,
+        )
+        own = book.own_endpoint(self._exchange, spans_nodes, credentials)
+        endpoints = {0: own, **self._crew.join(key, credentials, spans_nodes=spans_nodes)}
+        book.learn(endpoints)
+        self._exchange.start()
+        execution = LocalExecution(driver)
+        self._crew.start(ray.put(self._payload), process_of, endpoints)
+        shell.spawn("watch of workers", partial(self._crew.watch, partial(self._on_end, driver)))
+        with self._lock:
+            self.execution = execution
+            cancelled = self._cancelled
+        if cancelled is not None:
+            execution.cancel(cancelled)
+        return execution
+
+    def _end(self, *, is_clean: bool) -> None:
+        self._is_over = True
+        self._crew.dismiss(is_clean=is_clean)
+        if self._exchange is not None:
+            self._exchange.close()
+
+    # -- what ends ------------------------------------------------------------------------------------------
+
+    def _deliver(self, driver: Driver, message: Message) -> None:
+        if isinstance(message, PeerLost):  # between two workers, which both may be alive
+            member = self._crew.members[message.peer]
+            reason = f"{self._crew.members[message.process]} lost its connection with it ({message.reason})"
+            threading.Thread(target=self._suspect, args=(driver, member, reason), daemon=True).start()
+        else:
+            driver.deliver(message)
+
+    def _on_peer_lost(self, driver: Driver, peer: int, reason: str) -> None:
+        member = self._crew.members[peer]
+        member.lost.set()
+        threading.Thread(target=self._suspect, args=(driver, member, reason), daemon=True).start()
+
+    def _suspect(self, driver: Driver, member: _Member, reason: str) -> None:
+        """A connection has ended. If nobody says why, its process is taken for dead, and made so."""
+        if member.over.wait(_LOSS_S) or self._is_over:
+            return
+        import ray
+
+        ray.kill(member.actor, no_restart=True)
+        self._tell(driver, member, reason)
+
+    def _on_end(self, driver: Driver, member: _Member, reason: str | None) -> None:
+        if reason is not None and not self._is_over:
+            member.lost.wait(_LOSS_S)  # what it sent before it ended is read by then
+            self._tell(driver, member, reason)
+        member.over.set()
+
+    def _tell(self, driver: Driver, member: _Member, reason: str) -> None:
+        assert self._exchange is not None
+        silence_s = self._exchange.silence_s(member.spec.number)
+        names = ", ".join(subtask.name for subtask in member.spec.subtasks)
+        error = WorkerDied(
+            f"{member} of job {self._job_id!r} is gone: {reason}; it ran {names}; noticed {silence_s:.1f} s after its"
+            " last sign of life" + "".join(f"; the master {refusal}" for refusal in self._exchange.refusals()[-1:])
+        )
+        _log.error("%s", error)
+        driver.deliver(WorkersDied(member.spec.addresses, error))
+
+    def _describe(self, address: int) -> str:
+        """Where a subtask is that does not answer."""
+        member = next(m for m in self._crew.members.values() if address in m.spec.addresses)
+        return f"unresponsive in {member}, which is killed"
+
+
+def _why(error: Exception) -> str:
+    """The line of Ray's long message that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "exit" in line.lower() or "died" in line.lower() or "killed" in line.lower()]
+    return (telling or lines or [type(error).__name__])[-1][:300]

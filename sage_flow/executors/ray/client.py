@@ -1,0 +1,272 @@
+"""A job on Ray as its handles see it, from any process that is connected to the cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_flow.errors import ChannelNotReachable, ClusterError, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
+from sage_flow.executors.processes import pickled_plan
+from sage_flow.executors.ray.cluster import connect_to_ray, is_client
+from sage_flow.executors.ray.master import CONCURRENCY, JobMaster
+from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, is_led
+from sage_flow.executors.ray.service_door import RelayPort
+from sage_flow.executors.ray.worker import this_node
+from sage_flow.plan.physical import Plan
+from sage_flow.remote_service import Door, ServiceConnection
+from sage_flow.runtime.caller import Caller, find_service
+from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.runtime.failure import pack_error
+from sage_flow.service import Call, ServiceHandle
+
+if TYPE_CHECKING:
+    import ssl
+
+    from sage_flow.remote_service import ServedService
+
+__all__ = ["RayExecution", "RayExecutor"]
+
+_RETRY_S: Final = 0.2  # while a master is being started again
+_MASTER_BACK_S: Final = 60.0  # for that
+_DIAL_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """Runs a job on the cluster at `address`, see `RemoteEnvironment`. `options` are completed with the driver's."""
+
+    address: str = "auto"
+    namespace: str = "sage_flow"
+    runtime_env: dict[str, Any] | None = None
+    options: JobOptions = field(default_factory=JobOptions)
+
+    def start(self, plan: Plan, options: DriverOptions) -> RayExecution:
+        """Store the plan and make the job's master. Raises PipelineError, ClusterError."""
+        import ray
+
+        payload = pickled_plan(plan)
+        connect_to_ray(self.address, self.runtime_env)
+        records = JobRecords(self.namespace)
+        led = replace(self.options, driver=options)
+        record = records.add(plan.job, payload, led, os.environ.get("RAY_JOB_SUBMISSION_ID"))
+        placed = {} if self.runtime_env is None else {"runtime_env": self.runtime_env}
+        ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
+            name=record.master,
+            namespace=self.namespace,
+            lifetime="detached",
+            max_restarts=-1,
+            max_task_retries=0,
+            num_cpus=0,
+            **placed,
+        ).remote(record.id, self.namespace)
+        return RayExecution(self.namespace, record, is_owner=led.is_attached, lease_s=led.lease_s)
+
+
+class RayExecution(Execution):
+    """`is_owner`: as long as this process lives it renews the job's lease, every third of `lease_s`."""
+
+    def __init__(self, namespace: str, record: JobRecord, *, is_owner: bool = False, lease_s: float = 10.0) -> None:
+        self._namespace = namespace
+        self._record = record
+        self._records = JobRecords(namespace)
+        self._outcome: JobOutcome | None = None
+        self._lock = threading.Lock()
+        self._waiting: Any = None
+        self._connections: dict[str, ServiceConnection] = {}
+        if is_owner:
+            threading.Thread(target=self._renew, args=(lease_s / 3,), name=f"lease of {self.id}", daemon=True).start()
+
+    @property
+    def id(self) -> str:
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        return self._record.name
+
+    @property
+    def record(self) -> JobRecord:
+        """What is known of the job now."""
+        self._record = self._records.read(self.id) or self._record
+        return self._record
+
+    @property
+    def status(self) -> JobStatus:
+        return self._outcome.status if self._outcome is not None else self.record.status
+
+    @property
+    def is_over(self) -> bool:
+        return self._outcome is not None
+
+    @property
+    def stuck(self) -> list[str]:
+        return [] if self._outcome is None else self._outcome.stuck
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        import ray
+
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._outcome is None:
+            left_s = None if until is None else max(0.0, until - time.monotonic())
+            reference = self._wait_reference()
+            if reference is not None:
+                done, _ = ray.wait([reference], timeout=left_s)
+                if not done:
+                    return False
+            self._fetch(reference)
+        return True
+
+    def _wait_reference(self) -> Any:
+        """One call that returns when the job is over, for all who wait here."""
+        with self._lock:
+            if self._waiting is None and (master := self._master()) is not None:
+                self._waiting = master.wait.remote()
+            return self._waiting
+
+    def _fetch(self, reference: Any) -> None:
+        """The master says that the job is over, or it is gone."""
+        import ray
+
+        try:
+            if reference is not None:
+                ray.get(reference)
+                outcome = self._ask(lambda master: master.outcome.remote())
+                self._end(outcome)
+                return
+        except (ray.exceptions.RayActorError, ClusterError):
+            pass  # it may have told the records, or come back
+        with self._lock:
+            self._waiting = None
+        stored = self._records.outcome(self.id)
+        if stored is not None:
+            self._end(stored)
+        elif not is_led(self._namespace, self.record):
+            error = WorkerDied(f"job {self.id!r} has no master any more, and it did not say what the job came to")
+            self._end(JobOutcome(JobStatus.FAILED, pack_error(error)))
+        else:
+            time.sleep(_RETRY_S)
+
+    def _end(self, outcome: JobOutcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+        for connection in self._connections.values():
+            connection.close()
+
+    def cancel(self, reason: str) -> None:
+        self._command(lambda master: master.cancel.remote(reason))
+
+    def drain(self) -> None:
+        self._command(lambda master: master.drain.remote())
+
+    def outcome(self) -> JobOutcome:
+        assert self._outcome is not None
+        return self._outcome
+
+    def metrics(self) -> dict[str, Any]:
+        told: dict[str, Any] | None = self._command(lambda master: master.metrics.remote())
+        if told is not None:
+            return told
+        counts = {} if self._outcome is None else self._outcome.counts
+        return {"operators": counts, "queued": {}, "services": {}}
+
+    def statistics(self) -> dict[str, Any]:
+        told: dict[str, Any] | None = self._command(lambda master: master.statistics.remote())
+        return told or {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
+
+    def collected(self) -> dict[str, list[Any]]:
+        if self._outcome is not None:
+            return self._outcome.collected
+        return self._command(lambda master: master.collected.remote()) or {}
+
+    def subtasks(self) -> list[SubtaskInfo]:
+        return self._command(lambda master: master.subtasks.remote()) or []
+
+    # -- services -------------------------------------------------------------------------------------------
+
+    def service(self, service: str | type) -> ServiceHandle:
+        plans = self._command(lambda master: master.services.remote())
+        if plans is None:
+            raise ServiceUnavailable(f"job {self.id!r} is over: {self.status}")
+        name = find_service(plans, service).name
+        if is_client():
+            return Caller(plans, RelayPort(Plan(self.name, (), (), plans), self._relay)).handle(name)
+        with self._lock:
+            if name not in self._connections:
+                self._connections[name] = ServiceConnection(name, partial(self._door, name), _DIAL_S, 3)
+            return self._connections[name].handle
+
+    def _door(self, service: str) -> Door:
+        address = self._command(lambda master: master.door.remote(service, this_node()))
+        if address is None:
+            raise ChannelNotReachable(f"job {self.id!r} is over")
+        door: Door = address.door(this_node())
+        return door
+
+    def _relay(self, call: Call, timeout_s: float, group: int | None) -> Any:
+        master = self._master()
+        if master is None:
+            raise ServiceUnavailable(f"job {self.id!r} has no master")
+        return master.call.remote(call, timeout_s, group).future()
+
+    def serve(
+        self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
+    ) -> ServedService:
+        raise PipelineError(
+            "a job on Ray serves its services to every process of the cluster by itself: use"
+            " connect(address).job(id).service(name)"
+        )
+
+    # -- the master -----------------------------------------------------------------------------------------
+
+    def _master(self) -> Any:
+        import ray
+
+        try:
+            return ray.get_actor(self._record.master, namespace=self._namespace)
+        except ValueError:
+            return None
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
+        """The master's answer. Raises ClusterError if it is not there, and does not come back."""
+        import ray
+
+        until = time.monotonic() + _MASTER_BACK_S
+        while True:
+            master = self._master()
+            if master is None:
+                raise ClusterError(f"the master of job {self.id!r} is gone")
+            try:
+                return ray.get(question(master))
+            except ray.exceptions.ActorUnavailableError as error:
+                if time.monotonic() > until:
+                    raise ClusterError(f"the master of job {self.id!r} does not answer: {error}") from error
+                time.sleep(_RETRY_S)
+            except ray.exceptions.ActorDiedError as error:
+                raise ClusterError(f"the master of job {self.id!r} is gone") from error
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+
+    def _command(self, question: Callable[[Any], Any]) -> Any:
+        """Its answer; None if the job is over."""
+        if self._outcome is not None:
+            return None
+        try:
+            return self._ask(question)
+        except ClusterError:
+            return None
+
+    def _renew(self, pause_s: float) -> None:
+        import ray
+
+        while self._outcome is None and ray.is_initialized():
+            master = self._master()
+            if master is not None:
+                master.renew.remote()
+            time.sleep(pause_s)

@@ -1,0 +1,72 @@
+"""The connection of this process to Ray: made if there is none, never ended if it was there before."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from typing import Any, Final
+
+from sage_flow.errors import ClusterError
+
+__all__ = ["connect_to_ray", "is_client"]
+
+_DIAL_S: Final = 5.0
+_WORD: Final = re.compile(r"^(?:ray://)?(\[[^\]]+\]|[^:/]+):(\d+)$")
+
+
+def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> None:
+    """Connect to the cluster at `address`, unless this process is connected.
+
+    `address`: "auto" (the cluster of this machine, or that of RAY_ADDRESS), "local" (one in this process, which ends
+    with it), "host:port", or "ray://host:port".
+
+    Raises: ClusterError if nobody answers there, or it is a Ray of another version.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    if address not in ("auto", "local"):
+        _check_somebody_listens(address)
+    options: dict[str, Any] = {} if runtime_env is None else {"runtime_env": runtime_env}
+    if address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else actors yield to everything else of the machine
+        options["include_dashboard"] = False
+    else:
+        options["address"] = address
+    try:
+        ray.init(logging_level=logging.WARNING, **options)
+    except ConnectionError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address!r}: start one with `ray start --head`, or give"
+            f' address="local" for one in this process ({_first_line(error)})'
+        ) from error
+    except RuntimeError as error:
+        if "version" in str(error).lower():
+            raise ClusterError(f"the cluster at {address!r} runs another version: {_first_line(error)}") from error
+        raise
+
+
+def is_client() -> bool:
+    """Whether this process is connected by `ray://`, through which none of our sockets reach."""
+    import ray
+
+    return bool(ray.util.client.ray.is_connected())
+
+
+def _check_somebody_listens(address: str) -> None:
+    """Ray itself would try for minutes."""
+    match = _WORD.match(address)
+    if match is None:
+        raise ClusterError(f'{address!r} is no address of Ray: give "auto", "local", "host:port" or "ray://host:port"')
+    host, port = match[1].strip("[]"), int(match[2])
+    try:
+        socket.create_connection((host, port), _DIAL_S).close()
+    except OSError as error:
+        raise ClusterError(f"nobody answers at {address!r}: {error}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,303 @@
+"""The job master: a detached actor that leads one job through its attempts.
+
+Its methods are called in threads, beside that in which the job is led. Ray starts a killed master again, with the
+same two small arguments; what it has to know it finds in the records. Its worker actors are its own: they die with
+it, and the new master begins a new attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import Any, Final
+
+import ray
+
+from sage_flow.errors import JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
+from sage_flow.executors.ray.attempt import Attempt
+from sage_flow.executors.ray.records import JobOptions, JobRecords
+from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
+from sage_flow.executors.subtasks import SWITCH_S
+from sage_flow.plan.graph import Kind
+from sage_flow.plan.physical import PLAN_VERSION, Plan
+from sage_flow.restart import NoRestart, RestartAfter
+from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.runtime.failure import PackedError, add_notes, pack_error
+from sage_flow.service import Call
+
+__all__ = ["JobMaster"]
+
+_log = logging.getLogger("sage_flow")
+
+_LINGER_S: Final = 300.0  # for rows that are too many for the records
+_START_S: Final = 60.0  # for an attempt to run, whose services somebody wants to call
+_GOODBYE_S: Final = 1.0  # for the answers of calls that are under way
+_AT_LEAST_ONCE: Final = (Kind.SINK,)
+
+
+CONCURRENCY: Final = {"waiting": 64, "calls": 64}
+"""Threads for clients that wait, so that those who ask or cancel always get in."""
+
+
+class JobMaster:
+    """Constructed with the job's id and its namespace; its public methods are for clients."""
+
+    def __init__(self, job_id: str, namespace: str) -> None:
+        sys.setswitchinterval(SWITCH_S)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        self._id = job_id
+        self._namespace = namespace
+        self._records = JobRecords(namespace)
+        record = self._records.read(job_id)
+        if record is None:
+            raise PipelineError(f"no job {job_id!r} is stored in namespace {namespace!r}")
+        self._record = record
+        self._options = JobOptions()
+        self._plan: Plan | None = None
+        self._attempt: Attempt | None = None
+        self._doors: ServiceDoors | None = None
+        self._doors_changed = threading.Condition()
+        self._cancelled: str | None = None
+        self._woken = threading.Event()  # cancelled, or over
+        self._outcome: JobOutcome | None = None
+        self._over = threading.Event()
+        self._loaded = threading.Event()  # the plan, or it cannot be
+        self._fetched = threading.Event()
+        self._renewed = time.monotonic()
+        threading.Thread(target=self._lead, name="lead", daemon=True).start()
+
+    def __repr__(self) -> str:
+        return f"{self._id}/master"
+
+    # -- what clients ask -----------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="waiting")  # type: ignore[untyped-decorator]
+    def wait(self) -> None:
+        """Return when the job is over."""
+        self._over.wait()
+
+    def outcome(self) -> JobOutcome | None:
+        """What it came to, once it is over. The rows are fetched once."""
+        self._fetched.set()
+        return self._outcome
+
+    def pid(self) -> int:
+        """Of its process."""
+        return os.getpid()
+
+    def renew(self) -> None:
+        """Whoever submitted the job is still there."""
+        self._renewed = time.monotonic()
+
+    def cancel(self, reason: str) -> None:
+        """Ask the job to end."""
+        self._cancelled = self._cancelled or reason
+        self._woken.set()
+        if self._attempt is not None:
+            self._attempt.cancel(reason)
+
+    def drain(self) -> None:
+        """Let the sources end."""
+        if (execution := self._execution()) is not None:
+            execution.drain()
+
+    def metrics(self) -> dict[str, Any]:
+        """See `JobHandle.metrics`."""
+        execution = self._execution()
+        return {"operators": {}, "queued": {}, "services": {}} if execution is None else execution.metrics()
+
+    def statistics(self) -> dict[str, Any]:
+        """See `JobHandle.statistics`."""
+        execution = self._execution()
+        if execution is None:
+            return {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
+        return execution.statistics()
+
+    def collected(self) -> dict[str, list[Any]]:
+        """The rows so far, of the attempt that runs."""
+        execution = self._execution()
+        return {} if execution is None else execution.collected()
+
+    def subtasks(self) -> list[SubtaskInfo]:
+        """Every subtask of the attempt that runs, and where it is."""
+        attempt, execution = self._attempt, self._execution()
+        if attempt is None:
+            return []
+        statuses = {} if execution is None else execution.driver.subtask_statuses()
+        return [
+            SubtaskInfo(
+                subtask.name,
+                statuses.get(subtask.address, "CREATED"),
+                f"{self._id}/{spec.name}",
+                "" if place is None else place.node,
+                0 if place is None else place.pid,
+            )
+            for spec, place in attempt.places()
+            for subtask in spec.subtasks
+        ]
+
+    @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
+    def door(self, service: str, node: str) -> ServiceAddress:
+        """How a process on `node` reaches a service. Raises ServiceUnavailable, UnknownService."""
+        return self._opened_doors(_START_S).open(service, node)
+
+    def services(self) -> Any:
+        """The services of the job, as its plan has them."""
+        self._loaded.wait()
+        return {} if self._plan is None else self._plan.services
+
+    @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
+    def call(self, call: Call, timeout_s: float, group: int | None) -> Any:
+        """Answer a call for a process that no socket of ours reaches; see `ServiceDoors.call`."""
+        return self._opened_doors(timeout_s).call(call, timeout_s, group)
+
+    def _opened_doors(self, timeout_s: float) -> ServiceDoors:
+        """Those of the attempt that runs; waits for it to start."""
+        with self._doors_changed:
+            self._doors_changed.wait_for(lambda: self._doors is not None or self._over.is_set(), timeout_s)
+            if self._doors is None:
+                raise ServiceUnavailable(f"job {self._id!r} cannot answer calls: it is {self._record.status}")
+            return self._doors
+
+    def _execution(self) -> LocalExecution | None:
+        return None if self._attempt is None else self._attempt.execution
+
+    # -- its own thread -------------------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        try:
+            outcome = self._run_attempts()
+        except BaseException as error:  # whatever it is, those who wait must get it
+            outcome = JobOutcome(JobStatus.FAILED, pack_error(error))
+        self._loaded.set()
+        is_stored = self._records.write_outcome(self._record, outcome)
+        self._outcome = outcome
+        self._over.set()
+        self._set_doors(None)
+        if not is_stored:
+            self._fetched.wait(_LINGER_S)
+        time.sleep(_GOODBYE_S)
+        self._leave()
+
+    def _leave(self) -> None:
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    def _run_attempts(self) -> JobOutcome:
+        payload, self._options = self._records.plan(self._id)
+        self._plan = plan = self._load(payload)
+        self._loaded.set()
+        history = self._records.history(self._id) or self._options.restart.history()
+        if self._options.is_attached:
+            threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
+        self._announce(plan)
+        failure = self._failure_of_last_master()
+        while True:
+            if failure is None:
+                outcome, failure = self._try_once(plan, payload)
+                if failure is None:
+                    return outcome
+            decision = history.on_failure(time.time())
+            self._records.write_history(self._id, history)
+            if not isinstance(decision, RestartAfter):
+                return JobOutcome(JobStatus.FAILED, _with_note(failure, self._note(decision.reason)))
+            self._note_status(JobStatus.RESTARTING, failure.message)
+            _log.warning("job %s restarts in %g s: %s", self._id, decision.delay_s, failure.text)
+            failure = None
+            if self._woken.wait(decision.delay_s):
+                return JobOutcome(JobStatus.CANCELLED)
+
+    def _try_once(self, plan: Plan, payload: bytes) -> tuple[JobOutcome, PackedError | None]:
+        """Run one attempt; the failure is one after which another may follow."""
+        number = self._records.claim_attempt(self._id)
+        restarts = not isinstance(self._options.restart, NoRestart)
+        options = replace(self._options, driver=replace(self._options.driver, restarts=restarts))
+        attempt = Attempt(self._id, number, plan, payload, options, self._namespace)
+        self._record = replace(self._record, attempt=number)
+        self._attempt = attempt
+        if self._cancelled is not None:
+            return JobOutcome(JobStatus.CANCELLED), None
+        try:
+            execution = attempt.run(lambda: self._open(attempt))
+        except JobCancelled:
+            return JobOutcome(JobStatus.CANCELLED), None
+        except WorkerDied as error:
+            failure = pack_error(error)
+            return JobOutcome(JobStatus.FAILED, failure), failure
+        finally:
+            self._set_doors(None)
+        outcome = execution.outcome()
+        has_failed = outcome.status is JobStatus.FAILED and restarts
+        return outcome, outcome.failure if has_failed else None
+
+    def _open(self, attempt: Attempt) -> None:
+        """The attempt runs: its services can be called."""
+        assert attempt.execution is not None
+        self._note_status(JobStatus.RUNNING)
+        self._set_doors(ServiceDoors(attempt.execution, encrypts=self._options.encrypts))
+
+    def _set_doors(self, doors: ServiceDoors | None) -> None:
+        with self._doors_changed:
+            self._doors = doors
+            self._doors_changed.notify_all()
+
+    def _load(self, payload: bytes) -> Plan:
+        try:
+            plan: Plan = pickle.loads(payload)
+        except BaseException as error:  # above all an import that fails
+            add_notes(error, [f"raised in the master of job {self._id!r}, which cannot load the plan"])
+            raise
+        if plan.version != PLAN_VERSION:
+            raise PipelineError(
+                f"the plan is of version {plan.version}, the cluster's sage_flow runs version {PLAN_VERSION}: install"
+                " the same sage_flow in both places"
+            )
+        return plan
+
+    def _failure_of_last_master(self) -> PackedError | None:
+        """An earlier master had begun an attempt, and is gone."""
+        if not self._record.attempt:
+            return None
+        return pack_error(WorkerDied(f"the master of job {self._id!r} died in attempt {self._record.attempt}"))
+
+    def _announce(self, plan: Plan) -> None:
+        if isinstance(self._options.restart, NoRestart):
+            return
+        operators = [operator for chain in plan.chains for operator in chain.operators]
+        sinks = [o.name for o in operators if o.kind in _AT_LEAST_ONCE and not _publishes_at_end(o.functions[0])]
+        _log.info("job %s restarts by %s, each time from the beginning", self._id, self._options.restart)
+        if sinks:
+            _log.warning("job %s: at least once, so rows again after a restart: %s", self._id, ", ".join(sinks))
+
+    def _note_status(self, status: JobStatus, message: str = "") -> None:
+        self._record = replace(self._record, status=status, message=message)
+        self._records.write(self._record)
+
+    def _watch_client(self) -> None:
+        """Cancel the job when nobody renews its lease."""
+        lease_s = self._options.lease_s
+        self._renewed = time.monotonic()
+        while self._outcome is None:
+            left_s = self._renewed + lease_s - time.monotonic()
+            if left_s <= 0:
+                self.cancel(f"its driver gave no sign of life for {lease_s:g} s")
+                return
+            time.sleep(min(left_s, lease_s / 4))
+
+    def _note(self, reason: str) -> str:
+        return "" if isinstance(self._options.restart, NoRestart) else f"not restarted: {reason}"
+
+
+def _publishes_at_end(sink: Any) -> bool:
+    from sage_flow.connectors.file_sinks import FileSink
+
+    return isinstance(sink, FileSink)
+
+
+def _with_note(failure: PackedError, note: str) -> PackedError:
+    return replace(failure, notes=(*failure.notes, note)) if note else failure

@@ -1,0 +1,231 @@
+"""What outlives every process of a job: its plan, its attempts, where it is, what it came to.
+
+It is kept in Ray's GCS, under the namespace of the job. A master that was killed finds it there when Ray starts it
+again; whoever asks about a job that is over finds its end there.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import secrets
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+from sage_flow import by_value
+from sage_flow.errors import PipelineError
+from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.execution import JobOutcome
+from sage_flow.plan.resources import ActorOptions
+from sage_flow.restart import NoRestart, RestartHistory, RestartStrategy
+from sage_flow.runtime.coordinator import JobStatus
+
+__all__ = ["JobOptions", "JobRecord", "JobRecords"]
+
+_KV: Final = b"sage_flow"  # the namespace of our keys in the GCS
+_MOST_BYTES: Final = 95_000_000  # a message to the GCS has at most 100 MB
+_SMALL_OUTCOME: Final = 1 << 20  # bytes; a larger one stays with the master until somebody has fetched it
+_REMEMBERED: Final = 200  # jobs that are over
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job is to be led.
+
+    `lease_s`: a process that says nothing for so long is lost. `start_timeout_s`: for all actors of an attempt to be
+    there. `is_attached`: the job is cancelled when nobody renews the lease of whoever submitted it. `encrypts`: TLS
+    between nodes. `actors`: what an actor gets whose operators do not say. `pool`: names of worker actors to use
+    instead of new ones.
+    """
+
+    driver: DriverOptions = field(default_factory=DriverOptions)
+    restart: RestartStrategy = field(default_factory=NoRestart)
+    lease_s: float = 10.0
+    start_timeout_s: float = 60.0
+    is_attached: bool = True
+    encrypts: bool = True
+    actors: ActorOptions = field(default_factory=ActorOptions)
+    pool: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as others see it. Times are seconds since the epoch; `submission_id` is that of Ray's job API, if any."""
+
+    id: str
+    name: str
+    status: JobStatus
+    submitted: float
+    attempt: int = 0
+    ended: float | None = None
+    message: str = ""
+    submission_id: str | None = None
+    is_attached: bool = True
+
+    @property
+    def master(self) -> str:
+        """The name of the actor that leads it."""
+        return f"{self.id}/master"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "status": str(self.status)}
+
+
+class JobRecords:
+    """The jobs of a namespace. Needs a connection to Ray; every call is a round trip to the GCS."""
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"{namespace}/"
+
+    def add(self, name: str, plan: bytes, options: JobOptions, submission_id: str | None) -> JobRecord:
+        """Store a new job and take its name. Raises PipelineError if a job of this name runs, or it is too large."""
+        if len(plan) > _MOST_BYTES:
+            raise PipelineError(
+                f"the plan of job {name!r} has {len(plan):,} bytes, over the {_MOST_BYTES:,} that Ray can store: load"
+                " large objects in open(), or from a file, instead of putting them into functions and collections"
+            )
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:60]
+        record = JobRecord(
+            f"{slug}-{secrets.token_hex(3)}",
+            name,
+            JobStatus.CREATED,
+            time.time(),
+            submission_id=submission_id,
+            is_attached=options.is_attached,
+        )
+        self._take_name(record)
+        self._put(f"plan/{record.id}", plan)
+        self._put(f"options/{record.id}", by_value.dumps(options))
+        self.write(record)
+        self._forget_the_oldest()
+        return record
+
+    def plan(self, job_id: str) -> tuple[bytes, JobOptions]:
+        """What was stored. Raises KeyError if nothing was."""
+        options: JobOptions = pickle.loads(self._get(f"options/{job_id}"))
+        return self._get(f"plan/{job_id}"), options
+
+    def claim_attempt(self, job_id: str) -> int:
+        """The number of a new attempt, which nobody else has: the next one that is free."""
+        number = 1
+        while not self._create(f"attempt/{job_id}/{number}", b"claimed"):
+            number += 1
+        return number
+
+    def history(self, job_id: str) -> RestartHistory | None:
+        """The failures so far, if there were any."""
+        stored = self._find(f"history/{job_id}")
+        return None if stored is None else pickle.loads(stored)
+
+    def write_history(self, job_id: str, history: RestartHistory) -> None:
+        """Keep it for the next master."""
+        self._put(f"history/{job_id}", pickle.dumps(history))
+
+    def write(self, record: JobRecord) -> None:
+        """Tell where a job is."""
+        self._put(f"record/{record.id}", json.dumps(record.as_dict()).encode())
+
+    def write_outcome(self, record: JobRecord, outcome: JobOutcome) -> bool:
+        """Tell what a job came to; return whether its rows are stored, too, and its master is not needed any more."""
+        content = by_value.dumps(outcome)
+        is_whole = len(content) <= _SMALL_OUTCOME
+        self._put(f"outcome/{record.id}", content if is_whole else by_value.dumps(replace(outcome, collected={})))
+        message = "" if outcome.failure is None else f"{outcome.failure.type_name}: {outcome.failure.message}"
+        self.write(replace(record, status=outcome.status, ended=time.time(), message=message))
+        self._delete(f"plan/{record.id}")
+        if self._find(f"name/{record.name}") == record.id.encode():
+            self._delete(f"name/{record.name}")
+        return is_whole
+
+    def outcome(self, job_id: str) -> JobOutcome | None:
+        """What it came to, if it is over; without rows if they were too many to be stored."""
+        stored = self._find(f"outcome/{job_id}")
+        return None if stored is None else pickle.loads(stored)
+
+    def read(self, job_id: str) -> JobRecord | None:
+        """Where it is, if it is known."""
+        stored = self._find(f"record/{job_id}")
+        return None if stored is None else _record(stored)
+
+    def all(self) -> list[JobRecord]:
+        """All that are known, the latest first."""
+        found = [self._find_key(key) for key in self._keys("record/")]
+        return sorted(map(_record, filter(None, found)), key=lambda record: -record.submitted)
+
+    def find(self, job: str) -> JobRecord:
+        """The job of this id, or the latest of this name. Raises PipelineError that lists those there are."""
+        jobs = self.all()
+        for record in jobs:
+            if job in (record.id, record.name):
+                return record
+        there = ", ".join(record.id for record in jobs[:10]) or "none"
+        raise PipelineError(f"no job {job!r} is known here; there are: {there}")
+
+    def _take_name(self, record: JobRecord) -> None:
+        key = f"name/{record.name}"
+        while not self._create(key, record.id.encode()):
+            other = self.read((self._find(key) or b"").decode())
+            if other is not None and not other.status.is_final and is_led(self._prefix[:-1], other):
+                raise PipelineError(
+                    f"a job named {record.name!r} runs already ({other.id}): cancel it, or give this one another name"
+                )
+            self._delete(key)
+
+    def _forget_the_oldest(self) -> None:
+        over = [record for record in self.all() if record.status.is_final]
+        for record in over[_REMEMBERED:]:
+            for kind in ("record", "outcome", "options", "history", "attempt"):
+                self._delete(f"{kind}/{record.id}", and_below=kind == "attempt")
+
+    # The GCS. Its functions are called `internal` because their form is not promised; they work through `ray://`, too.
+
+    def _put(self, key: str, value: bytes) -> None:
+        _kv("put")(self._prefix + key, value, namespace=_KV)
+
+    def _create(self, key: str, value: bytes) -> bool:
+        return not _kv("put")(self._prefix + key, value, overwrite=False, namespace=_KV)
+
+    def _find(self, key: str) -> bytes | None:
+        return self._find_key((self._prefix + key).encode())
+
+    def _find_key(self, key: bytes) -> bytes | None:
+        found: bytes | None = _kv("get")(key, namespace=_KV)
+        return found
+
+    def _get(self, key: str) -> bytes:
+        found = self._find(key)
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def _delete(self, key: str, *, and_below: bool = False) -> None:
+        _kv("del")(self._prefix + key, del_by_prefix=and_below, namespace=_KV)
+
+    def _keys(self, prefix: str) -> list[bytes]:
+        found: list[bytes] = _kv("list")(self._prefix + prefix, namespace=_KV)
+        return found
+
+
+def is_led(namespace: str, record: JobRecord) -> bool:
+    """Whether the master of a job is there, or comes back."""
+    import ray
+
+    try:
+        ray.get_actor(record.master, namespace=namespace)
+    except ValueError:
+        return time.time() - record.submitted < 10  # it may be on its way
+    return True
+
+
+def _kv(verb: str) -> Any:
+    from ray.experimental import internal_kv
+
+    return getattr(internal_kv, f"_internal_kv_{verb}")
+
+
+def _record(stored: bytes) -> JobRecord:
+    told = json.loads(stored)
+    return JobRecord(**{**told, "status": JobStatus(told["status"])})

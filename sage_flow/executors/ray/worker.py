@@ -1,0 +1,151 @@
+"""A worker actor: the process of some subtasks of one attempt of a job."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_flow.channels.endpoint import Credentials, Endpoint
+from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.frame import DRIVER, PeerLost
+from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
+from sage_flow.errors import InternalError
+from sage_flow.executors.subtasks import SWITCH_S, refuse_plan, run_subtasks
+from sage_flow.executors.threads import LocalPost
+from sage_flow.plan.physical import Plan
+
+__all__ = ["AddressBook", "Membership", "Place", "Worker"]
+
+_FENCED = 70
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A process's part in an attempt. The key travels through Ray, and is in no repr."""
+
+    process: int
+    job: str
+    attempt: int
+    lease_s: float
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an actor came to be."""
+
+    node: str
+    pid: int
+    actor_id: str
+
+
+class AddressBook:
+    """Where the processes of an attempt are, as seen from one of them."""
+
+    def __init__(self, me: int) -> None:
+        self._me = me
+        self.node = this_node()
+        self._own = UnixAddress.unnamed()
+        self._tls: Any = None
+        self._endpoints: dict[int, Endpoint] = {}
+
+    def __call__(self, process: int) -> Address:
+        if process == self._me:
+            return self._own
+        return self._endpoints[process].address_from(self.node, self._tls)
+
+    def own_endpoint(self, exchange: Exchange, listens: bool, credentials: Credentials | None) -> Endpoint:
+        """Where we can be dialed; `listens`: by other nodes, too, under TLS if there are credentials."""
+        if not listens:
+            return Endpoint(self.node, self._own.path)
+        host = node_ip()
+        bound = exchange.listen(TcpAddress(host, 0, None if credentials is None else credentials.server()))
+        self._tls = None if credentials is None else credentials.client()
+        assert isinstance(bound, TcpAddress)
+        return Endpoint(self.node, self._own.path, host, bound.port)
+
+    def learn(self, endpoints: dict[int, Endpoint]) -> None:
+        """Where the others are."""
+        self._endpoints = endpoints
+
+
+class Worker:
+    """What a worker actor can be asked for; the master does, in this order. One that has run can run again."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._post: LocalPost | None = None
+        self._exchange: Exchange | None = None
+        self._book: AddressBook | None = None
+        self._membership: Membership | None = None
+        sys.setswitchinterval(SWITCH_S)
+
+    def __repr__(self) -> str:
+        return self._label  # Ray puts it before every line that this process prints
+
+    def place(self) -> Place:
+        """Where we are."""
+        import ray
+
+        context = ray.get_runtime_context()
+        return Place(context.get_node_id(), os.getpid(), context.get_actor_id())
+
+    def join(self, membership: Membership, listens: bool, credentials: Credentials | None) -> Endpoint:
+        """Take part in an attempt; return where the others find us. `listens`: for other nodes, too."""
+        self._membership = membership
+        self._post = LocalPost()
+        self._book = AddressBook(membership.process)
+        self._exchange = Exchange(
+            membership.process,
+            self._book,
+            membership.key,
+            job=membership.job,
+            attempt=membership.attempt,
+            on_message=self._post.deliver,
+            on_peer_lost=self._on_peer_lost,
+            lease_s=membership.lease_s,
+        )
+        return self._book.own_endpoint(self._exchange, listens, credentials)
+
+    def run(self, plan: bytes, process_of: dict[int, int], endpoints: dict[int, Endpoint]) -> None:
+        """Run our subtasks to their end."""
+        membership, exchange, post, book = self._membership, self._exchange, self._post, self._book
+        if membership is None or exchange is None or post is None or book is None:
+            raise InternalError("a worker runs before it has joined")
+        book.learn(endpoints)
+        me = membership.process
+        try:
+            loaded: Plan = pickle.loads(plan)
+        except BaseException as error:  # above all an import that fails: the master must know which
+            mine = [address for address, process in process_of.items() if process == me]
+            where = f"actor {self._label!r} (process {os.getpid()} of node {this_node()[:8]})"
+            refuse_plan(error, where, mine[0], exchange)
+            return
+        run_subtasks(loaded, me, process_of, post, exchange)
+
+    def _on_peer_lost(self, peer: int, reason: str) -> None:
+        assert self._exchange is not None
+        if peer != 0:  # perhaps only the way to it is broken: the master decides
+            self._exchange.send(0, DRIVER, PeerLost(self._exchange.process, peer, reason))
+            return
+        print(f"{self._label}: lost the job master ({reason}), this process ends", file=sys.stderr, flush=True)
+        os._exit(_FENCED)  # what a sink wrote stays temporary
+
+
+def this_node() -> str:
+    """The id of the node that this process is on."""
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def node_ip() -> str:
+    """The address by which other nodes reach this one."""
+    import ray
+
+    node = this_node()
+    return next(str(told["NodeManagerAddress"]) for told in ray.nodes() if told["NodeID"] == node)

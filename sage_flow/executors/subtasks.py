@@ -1,0 +1,45 @@
+"""The subtasks of one worker process, of whatever kind it is: a thread each, an exchange to the other processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.frame import DRIVER, Failed
+from sage_flow.executors.processes import ProcessShell
+from sage_flow.executors.threads import LocalPost
+from sage_flow.executors.worker import Worker
+from sage_flow.plan.physical import Plan
+from sage_flow.runtime.failure import add_notes, pack_error
+
+__all__ = ["SWITCH_S", "refuse_plan", "run_subtasks"]
+
+SWITCH_S = 0.0005
+"""The interpreter's switch interval where there is an exchange: at the default of 5 ms a CPU-bound operator would keep
+its thread waiting for as long."""
+
+
+def run_subtasks(plan: Plan, process: int, process_of: Mapping[int, int], post: LocalPost, exchange: Exchange) -> None:
+    """Run what belongs to `process`, to the end; `exchange`, which delivers to `post`, is started and closed."""
+    shell = ProcessShell(process, process_of, post)
+    shell.exchange = exchange
+    mine = [subtask for subtask in plan.subtasks if process_of[subtask.address] == process]
+    workers = [(subtask.name, Worker(plan, subtask, shell)) for subtask in mine]
+    for subtask, (_, worker) in zip(mine, workers, strict=True):
+        post.register(subtask.address, worker.port.deliver)
+    exchange.start()
+    threads = [threading.Thread(target=worker.run, name=name, daemon=True) for name, worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    exchange.close()
+
+
+def refuse_plan(error: BaseException, where: str, address: int, exchange: Exchange) -> None:
+    """Tell the driver that the plan cannot be loaded here, in the name of the subtask at `address`."""
+    add_notes(error, [f"raised in {where}, which cannot load the plan"])
+    exchange.start()
+    exchange.send(0, DRIVER, Failed(address, None, pack_error(error)))
+    exchange.close()
