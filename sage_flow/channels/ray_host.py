@@ -92,7 +92,7 @@ class RayQueueHost:
 
         self._scope = scope
         self._node: str = ray.get_runtime_context().get_node_id()
-        self._ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._ip: str = ray.util.get_node_ip_address()
         self._key = secrets.token_bytes(32)
         self._address = UnixAddress.unnamed()
         self._host = _ActorsHost(self._address, self._key, lease_s)
@@ -131,7 +131,7 @@ class RayQueueHost:
         import ray
 
         self._host.close()
-        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+        ray.actor.exit_actor()
 
     def _open_port(self) -> None:
         if self._credentials is None:

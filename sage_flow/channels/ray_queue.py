@@ -102,7 +102,7 @@ def this_node(whose: str) -> str:
     """The id of the node this process is on. Raises: ChannelNotReachable if Ray cannot say."""
     import ray
 
-    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
+    if ray.util.client.ray.is_connected():
         raise ChannelNotReachable(
             f"{whose} cannot be used by a ray:// driver, which is outside of the cluster's network: use it in a task or"
             " an actor, or start the driver on a node of the cluster"
