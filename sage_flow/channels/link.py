@@ -152,6 +152,8 @@ class Link:
                 self._watch(pipe)
 
     def _poll(self, pipe: Pipe, is_waiting: Callable[[], bool], until: float | None) -> None:
+        if self._reason is not None:  # it ended before we said that we read: its socket is closed
+            return
         poll = select.poll()
         poll.register(pipe.sock, select.POLLIN)
         while is_waiting() and self._reason is None:
