@@ -14,6 +14,7 @@ from benchmarks.case import Case, Figure, Timed
 from benchmarks.handover import Desk, Handover, Mailbox
 from benchmarks.timing import CpuClock, from_threads, in_flight, one_by_one
 from sage_flow import (
+    Environment,
     LocalEnvironment,
     PipelineService,
     RuntimeContext,
@@ -34,6 +35,7 @@ __all__ = [
     "call_case",
     "calls_in_flight",
     "calls_one_by_one",
+    "timed_by_operator",
 ]
 
 
@@ -120,7 +122,7 @@ def of(service: Callable[..., Any] | PipelineService, measure: Measure) -> Calls
     return run
 
 
-def timed_by_operator(env: LocalEnvironment, service: str, measure: Measure, size: int) -> Timed:
+def timed_by_operator(env: Environment, service: str, measure: Measure, size: int) -> Timed:
     """What an operator of this job measures that calls the service."""
 
     def call(size: int, ctx: RuntimeContext) -> Timed:

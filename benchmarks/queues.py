@@ -7,7 +7,6 @@ object, a list; by the engine it is one `put_many`.
 from __future__ import annotations
 
 import copy
-import logging
 import multiprocessing
 import queue
 import socket
@@ -24,6 +23,7 @@ from typing import Any
 from benchmarks.case import Case, Figure, Timed
 from benchmarks.items import DIFFERENT, Get, Load, Put, ThreadProducer, measure, producer
 from benchmarks.other_process import OtherProcess
+from benchmarks.ray_cluster import start_ray
 from benchmarks.sockets import Address, PickleSocket, connect, listen
 from benchmarks.timing import p99
 from sage_flow.channels import (
@@ -103,21 +103,11 @@ def ray_queue(load: Load, size: int, folder: Path) -> Timed:
     """An actor, from an actor. Ray's processes are not this one's children, so nobody knows their CPU time."""
     from ray.util.queue import Queue as RayQueue
 
-    _start_ray()
+    start_ray()
     made = RayQueue(_ROOM // load.batch, actor_options={"num_cpus": 0})
     timed = measure(_RayProducer(made.put, load), _lists(made.get, load), load, size)
     made.shutdown()
     return replace(timed, cpu_s=None)
-
-
-def _start_ray() -> None:
-    """Until this process ends, as it takes long."""
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(  # not one that happens to be here
-            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
 
 
 class _RayProducer:
@@ -164,7 +154,7 @@ def rpc_descriptor(load: Load, size: int, folder: Path) -> Timed:
 
 def ray_descriptor(load: Load, size: int, folder: Path) -> Timed:
     """Hosted by an actor, from an actor, as `ray_queue`."""
-    _start_ray()
+    start_ray()
     descriptor = RayQueueDescriptor(_ROOM)
     timed = measure(_RayProducer(_put(descriptor, load), load), _get(descriptor, load), load, size)
     descriptor.close()

@@ -64,6 +64,8 @@ class JobHandle:
         _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
         if is_owner:
             _open_handles.add(self)
+            atexit.unregister(_cancel_forgotten_jobs)
+            atexit.register(_cancel_forgotten_jobs)  # as the last, so that it runs before what ends Ray
 
     @property
     def id(self) -> str:
@@ -234,7 +236,6 @@ def _result(outcome: JobOutcome) -> JobResult:
 _open_handles: set[JobHandle] = set()  # also of those whose user has dropped them: their jobs run on
 
 
-@atexit.register
 def _cancel_forgotten_jobs() -> None:
     for handle in list(_open_handles):
         if handle._execution.is_over:

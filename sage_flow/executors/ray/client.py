@@ -38,6 +38,7 @@ __all__ = ["RayExecution", "RayExecutor"]
 _RETRY_S: Final = 0.2  # while a master is being started again
 _MASTER_BACK_S: Final = 60.0  # for that
 _DIAL_S: Final = 30.0
+_LEASE_END_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ class RayExecution(Execution):
         self._lock = threading.Lock()
         self._waiting: Any = None
         self._connections: dict[str, ServiceConnection] = {}
-        if is_owner:
-            threading.Thread(target=self._renew, args=(lease_s / 3,), name=f"lease of {self.id}", daemon=True).start()
+        self._lease = _Lease(self._master, lease_s / 3) if is_owner else None
 
     @property
     def id(self) -> str:
@@ -157,6 +157,8 @@ class RayExecution(Execution):
     def _end(self, outcome: JobOutcome) -> None:
         if self._outcome is None:
             self._outcome = outcome
+        if self._lease is not None:
+            self._lease.end()
         for connection in self._connections.values():
             connection.close()
 
@@ -264,11 +266,25 @@ class RayExecution(Execution):
         except ClusterError:
             return None
 
-    def _renew(self, pause_s: float) -> None:
+
+class _Lease:
+    """Tells a job's master, every `pause_s`, that this process is there."""
+
+    def __init__(self, master: Callable[[], Any], pause_s: float) -> None:
+        self._master = master
+        self._pause_s = pause_s
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease of a job", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Returns when Ray is not used any more: a thread that does so behind its shutdown ends the process."""
+        self._is_over.set()
+        self._thread.join(_LEASE_END_S)
+
+    def _renew(self) -> None:
         import ray
 
-        while self._outcome is None and ray.is_initialized():
-            master = self._master()
-            if master is not None:
+        while not self._is_over.wait(self._pause_s) and ray.is_initialized():
+            if (master := self._master()) is not None:
                 master.renew.remote()
-            time.sleep(pause_s)

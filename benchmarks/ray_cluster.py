@@ -1,0 +1,49 @@
+"""A Ray for benchmarks: of one node, in this process, until it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["ProcessClock", "start_ray", "wait_until"]
+
+
+def start_ray() -> None:
+    """Start it, if this process is not connected to one; it takes long, so it stays."""
+    import ray
+
+    if not ray.is_initialized():
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - both sides are as important as this process
+        ray.init(  # not one that happens to be here
+            "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+
+
+class ProcessClock:
+    """CPU seconds of other processes, which are alive when it is made and when it is read."""
+
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
+        self._began = self._seconds()
+
+    def read(self) -> float:
+        return self._seconds() - self._began
+
+    def _seconds(self) -> float:
+        ticks = 0
+        for pid in self._pids:
+            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(after_name[11]) + int(after_name[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Poll for something that no time is taken of."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError("it did not happen in time")
+        time.sleep(0.005)
