@@ -30,12 +30,12 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         return
     if address not in ("auto", "local"):
         _check_somebody_listens(address)
-    options: dict[str, Any] = {} if runtime_env is None else {"runtime_env": runtime_env}
+    options: dict[str, Any] = {"address": address}  # "local", too: without it Ray takes any cluster that it finds
+    if runtime_env is not None:
+        options["runtime_env"] = runtime_env
     if address == "local":
         os.environ.setdefault("RAY_worker_niceness", "0")  # else actors yield to everything else of the machine
         options["include_dashboard"] = False
-    else:
-        options["address"] = address
     try:
         ray.init(logging_level=logging.WARNING, **options)
     except ConnectionError as error:
