@@ -22,12 +22,14 @@ from sage_flow.errors import PipelineError
 from sage_flow.plan.location import short_path
 
 if TYPE_CHECKING:
-    from sage_flow.environment import LocalEnvironment
+    from sage_flow.environment import Environment
     from sage_flow.job import JobResult
 
-__all__ = ["JobFile", "load_job"]
+__all__ = ["JobFile", "load_job", "search_path"]
 
 _BUILD = "def build(env, options: Options)"
+
+_search_path: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class JobFile:
 
         return parse_options(self.options_type, given, owner=short_path(self.file))
 
-    def build_pipeline(self, env: LocalEnvironment, options: Any) -> None:
+    def build_pipeline(self, env: Environment, options: Any) -> None:
         """Call `build`."""
         self.build(*((env,) if self.options_type is None else (env, options)))
 
@@ -85,6 +87,11 @@ def load_job(path: str | os.PathLike[str]) -> JobFile:
     if report is not None and _count_of_parameters(report) not in (1, 2):
         raise PipelineError(f"report in {shown} must take (result) or (result, options)")
     return JobFile(file, build, report, _options_type(build, shown))
+
+
+def search_path() -> list[str]:
+    """The folders that `load_job` has put in front of `sys.path`: where a process elsewhere finds the same modules."""
+    return list(_search_path)
 
 
 def _check_file(file: str, shown: str) -> None:
@@ -139,6 +146,7 @@ def _extend_search_path(file: str) -> None:
     folder = os.path.dirname(file)
     first = list(dict.fromkeys([folder, os.path.dirname(folder), os.getcwd()]))
     sys.path[:] = first + [entry for entry in sys.path if entry not in first]
+    _search_path[:] = first + [entry for entry in _search_path if entry not in first]
 
 
 def _refuse_other(name: str, file: str, shown: str) -> Any:

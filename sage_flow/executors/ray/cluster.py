@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from sage_flow.errors import ClusterError
 
-__all__ = ["connect_to_ray", "is_client"]
+__all__ = ["connect_to_ray", "is_client", "this_submission"]
 
 _DIAL_S: Final = 5.0
 _WORD: Final = re.compile(r"^(?:ray://)?(\[[^\]]+\]|[^:/]+):(\d+)$")
@@ -47,6 +48,15 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         if "version" in str(error).lower():
             raise ClusterError(f"the cluster at {address!r} runs another version: {_first_line(error)}") from error
         raise
+
+
+def this_submission() -> str | None:
+    """The id of the submission of Ray's job API that runs this process as its driver, if one does."""
+    told = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")  # Ray says it there, and nowhere else
+    if told is None:
+        return None
+    found: str | None = (json.loads(told).get("metadata") or {}).get("job_submission_id")
+    return found
 
 
 def is_client() -> bool:

@@ -229,6 +229,7 @@ class JobMaster:
         self._note_status(JobStatus.RUNNING)
 
     def _load(self, payload: bytes) -> Plan:
+        self._options.search_path.extend()
         try:
             plan: Plan = pickle.loads(payload)
         except BaseException as error:  # above all an import that fails
