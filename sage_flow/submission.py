@@ -9,23 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sage_flow._version import __version__
 from sage_flow.console import FAILED
 from sage_flow.errors import ClusterError, PipelineError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["JobServer", "Submission", "entrypoint", "is_http", "shipped"]
 
@@ -46,6 +41,7 @@ _PACKERS: Final = tuple(f"ray._private.runtime_env.{module}" for module in ("pac
 
 _DIAL_S: Final = 5.0
 _POLL_S: Final = 0.3
+_TOLD: Final = 500  # characters of an error of the server
 
 
 @dataclass(frozen=True)
@@ -70,13 +66,14 @@ class JobServer:
         _silence_ray()
         from sage_flow.executors.ray.logs import api_server
 
-        with _errors_told(address), api_server(address):
-            self._client = JobSubmissionClient(address)
+        with api_server(address):
+            self._client = self._ask(JobSubmissionClient, address)
 
     def submit(self, entrypoint: str, metadata: dict[str, str], runtime_env: dict[str, Any] | None = None) -> str:
         """Start it; return the id of the submission."""
-        with _errors_told(self.address):
-            found: str = self._client.submit_job(entrypoint=entrypoint, metadata=metadata, runtime_env=runtime_env)
+        found: str = self._ask(
+            self._client.submit_job, entrypoint=entrypoint, metadata=metadata, runtime_env=runtime_env
+        )
         return found
 
     def follow(self, submission_id: str, show: Callable[[str], None]) -> Submission:
@@ -86,29 +83,37 @@ class JobServer:
             async for text in self._client.tail_job_logs(submission_id):
                 show(text)
 
-        with _errors_told(self.address):
-            asyncio.run(read())
+        self._ask(lambda: asyncio.run(read()))
         return self.wait(submission_id)
 
     def wait(self, submission_id: str) -> Submission:
         """Wait until it is over."""
         while True:
-            with _errors_told(self.address):
-                info = self._client.get_job_info(submission_id)
+            info = self._ask(self._client.get_job_info, submission_id)
             if info.status.is_terminal():
                 code = info.driver_exit_code
                 if code is None:
                     code = 0 if info.status == "SUCCEEDED" else FAILED
-                return Submission(str(info.status), code if code >= 0 else FAILED, info.message or "")
+                message = (info.message or "").split(", last available logs")[0]  # they have been shown
+                return Submission(info.status.value, code if code >= 0 else FAILED, message)
             time.sleep(_POLL_S)
 
     def forget(self, submission_id: str) -> None:
         """End it, if it runs, and let the server forget it."""
-        with _errors_told(self.address):
-            if not self._client.get_job_info(submission_id).status.is_terminal():
-                self._client.stop_job(submission_id)
-                self.wait(submission_id)
-            self._client.delete_job(submission_id)
+        if not self._ask(self._client.get_job_info, submission_id).status.is_terminal():
+            self._ask(self._client.stop_job, submission_id)
+            self.wait(submission_id)
+        self._ask(self._client.delete_job, submission_id)
+
+    def _ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Its result; Ray's errors of the job API, and those of HTTP under it, become ours."""
+        from ray.exceptions import RayError  # a token that is missing or wrong
+
+        try:
+            return question(*args, **kwargs)
+        except (RuntimeError, ValueError, OSError, RayError) as error:
+            told = _telling(str(error)) or type(error).__name__
+        raise ClusterError(f"the job server at {self.address} refuses: {told}")
 
 
 def is_http(address: str) -> bool:
@@ -171,16 +176,7 @@ def _check_somebody_listens(address: str) -> None:
         ) from error
 
 
-@contextmanager
-def _errors_told(address: str) -> Iterator[None]:
-    """Ray's errors of its job API, and those of HTTP under it, as ours."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ClusterError(f"the job server at {address} does not do it: {_telling(str(error))}") from None
-
-
 def _telling(text: str) -> str:
     """What a message says, without the traceback of the server in it."""
-    lines = [line.strip() for line in re.sub(r"Traceback.*", "", text, flags=re.DOTALL).splitlines()]
-    return " ".join(filter(None, lines))[:500] or text.strip().splitlines()[-1][:500]
+    lines = [line.strip() for line in text.split("Traceback")[0].splitlines()]
+    return " ".join(filter(None, lines))[:_TOLD] or text.strip()[-_TOLD:]
