@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sage_flow.executors.ray.records import JobRecord
     from sage_flow.job import JobHandle
     from sage_flow.jobfile import JobFile
+    from sage_flow.submission import JobServer, Submission
 
 __all__ = ["add_commands", "add_run_options", "environment", "inspect", "statistics_text"]
 
@@ -45,6 +48,8 @@ dashboard, "http://host:8265": then the command is run on the cluster, by a shor
 """
 
 _FOLLOW_S: Final = 1.0
+_REPORT_S: Final = 5.0
+_COLOR: Final = re.compile(r"\x1b\[\d*m")
 
 
 # -- arguments ------------------------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         return fail(error, in_use=True)
 
 
-def _wait_for(server: Any, submission: str) -> int:
+def _wait_for(server: JobServer, submission: str) -> int:
     try:
         ended = server.follow(submission, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
@@ -180,8 +185,7 @@ def _wait_for(server: Any, submission: str) -> int:
         return INTERRUPTED
     if ended.code != 0 or ended.status != "SUCCEEDED":
         tell(f"sage-flow: {submission} is {ended.status}: {ended.message}")
-    code: int = ended.code or (OK if ended.status == "SUCCEEDED" else FAILED)
-    return code
+    return ended.code or (OK if ended.status == "SUCCEEDED" else FAILED)
 
 
 def _check_job(arguments: argparse.Namespace) -> None:
@@ -263,21 +267,25 @@ def _status(cluster: Cluster, arguments: argparse.Namespace) -> int:
 
 
 def _logs(cluster: Cluster, arguments: argparse.Namespace) -> int:
-    handle, record = _found(cluster, arguments.job)
+    try:
+        handle, record = _found(cluster, arguments.job)
+    except _NoJobOfSubmission as error:
+        print(_server_of_cluster().log(arguments.job), end="")
+        return error.code
     if arguments.follow:
         return _follow_logs(cluster, handle, record, arguments)
     logs = _logs_of(handle, record)
-    _print(arguments, logs, lambda: "\n".join(_section(name, text) for name, text in logs.items()))
+    _print(arguments, logs, lambda: "\n".join(f"== {name}\n{text}" for name, text in logs.items()))
     return OK
 
 
 def _logs_of(handle: JobHandle, record: JobRecord) -> dict[str, str]:
-    """By process; that of the driver is known of a submission only."""
+    """By process; that of the driver is known of a submission only, and has the lines of the others, too."""
     if record.submission_id is None:
         return handle.logs()
-    from sage_flow.executors.ray.logs import driver_log
-
-    return {f"driver ({record.submission_id})": driver_log(record.submission_id, record.id), **handle.logs()}
+    log = _server_of_cluster().log(record.submission_id).splitlines(keepends=True)
+    own = [line for line in log if not _COLOR.sub("", line).startswith(f"({record.id}/")]
+    return {f"driver ({record.submission_id})": "".join(own), **handle.logs()}
 
 
 def _follow_logs(cluster: Cluster, handle: JobHandle, record: JobRecord, arguments: argparse.Namespace) -> int:
@@ -285,12 +293,21 @@ def _follow_logs(cluster: Cluster, handle: JobHandle, record: JobRecord, argumen
     seen: dict[str, int] = {}
     while True:
         is_over = handle.wait(_FOLLOW_S if seen else 0.0).is_final
+        if is_over and record.submission_id is not None:
+            _await_report(record.submission_id)
         for name, text in _logs_of(handle, record).items():
             whole = text if is_over else text[: text.rfind("\n") + 1]
             _print_lines(arguments, name, whole[seen.get(name, 0) :])
             seen[name] = len(whole)
         if is_over:
             return _code(_found(cluster, handle.id)[1])
+
+
+def _await_report(submission: str) -> None:
+    """The driver tells what the job came to when that is over; it may have more to do."""
+    server, until = _server_of_cluster(), time.monotonic() + _REPORT_S
+    while not server.look(submission).is_over and time.monotonic() < until:
+        time.sleep(_FOLLOW_S / 4)
 
 
 def _print_lines(arguments: argparse.Namespace, name: str, text: str) -> None:
@@ -348,12 +365,53 @@ def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any]) -
 # -- what they share ------------------------------------------------------------------------------------------
 
 
+class _NoJobOfSubmission(PipelineError):
+    """A submission has ended, with this exit code, before its driver had started a job."""
+
+    def __init__(self, submission: str, ended: Submission) -> None:
+        self.code = ended.code
+        super().__init__(
+            f"submission {submission} has started no job: it is {ended.status}, {ended.message}; `sage-flow logs"
+            f" {submission}` prints what it said"
+        )
+
+
 def _found(cluster: Cluster, job: str) -> tuple[JobHandle, JobRecord]:
     """The job, and what is known of it; of one that is over everything is there, also if its master just died."""
-    handle = cluster.job(job)
+    handle = _awaited(cluster, job)
     if handle.status.is_final:
         handle.wait()
     return handle, next(record for record in cluster.jobs() if record.id == handle.id)
+
+
+def _awaited(cluster: Cluster, job: str) -> JobHandle:
+    """A submission needs seconds until its job is known."""
+    while True:
+        ended = _end_of_submission(job)  # before we look for the job: it may start in between
+        try:
+            return cluster.job(job)
+        except PipelineError:
+            if ended is None:
+                raise
+        if ended.is_over:
+            raise _NoJobOfSubmission(job, ended)
+        time.sleep(_FOLLOW_S)
+
+
+def _end_of_submission(job: str) -> Submission | None:
+    """Where a submission of this id is; None if there is none."""
+    if not job.startswith("raysubmit_"):
+        return None
+    server = _server_of_cluster()
+    return server.look(job) if server.knows(job) else None
+
+
+def _server_of_cluster() -> JobServer:
+    """That of the cluster to which this process is connected."""
+    from sage_flow.executors.ray.logs import dashboard_url
+    from sage_flow.submission import JobServer
+
+    return JobServer(dashboard_url())
 
 
 def _code(record: JobRecord) -> int:
@@ -365,7 +423,3 @@ def _print(arguments: argparse.Namespace, value: Any, text: Callable[[], str]) -
 
     print(json.dumps(value, indent=2, default=str) if arguments.json else text())
     sys.stdout.flush()
-
-
-def _section(name: str, text: str) -> str:
-    return f"== {name}\n{text}"

@@ -52,6 +52,11 @@ class Submission:
     code: int
     message: str
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its driver has ended."""
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+
 
 class JobServer:
     """The job server of a cluster, at "http://HOST:8265". Methods raise ClusterError where it does not do it."""
@@ -88,19 +93,32 @@ class JobServer:
 
     def wait(self, submission_id: str) -> Submission:
         """Wait until it is over."""
-        while True:
-            info = self._ask(self._client.get_job_info, submission_id)
-            if info.status.is_terminal():
-                code = info.driver_exit_code
-                if code is None:
-                    code = 0 if info.status == "SUCCEEDED" else FAILED
-                message = (info.message or "").split(", last available logs")[0]  # they have been shown
-                return Submission(info.status.value, code if code >= 0 else FAILED, message)
+        while not (found := self.look(submission_id)).is_over:
             time.sleep(_POLL_S)
+        return found
+
+    def look(self, submission_id: str) -> Submission:
+        """Where it is."""
+        info = self._ask(self._client.get_job_info, submission_id)
+        status = info.status.value
+        code = info.driver_exit_code
+        if code is None:
+            code = 0 if status == "SUCCEEDED" else FAILED
+        message = (info.message or "").split(", last available logs")[0]  # they can be had apart
+        return Submission(status, code if code >= 0 else FAILED, message)
+
+    def knows(self, submission_id: str) -> bool:
+        """Whether there is such a submission."""
+        return any(found.submission_id == submission_id for found in self._ask(self._client.list_jobs))
+
+    def log(self, submission_id: str) -> str:
+        """What it has printed so far."""
+        found: str = self._ask(self._client.get_job_logs, submission_id)
+        return found
 
     def forget(self, submission_id: str) -> None:
         """End it, if it runs, and let the server forget it."""
-        if not self._ask(self._client.get_job_info, submission_id).status.is_terminal():
+        if not self.look(submission_id).is_over:
             self._ask(self._client.stop_job, submission_id)
             self.wait(submission_id)
         self._ask(self._client.delete_job, submission_id)

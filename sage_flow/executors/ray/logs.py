@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from sage_flow.errors import ClusterError
 
-__all__ = ["api_server", "dashboard_url", "driver_log", "job_logs"]
+__all__ = ["api_server", "dashboard_url", "job_logs"]
 
 _MOST_ACTORS: Final = 10_000
-_ANSI: Final = re.compile(r"\x1b\[\d*m")
 _MARKS: Final = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own lines in these files
 
 
@@ -25,19 +23,6 @@ def job_logs(job_id: str, namespace: str) -> dict[str, str]:
         told: dict[str, str] = ray.get(ray.remote(num_cpus=0)(_job_logs).remote(job_id, namespace))
         return told
     return _job_logs(job_id, namespace)
-
-
-def driver_log(submission_id: str, job_id: str) -> str:
-    """What the driver of a submission has printed, less the lines of the job's actors in it. Raises ClusterError."""
-    from ray.job_submission import JobSubmissionClient
-
-    url = dashboard_url()
-    try:
-        with api_server(url):
-            log: str = JobSubmissionClient(url).get_job_logs(submission_id)
-    except (RuntimeError, ConnectionError) as error:
-        raise ClusterError(f"the log of submission {submission_id} cannot be had: {error}") from error
-    return "".join(line for line in log.splitlines(keepends=True) if not _ANSI.sub("", line).startswith(f"({job_id}/"))
 
 
 def dashboard_url() -> str:
