@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command of `sage-flow`, and pack what it prints."""
     from sage_flow.cli import main as run
 
-    packed = sys.stdout
+    packed, errors = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Packer(packed, "out"), _Packer(packed, "err")
     try:
         code = run(sys.argv[1:] if argv is None else argv)
     except SystemExit as exit_:  # of argparse
         code = exit_.code if isinstance(exit_.code, int) else 2
     finally:
-        sys.stdout, sys.stderr = packed, sys.__stderr__
+        sys.stdout, sys.stderr = packed, errors
     _pack(packed, "code", code)
     return code
 
