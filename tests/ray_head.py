@@ -50,7 +50,7 @@ def ray_head() -> Iterator[RayHead]:
     """A head of four CPUs."""
     with tempfile.TemporaryDirectory(prefix="sfh-", ignore_cleanup_errors=True) as folder:  # sockets: a short path
         port, dashboard = free_port(), free_port()
-        head = RayHead(f"{HEAD_IP}:{port}", f"http://127.0.0.1:{dashboard}", _environment(folder))
+        head = RayHead(f"{HEAD_IP}:{port}", f"http://127.0.0.1:{dashboard}", ray_environment(folder))
         command = [
             *("ray", "start", "--head", "--block", "--temp-dir", folder, "--num-cpus", "4"),
             *("--port", str(port), "--node-ip-address", HEAD_IP, "--object-store-memory", str(80 << 20)),
@@ -102,7 +102,8 @@ def free_port() -> int:
         return port
 
 
-def _environment(folder: str) -> dict[str, str]:
+def ray_environment(folder: str) -> dict[str, str]:
+    """That of the processes of a cluster and of those who may use it. `folder`: their home."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {
         **kept,
