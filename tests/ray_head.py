@@ -94,6 +94,11 @@ def await_http(head: RayHead) -> None:
             time.sleep(0.5)
 
 
+def of_driver(log: str) -> str:
+    """A driver's log without the lines of actors that Ray puts in between."""
+    return "".join(line for line in log.splitlines(keepends=True) if " pid=" not in line)
+
+
 def free_port() -> int:
     """A port that nobody has just now."""
     with socket.socket() as probe:

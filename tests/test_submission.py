@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from job_folder import write
-from ray_head import RayHead
+from ray_head import RayHead, of_driver
 from ray_head import ray_head as ray_head
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def test_a_new_project_gives_the_same_on_the_cluster_as_here(ray_head, tmp_path)
     assert here == (0, "     3  b\n     2  a\n", "")
     code, out, err = ray_head.sage_flow("submit", "jobs/example.py", "--address", ray_head.url, *options, cwd=project)
     assert code == 0, err
-    assert out.endswith(here[1])
+    assert of_driver(out).endswith(here[1])
     submission = err.split()[-1]
 
     code, listed, _ = ray_head.sage_flow("list", "--json", "--address", ray_head.url, cwd=tmp_path)
