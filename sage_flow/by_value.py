@@ -1,14 +1,20 @@
 """Pickling what cannot be imported: lambdas, closures, and classes of `__main__` travel by value.
 
-That is cloudpickle's work. Since 3.1.3 it takes the file name out of the code that it pickles, which makes equal
-functions equal bytes; our errors name the user's file and line wherever the code runs, so here it stays in.
+That is cloudpickle's work, with two of its ways changed:
+
+* Since 3.1.3 it takes the file name out of the code that it pickles, which makes equal functions equal bytes; our
+  errors name the user's file and line wherever the code runs, so here it stays in.
+* A class that comes back to the process that wrote it is found there, and cloudpickle sets its methods anew, which then
+  see copies of their module's variables: running a job would change the program. Here such a class is left alone.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from cloudpickle import Pickler
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["dumps"]
 
 _pickler: type[Pickler] | None = None
+_written_here: WeakSet[type] = WeakSet()
+_unpickled: WeakSet[type] = WeakSet()
 
 
 def dumps(value: Any) -> bytes:
@@ -41,9 +49,26 @@ def _pickler_class() -> type[Pickler]:
         class NamingPickler(Pickler):  # type: ignore[misc]
             dispatch_table: ClassVar = ChainMap({CodeType: reduce_code}, Pickler.dispatch_table)
 
+            def reducer_override(self, obj: Any) -> Any:
+                reduced = super().reducer_override(obj)
+                if not isinstance(obj, type) or not isinstance(reduced, tuple) or len(reduced) < 6:
+                    return reduced  # no class, or one that is found by its name
+                if obj not in _unpickled:
+                    _written_here.add(obj)
+                make, arguments, content, _, _, fill = reduced
+                return make, arguments, (fill, content), None, None, _fill_class
+
         _pickler = NamingPickler
     return _pickler
 
 
 def _code_of_file(filename: str, *parts: Any) -> CodeType:
     return CodeType(*parts).replace(co_filename=filename)
+
+
+def _fill_class(made: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
+    if made in _written_here:
+        return
+    _unpickled.add(made)
+    fill, content = state
+    fill(made, content)

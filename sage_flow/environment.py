@@ -68,7 +68,7 @@ class Environment(ABC):
         """The items of any iterable, also an endless one, read by a thread at most 1000 records ahead.
 
         A function is called where the source runs, to make the iterable: give one where a generator could not
-        be pickled.
+        be pickled, or the pipeline runs more than once.
         """
         from sage_flow.connectors import IterableSource
 

@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from sage_flow.environment import Environment
     from sage_flow.job import JobResult
 
-__all__ = ["JobFile", "load_job", "search_path"]
+__all__ = ["JobFile", "load_job"]
 
 _BUILD = "def build(env, options: Options)"
-
-_search_path: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,6 @@ def load_job(path: str | os.PathLike[str]) -> JobFile:
     return JobFile(file, build, report, _options_type(build, shown))
 
 
-def search_path() -> list[str]:
-    """The folders that `load_job` has put in front of `sys.path`: where a process elsewhere finds the same modules."""
-    return list(_search_path)
-
-
 def _check_file(file: str, shown: str) -> None:
     if os.path.isdir(file):
         raise PipelineError(f"{shown} is a directory: name a job file in it, such as {os.path.join(shown, 'NAME.py')}")
@@ -146,7 +139,6 @@ def _extend_search_path(file: str) -> None:
     folder = os.path.dirname(file)
     first = list(dict.fromkeys([folder, os.path.dirname(folder), os.getcwd()]))
     sys.path[:] = first + [entry for entry in sys.path if entry not in first]
-    _search_path[:] = first + [entry for entry in _search_path if entry not in first]
 
 
 def _refuse_other(name: str, file: str, shown: str) -> Any:

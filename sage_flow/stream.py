@@ -17,7 +17,7 @@ from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sink
 from sage_flow.operator_options import DataStreamSink, HasOptions
 from sage_flow.plan.builder import Graph, checked_count, make_operator
-from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, Kind, OnError, Partitioning, Tap
+from sage_flow.plan.graph import DEAD_LETTERS, Kind, OnError, Partitioning, Tap
 
 __all__ = ["ConnectedStreams", "DataStream", "KeyedStream"]
 
@@ -29,6 +29,8 @@ L = TypeVar("L")
 R = TypeVar("R")
 
 Emit = Literal["updates", "final"]
+_OF_THE_RECORD = frozenset({Kind.COUNT, Kind.SUM, Kind.MIN, Kind.MAX})
+"""Aggregates that need no function: they take the record itself, or none of it."""
 Processing = Callable[[T], Iterable[U] | None] | Callable[[T, RuntimeContext], Iterable[U] | None]
 
 
@@ -289,7 +291,7 @@ class Stream(HasOptions, Generic[T]):
         values: int = 1,
         options: dict[str, Any] | None = None,
     ) -> DataStream[Any]:
-        without = function is None and kind in AGGREGATES  # such as count, or the sum of the records themselves
+        without = function is None and kind in _OF_THE_RECORD
         functions = [] if without else [(function, values)]
         operator = make_operator(
             self._graph,

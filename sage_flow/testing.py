@@ -26,8 +26,7 @@ from sage_flow.executors.execution import Executor
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
 from sage_flow.executors.threads import ThreadExecutor
-from sage_flow.functions import END as SOURCE_END
-from sage_flow.functions import IDLE, Source, SourceSignal
+from sage_flow.functions import END, IDLE, Source, SourceSignal
 from sage_flow.job import JobResult
 from sage_flow.stream import DataStream, Stream
 
@@ -54,7 +53,6 @@ class Signal(Enum):
 
     PAUSE = "pause"
     ABORT = "abort"
-    END = "end"
 
     def __repr__(self) -> str:
         return self.name
@@ -64,8 +62,6 @@ PAUSE = Signal.PAUSE
 """The source is idle once; what it gave before is a batch of its own."""
 ABORT = Signal.ABORT
 """The source raises SourceAborted."""
-END = Signal.END
-"""The source ends; without one it ends behind its last record."""
 
 
 class SourceAborted(Exception):
@@ -75,6 +71,8 @@ class SourceAborted(Exception):
 class TestSource(Source[T]):
     """Gives the records of a list, in the batches that signals between them make.
 
+    PAUSE: the source is idle once. ABORT: it raises SourceAborted. END: it ends, as it does behind its last record.
+
     >>> from sage_flow import JobResult, LocalEnvironment
     >>> env = LocalEnvironment("test")
     >>> collect(env.from_source(TestSource([1, 2, PAUSE, 3, END])))
@@ -83,7 +81,7 @@ class TestSource(Source[T]):
 
     __test__ = False  # it is no test, whatever its name says to pytest
 
-    def __init__(self, items: Sequence[T | Signal]) -> None:
+    def __init__(self, items: Sequence[T | Signal | SourceSignal]) -> None:
         self._items = list(items)
         self._next = 0
 
@@ -91,17 +89,17 @@ class TestSource(Source[T]):
         batch: list[T] = []
         while self._next < len(self._items):
             item = self._items[self._next]
-            if isinstance(item, Signal):
+            if isinstance(item, (Signal, SourceSignal)):
                 return batch or self._obey(item)
             batch.append(item)
             self._next += 1
-        return batch or SOURCE_END
+        return batch or END
 
-    def _obey(self, signal: Signal) -> SourceSignal:
+    def _obey(self, signal: Signal | SourceSignal) -> SourceSignal:
         if signal is ABORT:
             raise SourceAborted(f"after {self._next} items")
         if signal is END:
-            return SOURCE_END
+            return END
         self._next += 1
         return IDLE
 
@@ -125,6 +123,11 @@ class Mode:
     def environment(self, name: str = "test", parallelism: int | None = None) -> LocalEnvironment:
         """Return an environment that runs in this mode."""
         return LocalEnvironment(name, parallelism or self.parallelism, executor=self.make_executor())
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether functions of the job see the objects of the test, and not copies."""
+        return self.name.startswith(("local-", "simulation-")) and self.name != "local-copy"
 
     def __str__(self) -> str:
         return self.name

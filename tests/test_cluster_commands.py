@@ -277,23 +277,18 @@ def test_what_travels_is_a_folder(tmp_path):
         shipped(str(write(tmp_path / "file", "")))
 
 
-def test_folders_of_the_job_are_found_in_the_copy_or_where_they_were(tmp_path, monkeypatch):
-    there, copy, apart = tmp_path / "there", tmp_path / "copy", tmp_path / "apart"
-    for folder in (there / "jobs", there / "only", copy / "jobs", apart):
+def test_modules_of_the_job_are_found_in_the_copy_of_what_travels(tmp_path, monkeypatch):
+    there, copy = tmp_path / "there", tmp_path / "copy"
+    for folder in (there / "jobs", there / "only", copy / "jobs"):
         folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(there / "jobs"), str(there), str(there / "only")])
+    path = SearchPath(str(there))
     monkeypatch.chdir(copy)
-    monkeypatch.setattr(sys, "path", ["first", str(copy)])
-    folders = tuple(str(folder) for folder in (there / "jobs", there, there / "only", apart, tmp_path / "gone"))
-    SearchPath(str(there), folders).extend()
-    assert sys.path == [str(copy / "jobs"), str(copy), str(there / "only"), str(apart), "first"]
-
-
-def test_the_search_path_is_that_of_the_job_files(job_folder):
-    write(job_folder / "jobs" / "searched.py", JOB)
-    load_job("jobs/searched.py")
-    path = SearchPath.of_this_process()
-    assert path.base == str(job_folder)
-    assert path.folders[:2] == (str(job_folder / "jobs"), str(job_folder))
+    monkeypatch.setattr(sys, "path", ["first"])
+    path.follow()
+    assert sys.path[:3] == ["first", str(copy / "jobs"), str(there / "jobs")]
+    assert str(copy) in sys.path
+    assert str(there / "only") in sys.path
 
 
 # --- a command that is run on the cluster -----------------------------------------------------------------

@@ -152,6 +152,8 @@ class Link:
                 self._watch(pipe)
 
     def _poll(self, pipe: Pipe, is_waiting: Callable[[], bool], until: float | None) -> None:
+        if self._reason is not None:  # it ended before we said that we read: its socket is closed
+            return
         poll = select.poll()
         poll.register(pipe.sock, select.POLLIN)
         while is_waiting() and self._reason is None:
@@ -170,7 +172,9 @@ class Link:
         wanted = READ if not self._read_elsewhere else 0
         if pipe.wants_write or not self.idle:
             wanted |= WRITE
-        if wanted:
+        if wanted == READ and self.opened and pipe.is_plain and self._loop.shares_reading:
+            self._loop.watch(pipe.sock, READ, self._on_readable, shared=True)
+        elif wanted:
             self._loop.watch(pipe.sock, wanted, self._on_ready)
         else:
             self._loop.forget(pipe.sock)
@@ -188,6 +192,18 @@ class Link:
                 raise
             return False
         return True
+
+    def _on_readable(self, _: int) -> None:
+        """In whichever thread waits for messages of the loop."""
+        pipe = self._pipe
+        if pipe is None or self._reason is not None or not self._reading.acquire(blocking=False):
+            return
+        try:
+            goes_on = self._read_or_end(pipe)
+        finally:
+            self._reading.release()
+        if not goes_on:
+            self._loop.forget(pipe.sock)  # it would be ready again at once
 
     @property
     def is_closed(self) -> bool:
@@ -264,9 +280,13 @@ class Link:
 
     def drain(self) -> str | None:
         """Deliver what a peer wrote before it went. Returns what was wrong with it, if anything."""
+        pipe = self._pipe
+        if pipe is None or not self.opened or self._reason is not None:
+            return None
         try:
-            for _ in range(_LAST_READS if self._pipe is not None and self.opened and self._reason is None else 0):
-                self._in.read(self._pipe, self._deliver)  # type: ignore[arg-type]
+            with self._reading:
+                for _ in range(_LAST_READS):
+                    self._in.read(pipe, self._deliver)
         except (BlockingIOError, Closed):
             pass
         except Exception as error:

@@ -69,7 +69,8 @@ class IterableSource(Source[T]):
     position is the number of records handed out, and a restore skips that many.
 
     Raises:
-        PipelineError: the argument is neither iterable nor callable, or its call gave no iterable.
+        PipelineError: the argument is neither iterable nor callable, or its call gave no iterable; or it is an
+            iterator, and an earlier run has read it.
     """
 
     blocking = True
@@ -79,6 +80,7 @@ class IterableSource(Source[T]):
             kind = type(iterable_or_factory).__name__
             raise PipelineError(f"a {kind} cannot be looped over; pass an iterable or a function that makes one")
         self._given = iterable_or_factory
+        self._runs: list[bool] = []  # shared by the copies of all runs: of an iterator there can be one
         self._position = 0
         self._iterator: Iterator[T] | None = None
 
@@ -93,6 +95,13 @@ class IterableSource(Source[T]):
                 f"{name} returned a {type(iterable).__name__}, which cannot be looped over; "
                 "return a list or a generator"
             ) from fault
+        if self._iterator is given:
+            if self._runs:
+                raise PipelineError(
+                    f"a {type(given).__name__} gives its items once, and an earlier run has read this one; "
+                    "pass a function that makes it anew"
+                )
+            self._runs.append(True)
         self._position = 0
 
     def next_batch(self) -> list[T] | SourceSignal:

@@ -16,18 +16,19 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sage_flow.channels.frame import DRIVER, Data, Message
 from sage_flow.errors import InternalError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
-from sage_flow.executors.execution import LocalExecution
+from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.shell import record_window
 from sage_flow.executors.threads import LocalPost
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
+from sage_flow.runtime.failure import add_notes
 from sage_flow.runtime.port import Crashed
 
 if TYPE_CHECKING:
@@ -292,6 +293,35 @@ class SimulationShell:
         return record_window(consumer)
 
 
+class SimulatedExecution(LocalExecution):
+    """A job in the simulation. Every error of it tells the seed that repeats it."""
+
+    def __init__(self, driver: Driver, scheduler: Scheduler, seed: int) -> None:
+        super().__init__(
+            driver,
+            lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)),
+            lambda: scheduler.interrupt(driver.drain),
+        )
+        self._note = f"simulation with seed {seed}, which gives the same schedule again"
+
+    def outcome(self) -> JobOutcome:
+        try:
+            outcome = super().outcome()
+        except BaseException as crash:
+            self._tell_seed(crash)
+            raise
+        failure = outcome.failure
+        if failure is None:
+            return outcome
+        if failure.original is not None:
+            self._tell_seed(failure.original)
+        return replace(outcome, failure=replace(failure, notes=(*failure.notes, self._note)))
+
+    def _tell_seed(self, error: BaseException) -> None:
+        if self._note not in getattr(error, "__notes__", ()):
+            add_notes(error, [self._note])
+
+
 @dataclass
 class SimulationExecutor:
     """Runs jobs in the simulation.
@@ -313,11 +343,7 @@ class SimulationExecutor:
         shell = SimulationShell(scheduler, post)
         driver = Driver(plan, shell, options)
         receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
-        execution = LocalExecution(
-            driver,
-            lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)),
-            lambda: scheduler.interrupt(driver.drain),
-        )
+        execution = SimulatedExecution(driver, scheduler, self.seed)
         scheduler.spawn("driver", execution.lead)
         for subtask in plan.subtasks:
             worker = Worker(plan, subtask, shell)

@@ -137,11 +137,24 @@ def make_operator(
             raise PipelineError(
                 f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}"
             )
+        if kind is not Kind.MAP_ASYNC and any(_is_coroutine_function(function) for function, _ in functions):
+            raise PipelineError(
+                f"{full_name!r} ({where}) would not wait for its function, which is `async def`: use map_async"
+            )
         takes_ctx = tuple(
             _takes_ctx(function, values, with_ctx, f"{full_name!r} ({where})") for function, values in functions
         )
     only_functions = tuple(function for function, _ in functions)
     return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    called = function
+    if isinstance(function, ProcessFunction) or (isinstance(function, type) and issubclass(function, ProcessFunction)):
+        called = function.process
+    elif not inspect.isroutine(function):
+        called = getattr(function, "__call__", None)  # noqa: B004 - of the class itself, if it is one
+    return inspect.iscoroutinefunction(called)
 
 
 def _takes_ctx(function: Any, values: int, with_ctx: bool | None, owner: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sage_flow import by_value
 from sage_flow.errors import RemoteError
+from sage_flow.functions import Sink
 from sage_flow.plan.graph import Kind, Operator
 from sage_flow.plan.location import is_engine_file, short_path
 
@@ -147,9 +148,16 @@ def explain_failure(
     notes = [f"operator  {operator.name!r} ({operator.kind}), {subtask}, job {job!r}, written at {operator.location}"]
     if has_record:
         notes.append(f"record    {shorten(record)}")
-        if operator.kind not in _ALWAYS_FAIL:
-            notes.append('          on_error="skip" or "dead_letter" lets the job go on past such records')
+        if cure := _past_such_records(operator):
+            notes.append(f"          on_error={cure} lets the job go on past such records")
     add_notes(error, notes)
+
+
+def _past_such_records(operator: Operator) -> str | None:
+    """What `on_error` of this operator could be instead; None where it has no such option."""
+    if operator.kind is Kind.SINK:
+        return None if isinstance(operator.functions[0], Sink) else '"skip"'
+    return None if operator.kind in _ALWAYS_FAIL else '"skip" or "dead_letter"'
 
 
 def add_notes(error: BaseException, notes: Any) -> None:

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from sage_flow import JobStatus, LocalEnvironment, Sink
+from sage_flow.errors import PipelineError
 from sage_flow.functions import IDLE, Source
 from sage_flow.testing import PAUSE, TestSource
 
@@ -159,6 +160,7 @@ def test_a_job_cancelled_at_once_ends_and_publishes_nothing(tmp_path):
         assert "commit" not in life
 
 
+@pytest.mark.on_ray
 def test_the_end_of_its_with_block_cancels_a_job(mode):
     if mode.name.startswith("simulation"):
         pytest.skip("nothing is endless in the simulation")
@@ -275,6 +277,7 @@ def test_several_jobs_run_at_once():
     assert [job.result(timeout=60).collected["rows"] for job in jobs] == [[0], [1], [2], [3]]
 
 
+@pytest.mark.on_ray
 def test_a_job_can_be_run_twice_from_one_environment(mode):
     env = mode.environment()
     stream = env.from_collection(range(100)).rebalance().map(lambda n: n)
@@ -287,6 +290,15 @@ def test_a_job_can_be_run_twice_from_one_environment(mode):
         assert result.collected["source"] == [1, 2]
         assert result.collected["iterable"] == ["a", "b"]
         assert result.counts["map-1"] == 100
+
+
+def test_a_generator_that_an_earlier_run_has_read_is_no_empty_source():
+    env = LocalEnvironment("test")
+    env.from_iterable((n for n in range(3)), name="numbers").collect("rows")
+    assert env.execute().collected["rows"] == [0, 1, 2]
+    with pytest.raises(PipelineError, match="a generator gives its items once") as caught:
+        env.execute()
+    assert "'numbers'" in caught.value.__notes__[0]
 
 
 def test_two_jobs_of_one_environment_run_at_once():

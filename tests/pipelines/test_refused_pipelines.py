@@ -5,7 +5,7 @@ import os
 import pytest
 from failing_pipelines import error_of, notes_of, numbers
 
-from sage_flow import LocalEnvironment
+from sage_flow import Function, LocalEnvironment
 from sage_flow.errors import InvalidKeyError, PipelineError
 from sage_flow.testing import TestSource
 
@@ -23,10 +23,35 @@ def other(env):
     return LocalEnvironment("other").from_collection([1])
 
 
+async def sleepy(n):
+    return n
+
+
+class Sleepy(Function):
+    async def __call__(self, n):
+        return n
+
+
 NOT_A_PIPELINE = {
     "map needs a function": (lambda env: numbers(env).map(3), ["'map-1'", HERE, "function", "3"]),
     "filter needs a function": (lambda env: numbers(env).filter(None), ["'filter-1'", HERE, "function"]),
     "process needs a function": (lambda env: numbers(env).process("x"), ["'process-1'", HERE, "function"]),
+    "map_batches needs a function": (lambda env: numbers(env).map_batches(None), ["'map_batches-1'", HERE, "function"]),
+    "for_each needs a function": (lambda env: numbers(env).for_each([]), ["'for_each-1'", HERE, "function", "[]"]),
+    "reduce needs a function": (lambda env: numbers(env).key_by(str).reduce(None), ["'reduce-1'", HERE, "function"]),
+    "fold needs a function": (lambda env: numbers(env).key_by(str).fold(0, None), ["'fold-1'", HERE, "function"]),
+    "sum needs a function": (lambda env: numbers(env).key_by(str).sum("n"), ["'sum-1'", HERE, "function", "'n'"]),
+    "both sides of connect need a function": (
+        lambda env: numbers(env).connect(numbers(env, "more")).map(str, 3),
+        ["'connect_map-1'", HERE, "function", "3"],
+    ),
+    "map does not wait for a coroutine": (lambda env: numbers(env).map(sleepy), ["'map-1'", HERE, "map_async"]),
+    "for_each does not wait for a coroutine": (
+        lambda env: numbers(env).for_each(sleepy),
+        ["'for_each-1'", "map_async"],
+    ),
+    "an object does not wait for a coroutine": (lambda env: numbers(env).map(Sleepy()), ["'map-1'", "map_async"]),
+    "a class does not wait for a coroutine": (lambda env: numbers(env).map(Sleepy), ["'map-1'", "map_async"]),
     "key_by needs a function": (lambda env: numbers(env).key_by("n"), ["'key_by-1'", HERE, "function"]),
     "a function of two values": (lambda env: numbers(env).map(lambda a, b: a), ["'map-1'", HERE, "1 value", "'b'"]),
     "a function of no value": (lambda env: numbers(env).map(lambda: 1), ["'map-1'", HERE, "1 value"]),

@@ -180,11 +180,24 @@ def test_a_thousand_virtual_seconds_cost_no_time_and_a_deadlock_names_who_waits(
     env.from_collection([5]).map(call).for_each(id)
     job = env.submit()
     assert job.wait(60) is not JobStatus.FINISHED
-    with pytest.raises(Deadlock, match="driver"):
+    with pytest.raises(Deadlock, match="driver") as caught:
         job.result()
+    assert "seed 3" in caught.value.__notes__[-1]
     ((text, now),) = told
     assert "1000 s" in text
     assert 1000 <= now < 1001
+
+
+def test_an_error_tells_the_seed_that_repeats_it():
+    env = LocalEnvironment("test", executor=SimulationExecutor(17))
+    env.from_collection([0]).map(lambda n: 1 // n).for_each(id)
+    job = env.submit()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError) as caught:
+            job.result()
+        assert [note for note in caught.value.__notes__ if "seed 17" in note] == [
+            "simulation with seed 17, which gives the same schedule again"
+        ]
 
 
 def test_an_idle_source_waits_in_virtual_time():

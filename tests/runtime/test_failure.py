@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from sage_flow import LocalEnvironment
+from sage_flow import LocalEnvironment, Sink
 from sage_flow.errors import RemoteError
 from sage_flow.plan.graph import Kind, Operator
 from sage_flow.plan.location import Location
@@ -168,6 +168,29 @@ def test_the_first_frame_is_the_users_line_and_the_engines_are_folded():
     assert notes[0].startswith("operator  'speed' (map), subtask 1 of 1, job 'flights', written at ")
     assert notes[1] == "record    0"
     assert "on_error=" in notes[2]
+
+
+class FailingSink(Sink):
+    def write(self, value):
+        failing(value)
+
+
+@pytest.mark.parametrize(
+    ("write", "cure"),
+    [
+        (lambda stream: stream.filter(failing).collect(), 'on_error="skip" or "dead_letter" lets the job go on'),
+        (lambda stream: stream.for_each(failing), 'on_error="skip" lets the job go on'),
+        (lambda stream: stream.add_sink(FailingSink), None),
+        (lambda stream: stream.key_by(failing).count().collect(), None),
+    ],
+)
+def test_on_error_is_named_where_it_is_an_option(write, cure):
+    env = LocalEnvironment("flights")
+    write(env.from_collection([0]))
+    with pytest.raises(ZeroDivisionError) as caught:
+        env.execute()
+    told = [note.strip() for note in caught.value.__notes__ if "on_error=" in note]
+    assert told == ([f"{cure} past such records"] if cure else [])
 
 
 def test_a_deep_traceback_is_told_in_under_15_lines():

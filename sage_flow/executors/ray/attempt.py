@@ -176,7 +176,7 @@ class Crew:
 
         killed = []
         for member in self.members.values():
-            if member.actor is None or (self._options.pool and is_clean and member.over.is_set()):
+            if member.actor is None or (self._options.pool and is_clean and member.over.wait(_LOSS_S)):
                 continue
             ray.kill(member.actor, no_restart=True)
             if member.run is not None:
@@ -310,7 +310,7 @@ class Attempt:
         names = ", ".join(subtask.name for subtask in member.spec.subtasks)
         error = WorkerDied(
             f"{member} of job {self._job_id!r} is gone: {reason}; it ran {names}; noticed {silence_s:.1f} s after its"
-            " last sign of life"
+            " last sign of life" + "".join(f"; the master {refusal}" for refusal in self._exchange.refusals()[-1:])
         )
         _log.error("%s", error)
         driver.deliver(WorkersDied(member.spec.addresses, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from sage_flow.remote_service import Door, ServiceConnection
 from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import pack_error
-from sage_flow.service import Call, ServiceHandle
+from sage_flow.service import ServiceHandle
 
 if TYPE_CHECKING:
     import ssl
@@ -56,15 +57,11 @@ class RayExecutor:
         had_connection = ray.is_initialized()
         connect_to_ray(self.address, self.runtime_env)
         records = JobRecords(self.namespace)
-        led = replace(
-            self.options,
-            driver=options,
-            search_path=SearchPath.of_this_process((self.runtime_env or {}).get("working_dir")),
-        )
+        base = (self.runtime_env or {}).get("working_dir")
+        led = replace(self.options, driver=options, search_path=SearchPath(base))
         record = records.add(plan.job, payload, led, this_submission())
-        placed = (
-            {"runtime_env": self.runtime_env} if self.runtime_env and had_connection else {}
-        )  # else it is the job's
+        is_of_job = not had_connection  # what the connection was made with, this actor has, too
+        placed = {} if self.runtime_env is None or is_of_job else {"runtime_env": self.runtime_env}
         ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
             name=record.master,
             namespace=self.namespace,
@@ -145,8 +142,7 @@ class RayExecution(Execution):
         try:
             if reference is not None:
                 ray.get(reference)
-                outcome = self._ask(lambda master: master.outcome.remote())
-                self._end(outcome)
+                self._end(pickle.loads(self._ask(lambda master: master.outcome.remote())))
                 return
         except (ray.exceptions.RayActorError, ClusterError):
             pass  # it may have told the records, or come back
@@ -191,7 +187,8 @@ class RayExecution(Execution):
     def collected(self) -> dict[str, list[Any]]:
         if self._outcome is not None:
             return self._outcome.collected
-        return self._command(lambda master: master.collected.remote()) or {}
+        told: bytes | None = self._command(lambda master: master.collected.remote())
+        return {} if told is None else pickle.loads(told)
 
     def subtasks(self) -> list[SubtaskInfo]:
         return self._command(lambda master: master.subtasks.remote()) or []
@@ -220,7 +217,7 @@ class RayExecution(Execution):
         door: Door = address.door(this_node())
         return door
 
-    def _relay(self, call: Call, timeout_s: float, group: int | None) -> Any:
+    def _relay(self, call: bytes, timeout_s: float, group: int | None) -> Any:
         master = self._master()
         if master is None:
             raise ServiceUnavailable(f"job {self.id!r} has no master")

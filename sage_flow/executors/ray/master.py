@@ -8,6 +8,7 @@ it, and the new master begins a new attempt.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import sys
 import threading
@@ -17,24 +18,25 @@ from typing import Any, Final
 
 import ray
 
+from sage_flow import by_value
 from sage_flow.errors import JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
-from sage_flow.executors.ray.service_door import ServiceDoors
+from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.restart import NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
-from sage_flow.service import Call
 
 __all__ = ["JobMaster"]
 
 _log = logging.getLogger("sage_flow")
 
 _LINGER_S: Final = 300.0  # for rows that are too many for the records
+_START_S: Final = 60.0  # for an attempt to run, whose services somebody wants to call
 _GOODBYE_S: Final = 1.0  # for the answers of calls that are under way
 _AT_LEAST_ONCE: Final = (Kind.SINK,)
 
@@ -60,6 +62,7 @@ class JobMaster:
         self._plan: Plan | None = None
         self._attempt: Attempt | None = None
         self._doors: ServiceDoors | None = None
+        self._doors_changed = threading.Condition()
         self._cancelled: str | None = None
         self._woken = threading.Event()  # cancelled, or over
         self._outcome: JobOutcome | None = None
@@ -79,10 +82,15 @@ class JobMaster:
         """Return when the job is over."""
         self._over.wait()
 
-    def outcome(self) -> JobOutcome | None:
-        """What it came to, once it is over. The rows are fetched once."""
+    def outcome(self) -> bytes:
+        """What it came to, once it is over, pickled by value. The rows are fetched once."""
+        self._over.wait()
         self._fetched.set()
-        return self._outcome
+        return by_value.dumps(self._outcome)
+
+    def pid(self) -> int:
+        """Of its process."""
+        return os.getpid()
 
     def renew(self) -> None:
         """Whoever submitted the job is still there."""
@@ -112,10 +120,10 @@ class JobMaster:
             return {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
         return execution.statistics()
 
-    def collected(self) -> dict[str, list[Any]]:
-        """The rows so far, of the attempt that runs."""
+    def collected(self) -> bytes:
+        """The rows so far, of the attempt that runs, pickled by value."""
         execution = self._execution()
-        return {} if execution is None else execution.collected()
+        return by_value.dumps({} if execution is None else execution.collected())
 
     def subtasks(self) -> list[SubtaskInfo]:
         """Every subtask of the attempt that runs, and where it is."""
@@ -135,11 +143,10 @@ class JobMaster:
             for subtask in spec.subtasks
         ]
 
-    def door(self, service: str, node: str) -> Any:
-        """How a process on `node` reaches a service (a `ServiceAddress`). Raises ServiceUnavailable, UnknownService."""
-        if self._doors is None:
-            raise ServiceUnavailable(f"job {self._id!r} cannot answer calls: it is {self._record.status}")
-        return self._doors.open(service, node)
+    @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
+    def door(self, service: str, node: str) -> ServiceAddress:
+        """How a process on `node` reaches a service. Raises ServiceUnavailable, UnknownService."""
+        return self._opened_doors(_START_S).open(service, node)
 
     def services(self) -> Any:
         """The services of the job, as its plan has them."""
@@ -147,11 +154,18 @@ class JobMaster:
         return {} if self._plan is None else self._plan.services
 
     @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
-    def call(self, call: Call, timeout_s: float, group: int | None) -> Any:
-        """Answer a call for a process that no socket of ours reaches; see `ServiceDoors.call`."""
-        if self._doors is None:
-            raise ServiceUnavailable(f"job {self._id!r} cannot answer calls: it is {self._record.status}")
-        return self._doors.call(call, timeout_s, group)
+    def call(self, call: bytes, timeout_s: float, group: int | None) -> bytes:
+        """Answer a call for a process that no socket of ours reaches; see `ServiceDoors.call`. Pickled, both."""
+        doors = self._opened_doors(timeout_s)
+        return by_value.dumps(doors.call(pickle.loads(call), timeout_s, group))
+
+    def _opened_doors(self, timeout_s: float) -> ServiceDoors:
+        """Those of the attempt that runs; waits for it to start."""
+        with self._doors_changed:
+            self._doors_changed.wait_for(lambda: self._doors is not None or self._over.is_set(), timeout_s)
+            if self._doors is None:
+                raise ServiceUnavailable(f"job {self._id!r} cannot answer calls: it is {self._record.status}")
+            return self._doors
 
     def _execution(self) -> LocalExecution | None:
         return None if self._attempt is None else self._attempt.execution
@@ -167,6 +181,7 @@ class JobMaster:
         is_stored = self._records.write_outcome(self._record, outcome)
         self._outcome = outcome
         self._over.set()
+        self._set_doors(None)
         if not is_stored:
             self._fetched.wait(_LINGER_S)
         time.sleep(_GOODBYE_S)
@@ -217,7 +232,7 @@ class JobMaster:
             failure = pack_error(error)
             return JobOutcome(JobStatus.FAILED, failure), failure
         finally:
-            self._doors = None
+            self._set_doors(None)
         outcome = execution.outcome()
         has_failed = outcome.status is JobStatus.FAILED and restarts
         return outcome, outcome.failure if has_failed else None
@@ -225,11 +240,16 @@ class JobMaster:
     def _open(self, attempt: Attempt) -> None:
         """The attempt runs: its services can be called."""
         assert attempt.execution is not None
-        self._doors = ServiceDoors(attempt.execution, encrypts=self._options.encrypts)
         self._note_status(JobStatus.RUNNING)
+        self._set_doors(ServiceDoors(attempt.execution, encrypts=self._options.encrypts))
+
+    def _set_doors(self, doors: ServiceDoors | None) -> None:
+        with self._doors_changed:
+            self._doors = doors
+            self._doors_changed.notify_all()
 
     def _load(self, payload: bytes) -> Plan:
-        self._options.search_path.extend()
+        self._options.search_path.follow()
         try:
             plan: Plan = pickle.loads(payload)
         except BaseException as error:  # above all an import that fails

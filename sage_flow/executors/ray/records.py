@@ -38,7 +38,7 @@ class JobOptions:
     `lease_s`: a process that says nothing for so long is lost. `start_timeout_s`: for all actors of an attempt to be
     there. `is_attached`: the job is cancelled when nobody renews the lease of whoever submitted it. `encrypts`: TLS
     between nodes. `actors`: what an actor gets whose operators do not say. `pool`: names of worker actors to use
-    instead of new ones. `search_path`: where the modules of the job are.
+    instead of new ones. `search_path`: where the user's modules are.
     """
 
     driver: DriverOptions = field(default_factory=DriverOptions)

@@ -1,40 +1,34 @@
-"""Where the modules of a job are, for processes on other nodes.
-
-The driver's folders are there under another path - Ray unpacks the working directory of a job somewhere on each node,
-and makes that the current folder - or under the same one, on the driver's own node.
-"""
+"""Where a job's processes look for the modules of its user: where the process that submitted it did."""
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 
 __all__ = ["SearchPath"]
 
 
-@dataclass(frozen=True)
 class SearchPath:
-    """`folders`: what is in front of the driver's `sys.path`. `base`: the folder that travels with the job, if any."""
+    """The folders on `sys.path` of the process that makes this; picklable.
 
-    base: str = ""
-    folders: tuple[str, ...] = ()
+    What is below its working directory, or `base`, is remembered relative to that, too: with a `working_dir` every
+    process of a job has its own copy of it, as its own working directory.
+    """
 
-    @classmethod
-    def of_this_process(cls, base: str | None = None) -> SearchPath:
-        """The folders of the job files that are loaded here. `base`: where it is not the current folder."""
-        from sage_flow.jobfile import search_path
+    def __init__(self, base: str | None = None) -> None:
+        here = os.path.abspath(base or os.getcwd())
+        folders = [os.path.abspath(path) for path in sys.path]
+        self._folders = [(path, _below(here, path)) for path in folders if os.path.isdir(path)]
 
-        return cls(os.path.abspath(base or "."), tuple(search_path()))
+    def follow(self) -> None:
+        """Look there, too, where it exists here."""
+        for path, relative in self._folders:
+            here = path if relative is None else os.path.join(os.getcwd(), relative)
+            for folder in (os.path.normpath(here), path):
+                if folder not in sys.path and os.path.isdir(folder):
+                    sys.path.append(folder)
 
-    def extend(self) -> None:
-        """Put them in front of the `sys.path` of this process, as far as it has them."""
-        found = [place for folder in self.folders if (place := self._here(folder)) is not None]
-        sys.path[:] = found + [entry for entry in sys.path if entry not in found]
 
-    def _here(self, folder: str) -> str | None:
-        relative = os.path.relpath(folder, self.base)
-        places = (
-            [folder] if relative.startswith("..") else [os.path.normpath(os.path.join(os.getcwd(), relative)), folder]
-        )
-        return next((place for place in places if os.path.isdir(place)), None)
+def _below(here: str, path: str) -> str | None:
+    relative = os.path.relpath(path, here)
+    return None if relative.startswith("..") else relative

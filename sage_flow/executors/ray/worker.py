@@ -31,7 +31,7 @@ class Membership:
     job: str
     attempt: int
     lease_s: float
-    search_path: SearchPath
+    search_path: SearchPath = field(repr=False)
     key: bytes = field(repr=False)
 
 
@@ -119,7 +119,7 @@ class Worker:
             raise InternalError("a worker runs before it has joined")
         book.learn(endpoints)
         me = membership.process
-        membership.search_path.extend()
+        membership.search_path.follow()
         try:
             loaded: Plan = pickle.loads(plan)
         except BaseException as error:  # above all an import that fails: the master must know which

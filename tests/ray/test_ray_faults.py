@@ -1,0 +1,276 @@
+"""What a job on Ray does when something is killed, stopped or unfit: a clear end, or a restart, and no orphans."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from job_parts import Ticking, kill_self_once, note_pid, wait_for
+
+from sage_flow import FixedDelay, JobStatus, RemoteEnvironment, connect
+from sage_flow.errors import WorkerDied
+
+HERE = Path(__file__).parent
+
+
+def endless(name, **options):
+    """A job that counts until somebody ends it."""
+    env = RemoteEnvironment(name, **options)
+    env.from_source(Ticking()).map(abs, name="first").rebalance().for_each(lambda n: None, name="last", parallelism=2)
+    return env
+
+
+def running(job):
+    """Its subtasks, once all of them have a process and records flow."""
+    wait_for(lambda: job.status is JobStatus.RUNNING)
+    wait_for(lambda: (counts := job.metrics()["operators"]) and counts["last"].emitted)
+    return job.subtasks()
+
+
+def pid_of(subtasks, name):
+    return next(subtask.pid for subtask in subtasks if subtask.name.startswith(name))
+
+
+def are_gone(pids):
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def master_pid(job):
+    import ray
+
+    master = ray.get_actor(f"{job.id}/master", namespace="sage_flow")
+    return ray.get(master.pid.remote())
+
+
+# --- user code --------------------------------------------------------------------------------------------
+
+
+def test_an_exception_in_an_actor_names_the_users_file_and_line(ray_cluster):
+    def divide(n):
+        return 1 // n  # the line
+
+    env = RemoteEnvironment("divides")
+    env.from_collection([1, 0]).map(divide).collect()
+    with pytest.raises(ZeroDivisionError) as caught:
+        env.execute(progress=False)
+    assert "test_ray_faults.py" in str(caught.value.__cause__)
+    assert any("subtask 1 of 1, job 'divides'" in note for note in caught.value.__notes__)
+
+
+def test_code_that_does_not_come_back_is_left_behind_with_its_actor(ray_cluster):
+    env = RemoteEnvironment("sleeps", cancel_grace_s=0.5)
+    env.from_source(Ticking()).for_each(lambda n: time.sleep(3600), name="last")
+    job = env.submit()
+    pids = [s.pid for s in wait_for(lambda: [s for s in job.subtasks() if s.pid])]
+    wait_for(lambda: job.status is JobStatus.RUNNING)
+    job.cancel()
+    assert "source-1 -> last[1/1]: unresponsive in actor" in "; ".join(job.result().stuck)
+    wait_for(lambda: are_gone(pids))
+
+
+def test_a_module_that_the_cluster_has_not_is_named(ray_cluster, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def double(n):\n    return 2 * n\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    env = RemoteEnvironment("imports")
+    env.from_collection([1]).map(only_here.double).collect()
+    with pytest.raises(ModuleNotFoundError, match="only_here") as caught:
+        env.execute(progress=False)
+    assert any("cannot load the plan" in note for note in caught.value.__notes__)
+
+
+class SpeaksAnotherVersion:
+    """Makes the process that unpickles it speak another version, if it is a worker."""
+
+    def __reduce__(self):
+        return _speak_another_version, ()
+
+
+def _speak_another_version():
+    from sage_flow.channels import wire
+
+    if "master" not in str(sys.modules["ray"].get_runtime_context().get_actor_name()):
+        wire.WIRE_VERSION = 99
+    return abs
+
+
+def test_another_wire_version_is_named(ray_cluster):
+    env = RemoteEnvironment("versions")
+    odd = SpeaksAnotherVersion()
+    env.from_collection([1]).map(lambda n: odd and n).collect()
+    with pytest.raises(WorkerDied, match=r"is gone: .*refused a connection: .*version 99"):
+        env.execute(progress=False)
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.race
+def test_a_killed_actor_ends_the_job_and_is_named(ray_cluster):
+    job = endless("killed").submit()
+    subtasks = running(job)
+    os.kill(pid_of(subtasks, "last"), signal.SIGKILL)
+    with pytest.raises(
+        WorkerDied, match=r"actor 'last\[./2\]' .* of job 'killed.*noticed \d+\.\d s after its last sign"
+    ):
+        job.result(timeout=30)
+    wait_for(lambda: are_gone([subtask.pid for subtask in subtasks]))
+
+
+@pytest.mark.race
+def test_with_a_strategy_a_killed_actor_restarts_the_job_from_the_beginning(ray_cluster, tmp_path):
+    env = RemoteEnvironment("again", restart=FixedDelay(2, 0.1))
+    killing = kill_self_once(str(tmp_path / "killed"))
+    env.from_collection(range(5000)).map(killing).rebalance().map(abs, parallelism=2).collect("rows")
+    env.from_collection(range(50)).map(str).write_text(str(tmp_path / "out.txt"))
+    result = env.execute(progress=False)
+    assert (tmp_path / "killed").exists()
+    assert sorted(result.collected["rows"]) == list(range(5000))
+    assert result.counts["map-1"] == 5000
+    assert sorted((tmp_path / "out.txt").read_text().split(), key=int) == [str(n) for n in range(50)]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out.txt"]
+    (record,) = [record for record in connect().jobs() if record.name == "again"][:1]
+    assert record.attempt == 2
+
+
+def test_restarts_come_to_an_end(ray_cluster):
+    def always(n):
+        raise KeyError(n)
+
+    env = RemoteEnvironment("gives-up", restart=FixedDelay(1, 0.0))
+    env.from_collection([1]).map(always).collect()
+    with pytest.raises(KeyError) as caught:
+        env.execute(progress=False)
+    assert "not restarted: it was restarted once, and no more is allowed" in caught.value.__notes__
+
+
+@pytest.mark.race
+def test_a_killed_master_comes_back_and_restarts_the_job(ray_cluster):
+    job = endless("leads", restart=FixedDelay(3, 0.1), detached=True).submit()
+    before = running(job)
+    os.kill(master_pid(job), signal.SIGKILL)
+    wait_for(lambda: are_gone([subtask.pid for subtask in before]))
+    wait_for(lambda: connect().job(job.id)._execution.record.attempt == 2)
+    after = running(job)
+    assert {subtask.name for subtask in after} == {subtask.name for subtask in before}
+    assert job.drain() is JobStatus.FINISHED
+
+
+def test_without_a_strategy_a_killed_master_is_the_end_of_the_job(ray_cluster):
+    job = endless("leaderless").submit()
+    before = running(job)
+    os.kill(master_pid(job), signal.SIGKILL)
+    with pytest.raises(WorkerDied, match=r"the master of job .* died in attempt 1"):
+        job.result(timeout=60)
+    wait_for(lambda: are_gone([subtask.pid for subtask in before]))
+
+
+DRIVER = """
+import sys
+sys.path[:0] = [{here!r}]
+import ray
+ray.init(address={address!r}, log_to_driver=False)
+from sage_flow import RemoteEnvironment
+from job_parts import Ticking
+env = RemoteEnvironment("driven", lease_s=2.0, detached={detached})
+env.from_source(Ticking()).map(abs, name="first").for_each(lambda n: None, name="last")
+job = env.submit()
+print(job.id, flush=True)
+job.wait()
+"""
+
+
+@pytest.fixture
+def driver(ray_cluster):
+    started = []
+
+    def start(detached):
+        code = textwrap.dedent(DRIVER).format(here=str(HERE), address=ray_cluster.address, detached=detached)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_killed_driver_ends_its_job(driver):
+    process, id = driver(detached=False)
+    job = connect().job(id)
+    subtasks = running(job)
+    process.kill()
+    assert job.wait(60) is JobStatus.CANCELLED
+    wait_for(lambda: are_gone([subtask.pid for subtask in subtasks]))
+
+
+def test_a_detached_job_outlives_its_driver(driver):
+    process, id = driver(detached=True)
+    job = connect().job(id)
+    running(job)
+    process.kill()
+    process.wait()
+    before = job.metrics()["operators"]["last"].emitted
+    wait_for(lambda: job.metrics()["operators"]["last"].emitted > before)
+    assert job.cancel() is JobStatus.CANCELLED
+
+
+# --- nodes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def third_node(ray_cluster):
+    node = ray_cluster.add_node("127.0.0.4", num_cpus=2, resources={"third": 1})
+    yield node
+    if node.any_processes_alive():
+        ray_cluster.cluster.remove_node(node, allow_graceful=False)
+
+
+def test_a_killed_node_ends_the_job_and_its_zombies_are_fenced(ray_cluster, third_node):
+    env = RemoteEnvironment("noded", restart=FixedDelay(1, 0.1), lease_s=3.0)
+    numbers = env.from_source(Ticking()).map(abs, name="first").options(resources={"third": 0.001})
+    numbers.for_each(lambda n: None, name="last").options(placement=f"node:{ray_cluster.head_id}")
+    job = env.submit()
+    pid = pid_of(running(job), "first")
+    for process in third_node.all_processes["raylet"]:
+        process.process.kill()
+    with pytest.raises(Exception, match=r"no node can run|is gone"):
+        job.result(timeout=90)  # nobody has the resource any more
+    wait_for(lambda: are_gone([pid]))
+
+
+# --- SIGSTOP ----------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_consumer_that_comes_back_in_time_has_lost_nothing(ray_cluster, tmp_path):
+    env = RemoteEnvironment("stopped", lease_s=60.0)
+    (tmp_path / "pids").mkdir()
+    numbers = env.from_collection(range(200_000)).map(lambda n: b"%d" % n)
+    numbers.rebalance().map(note_pid(str(tmp_path / "pids")), parallelism=2, name="slow").map(int).collect("rows")
+    job = env.submit()
+    pid = wait_for(lambda: [int(path.name) for path in (tmp_path / "pids").iterdir()])[0]
+    os.kill(pid, signal.SIGSTOP)
+    assert not job.wait(1.0).is_final
+    os.kill(pid, signal.SIGCONT)
+    assert sorted(job.result(timeout=120).collected["rows"]) == list(range(200_000))
+
+
+def test_a_consumer_that_is_stopped_for_longer_than_its_lease_is_fenced(ray_cluster):
+    job = endless("fenced", lease_s=1.5).submit()
+    subtasks = running(job)
+    pid = pid_of(subtasks, "last")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(WorkerDied, match=r"it was silent for 1\.5 s, the length of its lease"):
+            job.result(timeout=60)
+    finally:
+        if Path(f"/proc/{pid}").exists():
+            os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: are_gone([pid]))
