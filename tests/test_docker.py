@@ -123,12 +123,13 @@ def test_the_commands_of_the_services_are_a_cluster_that_runs_the_job(image, tmp
     healthcheck = compose()["services"]["head"]["healthcheck"]["test"]
     own = f"--object-store-memory={80 << 20} --min-worker-port=0 --max-worker-port=0"
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(short_folder())
+        folder, apart = stack.enter_context(short_folder()), stack.enter_context(short_folder())
         first = f"--node-ip-address={HEAD_IP} --temp-dir={folder} --dashboard-port={dashboard} {ports()}"
         stack.enter_context(started(f"{here(shell_command('head'))} {first} {own}", environment, folder))
         await_http(head)
-        second = f"--node-ip-address={WORKER_IP} {ports(client=False)}"
-        stack.enter_context(started(f"{here(shell_command('worker'))} {second} {own}", environment, folder))
+        # In one folder the nodes would unpack what travels over each other's.
+        second = f"--node-ip-address={WORKER_IP} --temp-dir={apart} {ports(client=False)}"
+        stack.enter_context(started(f"{here(shell_command('worker'))} {second} {own}", environment, apart))
         assert healthcheck[0] == "CMD-SHELL"
         await_text(2, "ALIVE", here(healthcheck[1]), environment, tmp_path)
         report = run(["bash", "-c", here(shell_command("submitter"))], environment, image["project"])
