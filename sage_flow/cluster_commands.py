@@ -173,6 +173,8 @@ def _submit(arguments: argparse.Namespace) -> int:
             return OK
         tell(f"sage-flow: job {name!r} is submitted as {submission}")
         return _wait_for(server, submission)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         return fail(error, in_use=True)
 

@@ -129,6 +129,8 @@ class JobServer:
 
         try:
             return question(*args, **kwargs)
+        except BrokenPipeError:  # who reads what we show has had enough
+            raise
         except (RuntimeError, ValueError, OSError, RayError) as error:
             told = _telling(str(error)) or type(error).__name__
         raise ClusterError(f"the job server at {self.address} refuses: {told}")

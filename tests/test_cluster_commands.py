@@ -17,7 +17,7 @@ from job_folder import fresh_folder, start, write  # noqa: F401 - a fixture
 from sage_flow import LocalEnvironment, RemoteEnvironment, cluster_commands, relay
 from sage_flow.cli import main
 from sage_flow.errors import ClusterError, PipelineError
-from sage_flow.executors.ray.cluster import this_submission
+from sage_flow.executors.ray.cluster import connect_to_ray, this_submission
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.inspection import job_text
 from sage_flow.jobfile import load_job
@@ -135,6 +135,28 @@ def test_a_server_of_another_kind_is_told(job_folder, capsys):
     assert "418" in err
 
 
+def test_a_reader_of_the_log_that_has_had_enough_is_no_error_of_the_server(job_folder, monkeypatch, capsys):
+    class Following:
+        address = "http://head:8265"
+
+        def __init__(self, address):
+            self.submit = lambda *arguments: "raysubmit_1"
+
+        def follow(self, submission, show):
+            server = JobServer.__new__(JobServer)
+            server._ask(print, file=Closed())
+
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+    write(job_folder / "piped.py", JOB)
+    monkeypatch.setattr("sage_flow.submission.JobServer", Following)
+    monkeypatch.setattr("sage_flow.cli.discard_stdout", lambda: None)
+    assert main(["submit", "piped.py", "--address", "http://head:8265"]) == 1
+    assert capsys.readouterr().err == "sage-flow: job 'piped' is submitted as raysubmit_1\n"
+
+
 def test_a_job_of_a_cluster_has_to_be_named(nobody, capsys):
     assert main(["channels", "--address", nobody]) == 2
     assert "say which job" in capsys.readouterr().err
@@ -192,6 +214,17 @@ def test_on_a_cluster_the_folder_travels(job_folder):
     assert address == "host:6379"
     assert runtime_env["working_dir"] == str(job_folder)
     assert ".venv" in runtime_env["excludes"]
+
+
+def test_that_one_is_started_also_where_a_cluster_runs(monkeypatch):
+    import ray
+
+    asked = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    connect_to_ray("local")
+    assert asked["address"] == "local"
 
 
 def test_ray_address_is_where_ray_is(job_folder, monkeypatch):

@@ -132,6 +132,28 @@ def test_a_new_project_gives_the_same_on_the_cluster_as_here(ray_head, tmp_path)
     assert f"== {job['id']}/master\n" in logs
 
 
+def test_a_driver_of_this_machine_brings_its_folder_along(ray_head, project):
+    write(project / "words.txt", "one\ntwo\n")
+    job = """
+    from operators.pace import Slow
+
+
+    def text_of(line):
+        return f"{type(line).__name__} {line}", Slow.blocking
+
+
+    def build(env):
+        env.read_text("words.txt").map(text_of).collect("texts")
+
+
+    def report(result):
+        print(sorted(result.collected["texts"]))
+    """
+    write(project / "jobs" / "reading.py", job)
+    there = ray_head.sage_flow("run", "jobs/reading.py", "--address", ray_head.address, cwd=project)
+    assert there[:2] == (0, "[('str one', True), ('str two', True)]\n"), there[2]
+
+
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_go_on(ray_head, project):
     command = (sys.executable, "-m", "sage_flow.cli", "submit", "jobs/slow.py", "--name", "left")
     process = ray_head.start(*command, "--address", ray_head.url, cwd=project)
