@@ -230,6 +230,8 @@ def _asking(arguments: argparse.Namespace) -> int:
             from sage_flow.relay import run_on_cluster
 
             return run_on_cluster(address, _words(arguments))
+        if address == "local":
+            raise PipelineError('"local" is a Ray inside the process that runs a job: give the address of a cluster')
         from sage_flow.cluster import connect
 
         code: int = arguments.query(connect(address, namespace=arguments.namespace), arguments)

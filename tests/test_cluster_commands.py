@@ -157,6 +157,11 @@ def test_a_reader_of_the_log_that_has_had_enough_is_no_error_of_the_server(job_f
     assert capsys.readouterr().err == "sage-flow: job 'piped' is submitted as raysubmit_1\n"
 
 
+def test_a_ray_inside_another_process_cannot_be_asked(capsys):
+    assert main(["list", "--address", "local"]) == 2
+    assert "give the address of a cluster" in capsys.readouterr().err
+
+
 def test_a_job_of_a_cluster_has_to_be_named(nobody, capsys):
     assert main(["channels", "--address", nobody]) == 2
     assert "say which job" in capsys.readouterr().err
