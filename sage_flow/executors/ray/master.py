@@ -30,6 +30,7 @@ from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.restart import NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
+from sage_flow.runtime.report import OperatorCounts
 
 __all__ = ["JobMaster"]
 
@@ -111,7 +112,12 @@ class JobMaster:
     def metrics(self) -> dict[str, Any]:
         """See `JobHandle.metrics`."""
         execution = self._execution()
-        return {"operators": {}, "queued": {}, "services": {}} if execution is None else execution.metrics()
+        if execution is not None:
+            return execution.metrics()
+        self._loaded.wait()
+        chains = () if self._plan is None else self._plan.chains
+        operators = [o for chain in chains for o in chain.operators if o.kind is not Kind.KEY_BY]
+        return {"operators": {o.name: OperatorCounts() for o in operators}, "queued": {}, "services": {}}
 
     def statistics(self) -> dict[str, Any]:
         """See `JobHandle.statistics`."""
