@@ -21,7 +21,7 @@ from operators.documents import documents_in, pages_of
 from operators.memory import LongTermMemory, ShortTermMemory
 from operators.prompt import Prompt
 from operators.retrieval import check_installed
-from sage_flow import DataStream, JobResult, LocalEnvironment, PipelineService, RuntimeContext
+from sage_flow import DataStream, Environment, JobResult, PipelineService, RuntimeContext
 from sage_flow.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Options:
             raise ValueError("questions are read from a file or, with chat=true, from a prompt")
 
 
-def build(env: LocalEnvironment, options: Options) -> None:
+def build(env: Environment, options: Options) -> None:
     """Write the pipeline: two memories, the pipeline that answers, and who asks it."""
     check_installed()
     folder, files = documents(options.folder)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from operators.ranking import first
 from operators.statistics import DelayStatistics
-from sage_flow import DataStream, JobResult, LocalEnvironment
+from sage_flow import DataStream, Environment, JobResult
 from sage_flow.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def packaged_flights() -> Path:
     return Path(spec.origin).parent / "data" / "flights.csv.zip"
 
 
-def build(env: LocalEnvironment, options: Options) -> None:
+def build(env: Environment, options: Options) -> None:
     """Write the pipeline: one read of the file, four statistics."""
     flights = env.read_csv(options.path or packaged_flights(), name="rows").map(flight_of, name="flights")
 

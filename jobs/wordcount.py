@@ -16,7 +16,7 @@ from pathlib import Path
 from operators.documents import pages_of
 from operators.ranking import first
 from operators.text import words
-from sage_flow import JobResult, LocalEnvironment
+from sage_flow import Environment, JobResult
 
 _PROJECT = Path(__file__).parents[1]
 
@@ -36,7 +36,7 @@ class Options:
     min_length: int = 4
 
 
-def build(env: LocalEnvironment, options: Options) -> None:
+def build(env: Environment, options: Options) -> None:
     """Write the pipeline."""
     own_pages = [str(_PROJECT / page) for page in pages_of(_PROJECT)]
     long_words = (

@@ -1,4 +1,4 @@
-"""The command `sage-flow`: run, explain and draw job files, look at running jobs, start a project."""
+"""The command `sage-flow`: run, explain and draw job files, here or on a cluster, look at jobs, start a project."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sage_flow import cluster_commands
 from sage_flow._version import __version__
-from sage_flow.interrupts import interrupts_held
+from sage_flow.console import FAILED, INTERRUPTED, discard_stdout, fail, tell
+from sage_flow.interrupts import interrupts_held, termination_interrupts
 
 if TYPE_CHECKING:
-    from sage_flow.environment import LocalEnvironment
+    from sage_flow.environment import Environment
     from sage_flow.job import JobHandle, JobResult
     from sage_flow.jobfile import JobFile
 
 __all__ = ["main", "run_file"]
-
-_FAILED = 1
-_USAGE = 2
-_INTERRUPTED = 130
 
 _EXAMPLE = """\
 example:
@@ -39,18 +37,21 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, 1 for an error of the job's code, 2 for a wrong use, 130 for Ctrl-C."""
+    """Run a command; return its exit code.
+
+    0; 1 for a job that failed; 2 for a wrong use; 3 if no cluster can be reached; 130 for Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.command(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        _tell("sage-flow: interrupted")
-        return _INTERRUPTED
+        tell("sage-flow: interrupted")
+        return INTERRUPTED
     except BrokenPipeError:  # who reads the output, such as `head`, has had enough
-        _discard_stdout()
-        return _FAILED
+        discard_stdout()
+        return FAILED
 
 
 def run_file(file: str) -> int:
@@ -86,10 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="show the progress on stderr; default: if that is a terminal",
     )
+    cluster_commands.add_run_options(run)
     _add_job_command(commands, "explain", _explain, "print the plan of a job file as text")
     _add_job_command(commands, "draw", _draw, "print the plan of a job file as a Mermaid flowchart")
     _add_inspection(commands, "channels", "show what the channels of a running job hold")
     _add_inspection(commands, "services", "show the calls of the services of a running job")
+    cluster_commands.add_commands(commands)
     new = commands.add_parser("new", help="start a project", description="Start a project in a new folder.")
     new.add_argument("project", metavar="PROJECT", help="the folder to make; its name is the project's")
     new.set_defaults(command=_new)
@@ -98,11 +101,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_inspection(commands: Any, name: str, summary: str) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=f"{summary.capitalize()}, on this machine, of this user."
+        name, help=summary, description=f"{summary.capitalize()}, on this machine, of this user; or on a cluster."
     )
     parser.add_argument(
-        "job", metavar="JOB", nargs="?", help="its name or the id of its process; default: the only one that runs"
+        "job", metavar="JOB", nargs="?", help="its name or the id of its process; default: the only one that runs here"
     )
+    parser.add_argument("--address", metavar="ADDRESS", help="look on this cluster, as `sage-flow status` does")
+    parser.add_argument("--namespace", default="sage_flow", metavar="NAME", help="of the job on the cluster")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(command=_inspect, what=name)
 
@@ -134,11 +139,12 @@ def _add_job_command(
 def _run(arguments: argparse.Namespace) -> int:
     progress = False if arguments.quiet and arguments.progress is None else arguments.progress
     try:
-        job, options, env = _prepare(arguments)
+        job, options = _load(arguments)
+        env = _written(job, options, cluster_commands.environment(job, arguments))
         with interrupts_held() as release:
             result, code = _finish(env.submit(), env.progress if progress is None else progress, release)
     except Exception as error:
-        return _fail(error, in_use=True)
+        return fail(error, in_use=True)
     if result is None or arguments.quiet:
         return code
     try:
@@ -146,7 +152,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        return _fail(error)
+        return fail(error)
     return code
 
 
@@ -158,31 +164,29 @@ def _draw(arguments: argparse.Namespace) -> int:
     return _print_plan(arguments, lambda env: env.draw())
 
 
-def _print_plan(arguments: argparse.Namespace, text_of: Callable[[LocalEnvironment], str]) -> int:
+def _print_plan(arguments: argparse.Namespace, text_of: Callable[[Environment], str]) -> int:
+    from sage_flow.environment import LocalEnvironment
+
     try:
-        _, _, env = _prepare(arguments)
+        job, options = _load(arguments)
+        env = _written(job, options, LocalEnvironment(job.name, arguments.parallelism))
         text = text_of(env)
     except Exception as error:
-        return _fail(error, in_use=True)
+        return fail(error, in_use=True)
     print(text, end="")
     return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from sage_flow.inspection import channels_text, services_text
     from sage_flow.running_jobs import find_job
 
+    if arguments.address is not None:
+        return cluster_commands.inspect(arguments)
     try:
         statistics = find_job(arguments.job).ask()
     except Exception as error:
-        return _fail(error, in_use=True)
-    if arguments.json:
-        import json
-
-        shown = {name: statistics[name] for name in (arguments.what, "stories", "unresponsive")}
-        print(json.dumps(shown, indent=2))
-    else:
-        print((channels_text if arguments.what == "channels" else services_text)(statistics))
+        return fail(error, in_use=True)
+    print(cluster_commands.statistics_text(arguments, statistics))
     return 0
 
 
@@ -192,53 +196,60 @@ def _new(arguments: argparse.Namespace) -> int:
     try:
         files = create_project(arguments.project)
     except Exception as error:
-        return _fail(error, in_use=True)
+        return fail(error, in_use=True)
     print(f"made {arguments.project}:", *files, sep="\n  ")
     print(f"\ngo on with:\n  cd {arguments.project}\n  sage-flow run jobs/example.py\n  python -m pytest")
     return 0
 
 
-def _prepare(arguments: argparse.Namespace) -> tuple[JobFile, Any, LocalEnvironment]:
-    """Load the job file, make its options, let it write its pipeline."""
-    from sage_flow.environment import LocalEnvironment
+def _load(arguments: argparse.Namespace) -> tuple[JobFile, Any]:
+    """Load the job file, make its options."""
     from sage_flow.jobfile import load_job
 
     job = load_job(arguments.jobfile)
-    options = job.options(arguments.option)
-    env = LocalEnvironment(job.name, arguments.parallelism)
+    return job, job.options(arguments.option)
+
+
+def _written(job: JobFile, options: Any, env: Environment) -> Environment:
+    """Let the job write its pipeline."""
     job.build_pipeline(env, options)
-    return job, options, env
+    return env
 
 
 def _finish(
     handle: JobHandle, progress: bool | None, release_interrupts: Callable[[], None]
 ) -> tuple[JobResult | None, int]:
     """Wait for the end of the job; return its result if it has finished, and the exit code."""
+    from sage_flow.job import JobStatus
     from sage_flow.metrics import watching
 
-    with handle:
+    with handle, termination_interrupts():
         try:
             release_interrupts()
             with watching(handle, progress):
-                return handle.result(), 0
+                result = handle.result()
         except KeyboardInterrupt:
-            _tell("sage-flow: interrupted, cancelling the job")
+            tell("sage-flow: interrupted, cancelling the job")
             handle.cancel("interrupted")
             _tell_end_of_cancelled(handle)
-            return None, _INTERRUPTED
+            return None, INTERRUPTED
         except BaseException as failure:  # also SystemExit of user code, which ends the job and not this program
-            return None, _fail(failure)
+            return None, fail(failure)
+    if result.status is JobStatus.CANCELLED:  # by somebody else
+        tell(f"sage-flow: job {handle.name!r} was cancelled")
+        return None, FAILED
+    return result, 0
 
 
 def _tell_end_of_cancelled(handle: JobHandle) -> None:
     try:
         result = handle.result()
     except Exception as error:  # of closing, or of the job just before
-        _fail(error)
+        fail(error)
         return
-    _tell(f"sage-flow: job {handle.name!r} is {result.status}")
+    tell(f"sage-flow: job {handle.name!r} is {result.status}")
     if result.stuck:
-        _tell("code that did not come back:", *(f"  {where}" for where in result.stuck))
+        tell("code that did not come back:", *(f"  {where}" for where in result.stuck))
 
 
 # -- output ---------------------------------------------------------------------------------------------------
@@ -250,7 +261,7 @@ def _report(job: JobFile, result: JobResult, options: Any) -> None:
         return
     for what, counts in (("skipped", result.skipped), ("dead letters", result.dead_letters)):
         if counts:
-            _tell(f"{what}: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
+            tell(f"{what}: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
 
 
 def _table_of_counts(result: JobResult) -> str:
@@ -262,36 +273,6 @@ def _table_of_counts(result: JobResult) -> str:
         cells = (f"{counts.get(name, 0):>12,}" for _, counts in shown)
         lines.append("  ".join([f"{name:<{names}}", *cells]))
     return "\n".join(lines)
-
-
-def _fail(error: BaseException, *, in_use: bool = False) -> int:
-    """Tell the error, return the exit code. `in_use`: an error of sage_flow itself is one of how it is used.
-
-    Raises the error again if it is a bug of sage_flow: that needs its whole traceback.
-    """
-    from sage_flow.errors import InternalError, PipelineError, SageFlowError
-    from sage_flow.runtime.failure import describe, user_frames
-
-    frames = user_frames(error.__traceback__)
-    is_of_user = bool(frames or error.__cause__ or getattr(error, "__notes__", ()))
-    if isinstance(error, InternalError) or not (is_of_user or isinstance(error, SageFlowError)):
-        raise error
-    if isinstance(error, SageFlowError) and not frames:
-        _tell(f"sage-flow: error: {error}", *getattr(error, "__notes__", ()))
-    else:
-        _tell(*describe(error))
-    return _USAGE if isinstance(error, SageFlowError if in_use else PipelineError) else _FAILED
-
-
-def _tell(*lines: str) -> None:
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
-
-
-def _discard_stdout() -> None:
-    """What is still buffered goes nowhere, else the interpreter complains when it flushes at its end."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

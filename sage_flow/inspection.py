@@ -1,11 +1,12 @@
-"""What `sage-flow channels` and `sage-flow services` print of a job's statistics."""
+"""What the commands print of jobs: `sage-flow list`, `status`, `channels`, `services`."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["channels_text", "services_text"]
+__all__ = ["channels_text", "job_text", "jobs_text", "services_text"]
 
 
 def channels_text(statistics: dict[str, Any]) -> str:
@@ -76,6 +77,53 @@ def services_text(statistics: dict[str, Any]) -> str:
         "p99",
     )
     return "\n".join([_table(titles, rows, left=2), *_notes(statistics)])
+
+
+def jobs_text(jobs: Sequence[dict[str, Any]]) -> str:
+    """A line per job.
+
+    >>> job = {"id": "fl-1a2b3c", "name": "fl", "status": "RUNNING", "attempt": 1, "submitted": 0.0}
+    >>> print(jobs_text([{**job, "submission_id": "raysubmit_1"}]).replace(_when(0.0), "<time>"))
+    job        name  status   attempt  submitted            submission
+    fl-1a2b3c  fl    RUNNING        1  <time>  raysubmit_1
+    """
+    rows = [
+        (
+            job["id"],
+            job["name"],
+            job["status"],
+            f"{job['attempt']:>7}",
+            _when(job["submitted"]),
+            job["submission_id"] or "-",
+        )
+        for job in jobs
+    ]
+    return _table(("job", "name", "status", "attempt", "submitted", "submission"), rows, left=6)
+
+
+def job_text(job: dict[str, Any]) -> str:
+    """A job, its subtasks, its counts."""
+    told = {
+        "job": f"{job['id']} ({job['name']})",
+        "status": f"{job['status']}, attempt {job['attempt']}",
+        "submitted": _when(job["submitted"]) + (f" as {job['submission_id']}" if job["submission_id"] else ""),
+        "ended": _when(job["ended"]) if job["ended"] else "",
+        "message": job["message"],
+    }
+    subtasks = [
+        (s["name"], s["status"], s["node"][:8] or "-", str(s["pid"] or "-"), s["actor"]) for s in job["subtasks"]
+    ]
+    counts = [(name, *(f"{count:,}" for count in counted.values())) for name, counted in job["operators"].items()]
+    parts = ["\n".join(f"{title:<11}{value}" for title, value in told.items() if value)]
+    if subtasks:
+        parts.append(_table(("subtask", "status", "node", "process", "actor"), subtasks, left=5))
+    if counts:
+        parts.append(_table(("operator", "records", "skipped", "dead letters"), counts, left=1))
+    return "\n\n".join(parts)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _notes(statistics: dict[str, Any]) -> Iterable[str]:

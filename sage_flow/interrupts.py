@@ -1,4 +1,4 @@
-"""Ctrl-C while a job starts: it has to wait until there is something to cancel."""
+"""Ctrl-C while a job starts has to wait until there is something to cancel; and SIGTERM is like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
-__all__ = ["interrupts_held"]
+__all__ = ["interrupts_held", "termination_interrupts"]
 
 
 @contextlib.contextmanager
@@ -29,3 +30,20 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
         yield release
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt as long as the block runs: whoever ends a program lets it end its job."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: one that is not Python's

@@ -22,7 +22,7 @@ from sage_flow.errors import PipelineError
 from sage_flow.plan.location import short_path
 
 if TYPE_CHECKING:
-    from sage_flow.environment import LocalEnvironment
+    from sage_flow.environment import Environment
     from sage_flow.job import JobResult
 
 __all__ = ["JobFile", "load_job"]
@@ -58,7 +58,7 @@ class JobFile:
 
         return parse_options(self.options_type, given, owner=short_path(self.file))
 
-    def build_pipeline(self, env: LocalEnvironment, options: Any) -> None:
+    def build_pipeline(self, env: Environment, options: Any) -> None:
         """Call `build`."""
         self.build(*((env,) if self.options_type is None else (env, options)))
 

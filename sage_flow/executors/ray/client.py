@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 import time
@@ -15,7 +14,8 @@ from sage_flow.errors import ChannelNotReachable, ClusterError, PipelineError, S
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.executors.processes import pickled_plan
-from sage_flow.executors.ray.cluster import connect_to_ray, is_client
+from sage_flow.executors.ray.cluster import connect_to_ray, is_client, this_submission
+from sage_flow.executors.ray.logs import job_logs
 from sage_flow.executors.ray.master import CONCURRENCY, JobMaster
 from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, is_led
 from sage_flow.executors.ray.search_path import SearchPath
@@ -55,11 +55,14 @@ class RayExecutor:
         import ray
 
         payload = pickled_plan(plan)
+        had_connection = ray.is_initialized()
         connect_to_ray(self.address, self.runtime_env)
         records = JobRecords(self.namespace)
-        led = replace(self.options, driver=options, search_path=SearchPath())
-        record = records.add(plan.job, payload, led, os.environ.get("RAY_JOB_SUBMISSION_ID"))
-        placed = {} if self.runtime_env is None else {"runtime_env": self.runtime_env}
+        base = (self.runtime_env or {}).get("working_dir")
+        led = replace(self.options, driver=options, search_path=SearchPath(base))
+        record = records.add(plan.job, payload, led, this_submission())
+        is_of_job = not had_connection  # what the connection was made with, this actor has, too
+        placed = {} if self.runtime_env is None or is_of_job else {"runtime_env": self.runtime_env}
         ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
             name=record.master,
             namespace=self.namespace,
@@ -191,6 +194,9 @@ class RayExecution(Execution):
 
     def subtasks(self) -> list[SubtaskInfo]:
         return self._command(lambda master: master.subtasks.remote()) or []
+
+    def logs(self) -> dict[str, str]:
+        return job_logs(self.id, self._namespace)
 
     # -- services -------------------------------------------------------------------------------------------
 

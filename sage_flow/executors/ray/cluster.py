@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from sage_flow.errors import ClusterError
 
-__all__ = ["connect_to_ray", "is_client"]
+__all__ = ["connect_to_ray", "is_client", "this_submission"]
 
 _DIAL_S: Final = 5.0
 _WORD: Final = re.compile(r"^(?:ray://)?(\[[^\]]+\]|[^:/]+):(\d+)$")
@@ -30,12 +31,12 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         return
     if address not in ("auto", "local"):
         _check_somebody_listens(address)
-    options: dict[str, Any] = {} if runtime_env is None else {"runtime_env": runtime_env}
+    options: dict[str, Any] = {"address": address}  # "local", too: without it Ray takes any cluster that it finds
+    if runtime_env is not None:
+        options["runtime_env"] = runtime_env
     if address == "local":
         os.environ.setdefault("RAY_worker_niceness", "0")  # else actors yield to everything else of the machine
         options["include_dashboard"] = False
-    else:
-        options["address"] = address
     try:
         ray.init(logging_level=logging.WARNING, **options)
     except ConnectionError as error:
@@ -47,6 +48,15 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         if "version" in str(error).lower():
             raise ClusterError(f"the cluster at {address!r} runs another version: {_first_line(error)}") from error
         raise
+
+
+def this_submission() -> str | None:
+    """The id of the submission of Ray's job API that runs this process as its driver, if one does."""
+    told = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")  # Ray says it there, and nowhere else
+    if told is None:
+        return None
+    found: str | None = (json.loads(told).get("metadata") or {}).get("job_submission_id")
+    return found
 
 
 def is_client() -> bool:

@@ -158,10 +158,10 @@ class JobRecords:
         return sorted(map(_record, filter(None, found)), key=lambda record: -record.submitted)
 
     def find(self, job: str) -> JobRecord:
-        """The job of this id, or the latest of this name. Raises PipelineError that lists those there are."""
+        """The job of this id, or the latest of this name or submission. Raises PipelineError, with what there is."""
         jobs = self.all()
         for record in jobs:
-            if job in (record.id, record.name):
+            if job in (record.id, record.name, record.submission_id):
                 return record
         there = ", ".join(record.id for record in jobs[:10]) or "none"
         raise PipelineError(f"no job {job!r} is known here; there are: {there}")

@@ -11,12 +11,12 @@ __all__ = ["SearchPath"]
 class SearchPath:
     """The folders on `sys.path` of the process that makes this; picklable.
 
-    What is below its working directory is remembered relative to that, too: with a `working_dir` every process of a job
-    has its own copy of it, as its own working directory.
+    What is below its working directory, or `base`, is remembered relative to that, too: with a `working_dir` every
+    process of a job has its own copy of it, as its own working directory.
     """
 
-    def __init__(self) -> None:
-        here = os.getcwd()
+    def __init__(self, base: str | None = None) -> None:
+        here = os.path.abspath(base or os.getcwd())
         folders = [os.path.abspath(path) for path in sys.path]
         self._folders = [(path, _below(here, path)) for path in folders if os.path.isdir(path)]
 

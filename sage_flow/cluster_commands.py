@@ -1,0 +1,429 @@
+"""The commands of `sage-flow` for jobs on a cluster: submit, list, status, logs, cancel, drain."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_flow.console import FAILED, INTERRUPTED, OK, fail, tell
+from sage_flow.errors import PipelineError
+
+if TYPE_CHECKING:
+    from sage_flow.cluster import Cluster
+    from sage_flow.environment import Environment
+    from sage_flow.executors.ray.records import JobRecord
+    from sage_flow.job import JobHandle
+    from sage_flow.jobfile import JobFile
+    from sage_flow.submission import JobServer, Submission
+
+__all__ = ["add_commands", "add_run_options", "environment", "inspect", "statistics_text"]
+
+_EXIT_CODES: Final = """\
+exit codes:
+  0    done
+  1    the job failed, or was cancelled by somebody else
+  2    wrong use: no such job, no such option, no such file
+  3    no cluster can be reached
+  130  Ctrl-C
+"""
+
+_SUBMIT: Final = """\
+The working directory travels with the job, without .venv, .git, caches and what .gitignore names; on the cluster
+the job file runs in a copy of it, by `sage-flow run JOBFILE --ray`. sage-flow must be installed there.
+
+example:
+  sage-flow submit jobs/flights.py --address http://127.0.0.1:8265 --option top=5
+
+"""
+
+_ADDRESS: Final = """\
+ADDRESS is "auto", the cluster of this machine or of RAY_ADDRESS; "host:port"; "ray://host:port"; or that of Ray's
+dashboard, "http://host:8265": then the command is run on the cluster, by a short submission.
+
+"""
+
+_FOLLOW_S: Final = 1.0
+_REPORT_S: Final = 5.0
+_COLOR: Final = re.compile(r"\x1b\[\d*m")
+
+
+# -- arguments ------------------------------------------------------------------------------------------------
+
+
+def add_run_options(run: argparse.ArgumentParser) -> None:
+    """Where `sage-flow run` runs a job."""
+    run.add_argument(
+        "--ray",
+        action=argparse.BooleanOptionalAction,
+        help="run it on Ray: on the cluster of --address or RAY_ADDRESS, else on one of its own in this process;"
+        " default: in a submission of Ray's job API",
+    )
+    run.add_argument(
+        "--address", metavar="ADDRESS", help='"auto", "local", "host:port" or "ray://host:port"; implies --ray'
+    )
+    run.add_argument("--name", help="the job's name; default: that of the file")
+    _add_working_dir(run)
+
+
+def add_commands(commands: Any) -> None:
+    """The commands of this file."""
+    submit = _add(commands, "submit", "send a job file to a cluster", _submit, _SUBMIT)
+    submit.add_argument("jobfile", metavar="JOBFILE", help="a Python file with build(env, options)")
+    submit.add_argument("--address", metavar="http://HOST:8265", help="of Ray's dashboard; default: RAY_ADDRESS")
+    submit.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the job; may be repeated"
+    )
+    submit.add_argument("--parallelism", type=int, default=1, metavar="N", help="as of `sage-flow run`")
+    submit.add_argument("--name", help="the job's name; default: that of the file")
+    _add_working_dir(submit)
+    waits = submit.add_mutually_exclusive_group()
+    waits.add_argument("--wait", dest="waits", action="store_true", help="show its log until it ends; the default")
+    waits.add_argument("--detach", dest="waits", action="store_false", help="print the submission's id and return")
+    submit.add_argument(
+        "--no-check", action="store_true", help="do not load the job file here, where its imports may be missing"
+    )
+    submit.set_defaults(waits=True)
+    _add_query(commands, "list", "list the jobs of a cluster, those that are over, too", _list, has_job=False)
+    _add_query(commands, "status", "show a job on a cluster: its subtasks, where they are, its counts", _status)
+    logs = _add_query(commands, "logs", "print what the processes of a job have printed", _logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    _add_query(commands, "cancel", "end a job and publish nothing", _cancel)
+    _add_query(commands, "drain", "end a job's sources, and let it finish with what they gave", _drain)
+
+
+def _add(
+    commands: Any, name: str, summary: str, command: Callable[[argparse.Namespace], int], notes: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=notes + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_query(
+    commands: Any, name: str, summary: str, query: Callable[[Cluster, argparse.Namespace], int], *, has_job: bool = True
+) -> argparse.ArgumentParser:
+    parser = _add(commands, name, summary, _asking, _ADDRESS)
+    if has_job:
+        parser.add_argument("job", metavar="JOB", help="its id, its name - the latest job of it -, or its submission")
+    parser.add_argument("--address", metavar="ADDRESS", help="the cluster; default: auto")
+    parser.add_argument("--namespace", default="sage_flow", metavar="NAME", help="of the jobs; default: sage_flow")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(query=query, name=name)
+    return parser
+
+
+def _add_working_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--working-dir", default=".", metavar="FOLDER", help="what travels to the cluster; default: this folder"
+    )
+
+
+# -- where a job runs -----------------------------------------------------------------------------------------
+
+
+def environment(job: JobFile, arguments: argparse.Namespace) -> Environment:
+    """Make the environment that `sage-flow run` was asked for."""
+    from sage_flow.environment import LocalEnvironment, RemoteEnvironment
+    from sage_flow.executors.ray.cluster import this_submission
+    from sage_flow.submission import is_http, shipped
+
+    name = arguments.name or job.name
+    is_submission = this_submission() is not None
+    on_ray = arguments.ray
+    if on_ray is None:
+        on_ray = is_submission or arguments.address is not None
+    if not on_ray:
+        return LocalEnvironment(name, arguments.parallelism)
+    address = arguments.address or ("auto" if is_submission or "RAY_ADDRESS" in os.environ else "local")
+    if is_http(address if address != "auto" else os.environ.get("RAY_ADDRESS", "")):
+        raise PipelineError("http://... is the address of a job server: `sage-flow submit` sends a job there")
+    travels = not is_submission and address != "local"
+    runtime_env = shipped(arguments.working_dir) if travels else None
+    return RemoteEnvironment(name, arguments.parallelism, address=address, runtime_env=runtime_env)
+
+
+# -- submit ---------------------------------------------------------------------------------------------------
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from sage_flow.submission import JobServer, entrypoint, metadata_of, shipped
+
+    try:
+        runtime_env = shipped(arguments.working_dir)
+        command = entrypoint(arguments.jobfile, arguments.working_dir, _passed_on(arguments))
+        name = arguments.name or os.path.splitext(os.path.basename(arguments.jobfile))[0]
+        if not arguments.no_check:
+            _check_job(arguments)
+        server = JobServer(arguments.address or _default_server())
+        submission = server.submit(command, metadata_of(name), runtime_env)
+        if not arguments.waits:
+            print(submission)
+            tell(*_how_to_go_on(f"job {name!r} is submitted", submission, server.address))
+            return OK
+        tell(f"sage-flow: job {name!r} is submitted as {submission}")
+        return _wait_for(server, submission)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return fail(error, in_use=True)
+
+
+def _wait_for(server: JobServer, submission: str) -> int:
+    try:
+        ended = server.follow(submission, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        tell(*_how_to_go_on("interrupted; the job goes on", submission, server.address))
+        return INTERRUPTED
+    if ended.code != 0 or ended.status != "SUCCEEDED":
+        tell(f"sage-flow: {submission} is {ended.status}: {ended.message}")
+    return ended.code or (OK if ended.status == "SUCCEEDED" else FAILED)
+
+
+def _check_job(arguments: argparse.Namespace) -> None:
+    """What is wrong with a job file and its options is told before anything travels."""
+    from sage_flow.jobfile import load_job
+
+    load_job(arguments.jobfile).options(arguments.option)
+
+
+def _passed_on(arguments: argparse.Namespace) -> list[str]:
+    """Arguments of `sage-flow run` on the cluster."""
+    found = [word for option in arguments.option for word in ("--option", option)]
+    if arguments.parallelism != 1:
+        found += ["--parallelism", str(arguments.parallelism)]
+    return found + (["--name", arguments.name] if arguments.name else [])
+
+
+def _default_server() -> str:
+    for variable in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        if variable in os.environ:
+            return os.environ[variable]
+    raise PipelineError("say where to: --address http://HOST:8265, the address of Ray's dashboard")
+
+
+def _how_to_go_on(what: str, submission: str, address: str) -> list[str]:
+    commands = [f"sage-flow {command} {submission} --address {address}" for command in ("status", "logs -f", "cancel")]
+    return [f"sage-flow: {what}; go on with:", *(f"  {command}" for command in commands)]
+
+
+# -- questions and orders -------------------------------------------------------------------------------------
+
+
+def _asking(arguments: argparse.Namespace) -> int:
+    """Do a command on the cluster that it names, from here or by its job server."""
+    from sage_flow.submission import is_http
+
+    address = arguments.address or os.environ.get("RAY_ADDRESS") or "auto"
+    try:
+        if is_http(address):
+            from sage_flow.relay import run_on_cluster
+
+            return run_on_cluster(address, _words(arguments))
+        if address == "local":
+            raise PipelineError('"local" is a Ray inside the process that runs a job: give the address of a cluster')
+        from sage_flow.cluster import connect
+
+        code: int = arguments.query(connect(address, namespace=arguments.namespace), arguments)
+        return code
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return fail(error, in_use=True)
+
+
+def _words(arguments: argparse.Namespace) -> list[str]:
+    """The command, for a process of the cluster."""
+    flags = [f"--{flag}" for flag in ("json", "follow") if getattr(arguments, flag, False)]
+    job = ["--", arguments.job] if getattr(arguments, "job", None) else []
+    return [arguments.name, "--namespace", arguments.namespace, "--address", "auto", *flags, *job]
+
+
+def _list(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    from sage_flow.inspection import jobs_text
+
+    jobs = [record.as_dict() for record in cluster.jobs()]
+    _print(arguments, jobs, lambda: jobs_text(jobs))
+    return OK
+
+
+def _status(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    from sage_flow.inspection import job_text
+
+    handle, record = _found(cluster, arguments.job)
+    told = {
+        **record.as_dict(),
+        "subtasks": [vars(subtask) for subtask in handle.subtasks()],
+        "operators": {name: counts._asdict() for name, counts in handle.metrics()["operators"].items()},
+    }
+    _print(arguments, told, lambda: job_text(told))
+    return _code(record)
+
+
+def _logs(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    try:
+        handle, record = _found(cluster, arguments.job)
+    except _NoJobOfSubmission as error:
+        print(_server_of_cluster().log(arguments.job), end="")
+        return error.code
+    if arguments.follow:
+        return _follow_logs(cluster, handle, record, arguments)
+    logs = _logs_of(handle, record)
+    _print(arguments, logs, lambda: "\n".join(f"== {name}\n{text}" for name, text in logs.items()))
+    return OK
+
+
+def _logs_of(handle: JobHandle, record: JobRecord) -> dict[str, str]:
+    """By process; that of the driver is known of a submission only, and has the lines of the others, too."""
+    if record.submission_id is None:
+        return handle.logs()
+    log = _server_of_cluster().log(record.submission_id).splitlines(keepends=True)
+    own = [line for line in log if not _COLOR.sub("", line).startswith(f"({record.id}/")]
+    return {f"driver ({record.submission_id})": "".join(own), **handle.logs()}
+
+
+def _follow_logs(cluster: Cluster, handle: JobHandle, record: JobRecord, arguments: argparse.Namespace) -> int:
+    """Print what is new, second by second, each line after the name of its process."""
+    seen: dict[str, int] = {}
+    while True:
+        is_over = handle.wait(_FOLLOW_S if seen else 0.0).is_final
+        if is_over and record.submission_id is not None:
+            _await_report(record.submission_id)
+        for name, text in _logs_of(handle, record).items():
+            whole = text if is_over else text[: text.rfind("\n") + 1]
+            _print_lines(arguments, name, whole[seen.get(name, 0) :])
+            seen[name] = len(whole)
+        if is_over:
+            return _code(_found(cluster, handle.id)[1])
+
+
+def _await_report(submission: str) -> None:
+    """The driver tells what the job came to when that is over; it may have more to do."""
+    server, until = _server_of_cluster(), time.monotonic() + _REPORT_S
+    while not server.look(submission).is_over and time.monotonic() < until:
+        time.sleep(_FOLLOW_S / 4)
+
+
+def _print_lines(arguments: argparse.Namespace, name: str, text: str) -> None:
+    import json
+
+    for line in text.splitlines():
+        print(json.dumps({"process": name, "line": line}) if arguments.json else f"{name}: {line}", flush=True)
+
+
+def _cancel(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    return _end(cluster, arguments, lambda handle: handle.cancel("cancelled by `sage-flow cancel`"))
+
+
+def _drain(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    return _end(cluster, arguments, lambda handle: handle.drain())
+
+
+def _end(cluster: Cluster, arguments: argparse.Namespace, end: Callable[[JobHandle], Any]) -> int:
+    handle, record = _found(cluster, arguments.job)
+    was_over = record.status.is_final
+    if not was_over:
+        end(handle)
+        record = _found(cluster, handle.id)[1]
+    _print(arguments, record.as_dict(), lambda: f"job {record.id} {'was over' if was_over else 'is'}: {record.status}")
+    return _code(record)
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Do `sage-flow channels` and `services` for a job on a cluster."""
+    if arguments.job is None:
+        return fail(PipelineError("say which job of the cluster: its id or its name"), in_use=True)
+    arguments.query, arguments.name = _inspect, arguments.what
+    return _asking(arguments)
+
+
+def _inspect(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    handle, record = _found(cluster, arguments.job)
+    if record.status.is_final:
+        raise PipelineError(f"job {record.id} is over: {record.status}")
+    print(statistics_text(arguments, handle.statistics()))
+    return OK
+
+
+def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any]) -> str:
+    """What `sage-flow channels` and `services` print of it."""
+    from sage_flow.inspection import channels_text, services_text
+
+    if arguments.json:
+        import json
+
+        return json.dumps({name: statistics[name] for name in (arguments.what, "stories", "unresponsive")}, indent=2)
+    return (channels_text if arguments.what == "channels" else services_text)(statistics)
+
+
+# -- what they share ------------------------------------------------------------------------------------------
+
+
+class _NoJobOfSubmission(PipelineError):
+    """A submission has ended, with this exit code, before its driver had started a job."""
+
+    def __init__(self, submission: str, ended: Submission) -> None:
+        self.code = ended.code
+        super().__init__(
+            f"submission {submission} has started no job: it is {ended.status}, {ended.message}; `sage-flow logs"
+            f" {submission}` prints what it said"
+        )
+
+
+def _found(cluster: Cluster, job: str) -> tuple[JobHandle, JobRecord]:
+    """The job, and what is known of it; of one that is over everything is there, also if its master just died."""
+    handle = _awaited(cluster, job)
+    if handle.status.is_final:
+        handle.wait()
+    return handle, next(record for record in cluster.jobs() if record.id == handle.id)
+
+
+def _awaited(cluster: Cluster, job: str) -> JobHandle:
+    """A submission needs seconds until its job is known."""
+    while True:
+        ended = _end_of_submission(job)  # before we look for the job: it may start in between
+        try:
+            return cluster.job(job)
+        except PipelineError:
+            if ended is None:
+                raise
+        if ended.is_over:
+            raise _NoJobOfSubmission(job, ended)
+        time.sleep(_FOLLOW_S)
+
+
+def _end_of_submission(job: str) -> Submission | None:
+    """Where a submission of this id is; None if there is none."""
+    if not job.startswith("raysubmit_"):
+        return None
+    server = _server_of_cluster()
+    return server.look(job) if server.knows(job) else None
+
+
+def _server_of_cluster() -> JobServer:
+    """That of the cluster to which this process is connected."""
+    from sage_flow.executors.ray.logs import dashboard_url
+    from sage_flow.submission import JobServer
+
+    return JobServer(dashboard_url())
+
+
+def _code(record: JobRecord) -> int:
+    return FAILED if str(record.status) == "FAILED" else OK
+
+
+def _print(arguments: argparse.Namespace, value: Any, text: Callable[[], str]) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, default=str) if arguments.json else text())
+    sys.stdout.flush()

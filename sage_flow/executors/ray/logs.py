@@ -1,0 +1,86 @@
+"""What the processes of a job have printed. Ray keeps it in files of the nodes; its dashboard hands it out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sage_flow.errors import ClusterError
+
+__all__ = ["api_server", "dashboard_url", "job_logs"]
+
+_MOST_ACTORS: Final = 10_000
+_MARKS: Final = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own lines in these files
+
+
+def job_logs(job_id: str, namespace: str) -> dict[str, str]:
+    """The stdout, then the stderr, of each actor of a job, by its name. Raises ClusterError without a dashboard."""
+    import ray
+
+    if ray.util.client.ray.is_connected():  # only processes of the cluster are sure to reach the dashboard
+        told: dict[str, str] = ray.get(ray.remote(num_cpus=0)(_job_logs).remote(job_id, namespace))
+        return told
+    return _job_logs(job_id, namespace)
+
+
+def dashboard_url() -> str:
+    """Where the dashboard of the cluster is that this process is connected to. Raises ClusterError if it has none."""
+    from ray._private import ray_constants
+    from ray.experimental import internal_kv
+
+    found = internal_kv._internal_kv_get(
+        ray_constants.DASHBOARD_ADDRESS.encode(), namespace=ray_constants.KV_NAMESPACE_DASHBOARD
+    )
+    if not found:
+        raise ClusterError(
+            "the logs are handed out by Ray's dashboard, and this cluster runs without: start it with"
+            ' `ray start --head --include-dashboard=true`, with "ray[default]" installed'
+        )
+    return f"http://{found.decode()}"
+
+
+@contextmanager
+def api_server(url: str) -> Iterator[None]:
+    """Let Ray's clients take this address: what the environment says would go before what they are given."""
+    name = "RAY_API_SERVER_ADDRESS"
+    before = os.environ.get(name)
+    os.environ[name] = url
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _job_logs(job_id: str, namespace: str) -> dict[str, str]:
+    from ray.util.state import list_actors
+    from ray.util.state.exception import RayStateApiException
+
+    url = dashboard_url()
+    try:
+        with api_server(url):
+            actors = list_actors(
+                filters=[("ray_namespace", "=", namespace)], limit=_MOST_ACTORS, raise_on_missing_output=False
+            )
+        mine = [actor for actor in actors if (actor.name or "").startswith(f"{job_id}/")]
+        mine.sort(key=lambda actor: str(actor.actor_id))
+        return {actor.name: _printed(actor.actor_id) for actor in mine if actor.pid}
+    except (RayStateApiException, ConnectionError) as error:
+        raise ClusterError(f"Ray's dashboard at {url} does not hand out the logs: {error}") from error
+
+
+def _printed(actor_id: str) -> str:
+    return "".join(line for suffix in ("out", "err") for line in _lines(actor_id, suffix))
+
+
+def _lines(actor_id: str, suffix: str) -> list[str]:
+    import ray
+    from ray.util.state import get_log
+
+    address: Any = ray.get_runtime_context().gcs_address
+    content = "".join(get_log(address=address, actor_id=actor_id, suffix=suffix, errors="replace"))
+    return [line for line in content.splitlines(keepends=True) if not line.startswith(_MARKS)]

@@ -1,0 +1,202 @@
+"""Ray's job API: how a job file goes to a cluster with its folder, and is followed from outside.
+
+The job server runs a shell command - the *entrypoint* - as a driver on the cluster, in a copy of the working
+directory, and keeps what it prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from sage_flow._version import __version__
+from sage_flow.console import FAILED
+from sage_flow.errors import ClusterError, PipelineError
+
+__all__ = ["JobServer", "Submission", "entrypoint", "is_http", "shipped"]
+
+EXCLUDES: Final = (
+    ".git",
+    ".venv",
+    ".venv-*",
+    "__pycache__",
+    "*.egg-info",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".hypothesis",
+)
+"""What does not travel, at any depth; nor does what a .gitignore names."""
+
+_PACKERS: Final = tuple(f"ray._private.runtime_env.{module}" for module in ("packaging", "working_dir"))
+
+_DIAL_S: Final = 5.0
+_POLL_S: Final = 0.3
+_TOLD: Final = 500  # characters of an error of the server
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of one: `status` in Ray's words, the exit code of its driver."""
+
+    status: str
+    code: int
+    message: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its driver has ended."""
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+class JobServer:
+    """The job server of a cluster, at "http://HOST:8265". Methods raise ClusterError where it does not do it."""
+
+    def __init__(self, address: str) -> None:
+        """Raises PipelineError for an address of another kind; ClusterError if nobody answers."""
+        self.address = address
+        _check_address(address)
+        _check_somebody_listens(address)
+        from ray.job_submission import JobSubmissionClient
+
+        _silence_ray()
+        from sage_flow.executors.ray.logs import api_server
+
+        with api_server(address):
+            self._client = self._ask(JobSubmissionClient, address)
+
+    def submit(self, entrypoint: str, metadata: dict[str, str], runtime_env: dict[str, Any] | None = None) -> str:
+        """Start it; return the id of the submission."""
+        found: str = self._ask(
+            self._client.submit_job, entrypoint=entrypoint, metadata=metadata, runtime_env=runtime_env
+        )
+        return found
+
+    def follow(self, submission_id: str, show: Callable[[str], None]) -> Submission:
+        """Give `show` what it prints, until it is over; return what became of it."""
+
+        async def read() -> None:
+            async for text in self._client.tail_job_logs(submission_id):
+                show(text)
+
+        self._ask(lambda: asyncio.run(read()))
+        return self.wait(submission_id)
+
+    def wait(self, submission_id: str) -> Submission:
+        """Wait until it is over."""
+        while not (found := self.look(submission_id)).is_over:
+            time.sleep(_POLL_S)
+        return found
+
+    def look(self, submission_id: str) -> Submission:
+        """Where it is."""
+        info = self._ask(self._client.get_job_info, submission_id)
+        status = info.status.value
+        code = info.driver_exit_code
+        if code is None:
+            code = 0 if status == "SUCCEEDED" else FAILED
+        message = (info.message or "").split(", last available logs")[0]  # they can be had apart
+        return Submission(status, code if code >= 0 else FAILED, message)
+
+    def knows(self, submission_id: str) -> bool:
+        """Whether there is such a submission."""
+        return any(found.submission_id == submission_id for found in self._ask(self._client.list_jobs))
+
+    def log(self, submission_id: str) -> str:
+        """What it has printed so far."""
+        found: str = self._ask(self._client.get_job_logs, submission_id)
+        return found
+
+    def forget(self, submission_id: str) -> None:
+        """End it, if it runs, and let the server forget it."""
+        if not self.look(submission_id).is_over:
+            self._ask(self._client.stop_job, submission_id)
+            self.wait(submission_id)
+        self._ask(self._client.delete_job, submission_id)
+
+    def _ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Its result; Ray's errors of the job API, and those of HTTP under it, become ours."""
+        from ray.exceptions import RayError  # a token that is missing or wrong
+
+        try:
+            return question(*args, **kwargs)
+        except BrokenPipeError:  # who reads what we show has had enough
+            raise
+        except (RuntimeError, ValueError, OSError, RayError) as error:
+            told = _telling(str(error)) or type(error).__name__
+        raise ClusterError(f"the job server at {self.address} refuses: {told}")
+
+
+def is_http(address: str) -> bool:
+    """Whether this is the address of a job server."""
+    return address.startswith(("http://", "https://"))
+
+
+def shipped(working_dir: str) -> dict[str, Any]:
+    """The runtime environment that takes this folder along. Raises PipelineError if it is none."""
+    if not os.path.isdir(working_dir):
+        raise PipelineError(f"--working-dir {working_dir}: no such folder")
+    _silence_ray()
+    return {"working_dir": os.path.abspath(working_dir), "excludes": list(EXCLUDES)}
+
+
+def entrypoint(jobfile: str, working_dir: str, arguments: Sequence[str]) -> str:
+    """The shell command that runs a job file in a copy of the folder. Raises PipelineError if it is not in there."""
+    path = Path(jobfile).resolve()
+    folder = Path(working_dir).resolve()
+    if not path.is_relative_to(folder):
+        raise PipelineError(
+            f"{jobfile} is not in the folder that is shipped, {folder}: name the project's with --working-dir"
+        )
+    command = ["python", "-m", "sage_flow.cli", "run", path.relative_to(folder).as_posix(), "--ray", *arguments]
+    return shlex.join(command)
+
+
+def metadata_of(name: str) -> dict[str, str]:
+    """What the job server keeps with a submission."""
+    return {"job_name": name, "sage_flow": __version__}
+
+
+def _silence_ray() -> None:
+    """It tells of every file that does not travel, and of every connection that ends."""
+    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", *_PACKERS):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _check_address(address: str) -> None:
+    if is_http(address) and urlsplit(address).hostname:
+        return
+    raise PipelineError(
+        f"{address!r} is not the address of a job server: give http://HOST:8265, the address of Ray's dashboard"
+        " (`sage-flow run --ray --address` takes the others)"
+    )
+
+
+def _check_somebody_listens(address: str) -> None:
+    """Ray itself would try for minutes."""
+    parts = urlsplit(address)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), _DIAL_S).close()
+    except ValueError as error:
+        raise PipelineError(f"{address!r} is not an address: {error}") from None
+    except OSError as error:
+        raise ClusterError(
+            f"nobody answers at {address}: {error}; Ray's job server is there if the head was started with its"
+            " dashboard, for other machines with --dashboard-host=0.0.0.0"
+        ) from error
+
+
+def _telling(text: str) -> str:
+    """What a message says, without the traceback of the server in it."""
+    lines = [line.strip() for line in text.split("Traceback")[0].splitlines()]
+    return " ".join(filter(None, lines))[:_TOLD] or text.strip()[-_TOLD:]

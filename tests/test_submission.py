@@ -1,0 +1,265 @@
+"""Jobs that are sent to a cluster by its job server, and looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_folder import write
+from ray_head import RayHead, of_driver
+from ray_head import ray_head as ray_head
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 90
+
+SLOW = """
+    from __future__ import annotations
+
+    if __name__ == "__main__":
+        from sage_flow.cli import run_file
+
+        raise SystemExit(run_file(__file__))
+
+    from dataclasses import dataclass
+
+    from operators.pace import Slow
+
+
+    @dataclass(frozen=True)
+    class Options:
+        fails: bool = False
+
+
+    def check(n):
+        return 1 // (n - 3)
+
+
+    def build(env, options: Options):
+        numbers = env.from_source(Slow, name="numbers")
+        (numbers.map(check, name="check") if options.fails else numbers).for_each(lambda n: None, name="out")
+
+
+    def report(result):
+        print("the report", result.status)
+"""
+
+PACE = """
+    import time
+
+    from sage_flow.functions import Source
+
+
+    class Slow(Source):
+        blocking = True
+
+        def open(self, ctx):
+            self.n = -1
+
+        def next_batch(self):
+            time.sleep(0.05)
+            self.n += 1
+            print(f"number {self.n}.", flush=True)
+            return [self.n]
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    write(folder / "operators" / "__init__.py", "")
+    write(folder / "operators" / "pace.py", PACE)
+    write(folder / "jobs" / "slow.py", SLOW)
+    write(folder / "jobs" / "importing.py", "import no_such_module\ndef build(env): ...\n")
+    return folder
+
+
+def record(head: RayHead, job: str, cwd: Path) -> dict[str, Any]:
+    """What `status --json` tells."""
+    _, out, err = head.sage_flow("status", job, "--address", head.address, "--json", cwd=cwd)
+    assert out, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def submit(head: RayHead, project: Path, *arguments: str) -> str:
+    """Submit the slow job, wait until it runs; return the id of the submission."""
+    code, out, err = head.sage_flow(
+        "submit", "jobs/slow.py", "--address", head.url, "--detach", *arguments, cwd=project
+    )
+    assert code == 0, err
+    return await_running(head, out.strip(), project)
+
+
+def await_running(head: RayHead, job: str, project: Path) -> str:
+    until = time.monotonic() + PATIENCE_S
+    while record(head, job, project)["status"] != "RUNNING":
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    return job
+
+
+def test_a_new_project_gives_the_same_on_the_cluster_as_here(ray_head, tmp_path):
+    assert ray_head.sage_flow("new", "fresh", cwd=tmp_path)[0] == 0
+    project = tmp_path / "fresh"
+    (project / "some words.txt").write_text("b a\nb c b a\n")
+    options = ("--option", "path=some words.txt", "--option", "top=2")
+    here = ray_head.sage_flow("run", "jobs/example.py", *options, cwd=project)
+    assert here == (0, "     3  b\n     2  a\n", "")
+    code, out, err = ray_head.sage_flow("submit", "jobs/example.py", "--address", ray_head.url, *options, cwd=project)
+    assert code == 0, err
+    assert of_driver(out).endswith(here[1])
+    submission = err.split()[-1]
+
+    code, listed, _ = ray_head.sage_flow("list", "--json", "--address", ray_head.url, cwd=tmp_path)
+    assert code == 0
+    job = json.loads(listed)[0]
+    assert (job["name"], job["status"], job["submission_id"]) == ("example", "FINISHED", submission)
+
+    code, table, _ = ray_head.sage_flow("list", "--address", ray_head.address, cwd=tmp_path)
+    assert code == 0
+    assert table.splitlines()[1].split()[:4] == [job["id"], "example", "FINISHED", "1"]
+
+    code, logs, _ = ray_head.sage_flow("logs", job["id"], "--address", ray_head.address, cwd=tmp_path)
+    assert code == 0
+    assert here[1] in logs
+    assert f"== {job['id']}/master\n" in logs
+
+
+def test_a_driver_of_this_machine_brings_its_folder_along(ray_head, project):
+    write(project / "words.txt", "one\ntwo\n")
+    job = """
+    from operators.pace import Slow
+
+
+    def text_of(line):
+        return f"{type(line).__name__} {line}", Slow.blocking
+
+
+    def build(env):
+        env.read_text("words.txt").map(text_of).collect("texts")
+
+
+    def report(result):
+        print(sorted(result.collected["texts"]))
+    """
+    write(project / "jobs" / "reading.py", job)
+    there = ray_head.sage_flow("run", "jobs/reading.py", "--address", ray_head.address, cwd=project)
+    assert there[:2] == (0, "[('str one', True), ('str two', True)]\n"), there[2]
+
+
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_go_on(ray_head, project):
+    command = (sys.executable, "-m", "sage_flow.cli", "submit", "jobs/slow.py", "--name", "left")
+    process = ray_head.start(*command, "--address", ray_head.url, cwd=project)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "number 3." in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert "interrupted; the job goes on; go on with:\n  sage-flow status raysubmit_" in err
+
+    told = record(ray_head, "left", project)
+    assert told["status"] == "RUNNING"
+    (subtask,) = told["subtasks"]
+    assert subtask["name"] == "numbers -> out[1/1]"
+    assert subtask["status"] == "RUNNING"
+    assert len(subtask["node"]) > 20
+    assert subtask["pid"] > 0
+    assert subtask["actor"].startswith(f"{told['id']}/")
+    assert told["operators"]["numbers"]["emitted"] > 0
+
+    _, printed, _ = ray_head.sage_flow("logs", "left", "--address", ray_head.address, "--json", cwd=project)
+    logs = json.loads(printed)
+    assert "number 0.\nnumber 1.\n" in logs[subtask["actor"]]
+    (driver,) = [log for name, log in logs.items() if name.startswith("driver (raysubmit_")]
+    assert "sage_flow.cli run jobs/slow.py" in driver
+    assert "number 0." not in driver
+
+    asked = ray_head.sage_flow("services", "left", "--address", ray_head.address, "--json", cwd=project)
+    assert json.loads(asked[1]) == {"services": {}, "stories": {}, "unresponsive": []}
+
+    code, out, _ = ray_head.sage_flow("cancel", "left", "--address", ray_head.url, cwd=project)
+    assert (code, out) == (0, f"job {told['id']} is: CANCELLED\n")
+    again = ray_head.sage_flow("cancel", "left", "--address", ray_head.address, cwd=project)
+    assert again[:2] == (0, f"job {told['id']} was over: CANCELLED\n")
+
+
+def test_a_failure_is_told_as_here_and_ends_with_its_exit_code(ray_head, project):
+    arguments = ("jobs/slow.py", "--address", ray_head.url, "--option", "fails=yes", "--name", "failing")
+    code, out, err = ray_head.sage_flow("submit", *arguments, cwd=project)
+    assert code == 1, err
+    assert "ZeroDivisionError: " in out
+    assert re.search(r"jobs/slow\.py:\d+ in check +return 1 // \(n - 3\)", out)
+    assert " is FAILED: Job entrypoint command failed with exit code 1\n" in err
+    code, out, _ = ray_head.sage_flow("status", "failing", "--address", ray_head.address, cwd=project)
+    assert code == 1
+    assert "message    ZeroDivisionError: " in out
+
+
+def test_a_plain_ray_job_drains_and_its_driver_reports(ray_head, project):
+    command = ("ray", "job", "submit", "--address", ray_head.url, "--working-dir", ".", "--no-wait")
+    process = ray_head.start(*command, "--", "python", "jobs/slow.py", "--name", "plain", cwd=project)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, out + err
+    until = time.monotonic() + PATIENCE_S
+    while " plain " not in ray_head.sage_flow("list", "--address", ray_head.address, cwd=project)[1]:
+        assert time.monotonic() < until
+    await_running(ray_head, "plain", project)
+    follower = ray_head.start(
+        *(sys.executable, "-m", "sage_flow.cli", "logs", "-f", "plain", "--address", ray_head.address), cwd=project
+    )
+    code, drained, _ = ray_head.sage_flow("drain", "plain", "--address", ray_head.address, "--json", cwd=project)
+    assert (code, json.loads(drained)["status"]) == (0, "FINISHED")
+    followed, _ = follower.communicate(timeout=PATIENCE_S)
+    assert follower.returncode == 0
+    assert ": number 0.\n" in followed
+    assert ": the report FINISHED\n" in followed
+
+
+def test_a_submission_that_is_stopped_cancels_its_job(ray_head, project):
+    submission = submit(ray_head, project, "--name", "stopped")
+    process = ray_head.start("ray", "job", "stop", submission, "--address", ray_head.url, cwd=project)
+    process.communicate(timeout=PATIENCE_S)
+    told = record(ray_head, submission, project)
+    assert (told["name"], told["status"]) == ("stopped", "CANCELLED")
+    _, logs, _ = ray_head.sage_flow("logs", submission, "--address", ray_head.address, cwd=project)
+    assert "sage-flow: interrupted, cancelling the job\n" in logs
+
+
+def test_a_submission_that_starts_no_job_tells_why(ray_head, project):
+    arguments = ("jobs/importing.py", "--address", ray_head.url, "--detach")
+    refused = ray_head.sage_flow("submit", *arguments, cwd=project)
+    assert refused[:2] == (1, "")  # before it travels
+    assert "No module named 'no_such_module'" in refused[2]
+    code, out, _ = ray_head.sage_flow("submit", *arguments, "--no-check", cwd=project)
+    assert code == 0
+    submission = out.strip()
+    code, _, err = ray_head.sage_flow("status", submission, "--address", ray_head.address, cwd=project)
+    assert code == 2
+    assert f"submission {submission} has started no job: it is FAILED" in err
+    code, log, _ = ray_head.sage_flow("logs", "-f", submission, "--address", ray_head.url, cwd=project)
+    assert code == 1
+    assert "No module named 'no_such_module'" in log
+
+
+def test_no_such_job_lists_those_there_are(ray_head, project):
+    for address in (ray_head.address, ray_head.url):
+        code, out, err = ray_head.sage_flow("status", "nothing", "--address", address, cwd=project)
+        assert (code, out) == (2, "")
+        assert "no job 'nothing' is known here; there are: " in err
+
+
+def test_a_wrong_token_is_told(ray_head, project, monkeypatch):
+    monkeypatch.setitem(ray_head.environment, "RAY_AUTH_TOKEN", "0" * 32)
+    code, out, err = ray_head.sage_flow("list", "--address", ray_head.url, cwd=project)
+    assert (code, out) == (3, "")
+    assert "token" in err
+    assert len(err.splitlines()) == 1
