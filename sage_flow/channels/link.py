@@ -40,6 +40,7 @@ _FLUSH_S: Final = 5.0
 _LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
 _BUSY_S: Final = 1.0  # the exchange thread may need so long to tell that the time is over
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LONGEST_POLL_S: Final = 86_400.0  # the kernel counts milliseconds in an int
 _PAUSE_S: Final = 0.1  # before the next try to accept after one of these
 _OURS: Final = "it was closed here"
 
@@ -158,7 +159,9 @@ class Link:
             left_s = None if until is None else until - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return
-            if poll.poll(None if left_s is None else math.ceil(left_s * 1000)) and not self._read_or_end(pipe):
+            if poll.poll(
+                None if left_s is None else math.ceil(min(left_s, _LONGEST_POLL_S) * 1000)
+            ) and not self._read_or_end(pipe):
                 return
 
     def _watch(self, pipe: Pipe) -> None:
