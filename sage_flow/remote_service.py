@@ -20,7 +20,7 @@ from sage_flow.channels.frame import CancelRequest, Message, Reply
 from sage_flow.channels.link import Link, Listener, dial
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
-from sage_flow.executors.calling import CallingPort
+from sage_flow.executors.calling import CallingPort, cannot_be_sent
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Condition
 from sage_flow.plan.physical import Plan, ServicePlan
@@ -198,7 +198,7 @@ class _RemotePort(CallingPort):
         try:
             self._link().send((made.id, left_s, call.method, call.args, call.kwargs, group))
         except CodecError as error:
-            self._end(made, Outcome(error=error))
+            self._end(made, Outcome(error=cannot_be_sent(f"the arguments of {made.label}", error)))
         except (LinkClosed, ChannelNotReachable) as error:
             self._end(made, Outcome(error=ServiceUnavailable(f"{made.label} cannot be called: {error}")))
 
