@@ -8,9 +8,11 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
@@ -93,12 +95,27 @@ class QueueHost:
         self._listener.close(flush_s)
 
     def statistics(self) -> dict[str, Any]:
-        """`queues`: the statistics of each, by scope and channel_id; and those of the listener."""
-        now = time.monotonic()
-        queues = {name: queue.statistics(now) for name, queue in list(self._queues.items())}
-        return {"queues": queues, **self._listener.statistics()}
+        """`queues`: the statistics of each, by scope and channel_id; and those of the listener. From any thread."""
+        loop = exchange_loop()
+        if threading.get_ident() == loop.thread:
+            return self._told()
+        told: Future[dict[str, Any]] = Future()
+
+        def tell() -> None:  # there, where nothing changes while it is looked at
+            try:
+                told.set_result(self._told())
+            except Exception as error:
+                told.set_exception(error)
+
+        loop.order(tell)
+        return told.result()
 
     # All below runs on the exchange thread.
+
+    def _told(self) -> dict[str, Any]:
+        now = time.monotonic()
+        queues = {name: queue.statistics(now) for name, queue in self._queues.items()}
+        return {"queues": queues, **self._listener.statistics()}
 
     def _on_link(self, link: AnyLink) -> None:
         self._links[link] = {}
@@ -269,6 +286,11 @@ def host_here(address: Address, key: bytes) -> QueueHost | None:
     if host is None or not hmac.compare_digest(host._key, key) or _has_tls(host.address) != _has_tls(address):
         return None
     return host
+
+
+def hosts_here() -> set[QueueHost]:
+    """Those of this process."""
+    return set(_here.values())
 
 
 def _has_tls(address: Address) -> bool:
