@@ -179,7 +179,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         import json
 
-        shown = {name: statistics[name] for name in (arguments.what, "stories", "unresponsive")}
+        names = ("channels", "queues") if arguments.what == "channels" else ("services",)
+        shown = {name: statistics[name] for name in (*names, "stories", "unresponsive")}
         print(json.dumps(shown, indent=2))
     else:
         print((channels_text if arguments.what == "channels" else services_text)(statistics))
