@@ -142,6 +142,9 @@ class Link:
             return
         until = None if timeout_s is None else time.monotonic() + timeout_s
         with self._watching:
+            if self._reason is not None:  # the link ended just now, and its socket may be closed
+                self._reading.release()
+                return
             self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
             self._watch(pipe)
         try:
