@@ -52,6 +52,8 @@ def test_one_name_at_two_servers_is_two_channels():
         ({"port": "80"}, "port is '80'"),
         ({"connection_timeout": 0}, "connection_timeout is 0"),
         ({"connection_timeout": -1.0}, "connection_timeout is -1.0"),
+        ({"connection_timeout": "30"}, "connection_timeout is '30'"),
+        ({"connection_timeout": float("inf")}, "connection_timeout is inf"),
         ({"retry_count": -1}, "retry_count is -1"),
         ({"retry_count": 1.5}, "retry_count is 1.5"),
         ({"key": b""}, "key is empty"),
