@@ -26,7 +26,13 @@ from benchmarks.items import DIFFERENT, Get, Load, Put, ThreadProducer, measure,
 from benchmarks.other_process import OtherProcess
 from benchmarks.sockets import Address, PickleSocket, connect, listen
 from benchmarks.timing import p99
-from sage_flow.channels import BaseQueueDescriptor, PythonQueueDescriptor, RPCQueueDescriptor, RPCQueueServer
+from sage_flow.channels import (
+    BaseQueueDescriptor,
+    PythonQueueDescriptor,
+    RayQueueDescriptor,
+    RPCQueueDescriptor,
+    RPCQueueServer,
+)
 
 __all__ = ["CASES"]
 
@@ -95,15 +101,23 @@ def _sender(address: Address, acknowledged: bool) -> Iterator[Put]:
 
 def ray_queue(load: Load, size: int, folder: Path) -> Timed:
     """An actor, from an actor. Ray's processes are not this one's children, so nobody knows their CPU time."""
-    import ray
     from ray.util.queue import Queue as RayQueue
 
-    if not ray.is_initialized():  # until this process ends, as it takes long
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _start_ray()
     made = RayQueue(_ROOM // load.batch, actor_options={"num_cpus": 0})
     timed = measure(_RayProducer(made.put, load), _lists(made.get, load), load, size)
     made.shutdown()
     return replace(timed, cpu_s=None)
+
+
+def _start_ray() -> None:
+    """Until this process ends, as it takes long."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(  # not one that happens to be here
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
 
 
 class _RayProducer:
@@ -146,6 +160,15 @@ def multiprocessing_descriptor(load: Load, size: int, folder: Path) -> Timed:
 def rpc_descriptor(load: Load, size: int, folder: Path) -> Timed:
     with RPCQueueServer(_HERE, 0) as server:
         return _from_process(RPCQueueDescriptor(_HERE, server.port, maxsize=_ROOM), load, size)
+
+
+def ray_descriptor(load: Load, size: int, folder: Path) -> Timed:
+    """Hosted by an actor, from an actor, as `ray_queue`."""
+    _start_ray()
+    descriptor = RayQueueDescriptor(_ROOM)
+    timed = measure(_RayProducer(_put(descriptor, load), load), _get(descriptor, load), load, size)
+    descriptor.close()
+    return replace(timed, cpu_s=None)
 
 
 def _from_process(descriptor: BaseQueueDescriptor, load: Load, size: int) -> Timed:
@@ -239,6 +262,8 @@ def _cases() -> Iterator[Case]:
         if batch < 1000:
             size = 20_000 if many else 1000
             yield _items("rpc-ray", ray_queue, rpc_descriptor, "ray.util.queue.Queue", load, size)
+        size = 20_000 if many else 1000
+        yield _items("ray", ray_queue, ray_descriptor, "ray.util.queue.Queue", load, size)
 
 
 def _handles(name: str, what: str, flow: Callable[[int], Timed]) -> Case:

@@ -124,6 +124,11 @@ class Mode:
         """Return an environment that runs in this mode."""
         return LocalEnvironment(name, parallelism or self.parallelism, executor=self.make_executor())
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether functions of the job see the objects of the test, and not copies."""
+        return self.name.startswith(("local-", "simulation-")) and self.name != "local-copy"
+
     def __str__(self) -> str:
         return self.name
 

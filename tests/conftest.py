@@ -2,10 +2,9 @@
 
 from hypothesis import settings
 from ray_cluster import ray_cluster
+from ray_modes import mode, pytest_addoption, pytest_generate_tests, ray_pool
 
-from sage_flow.testing import mode
-
-__all__ = ["mode", "ray_cluster"]
+__all__ = ["mode", "pytest_addoption", "pytest_generate_tests", "ray_cluster", "ray_pool"]
 
 settings.register_profile("sage_flow", deadline=None)  # a machine may be busy: time is measured in benchmarks
 settings.load_profile("sage_flow")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sage_flow.channels.descriptor import BaseQueueDescriptor as QueueDescriptor
     from sage_flow.channels.kinds import resolve_descriptor
     from sage_flow.channels.python_queue import PythonQueueDescriptor
+    from sage_flow.channels.ray_queue import RayQueueDescriptor
     from sage_flow.channels.rpc_queue import RPCQueueDescriptor
     from sage_flow.channels.rpc_server import RPCQueueServer
 
@@ -17,6 +18,7 @@ __all__ = [
     "BaseQueueDescriptor",
     "PythonQueueDescriptor",
     "QueueDescriptor",
+    "RayQueueDescriptor",
     "RPCQueueDescriptor",
     "RPCQueueServer",
     "resolve_descriptor",
@@ -27,6 +29,7 @@ _HOMES = {
     "BaseQueueDescriptor": "descriptor.BaseQueueDescriptor",
     "QueueDescriptor": "descriptor.BaseQueueDescriptor",
     "PythonQueueDescriptor": "python_queue.PythonQueueDescriptor",
+    "RayQueueDescriptor": "ray_queue.RayQueueDescriptor",
     "RPCQueueDescriptor": "rpc_queue.RPCQueueDescriptor",
     "RPCQueueServer": "rpc_server.RPCQueueServer",
     "resolve_descriptor": "kinds.resolve_descriptor",

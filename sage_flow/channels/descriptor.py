@@ -39,8 +39,8 @@ class BaseQueueDescriptor(QueueMethods):
 
     def __init__(self, maxsize: int, queue_id: str | None, scope: str) -> None:
         label = f"{self.queue_type}_{os.urandom(8).hex()}" if queue_id is None else queue_id
-        self._label = _text("queue_id", label)
-        self._scope = _text("scope", scope)
+        self._label = check_text("queue_id", label)
+        self._scope = check_text("scope", scope)
         self._created = time.time()
         self._maxsize = _check_maxsize(maxsize)
         self._live: LiveQueue | None = None
@@ -144,7 +144,7 @@ class BaseQueueDescriptor(QueueMethods):
         identity then ends with random digits. To get the same channel in any case, `share()`.
         """
         if new_queue_id is not None:
-            _text("new_queue_id", new_queue_id)
+            check_text("new_queue_id", new_queue_id)
         copy = self._copy()
         if self._channel.bound:
             copy._label = self._label if new_queue_id is None else new_queue_id
@@ -294,7 +294,8 @@ def _check_maxsize(maxsize: int) -> int:
     return maxsize
 
 
-def _text(name: str, value: Any) -> str:
+def check_text(name: str, value: Any) -> str:
+    """Raises: ValueError if it is not a text, or an empty one."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is {value!r}: give a text that is not empty")
     return value

@@ -80,7 +80,8 @@ class Exchange:
     """The end of process `me` (a number) in the data plane of one attempt of one job.
 
     `addresses(process)` is where a process listens, ours included; `key` is the job's secret.
-    `on_message(target, message)` runs on the exchange thread, in order per peer and lane; if it raises, or a
+    `on_message(target, message)` runs on the exchange thread, or on one that is in `read_while`, in order per peer and
+    lane; if it raises, or a
     message cannot be decoded, its sender is lost (its lanes would have gaps). `on_peer_lost(peer, reason)` runs
     there, too: once per peer, after all that the peer had sent, and not for peers after `close()`.
     `connect_timeout_s`: for a peer to bind its socket, and again to finish the handshake. `flush_s`: see `close`.
@@ -118,7 +119,7 @@ class Exchange:
         self._thread = threading.Thread(target=self._run, name=f"exchange-{me}", daemon=True)
         self._listeners: list[Listener] = []
         # What follows belongs to the exchange thread.
-        self._loop = EventLoop()
+        self._loop = EventLoop(shares_reading=True)
         self._inlets: dict[int, Link] = {}
         self._received: Counter[str] = Counter()  # from peers that are lost
         self._heard: dict[int, tuple[float, int]] = {}  # when a lease was last renewed, and messages until then
@@ -181,6 +182,14 @@ class Exchange:
             with self._lock:
                 self._dropped += 1
             return 0
+
+    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
+        """See `EventLoop.read_while`; False, too, when there is nothing to read any more."""
+        return not self._ended and self._loop.read_while(is_waiting, timeout_s)
+
+    def interrupt(self) -> None:
+        """See `EventLoop.interrupt`."""
+        self._loop.interrupt()
 
     @property
     def process(self) -> int:

@@ -10,6 +10,7 @@ from sage_flow.channels.descriptor import BaseQueueDescriptor
 
 _KINDS = {
     "python": "python_queue.PythonQueueDescriptor",
+    "ray": "ray_queue.RayQueueDescriptor",
     "rpc": "rpc_queue.RPCQueueDescriptor",
 }
 

@@ -40,7 +40,6 @@ _FLUSH_S: Final = 5.0
 _LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
 _BUSY_S: Final = 1.0  # the exchange thread may need so long to tell that the time is over
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LONGEST_POLL_S: Final = 86_400.0  # the kernel counts milliseconds in an int
 _PAUSE_S: Final = 0.1  # before the next try to accept after one of these
 _OURS: Final = "it was closed here"
 
@@ -140,7 +139,7 @@ class Link:
         pipe = self._pipe
         if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
             return
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        until = None if timeout_s is None else time.monotonic() + min(timeout_s, 86_400)  # poll() counts ms in an int
         with self._watching:
             if self._reason is not None:  # the link ended just now, and its socket may be closed
                 self._reading.release()
@@ -156,15 +155,15 @@ class Link:
                 self._watch(pipe)
 
     def _poll(self, pipe: Pipe, is_waiting: Callable[[], bool], until: float | None) -> None:
+        if self._reason is not None:  # it ended before we said that we read: its socket is closed
+            return
         poll = select.poll()
         poll.register(pipe.sock, select.POLLIN)
         while is_waiting() and self._reason is None:
             left_s = None if until is None else until - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return
-            if poll.poll(
-                None if left_s is None else math.ceil(min(left_s, _LONGEST_POLL_S) * 1000)
-            ) and not self._read_or_end(pipe):
+            if poll.poll(None if left_s is None else math.ceil(left_s * 1000)) and not self._read_or_end(pipe):
                 return
 
     def _watch(self, pipe: Pipe) -> None:
@@ -176,7 +175,9 @@ class Link:
         wanted = READ if not self._read_elsewhere else 0
         if pipe.wants_write or not self.idle:
             wanted |= WRITE
-        if wanted:
+        if wanted == READ and self.opened and pipe.is_plain and self._loop.shares_reading:
+            self._loop.watch(pipe.sock, READ, self._on_readable, shared=True)
+        elif wanted:
             self._loop.watch(pipe.sock, wanted, self._on_ready)
         else:
             self._loop.forget(pipe.sock)
@@ -194,6 +195,18 @@ class Link:
                 raise
             return False
         return True
+
+    def _on_readable(self, _: int) -> None:
+        """In whichever thread waits for messages of the loop."""
+        pipe = self._pipe
+        if pipe is None or self._reason is not None or not self._reading.acquire(blocking=False):
+            return
+        try:
+            goes_on = self._read_or_end(pipe)
+        finally:
+            self._reading.release()
+        if not goes_on:
+            self._loop.forget(pipe.sock)  # it would be ready again at once
 
     @property
     def is_closed(self) -> bool:
@@ -270,9 +283,13 @@ class Link:
 
     def drain(self) -> str | None:
         """Deliver what a peer wrote before it went. Returns what was wrong with it, if anything."""
+        pipe = self._pipe
+        if pipe is None or not self.opened or self._reason is not None:
+            return None
         try:
-            for _ in range(_LAST_READS if self._pipe is not None and self.opened and self._reason is None else 0):
-                self._in.read(self._pipe, self._deliver)  # type: ignore[arg-type]
+            with self._reading:
+                for _ in range(_LAST_READS):
+                    self._in.read(pipe, self._deliver)
         except (BlockingIOError, Closed):
             pass
         except Exception as error:

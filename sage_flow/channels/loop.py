@@ -3,6 +3,10 @@
 It sleeps until one of them has something to do, and others wake it only if it sleeps. A process has one
 loop for all its links (`exchange_loop`); its thread starts with the first link and stays.
 
+A loop may share its reading: sockets that wait for nothing but to be read are then in a selector of their own, which
+the loop's thread watches like a socket. A thread that waits for messages takes it over (`read_while`): what comes does
+not have to wake two threads, one after the other.
+
 A fork copies sockets but no thread. In the child every loop is given up: its sockets are closed there, so
 that the other ends still notice when the parent goes, and `exchange_loop` makes a new one.
 """
@@ -21,14 +25,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+_PAUSE_S: Final = 0.001
+_SHARED: Final = 0  # stands for: to be read, by any thread
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
 
 class EventLoop:
-    """Only `order`, `watch` and `forget` may be called from other threads."""
+    """Only `order`, `watch`, `forget`, `read_while` and `interrupt` may be called from other threads.
 
-    def __init__(self) -> None:
+    `shares_reading`: threads that wait for messages may read. Sockets that are watched with `shared` have callbacks
+    that any thread may call, one at a time.
+    """
+
+    def __init__(self, *, shares_reading: bool = False) -> None:
         self.given_up = False
         """It belongs to a process that forked this one."""
         self.thread: int | None = None
@@ -44,25 +54,42 @@ class EventLoop:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self.watch(self._wake, READ, lambda _: self._wake.recv(4096))
+        self.shares_reading = shares_reading
+        self._readers = _Readers(self) if shares_reading else None
         _loops.add(self)
 
-    def watch(self, sock: socket.socket, events: int, callback: Callable[[int], object]) -> None:
-        """Call `callback(events that are due)` whenever `sock` is ready for some of `events`."""
+    def watch(
+        self, sock: socket.socket, events: int, callback: Callable[[int], object], *, shared: bool = False
+    ) -> None:
+        """Call `callback(events that are due)` whenever `sock` is ready for some of `events`.
+
+        `shared`: it waits to be read and for nothing else, and a thread that waits for messages may call back.
+        """
         with self._changes:
             if sock.fileno() < 0:
                 return
             before = self._watched.get(sock)
-            if before is None:
-                self._selector.register(sock, events, (sock, callback))
-            elif before != events:
+            wanted = _SHARED if shared and self._readers is not None else events
+            if before == wanted:
+                return
+            if before is not None and _SHARED not in (before, wanted):
                 self._selector.modify(sock, events, (sock, callback))
-            self._watched[sock] = events
+            else:
+                if before is not None:
+                    self._of(before).unregister(sock)
+                self._of(wanted).register(sock, events, (sock, callback))
+            self._watched[sock] = wanted
+
+    def _of(self, events: int) -> selectors.BaseSelector:
+        """The selector of sockets that are watched for these."""
+        return self._readers.selector if events == _SHARED and self._readers is not None else self._selector
 
     def forget(self, sock: socket.socket) -> None:
         """Do not watch `sock` any more, if it was; it stays open."""
         with self._changes:
-            if self._watched.pop(sock, None) is not None and sock.fileno() >= 0:
-                self._selector.unregister(sock)
+            before = self._watched.pop(sock, None)
+            if before is not None and sock.fileno() >= 0:
+                self._of(before).unregister(sock)
 
     def drop(self, sock: socket.socket) -> None:
         """Close `sock`, watched or not; its callback is not called any more."""
@@ -83,6 +110,18 @@ class EventLoop:
                 self._waker.send(b"\0")
             except OSError:  # full: it wakes anyway; closed: nothing is called any more
                 pass
+
+    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Read in the caller's thread, which waits for messages, while `is_waiting()`; False if another one does.
+
+        Callbacks run here: the caller holds no lock that they take. See `interrupt`.
+        """
+        return self._readers is not None and self._readers.serve_while(is_waiting, timeout_s)
+
+    def interrupt(self) -> None:
+        """Let the thread in `read_while` ask again whether it waits."""
+        if self._readers is not None:
+            self._readers.interrupt()
 
     def run(self, until: Callable[[], bool]) -> None:
         """Serve until `until()`, which is asked before every sleep."""
@@ -108,6 +147,8 @@ class EventLoop:
             self.drop(sock)
         self._waker.close()
         self._selector.close()
+        if self._readers is not None:
+            self._readers.close()
         self._orders.clear()
         self._timers.clear()
 
@@ -118,6 +159,110 @@ class EventLoop:
             sock.close()  # not unregistered: the epoll instance is the parent's, too
         self._waker.close()
         self._selector.close()
+        if self._readers is not None:
+            self._readers.give_up()
+
+
+class _Readers:
+    """The sockets of a loop that any one thread may wait for.
+
+    The loop's thread watches them only while nobody else does. Who has waited mostly waits again at once; so the loop's
+    thread does not come back before nobody has read for `_PAUSE_S`: else it would be woken by the reply to whatever the
+    other thread is just sending.
+    """
+
+    def __init__(self, loop: EventLoop) -> None:
+        self.selector = selectors.DefaultSelector()
+        self._loop = loop
+        self._closed = False
+        self._turn = threading.Lock()  # held by who waits for the sockets
+        self._state = threading.Lock()  # guards the three below
+        self._is_watched = False  # by the loop
+        self._is_due = False  # the loop will look whether it has to watch
+        self._last_s = 0.0  # when somebody stopped reading
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self.selector.register(self._wake, READ, (self._wake, lambda _: self._wake.recv(4096)))
+        self._watch(True)
+
+    def serve_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
+        if self._closed or not self._turn.acquire(blocking=False):
+            return False
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            if self._is_watched:
+                self._watch(False)
+            while is_waiting() and not self._closed:
+                left_s = None if until is None else until - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    break
+                self._serve(left_s)
+        finally:
+            self._last_s = time.monotonic()
+            self._turn.release()
+            self._come_back()
+        return True
+
+    def _serve(self, timeout_s: float | None) -> None:
+        for key, events in self.selector.select(timeout_s):
+            sock, callback = key.data
+            if sock.fileno() >= 0:
+                callback(events)
+
+    def _watch(self, watched: bool) -> None:
+        with self._state:
+            if watched == self._is_watched or self._closed:
+                return
+            self._is_watched = watched
+            if watched:
+                self._loop._selector.register(self.selector, READ, (self._wake, self._serve_for_loop))
+            else:
+                self._loop._selector.unregister(self.selector)
+
+    def _come_back(self) -> None:
+        """Let the loop look, in a while, whether anybody reads."""
+        with self._state:
+            if self._is_due or self._is_watched:
+                return
+            self._is_due = True
+        self._loop.order(lambda: self._loop.after(_PAUSE_S, self._look))
+
+    def _look(self) -> None:
+        with self._state:
+            self._is_due = not self._turn.locked()  # else whoever reads sees to it when he stops
+            idle_s = time.monotonic() - self._last_s
+        if self._is_due and idle_s < _PAUSE_S:
+            self._loop.after(_PAUSE_S - idle_s, self._look)
+        elif self._is_due:
+            self._is_due = False
+            self._watch(True)
+
+    def _serve_for_loop(self, _: int) -> None:
+        if self._turn.acquire(blocking=False):
+            try:
+                self._serve(0)
+            finally:
+                self._turn.release()
+
+    def interrupt(self) -> None:
+        try:
+            self._waker.send(b"\0")
+        except OSError:  # full: it wakes anyway; closed: nobody reads any more
+            pass
+
+    def close(self) -> None:
+        """From the loop's thread. Who reads leaves at once."""
+        self._closed = True
+        self.interrupt()
+        with self._turn:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Close our copies of the sockets in a forked child."""
+        self._closed = True
+        for end in (self._wake, self._waker, self.selector):
+            end.close()
 
 
 _loops: weakref.WeakSet[EventLoop] = weakref.WeakSet()

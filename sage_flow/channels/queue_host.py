@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from sage_flow.channels import hosted_queue as hosted
 from sage_flow.channels import queue_wire as wire
@@ -30,6 +30,7 @@ _log = logging.getLogger("sage_flow.channels")
 
 _CLOSED: Final = 10_000  # closed queues that are remembered, so that nobody waits on a new one of that name
 
+_Address = TypeVar("_Address", bound=Address)
 _QueueName = tuple[str, str]  # scope, channel_id
 
 
@@ -65,17 +66,16 @@ class QueueHost:
         self._links: dict[AnyLink, dict[int, _Seat]] = {}
         self._seats: dict[tuple[_QueueName, str], _Seat] = {}  # by queue and session
         self._ended = False
-        self._listener = Listener(
-            address,
-            key,
-            wire.PROTOCOL,
-            on_link=self._on_link,
-            on_message=self._on_message,
-            on_closed=self._on_link_closed,
-        )
         self._key = key
-        self.address = self._listener.address
+        self._listeners = [self._listen(address)]
+        self.address = self._listeners[0].address
         self.answers_at(self.address)
+
+    def listen_also(self, address: _Address) -> _Address:
+        """Serve at this address, too; return it as others may dial it. Raises: ChannelNotReachable."""
+        listener = self._listen(address)
+        self._listeners.append(listener)
+        return cast(_Address, listener.address)
 
     def answers_at(self, address: Address) -> None:
         """Who dials `address` in this process finds us."""
@@ -92,10 +92,16 @@ class QueueHost:
         for address in [address for address, host in _here.items() if host is self]:
             del _here[address]
         exchange_loop().order(self._end)
-        self._listener.close(flush_s)
+        for listener in self._listeners:
+            listener.close(flush_s)
+
+    @property
+    def open_queues(self) -> list[tuple[str, str]]:
+        """Scope and channel_id of each."""
+        return list(self._queues)
 
     def statistics(self) -> dict[str, Any]:
-        """`queues`: the statistics of each, by scope and channel_id; and those of the listener. From any thread."""
+        """`queues`: those of each, by scope and channel_id; and those of the first listener. From any thread."""
         loop = exchange_loop()
         if threading.get_ident() == loop.thread:
             return self._told()
@@ -110,12 +116,22 @@ class QueueHost:
         loop.order(tell)
         return told.result()
 
+    def _listen(self, address: Address) -> Listener:
+        return Listener(
+            address,
+            self._key,
+            wire.PROTOCOL,
+            on_link=self._on_link,
+            on_message=self._on_message,
+            on_closed=self._on_link_closed,
+        )
+
     # All below runs on the exchange thread.
 
     def _told(self) -> dict[str, Any]:
         now = time.monotonic()
         queues = {name: queue.statistics(now) for name, queue in self._queues.items()}
-        return {"queues": queues, **self._listener.statistics()}
+        return {"queues": queues, **self._listeners[0].statistics()}
 
     def _on_link(self, link: AnyLink) -> None:
         self._links[link] = {}

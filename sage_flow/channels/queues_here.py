@@ -14,8 +14,8 @@ def queues_here() -> list[dict[str, Any]]:
     """The statistics of each, with its `kind`, `host`, `scope` and `channel_id` before them, as descriptors have."""
     found = []
     for channel, live in owned_channels():
-        kind, home, scope, channel_id = channel.key
-        names = {"kind": kind, "host": f"process {home}", "scope": scope, "channel_id": channel_id}
+        kind, *place, scope, channel_id = channel.key
+        names = {"kind": kind, "host": f"process {place[0]}", "scope": scope, "channel_id": channel_id}
         found.append({**names, **live.statistics()})
     for host in hosts_here():
         for (scope, channel_id), told in host.statistics()["queues"].items():

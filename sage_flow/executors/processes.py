@@ -29,7 +29,8 @@ from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
-from sage_flow.executors.shell import record_window
+from sage_flow.executors.reading_condition import ReadingCondition
+from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.threads import LocalPost, ThreadShell
 from sage_flow.plan.physical import Plan
 
@@ -65,6 +66,9 @@ class ProcessShell(ThreadShell):
         self._process = process
         self._process_of = process_of
         self.exchange: Exchange | None = None
+
+    def condition(self) -> Condition:
+        return ReadingCondition(lambda: self.exchange)
 
     def send(self, sender: int, target: int, message: Message) -> int:
         process = self._process_of[target]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Location", "caller_location", "is_engine_file", "short_path"]
 
+_RAY = os.path.join(os.sep, "site-packages", "ray", "")
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -31,8 +32,8 @@ def short_path(file: str) -> str:
 
 
 def is_engine_file(file: str) -> bool:
-    """Whether `file` belongs to sage_flow itself, generated chains included."""
-    return file.startswith((_PACKAGE, "<sage_flow "))
+    """Whether `file` belongs to sage_flow itself, generated chains included, or to Ray below it."""
+    return file.startswith((_PACKAGE, "<sage_flow ")) or _RAY in file
 
 
 def caller_location() -> Location:

@@ -405,6 +405,14 @@ def test_a_thread_that_reads_gives_up_after_its_time(room):
     assert here.next() == "after"
 
 
+@every_way
+def test_a_thread_that_would_read_a_link_that_has_ended_does_not(room):
+    (link, here), _ = room.pair()
+    link.close(wait=True)
+    here.end()
+    link.read_while(lambda: True, PATIENCE_S)
+
+
 @pytest.mark.race
 @pytest.mark.parametrize("who", ["we", "they"])
 def test_the_end_of_the_link_wakes_a_thread_that_reads(room, who):

@@ -86,6 +86,8 @@ def answers(env, *given):
     ]
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_two_dialogues_are_answered_in_every_mode(mode, folder, questions):
     assert answers(mode.environment(), f"folder={folder}", f"questions={questions}", "quotes=1", "length=80") == [
         ("How is tea brewed?", [GREEN], "1"),

@@ -83,6 +83,8 @@ def sample(tmp_path_factory):
     return file, rows
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_a_sample_has_the_right_statistics_in_every_mode(mode, sample):
     file, rows = sample
     _, _, result = run(mode.environment(), f"path={file}")

@@ -26,6 +26,7 @@ def top_words(env, *given):
     return env.execute(progress=False).collected["top"]
 
 
+@pytest.mark.on_ray
 def test_the_most_frequent_words_come_first(mode, tmp_path):
     (tmp_path / "a.txt").write_text(TEXT)
     found = top_words(mode.environment(), f"paths={tmp_path}/a.txt", "top=4", "min_length=3")

@@ -53,6 +53,7 @@ def given(job, source, count):
         threading.Event().wait(0.01)
 
 
+@pytest.mark.on_ray
 def test_what_an_endless_source_gave_comes_through_to_the_last_record(mode, tmp_path):
     env = mode.environment()
     stream = env.from_source(Endless(idle=3), name="source").rebalance().map(lambda n: n, name="step")

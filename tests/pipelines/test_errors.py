@@ -128,6 +128,8 @@ def test_the_record_in_an_error_is_shortened_and_may_have_a_broken_repr():
         assert len(notes_of(error)) < 1500
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_an_error_tells_the_users_line_first_and_is_short(mode):
     def inverse(n):
         return 1 // n  # the line
@@ -181,6 +183,7 @@ def raising(error):
     return step
 
 
+@pytest.mark.on_ray
 def test_an_exception_with_two_arguments_arrives_whole(mode):
     def step(n):
         raise TwoArguments(n, "too small")

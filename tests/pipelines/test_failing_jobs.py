@@ -116,6 +116,8 @@ def test_a_sink_is_not_committed_when_another_branch_fails(diary):
     assert not diary.lines("commit")
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_file_sinks_publish_nothing_when_the_job_fails(mode, tmp_path):
     env = mode.environment()
     source = env.from_collection(range(100))
@@ -129,6 +131,7 @@ def test_file_sinks_publish_nothing_when_the_job_fails(mode, tmp_path):
 # --- sources ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_ray
 def test_a_source_that_raises_midway_names_itself(mode):
     env = mode.environment()
     env.from_source(TestSource([1, 2, 3, ABORT]), name="broken").collect()

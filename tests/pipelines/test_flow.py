@@ -160,6 +160,7 @@ def test_a_job_cancelled_at_once_ends_and_publishes_nothing(tmp_path):
         assert "commit" not in life
 
 
+@pytest.mark.on_ray
 def test_the_end_of_its_with_block_cancels_a_job(mode):
     if mode.name.startswith("simulation"):
         pytest.skip("nothing is endless in the simulation")
@@ -276,6 +277,7 @@ def test_several_jobs_run_at_once():
     assert [job.result(timeout=60).collected["rows"] for job in jobs] == [[0], [1], [2], [3]]
 
 
+@pytest.mark.on_ray
 def test_a_job_can_be_run_twice_from_one_environment(mode):
     env = mode.environment()
     stream = env.from_collection(range(100)).rebalance().map(lambda n: n)

@@ -51,7 +51,7 @@ def test_map_async_has_at_most_capacity_records_under_way(mode):
         running.remove(n)
         return n
 
-    if mode.name in ("processes", "local-copy"):
+    if not mode.shares_memory:
         pytest.skip("the lists are shared with the test")
     env = mode.environment(parallelism=1)
     env.from_collection(range(50)).map_async(work, capacity=4).for_each(str)
@@ -157,6 +157,8 @@ def test_map_async_in_the_pipeline_of_a_service(mode):
     assert sorted(rows, key=repr) == sorted(expected, key=repr)
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_map_async_calls_services_from_coroutines(mode):
     async def ask(n, ctx):
         first = await ctx.service("adder").add.remote(n)

@@ -101,6 +101,8 @@ def test_on_error_does_what_it_says_with_exact_counts(build, expected, policy, p
         assert letters == [DeadLetter(n, f"Boom: {n}", "step") for n in FAILED]
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_every_policy_of_every_operator_in_one_job(mode):
     env = mode.environment()
     source = env.from_collection(range(100))

@@ -79,6 +79,7 @@ def test_a_stateless_operator_gives_what_a_comprehension_gives(write, expected):
         assert rows == expected if parallelism == 1 else Counter(rows) == Counter(expected)
 
 
+@pytest.mark.on_ray
 def test_every_stateless_operator_in_one_job_of_every_mode(mode):
     env = mode.environment()
     source = env.from_collection(NUMBERS)
@@ -106,6 +107,8 @@ ODD_VALUES = [
 ]
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_every_value_is_a_record_through_every_operator(mode):
     env = mode.environment()
     source = env.from_collection(ODD_VALUES).rebalance()
@@ -201,6 +204,7 @@ def test_a_mutable_initial_value_is_each_keys_own():
 
 
 @one_process
+@pytest.mark.on_ray
 def test_equal_keys_of_different_types_are_one_key(mode):
     items = [1, True, 1.0, 2, 2.0, "1"]
     rows = rows_of(mode, lambda s: s.key_by(lambda v: v).count(emit="final"), items)
@@ -266,6 +270,7 @@ def remembered(items):
     return rows
 
 
+@pytest.mark.on_ray
 def test_state_of_every_kind_is_each_keys_own(mode):
     rows = rows_of(mode, lambda s: s.key_by(key).map(Remember), NUMBERS[:70])
     assert alike(rows) == alike(remembered(NUMBERS[:70]))
@@ -321,6 +326,8 @@ def on_amount(pair, ctx):
         yield (ctx.key, pair[1] * rate)
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_connect_keyed_shares_state_of_equal_keys(mode):
     """A join: whichever side comes first, every amount meets the rate of its key."""
     env = mode.environment()
@@ -349,6 +356,8 @@ def test_connect_keyed_map_has_the_key(mode):
 
 
 @one_process
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_broadcast_gives_every_record_to_every_subtask(mode):
     rows = rows_of(mode, lambda s: s.broadcast().map(lambda n, ctx: (ctx.subtask_index, n), parallelism=3), NUMBERS)
     assert Counter(rows) == Counter((index, n) for index in range(3) for n in NUMBERS)
@@ -356,6 +365,7 @@ def test_broadcast_gives_every_record_to_every_subtask(mode):
 
 
 @one_process
+@pytest.mark.on_ray
 def test_rebalance_gives_every_subtask_its_turn(mode):
     rows = rows_of(mode, lambda s: s.rebalance().map(lambda n, ctx: (ctx.subtask_index, n), parallelism=4), NUMBERS)
     assert Counter(index for index, _ in rows) == dict.fromkeys(range(4), 50)
@@ -363,6 +373,7 @@ def test_rebalance_gives_every_subtask_its_turn(mode):
 
 
 @one_process
+@pytest.mark.on_ray
 def test_forward_keeps_records_in_their_subtask(mode):
     def place(n, ctx):
         return (ctx.subtask_index, n)
@@ -429,6 +440,7 @@ class Counting(Function):
         self.note("close")
 
 
+@pytest.mark.on_ray
 def test_every_subtask_has_its_own_copy_opened_and_closed_once(mode, tmp_path):
     function = Counting(str(tmp_path / "life"), start=1000)
     rows = rows_of(mode, lambda s: s.rebalance().map(function, parallelism=3), NUMBERS[:30])
@@ -438,6 +450,7 @@ def test_every_subtask_has_its_own_copy_opened_and_closed_once(mode, tmp_path):
     assert function.total == 1000  # the user's own object is untouched
 
 
+@pytest.mark.on_ray
 def test_running_a_job_leaves_the_classes_of_the_program_as_they_were(mode):
     class Row:
         def __init__(self, n):

@@ -152,6 +152,7 @@ def test_a_body_may_collect_on_the_side():
     assert sorted(result.collected["body/seen"]) == list(range(5))
 
 
+@pytest.mark.on_ray
 def test_a_body_has_keyed_state(mode):
     def body(requests):
         return requests.key_by(lambda n: n % 3).process(count_of_key)
@@ -236,6 +237,7 @@ def test_a_circle_through_a_pipeline_is_refused_and_calls_without_one_go_on():
 
 
 @one_process
+@pytest.mark.on_ray
 def test_two_services_that_share_a_third_are_no_circle(mode):
     env = mode.environment()
     env.register_service("a", Calls, "c")

@@ -20,6 +20,7 @@ HERE = os.path.basename(__file__)
 # --- calls and replies ------------------------------------------------------------------------------------
 
 
+@pytest.mark.on_ray
 def test_a_class_service_answers_a_map(mode):
     replies = asked(lambda n, ctx: (n, ctx.call_service("calculator", n)), mode=mode, items=range(100), parallelism=3)
     assert Counter(replies) == Counter((n, n * 10) for n in range(100))
@@ -46,6 +47,7 @@ def test_none_is_a_reply_like_any_other():
     assert asked(lambda n, ctx: ctx.call_service("same", n), items=values, register=identity) == values
 
 
+@pytest.mark.on_ray
 def test_a_pipeline_service_answers_a_map(mode):
     body = PipelineService(lambda requests: requests.map(lambda n: n + 1).rebalance().map(lambda n: n * n), 2)
     replies = asked(
@@ -66,6 +68,8 @@ class Chained(Service):
         return self.calculator.process(value) + 1
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_services_call_services_from_a_service_and_from_a_pipeline(mode):
     def body(requests):
         return requests.map(lambda n, ctx: (ctx.service(Chained).process(n), ctx.call_service("calculator", n)))
@@ -87,6 +91,7 @@ class Opening(Function):
 
 
 @one_process
+@pytest.mark.on_ray
 def test_open_may_call_a_service(mode):
     assert asked(Opening, mode=mode, items=[1], parallelism=1) == [52]
 
@@ -188,6 +193,7 @@ def test_an_error_of_a_service_arrives_as_its_own_type_with_the_remote_traceback
     assert "operator  '" in notes
 
 
+@pytest.mark.on_ray
 def test_an_error_that_the_caller_lets_through_fails_the_job_as_its_own_type(mode):
     with pytest.raises(TwoArguments, match="8: refused") as caught:
         asked(lambda n, ctx: ctx.service("calculator").fail(n), mode=mode, items=[8])

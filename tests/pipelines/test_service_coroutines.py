@@ -42,6 +42,7 @@ def test_at_most_concurrency_coroutines_run(mode, concurrency):
     assert env.execute(progress=False).collected["rows"] == [concurrency]
 
 
+@pytest.mark.on_ray
 def test_a_coroutine_calls_another_service_and_may_fail(mode):
     def work(n, ctx):
         error = ctx.service("awaiting").fail.remote(n).exception()

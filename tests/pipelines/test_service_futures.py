@@ -43,6 +43,7 @@ def test_a_future_raises_what_the_service_raised(mode):
     assert run(mode, work, [7], adder=Adder) == [("ValueError", "no 7", True)]
 
 
+@pytest.mark.on_ray
 def test_wait_for_some_and_for_all(mode):
     def work(n, ctx):
         futures = [ctx.service("adder").add.remote(i) for i in range(6)]
@@ -98,6 +99,7 @@ def test_result_gives_up_after_its_own_time_and_the_call_goes_on(mode):
     assert env.execute(progress=False).collected["rows"] == ["through"]
 
 
+@pytest.mark.on_ray
 def test_a_cancelled_request_that_was_not_started_never_is(mode):
     """The service answers one at a time, and is busy until the gate opens."""
 

@@ -79,6 +79,7 @@ class NotingService(Noting, Service):
     pass
 
 
+@pytest.mark.on_ray
 def test_callers_close_before_the_services_they_call_and_may_call_in_close(mode, tmp_path):
     path = str(tmp_path / "closed")
     env = mode.environment(parallelism=1)
@@ -110,6 +111,7 @@ def test_the_first_call_of_a_service_may_be_in_its_close(tmp_path):
     assert (tmp_path / "closed").read_text().splitlines() == ["caller 7", "callee None"]
 
 
+@pytest.mark.on_ray
 def test_every_replica_is_opened_and_closed_once(mode, tmp_path):
     path = str(tmp_path / "closed")
     env = mode.environment()

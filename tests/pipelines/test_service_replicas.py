@@ -9,6 +9,7 @@ from sage_flow import PipelineService, errors
 from sage_flow.errors import PipelineError
 
 
+@pytest.mark.on_ray
 def test_calls_with_one_key_reach_one_replica(mode):
     env = mode.environment()
     env.register_service("keeper", Keeper, parallelism=3)
@@ -55,6 +56,7 @@ def test_a_call_without_key_of_replicas_with_state_is_refused(mode):
     assert env.execute(progress=False).collected["rows"] == [1]
 
 
+@pytest.mark.on_ray
 def test_several_outputs_are_the_reply_of_a_service_that_said_so(mode):
     def work(n, ctx):
         try:

@@ -90,6 +90,8 @@ def test_connect_waits_for_both_its_inputs(mode, sizes):
 
 
 @one_process
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_a_union_of_many_streams_and_of_a_stream_with_itself(mode):
     env = mode.environment()
     streams = [env.from_collection([n] * n) for n in range(6)]
@@ -116,6 +118,8 @@ def test_a_diamond_of_two_branches_that_meet_again(mode, size):
 
 
 @one_process
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_a_diamond_within_a_diamond(mode):
     def fork(stream):
         return stream.map(lambda n: n + 1).union(stream.rebalance().map(lambda n: n + 10))
@@ -148,6 +152,7 @@ def test_a_source_of_none_or_one_record_goes_through_everything(mode, items):
 
 
 @one_process
+@pytest.mark.on_ray
 def test_an_end_without_a_record_in_some_subtasks_only(mode):
     env = mode.environment()
     env.from_collection([1]).rebalance().map(lambda n: n, parallelism=5).rebalance().map(str, parallelism=3).collect(
@@ -156,6 +161,7 @@ def test_an_end_without_a_record_in_some_subtasks_only(mode):
     assert finished(env).collected["x"] == ["1"]
 
 
+@pytest.mark.on_ray
 def test_one_stream_into_several_sinks(mode, tmp_path):
     env = mode.environment()
     stream = env.from_collection(range(1000)).map(lambda n: n)
@@ -168,6 +174,8 @@ def test_one_stream_into_several_sinks(mode, tmp_path):
     assert Counter(map(int, (tmp_path / "rows.txt").read_text().split())) == Counter(range(1000))
 
 
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_a_deep_pipeline_that_changes_its_parallelism_at_each_step(mode):
     env = mode.environment()
     stream = env.from_collection(range(300))
@@ -180,6 +188,7 @@ def test_a_deep_pipeline_that_changes_its_parallelism_at_each_step(mode):
 
 
 @one_process
+@pytest.mark.on_ray
 def test_two_pipelines_that_do_not_meet_are_one_job(mode):
     env = mode.environment()
     env.from_collection(range(10)).collect("a")
@@ -189,6 +198,7 @@ def test_two_pipelines_that_do_not_meet_are_one_job(mode):
     assert result.collected["b"] == ["XYZ"]
 
 
+@pytest.mark.on_ray
 def test_side_outputs_and_main_outputs_may_meet_again(mode):
     def split(n, ctx):
         if n % 3 == 0:
@@ -229,6 +239,8 @@ def test_a_shuffle_keeps_the_order_per_producer_and_key(mode, downstream):
 
 
 @one_process
+@pytest.mark.on_ray
+@pytest.mark.on_two_nodes
 def test_order_holds_through_two_shuffles_by_the_same_key(mode):
     env = mode.environment()
     stream = env.from_collection([(0, n % 7, n) for n in range(1500)])
@@ -342,6 +354,7 @@ def test_any_pipeline_in_any_schedule_gives_what_plain_python_gives(sizes, steps
 
 
 @one_process
+@pytest.mark.on_ray
 def test_pauses_of_a_source_change_nothing(mode):
     env = mode.environment()
     env.from_source(TestSource([1, PAUSE, PAUSE, 2, 3, PAUSE])).key_by(lambda n: n % 2).count().collect("rows")

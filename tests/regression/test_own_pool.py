@@ -52,6 +52,7 @@ WHERE = {
 @pytest.mark.race
 @with_real_threads
 @pytest.mark.parametrize("where", WHERE)
+@pytest.mark.on_ray
 def test_the_first_calls_of_eight_threads_have_their_right_outcomes(mode, where):
     for seed in range(2 if mode.name == "processes" else 10):
         choose = random.Random(seed)

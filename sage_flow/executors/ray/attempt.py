@@ -135,7 +135,8 @@ class Crew:
         """Let all of them listen; return where."""
         references = {}
         for number, member in self.members.items():
-            part = Membership(number, self._job_id, self._attempt, self._options.lease_s, key)
+            options = self._options
+            part = Membership(number, self._job_id, self._attempt, options.lease_s, options.search_path, key)
             references[number] = member.actor.join.remote(part, spans_nodes, credentials)
         return {number: self._answer(self.members[number], r) for number, r in references.items()}
 
@@ -175,7 +176,7 @@ class Crew:
 
         killed = []
         for member in self.members.values():
-            if member.actor is None or (self._options.pool and is_clean and member.over.is_set()):
+            if member.actor is None or (self._options.pool and is_clean and member.over.wait(_LOSS_S)):
                 continue
             ray.kill(member.actor, no_restart=True)
             if member.run is not None:

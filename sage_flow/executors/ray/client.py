@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sage_flow.executors.processes import pickled_plan
 from sage_flow.executors.ray.cluster import connect_to_ray, is_client
 from sage_flow.executors.ray.master import CONCURRENCY, JobMaster
 from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, is_led
+from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.ray.service_door import RelayPort
 from sage_flow.executors.ray.worker import this_node
 from sage_flow.plan.physical import Plan
@@ -24,7 +26,7 @@ from sage_flow.remote_service import Door, ServiceConnection
 from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import pack_error
-from sage_flow.service import Call, ServiceHandle
+from sage_flow.service import ServiceHandle
 
 if TYPE_CHECKING:
     import ssl
@@ -54,7 +56,7 @@ class RayExecutor:
         payload = pickled_plan(plan)
         connect_to_ray(self.address, self.runtime_env)
         records = JobRecords(self.namespace)
-        led = replace(self.options, driver=options)
+        led = replace(self.options, driver=options, search_path=SearchPath())
         record = records.add(plan.job, payload, led, os.environ.get("RAY_JOB_SUBMISSION_ID"))
         placed = {} if self.runtime_env is None else {"runtime_env": self.runtime_env}
         ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
@@ -137,8 +139,7 @@ class RayExecution(Execution):
         try:
             if reference is not None:
                 ray.get(reference)
-                outcome = self._ask(lambda master: master.outcome.remote())
-                self._end(outcome)
+                self._end(pickle.loads(self._ask(lambda master: master.outcome.remote())))
                 return
         except (ray.exceptions.RayActorError, ClusterError):
             pass  # it may have told the records, or come back
@@ -183,7 +184,8 @@ class RayExecution(Execution):
     def collected(self) -> dict[str, list[Any]]:
         if self._outcome is not None:
             return self._outcome.collected
-        return self._command(lambda master: master.collected.remote()) or {}
+        told: bytes | None = self._command(lambda master: master.collected.remote())
+        return {} if told is None else pickle.loads(told)
 
     def subtasks(self) -> list[SubtaskInfo]:
         return self._command(lambda master: master.subtasks.remote()) or []
@@ -209,7 +211,7 @@ class RayExecution(Execution):
         door: Door = address.door(this_node())
         return door
 
-    def _relay(self, call: Call, timeout_s: float, group: int | None) -> Any:
+    def _relay(self, call: bytes, timeout_s: float, group: int | None) -> Any:
         master = self._master()
         if master is None:
             raise ServiceUnavailable(f"job {self.id!r} has no master")

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import ray
 
+from sage_flow import by_value
 from sage_flow.errors import JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.ray.attempt import Attempt
@@ -29,7 +30,7 @@ from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.restart import NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
-from sage_flow.service import Call
+from sage_flow.runtime.report import OperatorCounts
 
 __all__ = ["JobMaster"]
 
@@ -82,10 +83,11 @@ class JobMaster:
         """Return when the job is over."""
         self._over.wait()
 
-    def outcome(self) -> JobOutcome | None:
-        """What it came to, once it is over. The rows are fetched once."""
+    def outcome(self) -> bytes:
+        """What it came to, once it is over, pickled by value. The rows are fetched once."""
+        self._over.wait()
         self._fetched.set()
-        return self._outcome
+        return by_value.dumps(self._outcome)
 
     def pid(self) -> int:
         """Of its process."""
@@ -110,7 +112,12 @@ class JobMaster:
     def metrics(self) -> dict[str, Any]:
         """See `JobHandle.metrics`."""
         execution = self._execution()
-        return {"operators": {}, "queued": {}, "services": {}} if execution is None else execution.metrics()
+        if execution is not None:
+            return execution.metrics()
+        self._loaded.wait()
+        chains = () if self._plan is None else self._plan.chains
+        operators = [o for chain in chains for o in chain.operators if o.kind is not Kind.KEY_BY]
+        return {"operators": {o.name: OperatorCounts() for o in operators}, "queued": {}, "services": {}}
 
     def statistics(self) -> dict[str, Any]:
         """See `JobHandle.statistics`."""
@@ -119,10 +126,10 @@ class JobMaster:
             return {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
         return execution.statistics()
 
-    def collected(self) -> dict[str, list[Any]]:
-        """The rows so far, of the attempt that runs."""
+    def collected(self) -> bytes:
+        """The rows so far, of the attempt that runs, pickled by value."""
         execution = self._execution()
-        return {} if execution is None else execution.collected()
+        return by_value.dumps({} if execution is None else execution.collected())
 
     def subtasks(self) -> list[SubtaskInfo]:
         """Every subtask of the attempt that runs, and where it is."""
@@ -153,9 +160,10 @@ class JobMaster:
         return {} if self._plan is None else self._plan.services
 
     @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
-    def call(self, call: Call, timeout_s: float, group: int | None) -> Any:
-        """Answer a call for a process that no socket of ours reaches; see `ServiceDoors.call`."""
-        return self._opened_doors(timeout_s).call(call, timeout_s, group)
+    def call(self, call: bytes, timeout_s: float, group: int | None) -> bytes:
+        """Answer a call for a process that no socket of ours reaches; see `ServiceDoors.call`. Pickled, both."""
+        doors = self._opened_doors(timeout_s)
+        return by_value.dumps(doors.call(pickle.loads(call), timeout_s, group))
 
     def _opened_doors(self, timeout_s: float) -> ServiceDoors:
         """Those of the attempt that runs; waits for it to start."""
@@ -247,6 +255,7 @@ class JobMaster:
             self._doors_changed.notify_all()
 
     def _load(self, payload: bytes) -> Plan:
+        self._options.search_path.follow()
         try:
             plan: Plan = pickle.loads(payload)
         except BaseException as error:  # above all an import that fails

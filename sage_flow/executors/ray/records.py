@@ -18,6 +18,7 @@ from sage_flow import by_value
 from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import JobOutcome
+from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.plan.resources import ActorOptions
 from sage_flow.restart import NoRestart, RestartHistory, RestartStrategy
 from sage_flow.runtime.coordinator import JobStatus
@@ -37,7 +38,7 @@ class JobOptions:
     `lease_s`: a process that says nothing for so long is lost. `start_timeout_s`: for all actors of an attempt to be
     there. `is_attached`: the job is cancelled when nobody renews the lease of whoever submitted it. `encrypts`: TLS
     between nodes. `actors`: what an actor gets whose operators do not say. `pool`: names of worker actors to use
-    instead of new ones.
+    instead of new ones. `search_path`: where the user's modules are.
     """
 
     driver: DriverOptions = field(default_factory=DriverOptions)
@@ -48,6 +49,7 @@ class JobOptions:
     encrypts: bool = True
     actors: ActorOptions = field(default_factory=ActorOptions)
     pool: tuple[str, ...] = ()
+    search_path: SearchPath = field(default_factory=SearchPath)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ actor calls of the master, which passes them on.
 
 from __future__ import annotations
 
+import pickle
 import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sage_flow import by_value
 from sage_flow.channels.endpoint import Credentials, Endpoint
 from sage_flow.channels.frame import Message, Reply
 from sage_flow.channels.transport import TcpAddress, UnixAddress
@@ -111,7 +113,7 @@ class RelayPort(CallingPort):
 
     def _send(self, made: OpenCall, call: Call) -> None:
         group = None if made.target == -1 else made.target
-        future = self._ask(call, made.deadline - self.now(), group)
+        future = self._ask(by_value.dumps(call), made.deadline - self.now(), group)
         future.add_done_callback(lambda done: self.take_reply(_reply(made, done)))
 
     def _take_back(self, message: Message) -> None:
@@ -122,5 +124,5 @@ def _reply(made: OpenCall, done: Any) -> Reply:
     error = done.exception()
     if error is not None:
         return Reply(made.id, 0, (), pack_error(ServiceUnavailable(f"{made.label}: the job's master: {error}")))
-    value, packed = done.result()
+    value, packed = pickle.loads(done.result())
     return Reply(made.id, 1, () if packed else (value,), packed)

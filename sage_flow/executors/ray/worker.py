@@ -13,6 +13,7 @@ from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import DRIVER, PeerLost
 from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
 from sage_flow.errors import InternalError
+from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.subtasks import SWITCH_S, refuse_plan, run_subtasks
 from sage_flow.executors.threads import LocalPost
 from sage_flow.plan.physical import Plan
@@ -30,6 +31,7 @@ class Membership:
     job: str
     attempt: int
     lease_s: float
+    search_path: SearchPath = field(repr=False)
     key: bytes = field(repr=False)
 
 
@@ -117,6 +119,7 @@ class Worker:
             raise InternalError("a worker runs before it has joined")
         book.learn(endpoints)
         me = membership.process
+        membership.search_path.follow()
         try:
             loaded: Plan = pickle.loads(plan)
         except BaseException as error:  # above all an import that fails: the master must know which

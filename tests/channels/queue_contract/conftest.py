@@ -4,15 +4,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from certificates import Authority
-from queue_kinds import KEY, MultiprocessingKind, PythonKind, RpcHereKind, RpcKind, RpcTlsKind
-from queue_peer import Peer
+from queue_kinds import (
+    KEY,
+    MultiprocessingKind,
+    PythonKind,
+    RayKind,
+    RayOtherNodeKind,
+    RpcHereKind,
+    RpcKind,
+    RpcTlsKind,
+)
+from queue_peer import Peer, host_there
 
 from sage_flow.channels import RPCQueueServer
 
-KINDS = ["python", "multiprocessing", "rpc", "rpc-tls", "rpc-here"]
+KINDS = ["python", "multiprocessing", "rpc", "rpc-tls", "rpc-here", "ray", "ray-other-node"]
 
 
 @pytest.fixture
@@ -23,7 +33,7 @@ def over_sockets(monkeypatch):
 
 @pytest.fixture(scope="session")
 def kinds(tmp_path_factory):
-    """All of them, by name."""
+    """Those that need no Ray, by name."""
     authority = Authority(tmp_path_factory.mktemp("certificates"))
     with (
         RPCQueueServer("127.0.0.1", 0, KEY) as plain,
@@ -40,6 +50,16 @@ def kinds(tmp_path_factory):
         yield {kind.name: kind for kind in found}
 
 
+@pytest.fixture(scope="session")
+def ray_kinds(ray_cluster):
+    """Those that need one, by name."""
+    elsewhere = "hosted elsewhere"
+    there = ray.remote(num_cpus=0, **ray_cluster.on(ray_cluster.second_id))(host_there)
+    assert ray.get(there.remote(elsewhere)) == ray_cluster.second_id
+    found = [RayKind(ray_cluster.address, "hosted here"), RayOtherNodeKind(ray_cluster.address, elsewhere)]
+    return {kind.name: kind for kind in found}
+
+
 @pytest.fixture(params=KINDS)
 def kind(request, kinds):
     """Each of them."""
@@ -53,7 +73,7 @@ def crossing(request, kinds):
 
 
 def _chosen(request, kinds):
-    kind = kinds[request.param]
+    kind = kinds[request.param] if request.param in kinds else request.getfixturevalue("ray_kinds")[request.param]
     if kind.always_over_sockets:
         request.getfixturevalue("over_sockets")
     return kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import ssl
 
-from sage_flow.channels import PythonQueueDescriptor, RPCQueueDescriptor, resolve_descriptor
+from sage_flow.channels import PythonQueueDescriptor, RayQueueDescriptor, RPCQueueDescriptor, resolve_descriptor
 
 KEY = b"the key of the contract suite"
 
@@ -19,6 +19,7 @@ class Kind:
     copies_items = True  # what is got is a copy of what was put
     survives_its_first_user = True  # the queue is hosted by somebody else
     always_over_sockets = False  # also where the host is this process
+    hosted_here = True  # or in another process than the test's
 
     def make(self, maxsize=0, queue_id=None, **configuration):
         """A descriptor of a channel nobody has used."""
@@ -93,3 +94,35 @@ class RpcHereKind(RpcKind):
 
     name = "rpc-here"
     always_over_sockets = False
+
+
+class RayKind(Kind):
+    """Its host is on the node of the test and of its peers."""
+
+    name = queue_type = "ray"
+    hosted_here = False
+
+    def __init__(self, address, namespace):
+        self.address = address
+        self.namespace = namespace
+
+    def connect(self):
+        """As a driver, in a process that is none yet."""
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+
+    def make(self, maxsize=0, queue_id=None, **configuration):
+        self.connect()
+        return RayQueueDescriptor(maxsize, queue_id, namespace=self.namespace, **configuration)
+
+    def admit(self, descriptor):
+        self.connect()
+        return descriptor
+
+
+class RayOtherNodeKind(RayKind):
+    """Its host is on the other node, and reached over TCP under TLS."""
+
+    name = "ray-other-node"

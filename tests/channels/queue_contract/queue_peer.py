@@ -12,6 +12,7 @@ from queue import Empty
 
 from sage_flow.channels.link import Link
 from sage_flow.channels.loop import exchange_loop
+from sage_flow.channels.ray_queue import host_of
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -187,3 +188,10 @@ def snatch(kind, data, seconds):
         except Empty:
             empties += 1
     return got, empties
+
+
+def host_there(namespace):
+    """Make the host of Ray queues on this node; returns the node."""
+    import ray
+
+    return ray.get(host_of(namespace, "cluster").statistics.remote())["node"]

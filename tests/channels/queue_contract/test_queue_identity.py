@@ -299,7 +299,7 @@ def test_the_key_is_in_no_serial_form_and_no_text(kinds):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"queue_type": "carrier pigeon"}, "'queue_type' is 'carrier pigeon', there are 'python', 'rpc'"),
+        ({"queue_type": "carrier pigeon"}, "'queue_type' is 'carrier pigeon', there are 'python', 'ray', 'rpc'"),
         ({"queue_type": None}, "'queue_type' is None"),
         ({"queue_id": None}, "'queue_id' is None"),
         ({"queue_id": ""}, "queue_id is ''"),

@@ -66,9 +66,9 @@ def test_nothing_is_lost_or_twice_however_often_the_connection_breaks(make_cross
 
     putters = [start(put_all, descriptor.share(), name) for name in range(4)]
     getters = [start(get_all, descriptor.share()) for _ in range(4)]
-    while any(getter.thread.is_alive() for getter in getters):
+    while busy := [getter for getter in getters if getter.thread.is_alive()]:
         break_link(descriptor)
-        getters[0].thread.join(0.02)
+        busy[0].thread.join(0.02)
     for putter in putters:
         putter.result()
     got = [getter.result() for getter in getters]
