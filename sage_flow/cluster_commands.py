@@ -362,7 +362,8 @@ def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any]) -
     if arguments.json:
         import json
 
-        return json.dumps({name: statistics[name] for name in (arguments.what, "stories", "unresponsive")}, indent=2)
+        shown = (arguments.what, *(["queues"] if arguments.what == "channels" else []), "stories", "unresponsive")
+        return json.dumps({name: statistics.get(name, []) for name in shown}, indent=2)
     return (channels_text if arguments.what == "channels" else services_text)(statistics)
 
 

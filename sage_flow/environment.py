@@ -20,8 +20,8 @@ from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
 from sage_flow.plan.location import caller_location
 from sage_flow.plan.physical import Plan
-from sage_flow.plan.planner import public_methods
 from sage_flow.plan.resources import ActorOptionsDict, actor_options
+from sage_flow.plan.service_methods import check_methods
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
 from sage_flow.stream import DataStream
@@ -29,9 +29,6 @@ from sage_flow.stream import DataStream
 __all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
 
 T = TypeVar("T")
-
-_RESERVED_METHODS = frozenset({"options"})
-_RESERVED_PARAMETERS = frozenset({"method", "timeout"})
 
 
 class Environment(ABC):
@@ -210,6 +207,11 @@ class Environment(ABC):
             )
             return
         _check_factory(name, service, args, kwargs)
+        if stateless and hasattr(service, "snapshot"):
+            raise PipelineError(
+                f"service {name!r} has a snapshot(), so it keeps a state: register it without stateless=True, or remove"
+                " snapshot()"
+            )
         self._graph.name_for(name, "service")  # no operator may share it: it names the counts of the service
         self._graph.services[name] = replace(definition, factory=service, args=args, kwargs=kwargs)
 
@@ -384,22 +386,8 @@ def _check_factory(name: str, factory: Any, args: tuple[Any, ...], kwargs: dict[
         if signature is not None:
             signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise PipelineError(f"service {name!r} cannot be made by {factory.__name__}: {error}") from None
-    if isinstance(factory, type):
-        for method in public_methods(factory):
-            _check_method(name, method, getattr(factory, method))
-
-
-def _check_method(service: str, name: str, method: Any) -> None:
-    if name in _RESERVED_METHODS:
-        raise PipelineError(f"service {service!r} has a method named {name!r}, which handles use themselves: rename it")
-    try:
-        parameters = set(inspect.signature(method).parameters)
-    except (ValueError, TypeError):
-        return
-    clash = parameters & _RESERVED_PARAMETERS
-    if clash:
         raise PipelineError(
-            f"method {name!r} of service {service!r} has a parameter {clash.pop()!r}, which call_service uses itself:"
-            " rename it"
-        )
+            f"service {name!r} cannot be made by {getattr(factory, '__name__', factory)}: {error}"
+        ) from None
+    if isinstance(factory, type):
+        check_methods(name, factory)

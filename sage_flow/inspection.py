@@ -10,7 +10,7 @@ __all__ = ["channels_text", "job_text", "jobs_text", "services_text"]
 
 
 def channels_text(statistics: dict[str, Any]) -> str:
-    """A line per channel, the fullest first; then the stories, and who does not answer.
+    """A line per channel, the fullest first; one per queue; then the stories, and who does not answer.
 
     >>> channel = {"kind": "edge", "name": "a => b", "medium": "memory", "host": "b", "producers": ["a"], "depth": 3,
     ...            "oldest_s": 0.25, "received": 1000, "rate_per_s": 50.0, "bytes": None}
@@ -36,7 +36,8 @@ def channels_text(statistics: dict[str, Any]) -> str:
         for channel in sorted(statistics["channels"], key=lambda channel: -int(channel["depth"]))
     ]
     titles = ("channel", "kind", "medium", "waiting", "oldest", "received", "per s", "bytes", "producers")
-    return "\n".join([_table(titles, rows, left=3), *_notes(statistics)])
+    queues = statistics.get("queues", [])
+    return "\n".join([_table(titles, rows, left=3), *_queues(queues), *_notes(statistics)])
 
 
 def services_text(statistics: dict[str, Any]) -> str:
@@ -124,6 +125,47 @@ def job_text(job: dict[str, Any]) -> str:
 
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _queues(queues: Sequence[dict[str, Any]]) -> Iterable[str]:
+    """A line per queue, the fullest first; then the stories of those where items came back from who died.
+
+    >>> queue = {"kind": "hosted", "host": "127.0.0.1:7000", "scope": "cluster", "channel_id": "orders", "depth": 1200,
+    ...          "oldest_s": 2.5, "puts": 3000, "gets": 1800, "puts_per_s": 40.0, "gets_per_s": 20.0, "bytes": 5000,
+    ...          "producers": 2, "waiting_getters": 0, "waiting_putters": 3, "returned": 1,
+    ...          "story": ((0.0, "made"), (1.5, "1 items came back from session 7f"))}
+    >>> print("\\n".join(_queues([queue])).strip())
+    queue   kind    host            waiting  oldest   puts  per s   gets  per s  bytes  producers  blocked
+    orders  hosted  127.0.0.1:7000    1,200   2.5 s  3,000     40  1,800     20  5,000          2        3
+    <BLANKLINE>
+    story of queue orders
+      0.0 s after it was made: made
+      1.5 s after it was made: 1 items came back from session 7f
+    """
+    rows = [
+        (
+            queue["channel_id"] if queue["scope"] == "cluster" else f"{queue['channel_id']} of {queue['scope']}",
+            queue["kind"],
+            queue["host"],
+            f"{queue['depth']:,}",
+            _duration(queue["oldest_s"]),
+            f"{queue['puts']:,}",
+            f"{queue['puts_per_s']:,.0f}",
+            f"{queue['gets']:,}",
+            f"{queue['gets_per_s']:,.0f}",
+            "-" if queue["bytes"] is None else f"{queue['bytes']:,}",
+            str(queue["producers"]),
+            str(queue["waiting_getters"] + queue["waiting_putters"]),
+        )
+        for queue in sorted(queues, key=lambda queue: -int(queue["depth"]))
+    ]
+    if rows:
+        titles = ("queue", "kind", "host", "waiting", "oldest", "puts", "per s", "gets", "per s")
+        yield "\n" + _table((*titles, "bytes", "producers", "blocked"), rows, left=3)
+    for queue in queues:
+        if queue["returned"]:
+            yield f"\nstory of queue {queue['channel_id']}"
+            yield from (f"  {seconds:.1f} s after it was made: {what}" for seconds, what in queue["story"])
 
 
 def _notes(statistics: dict[str, Any]) -> Iterable[str]:

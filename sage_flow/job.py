@@ -157,7 +157,7 @@ class JobHandle:
 
         `key` opens this service and nothing else; without one only this machine can connect. Port 0: any that is
         free, see the result's `port`. It ends with the job. Raises UnknownService; ChannelNotReachable if the port
-        is in use, or a key is missing.
+        is in use, or a key is missing; TypeError and ValueError for a key that is not bytes, or none of them.
         """
         return self._execution.serve(service, host, port, key, ssl_context)
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_flow.channels.frame import CancelRequest, Message, Reply
 from sage_flow.channels.link import Link, Listener, dial
+from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
-from sage_flow.executors.calling import CallingPort
+from sage_flow.executors.calling import CallingPort, cannot_be_sent
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Condition
 from sage_flow.plan.physical import Plan, ServicePlan
@@ -68,7 +69,7 @@ class ServedService:
         self._roomy = replace(service, max_pending=2 * service.max_pending)
         self._listener = Listener(
             address,
-            key,
+            check_key(key),
             _name(service.name),
             on_link=self._greet,
             on_message=self._on_message,
@@ -87,6 +88,9 @@ class ServedService:
     def statistics(self) -> dict[str, Any]:
         """Connected processes, refused connections, the last events."""
         return self._listener.statistics()
+
+    def __repr__(self) -> str:
+        return f"ServedService({self._service.name!r}, {self.host!r}, {self.port})"
 
     def __enter__(self) -> ServedService:
         return self
@@ -196,9 +200,9 @@ class _RemotePort(CallingPort):
         group = None if made.target == -1 else made.target
         left_s = made.deadline - self.now()
         try:
-            self._link().send((made.id, left_s, call.method, call.args, call.kwargs, group))
+            self._link().send((made.id, left_s, call.method, call.args, call.kwargs, group), subject=call)
         except CodecError as error:
-            self._end(made, Outcome(error=error))
+            self._end(made, Outcome(error=cannot_be_sent(f"the arguments of {made.label}", error)))
         except (LinkClosed, ChannelNotReachable) as error:
             self._end(made, Outcome(error=ServiceUnavailable(f"{made.label} cannot be called: {error}")))
 
@@ -303,10 +307,13 @@ def connect_service(
     A call whose connection breaks ends in ServiceUnavailable and is not repeated, as it may have been answered; the
     next call connects again, with `retry_count` repetitions.
 
-    Raises: ChannelNotReachable if nobody is there, or the key does not open this service.
+    Raises: ChannelNotReachable if nobody is there, or the key does not open this service; ValueError and TypeError
+    for arguments that can reach nobody.
     """
-    address = TcpAddress(host, port, ssl_context)
-    return ServiceConnection(service, lambda: (address, key), connect_timeout_s, retry_count)
+    check_server(host, port)
+    check_patience("connect_timeout_s", connect_timeout_s, retry_count)
+    door = TcpAddress(host, port, ssl_context), check_key(key)
+    return ServiceConnection(service, lambda: door, connect_timeout_s, retry_count)
 
 
 def _name(service: str) -> str:

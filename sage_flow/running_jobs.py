@@ -43,7 +43,10 @@ class RunningJob:
     key: bytes = field(repr=False)
 
     def ask(self) -> dict[str, Any]:
-        """Return its `JobHandle.statistics()`. Raises ChannelNotReachable if it does not answer."""
+        """Return its `JobHandle.statistics()`, and `queues`: those whose contents are in its process.
+
+        Raises: ChannelNotReachable if it does not answer.
+        """
         from sage_flow.channels.link import dial
         from sage_flow.channels.transport import UnixAddress
 
@@ -72,6 +75,7 @@ class RunningJob:
 def announced(job: JobHandle) -> Iterator[None]:
     """Let others find and ask the job while the block runs."""
     from sage_flow.channels.link import Listener
+    from sage_flow.channels.queues_here import queues_here
     from sage_flow.channels.transport import UnixAddress
 
     path = _directory() / f"{os.getpid()}-{next(_numbers)}"
@@ -79,7 +83,7 @@ def announced(job: JobHandle) -> Iterator[None]:
 
     def answer(link: Link) -> None:
         with contextlib.suppress(ConnectionError):  # who asked has gone
-            link.send(job.statistics())
+            link.send({**job.statistics(), "queues": queues_here()})
 
     def on_message(link: Link, message: Any, size: int) -> None:
         # Asking the job waits for its subtasks, which this thread must not.

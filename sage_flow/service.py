@@ -113,9 +113,9 @@ class ServiceFuture:
         """Wait for the reply, at most `timeout_s` seconds, and return it.
 
         Raises: what the service raised, or a ServiceError; `concurrent.futures.CancelledError`; TimeoutError if
-        the call is still open after `timeout_s`, and then goes on.
+        the call is still open after `timeout_s`, and then goes on; PipelineError if that is negative.
         """
-        deadline = None if timeout_s is None else self._calls.now() + timeout_s
+        deadline = _deadline(self._calls, timeout_s)
         self._calls.await_calls([self._call], 1, deadline)
         outcome = self._calls.poll(self._call)
         if outcome is None:
@@ -176,19 +176,33 @@ def wait(
     """Wait until `count` futures (default: all) are done, at most `timeout_s` seconds.
 
     Returns those that are done and those that are not, each in the order given. Raises PipelineError if they
-    are of different callers (each operator is one), which cannot be waited for together.
+    are of different callers (each operator is one), which cannot be waited for together; if they are fewer than
+    `count`; if `timeout_s` is negative.
     """
     given = list(futures)
+    for future in given:
+        if not isinstance(future, ServiceFuture):
+            raise PipelineError(f"wait() takes futures of calls, as .remote() returns them, not {future!r}")
+    wanted = len(given) if count is None else count
+    if not 0 <= wanted <= len(given):
+        raise PipelineError(f"{wanted} of {len(given)} futures can never be done: give a count of 0 to {len(given)}")
     if not given:
         return [], []
     calls = given[0]._calls
     if any(future._calls is not calls for future in given):
         raise PipelineError("these futures belong to different operators or jobs: wait for those of each apart")
-    deadline = None if timeout_s is None else calls.now() + timeout_s
-    calls.await_calls([future._call for future in given], len(given) if count is None else count, deadline)
+    calls.await_calls([future._call for future in given], wanted, _deadline(calls, timeout_s))
     done = [future.done() for future in given]
     pairs = list(zip(given, done, strict=True))
     return [future for future, is_done in pairs if is_done], [future for future, is_done in pairs if not is_done]
+
+
+def _deadline(calls: CallsInFlight, timeout_s: Any) -> float | None:
+    if timeout_s is None:
+        return None
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not timeout_s >= 0:
+        raise PipelineError(f"timeout_s is {timeout_s!r}: give seconds, 0 or more, or None to wait for the call itself")
+    return calls.now() + timeout_s
 
 
 class Call(NamedTuple):

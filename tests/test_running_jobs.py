@@ -20,13 +20,19 @@ from sage_flow.errors import ChannelNotReachable, PipelineError
 JOB = """
     import sys, time
     from sage_flow import LocalEnvironment
+    from sage_flow.channels import PythonQueueDescriptor
 
     class Adder:
         def add(self, n):
             return n + 1
 
+    inside = PythonQueueDescriptor(queue_id="inside")
+    between = PythonQueueDescriptor(use_multiprocessing=True, queue_id="between")
+
     def slow(n, ctx):
         ctx.service("adder").add(n)
+        inside.put(n)
+        between.put_many([n, n])
         if n == 5:
             time.sleep(600)
 
@@ -83,6 +89,18 @@ def test_a_running_job_shows_its_channels_and_services(start, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["services"]["adder"]["add"]["calls"] >= 6
     assert told["unresponsive"] == []
+
+
+def test_a_running_job_shows_the_queues_in_its_process(start, capsys):
+    start("queueing")
+    assert main(["channels"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert next(line for line in shown if line[:1] == ["queue"])[:4] == ["queue", "kind", "host", "waiting"]
+    assert next(line for line in shown if line[:1] == ["inside"])[1:3] == ["python", "process"]
+    assert next(line for line in shown if line[:1] == ["between"])[1] == "hosted"
+    assert main(["channels", "--json"]) == 0
+    depths = {queue["channel_id"]: queue["depth"] for queue in json.loads(capsys.readouterr().out)["queues"]}
+    assert depths["between"] == 2 * depths["inside"] >= 12
 
 
 def test_jobs_are_told_apart_by_name_and_process(start, capsys):

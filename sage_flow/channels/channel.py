@@ -93,6 +93,13 @@ def channel(key: ChannelKey) -> Channel:
         return found
 
 
+def owned_channels() -> list[tuple[Channel, LiveQueue]]:
+    """The channels whose contents are in this process, and their live ends."""
+    with _lock:
+        owned = list(_owned.values())
+    return [(known, live) for known in owned if (live := known._live()) is not None]
+
+
 def _none() -> None:
     return None
 

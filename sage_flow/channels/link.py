@@ -139,8 +139,11 @@ class Link:
         pipe = self._pipe
         if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
             return
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        until = None if timeout_s is None else time.monotonic() + min(timeout_s, 86_400)  # poll() counts ms in an int
         with self._watching:
+            if self._reason is not None:  # the link ended just now, and its socket may be closed
+                self._reading.release()
+                return
             self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
             self._watch(pipe)
         try:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -99,10 +101,20 @@ class QueueHost:
         return list(self._queues)
 
     def statistics(self) -> dict[str, Any]:
-        """`queues`: the statistics of each, by scope and channel_id; and those of the first listener."""
-        now = time.monotonic()
-        queues = {name: queue.statistics(now) for name, queue in list(self._queues.items())}
-        return {"queues": queues, **self._listeners[0].statistics()}
+        """`queues`: those of each, by scope and channel_id; and those of the first listener. From any thread."""
+        loop = exchange_loop()
+        if threading.get_ident() == loop.thread:
+            return self._told()
+        told: Future[dict[str, Any]] = Future()
+
+        def tell() -> None:  # there, where nothing changes while it is looked at
+            try:
+                told.set_result(self._told())
+            except Exception as error:
+                told.set_exception(error)
+
+        loop.order(tell)
+        return told.result()
 
     def _listen(self, address: Address) -> Listener:
         return Listener(
@@ -115,6 +127,11 @@ class QueueHost:
         )
 
     # All below runs on the exchange thread.
+
+    def _told(self) -> dict[str, Any]:
+        now = time.monotonic()
+        queues = {name: queue.statistics(now) for name, queue in self._queues.items()}
+        return {"queues": queues, **self._listeners[0].statistics()}
 
     def _on_link(self, link: AnyLink) -> None:
         self._links[link] = {}
@@ -285,6 +302,11 @@ def host_here(address: Address, key: bytes) -> QueueHost | None:
     if host is None or not hmac.compare_digest(host._key, key) or _has_tls(host.address) != _has_tls(address):
         return None
     return host
+
+
+def hosts_here() -> set[QueueHost]:
+    """Those of this process."""
+    return set(_here.values())
 
 
 def _has_tls(address: Address) -> bool:

@@ -88,11 +88,11 @@ class LiveQueue(QueueMethods):
 
 
 def waiting_time(block: bool, timeout: float | None) -> float | None:
-    """Seconds to wait; None: for ever. Raises: ValueError if `timeout` is negative."""
+    """Seconds to wait; None: for ever. Raises: ValueError if `timeout` is negative, or no number."""
     if not block:
         return 0.0
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout is {timeout}: give seconds, 0 or more, or None to wait for ever")
+    if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout >= 0):
+        raise ValueError(f"timeout is {timeout!r}: give seconds, 0 or more, or None to wait for ever")
     return timeout
 
 
@@ -104,5 +104,5 @@ def check_count(count: int, maxsize: int) -> None:
 
 def check_most(max_items: int) -> None:
     """Raises: ValueError if it is not a number of items to get."""
-    if max_items < 1:
-        raise ValueError(f"max_items is {max_items}: give 1 or more")
+    if not isinstance(max_items, int) or max_items < 1:
+        raise ValueError(f"max_items is {max_items!r}: give 1 or more")

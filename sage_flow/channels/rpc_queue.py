@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sage_flow.channels.descriptor import CLUSTER, BaseQueueDescriptor
 from sage_flow.channels.queue_connection import QueueConnection, pooled_connection
 from sage_flow.channels.queue_methods import LiveQueue
+from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.remote_queue import ReachPolicy, RemoteQueue
-from sage_flow.channels.rpc_server import check_key
 from sage_flow.channels.transport import TcpAddress
 
 if TYPE_CHECKING:
@@ -41,14 +41,8 @@ class RPCQueueDescriptor(BaseQueueDescriptor):
         ssl_context: ssl.SSLContext | None = None,
         scope: str = CLUSTER,
     ) -> None:
-        if not isinstance(host, str) or not host:
-            raise ValueError(f"host is {host!r}: give a name or an address")
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
-            raise ValueError(f"port is {port!r}: give one of 1 to 65535")
-        if not connection_timeout > 0:
-            raise ValueError(f"connection_timeout is {connection_timeout!r}: give seconds, more than 0")
-        if isinstance(retry_count, bool) or not isinstance(retry_count, int) or retry_count < 0:
-            raise ValueError(f"retry_count is {retry_count!r}: give an int, 0 or more")
+        check_server(host, port)
+        check_patience("connection_timeout", connection_timeout, retry_count)
         self._address = (host, port)
         self._policy = ReachPolicy(connection_timeout, retry_count)
         self._enable_pooling = bool(enable_pooling)

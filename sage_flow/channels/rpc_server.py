@@ -6,6 +6,7 @@ import ssl
 from typing import Any, cast
 
 from sage_flow.channels.queue_host import QueueHost
+from sage_flow.channels.reach import check_key
 from sage_flow.channels.transport import TcpAddress
 
 
@@ -47,14 +48,3 @@ class RPCQueueServer:
 
     def __repr__(self) -> str:
         return f"RPCQueueServer({self.host!r}, {self.port})"
-
-
-def check_key(key: bytes | None) -> bytes:
-    """Bytes of `key`; none for None. Raises: TypeError, ValueError; neither shows the key."""
-    if key is None:
-        return b""
-    if not isinstance(key, bytes):
-        raise TypeError(f"key is a {type(key).__name__}: give bytes")
-    if not key:
-        raise ValueError("key is empty: give bytes, or None for no key")
-    return key

@@ -21,9 +21,10 @@ from sage_flow.runtime.statistics import CallStatistics
 from sage_flow.service import Call
 from sage_flow.story import Story
 
-__all__ = ["CallingPort"]
+__all__ = ["CallingPort", "cannot_be_sent"]
 
 _FEW = 8  # open calls; while there are more, the requests of further ones may go together
+_ENDLESS_S = 1e9  # thirty years; an operating system cannot wait for longer
 
 
 class CallingPort:
@@ -103,7 +104,7 @@ class CallingPort:
         try:
             self._post.send(self._address, made.target, request)
         except CodecError as error:
-            self._end(made, Outcome(error=error))
+            self._end(made, Outcome(error=cannot_be_sent(f"the arguments of {made.label}", error)))
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         replicas = self._replicas[service.name]
@@ -218,8 +219,9 @@ class CallingPort:
                     if deadline is not None and deadline <= now:
                         return False
                     wake_at = _earliest(deadline, self._calls.next_deadline)
-                    if wake_at is None or wake_at > now:
-                        self._condition.wait(None if wake_at is None else wake_at - now)
+                    left_s = None if wake_at is None else wake_at - now
+                    if left_s is None or left_s > 0:
+                        self._condition.wait(None if left_s is None or left_s > _ENDLESS_S else left_s)
                         continue
             self._expire()
 
@@ -236,6 +238,13 @@ class CallingPort:
     def _refused(self, service: ServicePlan) -> Outcome | None:
         """Why this service must not be called from here."""
         return None
+
+
+def cannot_be_sent(what: str, error: CodecError) -> CodecError:
+    """Which of the two that cross, arguments and reply, it was."""
+    told = CodecError(f"{what} cannot be sent: {error}")
+    told.__cause__ = error
+    return told
 
 
 def _earliest(one: float | None, other: float | None) -> float | None:

@@ -28,8 +28,8 @@ from sage_flow.channels.frame import (
     Ticket,
 )
 from sage_flow.channels.hold import OnHold
-from sage_flow.errors import JobCancelled, JobRestarting, ProtocolError
-from sage_flow.executors.calling import CallingPort
+from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError
+from sage_flow.executors.calling import CallingPort, cannot_be_sent
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Channel, Plan, ServicePlan, Subtask
@@ -240,8 +240,11 @@ class WorkerPort(CallingPort):
             self._shell.send(self._address, incoming.channel.producer, Credit(channel, amount))
 
     def reply(self, caller: int, reply: Reply) -> None:
-        with OnHold(bool(self._inbox)):
-            self._shell.send(self._address, caller, reply)
+        try:
+            with OnHold(bool(self._inbox)):
+                self._shell.send(self._address, caller, reply)
+        except CodecError as error:
+            raise cannot_be_sent(f"a reply of service {self._service!r}", error) from error
 
     def in_activation(self) -> bool:
         return threading.get_ident() == self._thread

@@ -14,6 +14,7 @@ from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Kind, Node, Operator, Partitioning, ServiceDefinition, Tap
 from sage_flow.plan.physical import DRIVER_CHAIN, MAX_PARALLELISM, REPLY, Chain, Edge, Plan, ServicePlan
 from sage_flow.plan.resources import ActorOptions
+from sage_flow.plan.service_methods import public_methods, type_key
 from sage_flow.plan.validation import main_consumers, validate
 
 __all__ = ["build_plan"]
@@ -169,17 +170,3 @@ def _service_plan(
         methods,
         type_key,
     )
-
-
-LIFE_CYCLE = frozenset({"open", "close", "snapshot", "restore"})
-
-
-def public_methods(service_class: object) -> frozenset[str]:
-    """The names a caller may use."""
-    names = (name for name in dir(service_class) if not name.startswith("_") and name not in LIFE_CYCLE)
-    return frozenset(name for name in names if callable(getattr(service_class, name)))
-
-
-def type_key(service_class: object) -> str:
-    """Names a class alike in every process."""
-    return f"{service_class.__module__}.{service_class.__qualname__}"  # type: ignore[attr-defined]

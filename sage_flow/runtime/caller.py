@@ -17,7 +17,7 @@ from sage_flow.errors import (
 )
 from sage_flow.keys import key_group
 from sage_flow.plan.physical import MAX_PARALLELISM, ServicePlan
-from sage_flow.plan.planner import type_key
+from sage_flow.plan.service_methods import type_key
 from sage_flow.runtime.port import CallPort
 from sage_flow.service import Call, ServiceFuture, ServiceHandle
 
@@ -115,6 +115,8 @@ def find_service(services: Mapping[str, ServicePlan], service: str | type) -> Se
         if plan is None:
             raise UnknownService(f"no service {service!r}; {_suggest(service, services, 'registered')}")
         return plan
+    if not isinstance(service, type):
+        raise UnknownService(f"a service is called by its name or its class, not by {service!r}")
     wanted = type_key(service)
     found = [plan for plan in services.values() if plan.type_key == wanted]
     if len(found) != 1:
@@ -139,6 +141,8 @@ def _key_group(plan: ServicePlan, key: Any) -> int | None:
 
 
 def _check_method(plan: ServicePlan, method: str) -> None:
+    if not isinstance(method, str):
+        raise UnknownService(f"a method of service {plan.name!r} is called by its name, not by {method!r}")
     if method.startswith("_"):
         raise UnknownService(f"{method!r} of service {plan.name!r} is private")
     if plan.methods is not None and method not in plan.methods:

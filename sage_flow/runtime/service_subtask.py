@@ -10,7 +10,7 @@ from sage_flow.channels.frame import Message, Reply, Request
 from sage_flow.errors import CodecError, PipelineError, ProtocolError, UnknownService
 from sage_flow.functions import RuntimeContext
 from sage_flow.plan.physical import Plan, Subtask
-from sage_flow.plan.planner import public_methods
+from sage_flow.plan.service_methods import check_methods, public_methods
 from sage_flow.runtime.answering import CallersGate
 from sage_flow.runtime.caller import ActivationDeadline, Caller
 from sage_flow.runtime.failure import explain_failure, pack_error
@@ -47,6 +47,7 @@ class ServiceSubtask:
         )
         try:
             made = self._operator.functions[0](*self._operator.options["args"], **self._operator.options["kwargs"])
+            check_methods(self._operator.name, made)
             self._methods = public_methods(made)
             self._coroutines = frozenset(n for n in self._methods if inspect.iscoroutinefunction(getattr(made, n)))
             _life_cycle(made, "open")(context)

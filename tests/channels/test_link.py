@@ -425,6 +425,16 @@ def test_the_end_of_the_link_wakes_a_thread_that_reads(room, who):
     here.end()
 
 
+@every_way
+def test_nobody_reads_a_link_that_has_ended(room):
+    (link, here), (peer, _) = room.pair()
+    peer.close()
+    here.end()
+    link.close(wait=True)
+    link.read_while(lambda: True, PATIENCE_S)  # who begins to wait just now must see it, and not a closed socket
+    assert link.is_closed
+
+
 @pytest.mark.race
 def test_threads_that_wait_get_their_messages_whoever_reads(room):
     got, come = [], threading.Condition()

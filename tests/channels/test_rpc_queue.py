@@ -1,8 +1,12 @@
 """What is particular to RPC queues: their configuration, their server, their key."""
 
+import threading
+
 import pytest
 
 from sage_flow.channels import RPCQueueDescriptor, RPCQueueServer
+from sage_flow.channels.hosted_queue import HostedQueue
+from sage_flow.channels.loop import exchange_loop
 from sage_flow.errors import ChannelNotReachable
 
 
@@ -48,6 +52,8 @@ def test_one_name_at_two_servers_is_two_channels():
         ({"port": "80"}, "port is '80'"),
         ({"connection_timeout": 0}, "connection_timeout is 0"),
         ({"connection_timeout": -1.0}, "connection_timeout is -1.0"),
+        ({"connection_timeout": "30"}, "connection_timeout is '30'"),
+        ({"connection_timeout": float("inf")}, "connection_timeout is inf"),
         ({"retry_count": -1}, "retry_count is -1"),
         ({"retry_count": 1.5}, "retry_count is 1.5"),
         ({"key": b""}, "key is empty"),
@@ -84,6 +90,16 @@ def test_a_server_tells_of_its_queues():
         told = server.statistics()
         assert told["queues"]["cluster", "orders"]["depth"] == 1
         assert repr(server) == f"RPCQueueServer('127.0.0.1', {server.port})"
+
+
+def test_a_server_looks_at_its_queues_where_nothing_changes_meanwhile(monkeypatch):
+    looking = []
+    tell = HostedQueue.statistics
+    monkeypatch.setattr(HostedQueue, "statistics", lambda *told: looking.append(threading.get_ident()) or tell(*told))
+    with RPCQueueServer("127.0.0.1", 0) as server:
+        RPCQueueDescriptor("127.0.0.1", server.port, queue_id="a").put(1)
+        assert server.statistics()["queues"]["cluster", "a"]["depth"] == 1
+    assert looking == [exchange_loop().thread]
 
 
 def test_a_closed_server_listens_no_more():

@@ -8,12 +8,13 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 
 import pytest
 
 from sage_flow import JobStatus, LocalEnvironment, Service
 from sage_flow.channels.link import exchange_loop
-from sage_flow.errors import WorkerDied
+from sage_flow.errors import ServiceUnavailable, WorkerDied
 from sage_flow.executors.processes import ProcessExecutor
 
 
@@ -134,6 +135,35 @@ def test_the_caller_of_a_service_that_is_killed_does_not_wait_for_its_timeout():
     with pytest.raises(WorkerDied, match="SIGKILL") as caught:
         env.submit().result(timeout=60)
     assert "deadly" in str(caught.value)
+
+
+class Sleepy(Service):
+    def process(self, value):
+        time.sleep(value)
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleepy():
+    time.sleep(1000)
+    yield from ()
+
+
+@pytest.mark.race
+@pytest.mark.usefixtures("nothing_left")
+def test_callers_outside_of_a_service_that_is_killed_are_told_at_once():
+    env = LocalEnvironment("test", executor=ProcessExecutor(), cancel_grace_s=0.2)
+    env.register_service("sleepy", Sleepy, concurrency=2, timeout=1000.0)
+    env.from_iterable(sleepy).for_each(str)
+    with env.submit() as job:
+        service = job.service("sleepy")
+        open_call = service.process.remote(1000)
+        for call in (service.die, open_call.result, lambda: service.process(0)):
+            with pytest.raises(ServiceUnavailable, match="failed in sleepy"):
+                call()
+        with pytest.raises(WorkerDied, match="SIGKILL"):
+            job.result(timeout=60)
 
 
 def run_script(tmp_path, text, *arguments, **options):

@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(job):
     with job.serve("adder", key=KEY) as served, connect(served, "adder") as adder:
         with pytest.raises(errors.UnknownService, match="did you mean 'add'"):
             adder.ad(1)
-        with pytest.raises(errors.CodecError, match="lock"):
+        with pytest.raises(errors.CodecError, match=r"arguments of adder\.add cannot be sent: .*args\[0\].*lock"):
             adder.add(threading.Lock())
         assert adder.add(1) == 2
     with pytest.raises(errors.UnknownService):
@@ -159,6 +159,34 @@ def test_a_client_that_goes_takes_its_calls_with_it(job):
             connection.handle.wait()
         with connect(served, "gate") as gate:
             assert gate.open_it() == "opened"
+
+
+WRONG = {
+    "host": ("", "host is ''"),
+    "port": (0, "port is 0"),
+    "key": (b"", "key is empty"),
+    "connect_timeout_s": (-1, "connect_timeout_s is -1"),
+    "retry_count": (-1, "retry_count is -1"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "text"), [(name, *wrong) for name, wrong in WRONG.items()])
+def test_arguments_that_can_reach_nobody_are_refused_when_they_are_said(name, value, text):
+    given = {"host": "127.0.0.1", "port": 1, "service": "adder", "key": KEY, name: value}
+    with pytest.raises(ValueError, match=text):
+        connect_service(**given)
+
+
+def test_a_key_is_bytes_and_not_shown(job):
+    for give in (
+        lambda: job.serve("adder", key="secret"),
+        lambda: connect_service("127.0.0.1", 1, "adder", key="secret"),
+    ):
+        with pytest.raises(TypeError, match="key is a str: give bytes") as caught:
+            give()
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="key is empty"):
+        job.serve("adder", key=b"")
 
 
 def test_a_key_is_wanted_where_others_could_connect(job):

@@ -140,6 +140,32 @@ def test_futures_of_different_operators_cannot_be_waited_for_together():
         env.execute()
 
 
+WRONG = {
+    "more than there are": (lambda futures: wait(futures, count=3), "3 of 2 futures"),
+    "one of none": (lambda futures: wait([], count=1), "1 of 0 futures"),
+    "fewer than none": (lambda futures: wait(futures, count=-1), "-1 of 2 futures"),
+    "replies": (lambda futures: wait([futures[0].result()]), "not 'through'"),
+    "a negative time for many": (lambda futures: wait(futures, timeout_s=-1), "timeout_s is -1"),
+    "a negative time for one": (lambda futures: futures[0].result(-0.5), "timeout_s is -0.5"),
+    "a text": (lambda futures: futures[0].result("1"), "timeout_s is '1'"),
+}
+
+
+@pytest.mark.parametrize(("look", "text"), WRONG.values(), ids=WRONG)
+def test_what_can_never_be_waited_for_is_refused_at_once(look, text):
+    def work(n, ctx):
+        futures = [ctx.service("gate").wait.remote() for _ in range(2)]
+        ctx.service("gate").open_it()
+        with pytest.raises(PipelineError, match=text):
+            look(futures)
+        return [future.result() for future in futures]
+
+    env = LocalEnvironment("test")
+    env.register_service("gate", Gate, concurrency=3)
+    env.from_collection([1]).map(work).collect("rows")
+    assert env.execute(progress=False).collected["rows"] == [["through", "through"]]
+
+
 def test_a_future_says_what_it_is():
     told = []
     env = LocalEnvironment("test")

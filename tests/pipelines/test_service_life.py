@@ -3,6 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from failing_pipelines import Boom, one_process
@@ -209,7 +210,20 @@ class HasMethod:
         pass
 
 
+class HasSnapshot:
+    def snapshot(self):
+        return 1
+
+
 REFUSED = {
+    "stateless with a state": (
+        lambda env: env.register_service("s", HasSnapshot, stateless=True),
+        ["'s'", "snapshot()", "without stateless=True"],
+    ),
+    "an unknown argument of a partial": (
+        lambda env: env.register_service("s", partial(make_calculator), speed=1),
+        ["'s'", "partial"],
+    ),
     "an instance": (lambda env: env.register_service("s", Calculator()), ["'s'", "instance", "Calculator"]),
     "the same name": (
         lambda env: [env.register_service("s", Calculator) for _ in "ab"],
@@ -250,6 +264,33 @@ def test_a_wrong_registration_is_refused_at_once(register, fragments):
         register(LocalEnvironment("test"))
     for fragment in fragments:
         assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "text"), [(HasOptions, "'options'"), (HasTimeout, "'timeout'"), (HasMethod, "'method'")]
+)
+def test_what_a_function_makes_is_refused_when_it_is_made(made, text):
+    env = LocalEnvironment("test")
+    env.register_service("s", lambda: made())
+    env.from_collection([1]).for_each(str)
+    with pytest.raises(PipelineError, match=f"'s'.*{text}|{text}.*'s'"):
+        env.execute()
+
+
+class HasProperty:
+    @property
+    def broken(self):
+        raise RuntimeError("was read")
+
+    def answer(self):
+        return 42
+
+
+def test_properties_are_no_methods_and_are_not_read():
+    env = LocalEnvironment("test")
+    env.register_service("s", HasProperty)
+    env.from_collection([1]).map(lambda n, ctx: ctx.service("s").answer()).collect("rows")
+    assert env.execute().collected["rows"] == [42]
 
 
 def test_a_circle_of_declared_uses_is_refused_before_the_job_runs():

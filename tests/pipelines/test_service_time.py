@@ -1,9 +1,11 @@
 """Calls wait for a reply and for a place no longer than they may, and are answered one at a time or side by side."""
 
+import asyncio
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from failing_pipelines import one_process
 from services_under_test import Calculator, asked
 
@@ -45,6 +47,30 @@ def test_no_reply_in_time_is_a_timeout_that_names_the_method_and_the_seconds():
     assert isinstance(error, TimeoutError)
     assert "gate.wait" in str(error)
     assert "0.05 s" in str(error)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_timeout_may_be_without_end(mode, timeout):
+    def ask(n, ctx):
+        one, two = (ctx.service(name).options(timeout=timeout) for name in ("plain", "awaiting"))
+        return one.echo(n), two.echo.remote(n).result(timeout)
+
+    env = mode.environment()
+    env.register_service("plain", Echo, timeout=timeout)
+    env.register_service("awaiting", AwaitingEcho, timeout=timeout)
+    env.from_collection([1, 2]).map(ask).collect("rows")
+    assert sorted(env.execute(progress=False).collected["rows"]) == [(1, 1), (2, 2)]
+
+
+class Echo(Service):
+    def echo(self, value):
+        return value
+
+
+class AwaitingEcho(Service):
+    async def echo(self, value):
+        await asyncio.sleep(0.01)
+        return value
 
 
 def test_the_timeout_of_the_registration_is_the_default():

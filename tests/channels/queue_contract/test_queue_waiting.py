@@ -98,7 +98,22 @@ def test_a_timeout_is_waited_for_and_not_longer(make):
     assert time.monotonic() - before >= 0.2
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_timeout_may_be_without_end(make, timeout):
+    descriptor = make(maxsize=1)
+    getter = start(descriptor.share().get, True, timeout)
+    until(descriptor, waiting_getters=1)
+    descriptor.put("a", timeout=timeout)
+    assert getter.result() == "a"
+    descriptor.put("b")
+    putter = start(descriptor.share().put, "c", True, timeout)
+    until(descriptor, waiting_putters=1)
+    assert descriptor.get(timeout=timeout) == "b"
+    putter.result()
+    assert descriptor.get() == "c"
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), "1"])
 def test_a_negative_timeout_is_refused(make, timeout):
     descriptor = make()
     for wait in (

@@ -1,0 +1,34 @@
+"""What users say of how a server is reached, and how hard to try: refused where it is said if it cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LONGEST_S = 1e9  # thirty years; sockets take no infinite timeout
+
+
+def check_key(key: bytes | None) -> bytes:
+    """Bytes of `key`; none for None. Raises: TypeError, ValueError; neither shows the key."""
+    if key is None:
+        return b""
+    if not isinstance(key, bytes):
+        raise TypeError(f"key is a {type(key).__name__}: give bytes")
+    if not key:
+        raise ValueError("key is empty: give bytes, or None for no key")
+    return key
+
+
+def check_server(host: Any, port: Any) -> None:
+    """Raises: ValueError for what nobody can be dialed at."""
+    if not isinstance(host, str) or not host:
+        raise ValueError(f"host is {host!r}: give a name or an address")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+        raise ValueError(f"port is {port!r}: give one of 1 to 65535")
+
+
+def check_patience(name: str, timeout_s: Any, retry_count: Any) -> None:
+    """Raises: ValueError. `name` is what the user calls the seconds."""
+    if not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < _LONGEST_S:
+        raise ValueError(f"{name} is {timeout_s!r}: give seconds, more than 0")
+    if isinstance(retry_count, bool) or not isinstance(retry_count, int) or retry_count < 0:
+        raise ValueError(f"retry_count is {retry_count!r}: give an int, 0 or more")
