@@ -10,6 +10,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 
 import pytest
 
@@ -157,7 +158,9 @@ def test_a_directory_that_others_can_enter_is_not_used(own_directory, caplog):
     os.mkdir(f"{own_directory}/sage_flow-{os.geteuid()}", 0o755)
 
     def items():
-        threading.Event().wait(0.8)
+        until = time.monotonic() + 60
+        while "nobody can look" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
         yield 1
 
     env = LocalEnvironment("private")
