@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit race random soak regression bench test-pythons clean
+.PHONY: demo test lint types unit race random test-all soak regression bench test-pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sage-flow run jobs/flights.py
@@ -30,6 +30,10 @@ race: $(VENV)/.test
 # The whole suite three times, each in another random order.
 random: $(VENV)/.test
 	for turn in 1 2 3; do $(BIN)/python -m pytest -q -m "not soak" -p randomly || exit 1; done
+
+# Everything, in every mode, on Ray too: hours.
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -q --everywhere
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m soak

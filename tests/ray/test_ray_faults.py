@@ -274,3 +274,16 @@ def test_a_consumer_that_is_stopped_for_longer_than_its_lease_is_fenced(ray_clus
         if Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGCONT)
     wait_for(lambda: are_gone([pid]))
+
+
+def test_a_master_that_is_killed_behind_the_end_of_its_job_does_not_run_it_again(ray_cluster):
+    import ray
+
+    env = RemoteEnvironment("ended")
+    env.from_collection([1]).map(lambda n: b"x" * (2 << 20)).collect("rows")  # too much for the records: it stays
+    job = env.submit()
+    master = ray.get_actor(f"{job.id}/master", namespace="sage_flow")
+    ray.get(master.wait.remote())
+    os.kill(ray.get(master.pid.remote()), signal.SIGKILL)
+    assert job.wait(60) is JobStatus.FINISHED
+    assert connect().job(job.id)._execution.record.attempt == 1

@@ -227,3 +227,15 @@ def test_an_address_nobody_answers(monkeypatch):
             cluster.connect_to_ray(address)
     with pytest.raises(ClusterError, match="is no address of Ray"):
         cluster.connect_to_ray("somewhere")
+
+
+def test_a_ray_of_another_version_is_named(monkeypatch):
+    from sage_flow.executors.ray import cluster
+
+    def init(**options):
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.10.13")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError, match=r"'auto' runs another version: .*Ray: 2\.9\.0"):
+        cluster.connect_to_ray("auto")

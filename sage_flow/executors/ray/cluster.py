@@ -46,7 +46,7 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         ) from error
     except RuntimeError as error:
         if "version" in str(error).lower():
-            raise ClusterError(f"the cluster at {address!r} runs another version: {_first_line(error)}") from error
+            raise ClusterError(f"the cluster at {address!r} runs another version: {_one_line(error)}") from error
         raise
 
 
@@ -76,6 +76,10 @@ def _check_somebody_listens(address: str) -> None:
         socket.create_connection((host, port), _DIAL_S).close()
     except OSError as error:
         raise ClusterError(f"nobody answers at {address!r}: {error}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _first_line(error: BaseException) -> str:

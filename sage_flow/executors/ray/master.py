@@ -65,7 +65,7 @@ class JobMaster:
         self._doors: ServiceDoors | None = None
         self._doors_changed = threading.Condition()
         self._cancelled: str | None = None
-        self._woken = threading.Event()  # cancelled, or over
+        self._woken = threading.Event()  # cancelled
         self._outcome: JobOutcome | None = None
         self._over = threading.Event()
         self._loaded = threading.Event()  # the plan, or it cannot be
@@ -179,12 +179,12 @@ class JobMaster:
     # -- its own thread -------------------------------------------------------------------------------------
 
     def _lead(self) -> None:
-        try:
-            outcome = self._run_attempts()
-        except BaseException as error:  # whatever it is, those who wait must get it
-            outcome = JobOutcome(JobStatus.FAILED, pack_error(error))
+        outcome = self._records.outcome(self._id)  # of a master that was killed behind the end of its job
+        is_stored = outcome is not None
+        if outcome is None:
+            outcome = self._run_to_end()
+            is_stored = self._records.write_outcome(self._record, outcome)
         self._loaded.set()
-        is_stored = self._records.write_outcome(self._record, outcome)
         self._outcome = outcome
         self._over.set()
         self._set_doors(None)
@@ -192,6 +192,12 @@ class JobMaster:
             self._fetched.wait(_LINGER_S)
         time.sleep(_GOODBYE_S)
         self._leave()
+
+    def _run_to_end(self) -> JobOutcome:
+        try:
+            return self._run_attempts()
+        except BaseException as error:  # whatever it is, those who wait must get it
+            return JobOutcome(JobStatus.FAILED, pack_error(error))
 
     def _leave(self) -> None:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
