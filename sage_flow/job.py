@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.errors import JobCancelled, SageFlowError
+from sage_flow.errors import ClusterError, JobCancelled, SageFlowError
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, fold_engine_frames, unpack_error
@@ -126,7 +126,7 @@ class JobHandle:
         """Wait for the end and return what the job came to.
 
         Raises the first error of user code as its own type, TimeoutError if the job runs on after `timeout`
-        seconds.
+        seconds, ClusterError if its rows are gone.
         """
         self.wait(timeout)
         if not self._execution.is_over:
@@ -134,6 +134,11 @@ class JobHandle:
         outcome = self._execution.outcome()
         if outcome.failure is not None and outcome.status is JobStatus.FAILED:
             raise self._error(outcome, outcome.failure)
+        if not outcome.has_rows:
+            raise ClusterError(
+                f"job {self.name!r} is {outcome.status}, but its rows were too many for Ray's records, and its master,"
+                " which had them, is gone: fetch them while it is there, or write such results to files"
+            )
         return _result(outcome)
 
     def service(self, service: str | type) -> ServiceHandle:

@@ -38,13 +38,17 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What a job came to, as it travels. `stuck`: where user code was that did not come back after a cancel."""
+    """What a job came to, as it travels.
+
+    `stuck`: where user code was that did not come back after a cancel. `has_rows`: `collected` is what was collected.
+    """
 
     status: JobStatus
     failure: PackedError | None = None
     collected: dict[str, list[Any]] = field(default_factory=dict)
     counts: dict[str, OperatorCounts] = field(default_factory=dict)
     stuck: list[str] = field(default_factory=list)
+    has_rows: bool = True
 
 
 @dataclass(frozen=True)

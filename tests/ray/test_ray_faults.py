@@ -12,7 +12,7 @@ import pytest
 from job_parts import Ticking, kill_self_once, note_pid, wait_for
 
 from sage_flow import FixedDelay, JobStatus, RemoteEnvironment, connect
-from sage_flow.errors import WorkerDied
+from sage_flow.errors import ClusterError, WorkerDied
 
 HERE = Path(__file__).parent
 
@@ -287,3 +287,5 @@ def test_a_master_that_is_killed_behind_the_end_of_its_job_does_not_run_it_again
     os.kill(ray.get(master.pid.remote()), signal.SIGKILL)
     assert job.wait(60) is JobStatus.FINISHED
     assert connect().job(job.id)._execution.record.attempt == 1
+    with pytest.raises(ClusterError, match="its master, which had them, is gone"):
+        job.result()

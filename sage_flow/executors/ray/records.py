@@ -134,7 +134,10 @@ class JobRecords:
         """Tell what a job came to; return whether its rows are stored, too, and its master is not needed any more."""
         content = by_value.dumps(outcome)
         is_whole = len(content) <= _SMALL_OUTCOME
-        self._put(f"outcome/{record.id}", content if is_whole else by_value.dumps(replace(outcome, collected={})))
+        self._put(
+            f"outcome/{record.id}",
+            content if is_whole else by_value.dumps(replace(outcome, collected={}, has_rows=False)),
+        )
         message = "" if outcome.failure is None else f"{outcome.failure.type_name}: {outcome.failure.message}"
         self.write(replace(record, status=outcome.status, ended=time.time(), message=message))
         self._delete(f"plan/{record.id}")
