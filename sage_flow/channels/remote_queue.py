@@ -89,7 +89,9 @@ class RemoteQueue(LiveQueue):
         self._session = os.urandom(8).hex()
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}  # without an answer; entries are taken out by either thread
-        self._received = 0  # deliveries; written by the exchange thread
+        self._hearing = threading.Lock()  # guards the two below, and is held while an answer is taken
+        self._heard: AnyLink | None = None  # over which answers count: the last one that ATTACH was sent over
+        self._received = 0  # deliveries
         self._sending = threading.Lock()  # guards the two below, and holds while a call is sent
         self._link: AnyLink | None = None  # over which the session is attached
         self._closed: str | None = None  # and why
@@ -240,7 +242,7 @@ class RemoteQueue(LiveQueue):
 
     def _abandon(self, call: _Call) -> None:
         """Its thread was interrupted, or cannot be served. What is delivered for it goes back."""
-        with self._sending:
+        with self._sending, self._hearing:
             call.abandoned = True
             if not call.sent:
                 self._calls.pop(call.number, None)
@@ -329,10 +331,12 @@ class RemoteQueue(LiveQueue):
         """Raises: LinkClosed if it breaks or the host is silent; ChannelConflict."""
         while not self._attached.empty():  # of earlier tries
             self._attached.get()
-        calls = list(self._calls.values())
+        with self._hearing:  # what the old link still brings comes again, and must not count twice
+            self._heard = link
+            calls, received = list(self._calls.values()), self._received
         gets = [call.number for call in calls if call.words[0] == wire.GET and not call.abandoned]
         scope, channel_id = self._name
-        attach = (scope, channel_id, self._maxsize, self._host_id, self._session, self._received, gets)
+        attach = (scope, channel_id, self._maxsize, self._host_id, self._session, received, gets)
         link.send((self._seat, wire.ATTACH, *attach), lane=self._seat)
         answered, word, rest = self._wait_attached(link)
         if word == _LOST:
@@ -377,7 +381,8 @@ class RemoteQueue(LiveQueue):
                 elif call.answer is None:  # a delivery that was sent again may have come meanwhile
                     self._send(link, call)
 
-    # What comes from the host, on the exchange thread. It takes no lock that is held for long.
+    # What comes from the host, on the exchange thread or on one that reads for itself: two links may bring it at the
+    # same time, an old one that somebody still reads and the new one. It takes no lock that is held for long.
 
     def on_word(self, link: AnyLink, word: int, rest: tuple[Any, ...]) -> None:
         """A message of the host."""
@@ -385,12 +390,15 @@ class RemoteQueue(LiveQueue):
             self._attached.put((link, word, rest))
             return
         number, *answer = rest
-        if word == wire.DELIVERY:
-            self._on_delivery(link, number, *answer)
-        elif word == wire.ROOM:
-            self._on_room(link, number)
-        else:
-            self._settle(number, word, *answer)
+        with self._hearing:
+            if link is not self._heard:
+                return  # all that was open is said again over the new one, and answered there
+            if word == wire.DELIVERY:
+                self._on_delivery(link, number, *answer)
+            elif word == wire.ROOM:
+                self._on_room(link, number)
+            else:
+                self._settle(number, word, *answer)
 
     def _on_delivery(self, link: AnyLink, number: int, delivery: int, runs: list[Any]) -> None:
         call = self._calls.get(number)
