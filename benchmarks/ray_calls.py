@@ -155,9 +155,6 @@ def job_start(size: int) -> Timed:
     return Timed(size, wall_s, size / wall_s)
 
 
-_IDLE_S = 5.0
-
-
 _PROCESSES = 5
 """Of the idle job: its master, a source, two maps, a service."""
 
@@ -168,7 +165,7 @@ def plain_idle(size: int) -> Timed:
 
     start_ray()
     actors = [ray.remote(num_cpus=0.01)(Plain).remote() for _ in range(_PROCESSES)]
-    cpu_s = _cpu_per_s(ray.get([actor.pid.remote() for actor in actors]))
+    cpu_s = _cpu_per_s(ray.get([actor.pid.remote() for actor in actors]), size)
     for actor in actors:
         ray.kill(actor)
     return Timed(size, cpu_s, 1.0, cpu_s)
@@ -188,7 +185,7 @@ def job_idle(size: int) -> Timed:
         pids = {ray.get(master.pid.remote()), *(subtask.pid for subtask in job.subtasks())}
         if len(pids) != _PROCESSES:
             raise ValueError(f"the idle job has {len(pids)} processes")
-        cpu_s = _cpu_per_s(list(pids))
+        cpu_s = _cpu_per_s(list(pids), size)
     return Timed(size, cpu_s, 1.0, cpu_s)
 
 
@@ -200,11 +197,12 @@ def _nothing() -> Iterator[int]:
     yield 0
 
 
-def _cpu_per_s(pids: list[int]) -> float:
-    time.sleep(2.0)  # what starts is not idle
+def _cpu_per_s(pids: list[int], tenths: int) -> float:
+    """In so many tenths of a second, behind as many in which what has just started settles."""
+    time.sleep(tenths / 10)
     clock = ProcessClock(*pids)
-    time.sleep(_IDLE_S)
-    return clock.read() / _IDLE_S
+    time.sleep(tenths / 10)
+    return clock.read() / tenths * 10
 
 
 def _size(size: int, folder: Path) -> int:
@@ -216,7 +214,7 @@ def _costs() -> Iterator[Case]:
     what = "until a job of 4 subtasks runs on Ray, against until 4 plain actors answer"
     yield Case("ray-start", what, 4, 1, hand=plain_start, flow=job_start, **shape)  # type: ignore[arg-type]
     what = "CPU seconds in a second of the 5 processes of an idle job on Ray, against 5 plain actors"
-    yield Case("ray-idle", what, 1, 1, hand=plain_idle, flow=job_idle, bar=1.5, **shape)  # type: ignore[arg-type]
+    yield Case("ray-idle", what, 50, 1, hand=plain_idle, flow=job_idle, bar=1.5, **shape)  # type: ignore[arg-type]
 
 
 _ONE = call_case(
