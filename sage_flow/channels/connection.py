@@ -24,6 +24,7 @@ from sage_flow.errors import LinkClosed
 _FEW: Final = 4  # pieces; the queue then holds little more than one fragment, and a socket may take more
 _ASK: Final = 8  # every so many messages the system is asked whether the peer keeps up: lone ones should not pay
 _BEHIND: Final = 16 << 10  # bytes; for a few small messages the exchange thread is not worth waking
+_HELD: Final = 32  # messages; with more on hold the peer would have nothing to do meanwhile
 _READS: Final = 16  # in a row, before other connections have their turn
 
 
@@ -83,6 +84,8 @@ class Outbound:
                 if alone and (on_hold or self._gather()):
                     self._holds = on_hold
                     return size, True
+                if on_hold and self._holds and len(self._queue) >= _HELD:
+                    on_hold = False
                 if on_hold or not (alone or self._holds):
                     return size, False  # who has to write has been told
                 try:

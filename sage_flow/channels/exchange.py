@@ -187,6 +187,10 @@ class Exchange:
         """See `EventLoop.read_while`; False, too, when there is nothing to read any more."""
         return not self._ended and self._loop.read_while(is_waiting, timeout_s)
 
+    def flush(self) -> None:
+        """Write what is on hold: the caller is going to wait."""
+        self._loop.hurry()
+
     def interrupt(self) -> None:
         """See `EventLoop.interrupt`."""
         self._loop.interrupt()

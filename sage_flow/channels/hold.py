@@ -1,7 +1,8 @@
 """Whether more messages follow at once, so that those of this thread may go together.
 
-What is sent on hold is written by the next message that is not, or by the exchange thread, which is told; whichever
-comes first. So a message on hold is late by the work of a moment, and never by that of the user's code.
+What is sent on hold is written with the next message that is not, when its thread waits for something, or by the
+exchange thread; whichever comes first. That thread comes within two milliseconds, so a message on hold is never late by
+the work of the user's code.
 """
 
 from __future__ import annotations

@@ -105,11 +105,14 @@ class Link:
             raise LinkClosed(f"the connection with {self.peer} belongs to the process that forked this one")
         try:
             # What the exchange thread sends is written when it has read all that is there.
-            on_hold = is_on_hold() or threading.get_ident() == self._loop.thread
+            is_exchange = threading.get_ident() == self._loop.thread
+            on_hold = is_exchange or is_on_hold()
             size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject, on_hold=on_hold)
         except LinkClosed as closed:
             raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
-        if unfinished:
+        if unfinished and on_hold and not is_exchange:
+            self._loop.soon(self.flush)
+        elif unfinished:
             self._loop.order(self._flush)
         return size
 

@@ -21,13 +21,17 @@ class ReadingCondition(threading.Condition):
     def __init__(self, exchange: Callable[[], Exchange | None]) -> None:
         super().__init__(threading.Lock())
         self._exchange = exchange
+        self._sleepers = 0  # threads that wait while another one reads
         self._reader: int | None = None  # the thread that reads
         self._is_notified = False
 
     def wait(self, timeout: float | None = None) -> bool:
         exchange = self._exchange()
-        if exchange is None or self._reader is not None:
-            return super().wait(timeout)
+        if exchange is None:
+            return self._sleep(timeout)
+        exchange.flush()
+        if self._reader is not None:
+            return self._sleep(timeout)
         self._reader, self._is_notified = threading.get_ident(), False
         self.release()
         try:
@@ -36,11 +40,19 @@ class ReadingCondition(threading.Condition):
             self.acquire()
             self._reader = None
         if not has_read and not self._is_notified:
-            return super().wait(timeout)
+            return self._sleep(timeout)
         return self._is_notified
 
+    def _sleep(self, timeout: float | None) -> bool:
+        self._sleepers += 1
+        try:
+            return super().wait(timeout)
+        finally:
+            self._sleepers -= 1
+
     def notify_all(self) -> None:
-        super().notify_all()
+        if self._sleepers:
+            super().notify_all()
         if self._reader is not None and not self._is_notified:
             self._is_notified = True
             exchange = self._exchange()
