@@ -76,11 +76,17 @@ class PipelineService:
 class CallsInFlight(Protocol):
     """Where futures look for their outcome."""
 
+    def await_call(self, call: Any, deadline: float | None = None) -> Any:
+        """Suspend until a call has its outcome and return that; None: `deadline` has passed."""
+
     def await_calls(self, calls: list[Any], count: int, deadline: float | None) -> None:
         """Suspend until `count` of the calls have their outcome or `deadline` has passed."""
 
     def poll(self, call: Any) -> Any:
         """Return the outcome of a call, None if it is open."""
+
+    def flush(self) -> None:
+        """Send requests that wait for company: the caller waits in a way of its own."""
 
     def cancel(self, call: Any) -> bool:
         """End a call that is open; return whether it was."""
@@ -116,8 +122,7 @@ class ServiceFuture:
         the call is still open after `timeout_s`, and then goes on.
         """
         deadline = None if timeout_s is None else self._calls.now() + timeout_s
-        self._calls.await_calls([self._call], 1, deadline)
-        outcome = self._calls.poll(self._call)
+        outcome = self._calls.await_call(self._call, deadline)
         if outcome is None:
             raise TimeoutError(f"{self._call.label} has not replied after {timeout_s} s; the call goes on")
         return outcome.get()
@@ -145,6 +150,7 @@ class ServiceFuture:
 
         loop = asyncio.get_running_loop()
         if not self.done():
+            self._calls.flush()
             waiter = loop.create_future()
 
             def wake() -> None:

@@ -78,7 +78,7 @@ class Outbound:
                 self._bytes += size
                 alone = not self._queue
                 lanes = self._lanes
-                if news := self._encoder.news(lanes.oldest):
+                if self._encoder.has_news and (news := self._encoder.news(lanes.oldest)):
                     self._queue += lanes.definitions(news)
                 self._queue += lanes.place(lane, self._encoder.messages, block, size)
                 if alone and (on_hold or self._gather()):

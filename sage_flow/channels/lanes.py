@@ -72,8 +72,8 @@ class Lanes:
 
     def place(self, lane: Hashable, number: int, payload: Sequence[Buffer], size: int) -> list[Buffer]:
         """A new message. Returns what is to be written now, nothing if it has to wait."""
-        if not self.waiting and size <= FRAGMENT_LIMIT:
-            return whole(MESSAGE, payload, size)
+        if not self.waiting and size <= _JOINED:
+            return [b"".join((header(MESSAGE, size), *payload))]
         waiting = self.waiting.get(lane)
         if waiting is None:
             if size <= FRAGMENT_LIMIT:

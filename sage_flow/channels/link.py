@@ -24,7 +24,6 @@ from typing import Any, Final
 
 from sage_flow.channels.connection import Closed, Inbound, Lost, Outbound
 from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
-from sage_flow.channels.hold import is_on_hold
 from sage_flow.channels.loop import READ, WRITE, EventLoop, exchange_loop
 from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.transport import Address, TcpAddress
@@ -93,11 +92,21 @@ class Link:
         state = "open" if self.opened and self._reason is None else self._reason or "connecting"
         return f"Link({self.peer!r}, {state})"
 
-    def send(self, value: Any, *, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None) -> int:
+    def send(
+        self,
+        value: Any,
+        *,
+        lane: Hashable = None,
+        copy_buffers: bool = True,
+        subject: Any = None,
+        on_hold: bool = False,
+    ) -> int:
         """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
 
         Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
-        else is copied before this returns. `subject`: what an error describes instead of `value`.
+        else is copied before this returns. `subject`: what an error describes instead of `value`. `on_hold`: more
+        messages follow at once, and this one may be written with them, or when a thread waits (`hurry`); the exchange
+        thread does it within two milliseconds, so it is never late by the work of the user's code.
 
         Raises: LinkClosed; CodecError if something in `value` cannot be pickled, and then nothing was sent.
         """
@@ -106,8 +115,9 @@ class Link:
         try:
             # What the exchange thread sends is written when it has read all that is there.
             is_exchange = threading.get_ident() == self._loop.thread
-            on_hold = is_exchange or is_on_hold()
-            size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject, on_hold=on_hold)
+            size, unfinished = self._out.send(
+                value, lane, copy_buffers=copy_buffers, subject=subject, on_hold=on_hold or is_exchange
+            )
         except LinkClosed as closed:
             raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
         if unfinished and on_hold and not is_exchange:
@@ -181,9 +191,9 @@ class Link:
             self._loop.forget(pipe.sock)
 
     def _read_or_end(self, pipe: Pipe) -> bool:
-        """False if there is no sense in reading on."""
+        """For a pipe that is plain. False if there is no sense in reading on."""
         try:
-            self._read(pipe)
+            self._in.read(pipe, self._deliver)
         except BlockingIOError:
             pass
         except BaseException as error:  # an interrupt, too, leaves half a message behind

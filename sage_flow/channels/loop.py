@@ -215,7 +215,7 @@ class _Readers:
         self._loop = loop
         self._closed = False
         self._turn = threading.Lock()  # held by who waits for the sockets
-        self._state = threading.Lock()  # guards the three below
+        self._state = threading.Lock()  # guards the next
         self._is_watched = False  # by the loop
         self.is_due = False  # somebody stopped reading, and the loop has to look whether it has to watch
         self._last_s = 0.0  # when somebody stopped reading
@@ -261,22 +261,20 @@ class _Readers:
 
     def _come_back(self) -> None:
         """Let the loop look, in a while, whether anybody reads."""
-        with self._state:
-            if self._is_watched:
-                return
+        if not self._is_watched and not self.is_due:
             self.is_due = True
-        self._loop._tick_soon()
+            self._loop._tick_soon()
 
     def look(self) -> bool:
         """Let the loop watch if nobody reads any more; whether it has to look again. For the loop's thread."""
-        with self._state:
-            if not self.is_due:
-                return False
-            self.is_due = not self._turn.locked()  # else whoever reads sees to it when he stops
-        if self.is_due and time.monotonic() - self._last_s >= _SOON_S:
-            self.is_due = False
-            self._watch(True)
+        if not self.is_due:
             return False
+        self.is_due = False  # before the next question, as who stops reading asks in the opposite order
+        if not self._turn.locked():  # else whoever reads sees to it when he stops
+            if time.monotonic() - self._last_s >= _SOON_S:
+                self._watch(True)
+                return False
+            self.is_due = True
         return True
 
     def _serve_for_loop(self, _: int) -> None:

@@ -21,8 +21,10 @@ from sage_flow.channels.wire import (
 )
 from sage_flow.errors import ProtocolError
 
+_MESSAGE_START: Final = HEADER.pack(MAGIC, WIRE_VERSION, MESSAGE, 0)[:8]
 _START: Final = HEADER.pack(MAGIC, WIRE_VERSION, 0, 0)[:4]
 _HEAD: Final = struct.Struct("<4sIQ")  # the header, its first two fields as one
+_MESSAGE_HEAD: Final = struct.Struct("<8sQ")  # its first three fields as one
 _SIZE: Final = HEADER.size
 _SCRATCH: Final = 128 << 10  # bytes; smaller frames are cut from here, many to one read
 _NARROW: Final = 4 << 10  # read beside fragments: what comes here of the next one is copied
@@ -104,7 +106,8 @@ class FrameReader:
         if self._body is not None:
             self._advance(self._body, count, payloads)
             return payloads
-        scratch, start, end = self._scratch, 0, self._scratch_used + count
+        scratch, end = self._scratch, self._scratch_used + count
+        start = self._take_whole_messages(end, payloads)
         while end - start >= _SIZE:
             head, kind, length = _HEAD.unpack_from(scratch, start)
             longest = self._longest.get(kind)
@@ -128,6 +131,21 @@ class FrameReader:
             scratch[: end - start] = bytes(scratch[start:end])
         self._scratch_used = end - start
         return payloads
+
+    def _take_whole_messages(self, end: int, payloads: list[Payload]) -> int:
+        """The messages at the front of the scratch that have come completely: mostly all there is.
+
+        Returns where the rest begins.
+        """
+        scratch, start, limit = self._scratch, 0, self._longest[MESSAGE]
+        while end - start >= _SIZE:
+            head, length = _MESSAGE_HEAD.unpack_from(scratch, start)
+            after = start + _SIZE + length
+            if head != _MESSAGE_START or after > end or length > limit:
+                break
+            payloads.append((MESSAGE, bytearray(scratch[start + _SIZE : after])))
+            start = after
+        return start
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Payload]:
         """Take the next bytes of the stream; returns the payloads they complete. Raises as `filled`."""

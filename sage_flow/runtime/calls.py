@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_flow.channels.frame import Reply
 from sage_flow.errors import NoReply, ProtocolError, ServiceError, ServiceTimeout
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CallTable", "OpenCall", "Outcome"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a call ended: a value, an error made here, or an error packed by the responder."""
 
     value: Any = None
@@ -86,11 +85,11 @@ class CallTable:
         self, service: str, label: str, began: float, deadline: float, *, many: bool = False, pool: str | None = None
     ) -> OpenCall:
         """Register a call."""
-        call = OpenCall(self._next_id, service, pool or service, label, began, deadline, many)
+        number, pool = self._next_id, pool or service
         self._next_id += 1
-        self._calls[call.id] = call
-        heapq.heappush(self._deadlines, (deadline, call.id))
-        self._in_flight[call.pool] = self.in_flight(call.pool) + 1
+        call = self._calls[number] = OpenCall(number, service, pool, label, began, deadline, many)
+        heapq.heappush(self._deadlines, (deadline, number))
+        self._in_flight[pool] = self._in_flight.get(pool, 0) + 1
         return call
 
     def on_reply(self, reply: Reply, now: float) -> OpenCall | None:
@@ -117,9 +116,10 @@ class CallTable:
         self._in_flight[call.pool] -= 1
         if not self._in_flight[call.pool]:
             del self._in_flight[call.pool]
-        if call.label not in self._closed:
-            self._closed[call.label] = _Closed()
-        self._closed[call.label].count(outcome, now - call.began)
+        closed = self._closed.get(call.label)
+        if closed is None:
+            closed = self._closed[call.label] = _Closed()
+        closed.count(outcome, now - call.began)
         return True
 
     def expire(self, now: float) -> list[OpenCall]:
