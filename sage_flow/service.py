@@ -246,8 +246,6 @@ class ServiceMethod:
 class ServiceHandle:
     """Calls the methods of one service: `handle.retrieve(3)`, `handle.options(timeout=1.0).retrieve(3)`."""
 
-    __slots__ = ("_caller", "_key", "_name", "_timeout")
-
     def __init__(self, caller: ServiceCaller, name: str, timeout: float | None = None, key: Any = None) -> None:
         self._caller = caller
         self._name = name
@@ -269,7 +267,8 @@ class ServiceHandle:
     def __getattr__(self, method: str) -> ServiceMethod:
         if method.startswith("_"):
             raise AttributeError(f"{method!r}: only public methods of service {self._name!r} can be called")
-        return ServiceMethod(self, method)
+        found = self.__dict__[method] = ServiceMethod(self, method)  # next time nobody has to ask here
+        return found
 
     def __repr__(self) -> str:
         return f"ServiceHandle({self._name!r})"

@@ -124,6 +124,8 @@ class EventLoop:
     def hurry(self) -> None:
         """Do now what was to be done soon: the caller is going to wait for what comes of it."""
         soon = self._soon
+        if not soon:
+            return
         for _ in range(len(soon)):
             try:
                 callback, _ = soon.popitem()

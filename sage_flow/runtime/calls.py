@@ -97,15 +97,17 @@ class CallTable:
         call = self._calls.get(reply.call_id)
         if call is None:
             return None
-        call.received += reply.share
-        call.outputs.extend(reply.outputs)
         if reply.error is not None:
             self.end(call, Outcome(remote_error=reply.error), now)
-        elif call.received > 1:
+            return call
+        call.received += reply.share
+        call.outputs += reply.outputs
+        if call.received > 1:
             raise ProtocolError(f"the shares of a call of {call.label} sum to {call.received}")
-        elif call.received == 1:
-            self.end(call, _outcome(call), now)
-        return None if call.outcome is None else call
+        if call.received < 1:
+            return None
+        self.end(call, _outcome(call), now)
+        return call
 
     def end(self, call: OpenCall, outcome: Outcome, now: float) -> bool:
         """Give a call its outcome, unless it has one; return whether it got this one."""
@@ -113,9 +115,9 @@ class CallTable:
             return False
         call.outcome = outcome
         del self._calls[call.id]
-        self._in_flight[call.pool] -= 1
-        if not self._in_flight[call.pool]:
-            del self._in_flight[call.pool]
+        left = self._in_flight.pop(call.pool) - 1
+        if left:
+            self._in_flight[call.pool] = left
         closed = self._closed.get(call.label)
         if closed is None:
             closed = self._closed[call.label] = _Closed()
@@ -186,12 +188,13 @@ class _Closed:
 
 
 def _outcome(call: OpenCall) -> Outcome:
-    if not call.outputs:
+    outputs = call.outputs
+    if not outputs:
         return Outcome(error=NoReply(f"{call.label} gave no output for this request: it was filtered or skipped"))
     if call.many:
-        return Outcome(value=call.outputs)
-    if len(call.outputs) == 1:
-        return Outcome(value=call.outputs[0])
+        return Outcome(outputs)
+    if len(outputs) == 1:
+        return Outcome(outputs[0])
     return Outcome(
         error=ServiceError(
             f"{call.label} gave {len(call.outputs)} outputs for one request, where one is the reply: reduce them to"
