@@ -81,7 +81,8 @@ class Outbound:
                 if self._encoder.has_news and (news := self._encoder.news(lanes.oldest)):
                     self._queue += lanes.definitions(news)
                 self._queue += lanes.place(lane, self._encoder.messages, block, size)
-                if alone and (on_hold or self._gather()):
+                self._alone += alone
+                if alone and (on_hold or (self._alone % _ASK == 0 and self._gather())):
                     self._holds = on_hold
                     return size, True
                 if on_hold and self._holds and len(self._queue) >= _HELD:
@@ -95,8 +96,7 @@ class Outbound:
 
     def _gather(self) -> bool:
         """Whether to leave what is queued to the exchange thread, so that more joins it until that comes."""
-        self._alone += 1
-        return self._alone % _ASK == 0 and self._pipe is not None and self._pipe.unread_by_peer() > _BEHIND
+        return self._pipe is not None and self._pipe.unread_by_peer() > _BEHIND
 
     def write(self) -> bool:
         """Write, once, what the socket takes. True if nothing is left to do now. Raises: OSError."""

@@ -191,7 +191,7 @@ class Exchange:
             return 0
 
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
-        """See `EventLoop.read_while`; False, too, when there is nothing to read any more."""
+        """Write what is on hold, and see `EventLoop.read_while`; False, too, if there is nothing to read any more."""
         return not self._ended and self._loop.read_while(is_waiting, timeout_s)
 
     def flush(self) -> None:

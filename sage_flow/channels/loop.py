@@ -124,8 +124,6 @@ class EventLoop:
     def hurry(self) -> None:
         """Do now what was to be done soon: the caller is going to wait for what comes of it."""
         soon = self._soon
-        if not soon:
-            return
         for _ in range(len(soon)):
             try:
                 callback, _ = soon.popitem()
@@ -155,6 +153,8 @@ class EventLoop:
 
         Callbacks run here: the caller holds no lock that they take. See `interrupt`.
         """
+        if self._soon:
+            self.hurry()
         return self._readers is not None and self._readers.serve_while(is_waiting, timeout_s)
 
     def interrupt(self) -> None:

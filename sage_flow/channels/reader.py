@@ -106,9 +106,15 @@ class FrameReader:
         if self._body is not None:
             self._advance(self._body, count, payloads)
             return payloads
-        scratch, end = self._scratch, self._scratch_used + count
-        start = self._take_whole_messages(end, payloads)
+        scratch, start, end = self._scratch, 0, self._scratch_used + count
+        longest_message = self._longest[MESSAGE]
         while end - start >= _SIZE:
+            head, length = _MESSAGE_HEAD.unpack_from(scratch, start)
+            after = start + _SIZE + length
+            if head == _MESSAGE_START and after <= end and length <= longest_message:  # mostly all there is
+                payloads.append((MESSAGE, bytearray(scratch[start + _SIZE : after])))
+                start = after
+                continue
             head, kind, length = _HEAD.unpack_from(scratch, start)
             longest = self._longest.get(kind)
             if head != _START or longest is None or length > longest or length < _SHORTEST.get(kind, 0):
@@ -131,21 +137,6 @@ class FrameReader:
             scratch[: end - start] = bytes(scratch[start:end])
         self._scratch_used = end - start
         return payloads
-
-    def _take_whole_messages(self, end: int, payloads: list[Payload]) -> int:
-        """The messages at the front of the scratch that have come completely: mostly all there is.
-
-        Returns where the rest begins.
-        """
-        scratch, start, limit = self._scratch, 0, self._longest[MESSAGE]
-        while end - start >= _SIZE:
-            head, length = _MESSAGE_HEAD.unpack_from(scratch, start)
-            after = start + _SIZE + length
-            if head != _MESSAGE_START or after > end or length > limit:
-                break
-            payloads.append((MESSAGE, bytearray(scratch[start + _SIZE : after])))
-            start = after
-        return start
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Payload]:
         """Take the next bytes of the stream; returns the payloads they complete. Raises as `filled`."""

@@ -73,22 +73,25 @@ class CallingPort:
     def _take_place(
         self, service: ServicePlan, label: str, began: float, deadline: float, pool: str | None
     ) -> OpenCall | None:
-        take = partial(self._open, service, label, began, deadline, pool)
+        take = partial(
+            self._calls.open,
+            service.name,
+            label,
+            began,
+            deadline,
+            many=service.many,
+            pool=pool,
+            places=service.max_pending,
+        )
         with self._condition:
             self._check()
             taken = take()
         return taken or self._suspend(take, deadline)
 
-    def _open(
-        self, service: ServicePlan, label: str, began: float, deadline: float, pool: str | None
-    ) -> OpenCall | None:
-        if self._calls.in_flight(pool or service.name) >= service.max_pending:
-            return None
-        return self._calls.open(service.name, label, began, deadline, many=service.many, pool=pool)
-
     def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
         with self._condition:
             call = self._calls.open(service.name, label, began, began)
+            assert call is not None
             self._calls.end(call, outcome, self.now())
         return call
 

@@ -280,6 +280,7 @@ class WorkerPort(CallingPort):
         now = self.now()
         with self._condition:
             question = self._calls.open("", "the driver", now, now + _ASK_DRIVER_S)
+            assert question is not None
         request = Request(self._address, question.id, _ASK_DRIVER_S, "open_call", (service.name,), {})
         self._shell.send(self._address, DRIVER, request)
         outcome = self.await_call(question)
@@ -308,10 +309,10 @@ class WorkerPort(CallingPort):
             self._drain()
 
     def _may_sleep(self) -> bool:
-        return self._next_to_send() is None
+        return not self._waiting_frames or self._next_to_send() is None
 
     def _next_to_send(self) -> _Outgoing | None:
-        if self._draining or not self._waiting_frames:
+        if self._draining:
             return None
         for out in self._outgoing.values():
             if out.frames and out.credit.may_start:

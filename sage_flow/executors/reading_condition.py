@@ -29,8 +29,8 @@ class ReadingCondition(threading.Condition):
         exchange = self._exchange()
         if exchange is None:
             return self._sleep(timeout)
-        exchange.flush()
         if self._reader is not None:
+            exchange.flush()
             return self._sleep(timeout)
         self._reader, self._is_notified = threading.get_ident(), False
         self.release()
@@ -55,8 +55,7 @@ class ReadingCondition(threading.Condition):
             super().notify_all()
         if self._reader is not None and not self._is_notified:
             self._is_notified = True
-            exchange = self._exchange()
-            if exchange is not None and self._reader != threading.get_ident():
+            if self._reader != threading.get_ident() and (exchange := self._exchange()) is not None:
                 exchange.interrupt()
 
     def _waits(self) -> bool:

@@ -9,6 +9,7 @@ detection: Huang 1989, Mattern 1989.) A class service replies once, with share 1
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,14 +83,26 @@ class CallTable:
         return self._in_flight.get(pool, 0)
 
     def open(
-        self, service: str, label: str, began: float, deadline: float, *, many: bool = False, pool: str | None = None
-    ) -> OpenCall:
-        """Register a call."""
-        number, pool = self._next_id, pool or service
+        self,
+        service: str,
+        label: str,
+        began: float,
+        deadline: float,
+        *,
+        many: bool = False,
+        pool: str | None = None,
+        places: float = math.inf,
+    ) -> OpenCall | None:
+        """Register a call, if fewer than `places` of its pool are open."""
+        pool = pool or service
+        taken = self._in_flight.get(pool, 0)
+        if taken >= places:
+            return None
+        number = self._next_id
         self._next_id += 1
         call = self._calls[number] = OpenCall(number, service, pool, label, began, deadline, many)
         heapq.heappush(self._deadlines, (deadline, number))
-        self._in_flight[pool] = self._in_flight.get(pool, 0) + 1
+        self._in_flight[pool] = taken + 1
         return call
 
     def on_reply(self, reply: Reply, now: float) -> OpenCall | None:
