@@ -61,7 +61,7 @@ class Outbound:
     def send(
         self, value: Any, lane: Hashable, *, copy_buffers: bool, subject: Any, on_hold: bool = False
     ) -> tuple[int, bool]:
-        """Queue a message; write it, and those on hold before it, unless it is on hold itself.
+        """Queue a message; write it, and those on hold before it, unless it is on hold itself and they are few.
 
         Returns the bytes it takes, and whether somebody has to call `write` for the rest.
         Raises: CodecError, LinkClosed.
@@ -81,13 +81,10 @@ class Outbound:
                 if self._encoder.has_news and (news := self._encoder.news(lanes.oldest)):
                     self._queue += lanes.definitions(news)
                 self._queue += lanes.place(lane, self._encoder.messages, block, size)
-                self._alone += alone
-                if alone and (on_hold or (self._alone % _ASK == 0 and self._gather())):
+                if alone and (on_hold or self._gather()):
                     self._holds = on_hold
                     return size, True
-                if on_hold and self._holds and len(self._queue) >= _HELD:
-                    on_hold = False
-                if on_hold or not (alone or self._holds):
+                if (on_hold and len(self._queue) < _HELD) or not (alone or self._holds):
                     return size, False  # who has to write has been told
                 try:
                     return size, not self.write()
@@ -96,7 +93,8 @@ class Outbound:
 
     def _gather(self) -> bool:
         """Whether to leave what is queued to the exchange thread, so that more joins it until that comes."""
-        return self._pipe is not None and self._pipe.unread_by_peer() > _BEHIND
+        self._alone += 1
+        return self._alone % _ASK == 0 and self._pipe is not None and self._pipe.unread_by_peer() > _BEHIND
 
     def write(self) -> bool:
         """Write, once, what the socket takes. True if nothing is left to do now. Raises: OSError."""

@@ -194,6 +194,11 @@ class Exchange:
         """Write what is on hold, and see `EventLoop.read_while`; False, too, if there is nothing to read any more."""
         return not self._ended and self._loop.read_while(is_waiting, timeout_s)
 
+    @property
+    def holds(self) -> bool:
+        """Something is on hold."""
+        return self._loop.is_in_debt
+
     def flush(self) -> None:
         """Write what is on hold: the caller is going to wait."""
         self._loop.hurry()

@@ -105,7 +105,7 @@ class Link:
 
         Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
         else is copied before this returns. `subject`: what an error describes instead of `value`. `on_hold`: more
-        messages follow at once, and this one may be written with them, or when a thread waits (`hurry`); the exchange
+        messages follow at once, and this one may be written with them, or when a thread waits (`flush`); the exchange
         thread does it within two milliseconds, so it is never late by the work of the user's code.
 
         Raises: LinkClosed; CodecError if something in `value` cannot be pickled, and then nothing was sent.

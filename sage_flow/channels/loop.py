@@ -131,6 +131,11 @@ class EventLoop:
                 return
             callback()
 
+    @property
+    def is_in_debt(self) -> bool:
+        """Something was to be done soon."""
+        return bool(self._soon)
+
     def _tick_soon(self) -> None:
         # Asked after what there is to do was noted, as the loop looks for that after it set this.
         if not self._ticks:

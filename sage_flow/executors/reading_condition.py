@@ -15,7 +15,7 @@ class ReadingCondition(threading.Condition):
 
     So a message does not wake the exchange's thread, which wakes the activation: it saves a call between processes two
     changes of thread on each side. If another thread of the process has something for the waiter, `notify_all` gets
-    him out of the read.
+    him out of the read. Before anybody waits, what is on hold is written: it may be what he waits for the answer to.
     """
 
     def __init__(self, exchange: Callable[[], Exchange | None]) -> None:
@@ -27,11 +27,10 @@ class ReadingCondition(threading.Condition):
 
     def wait(self, timeout: float | None = None) -> bool:
         exchange = self._exchange()
-        if exchange is None:
+        if exchange is None or (self._reader is not None and not exchange.holds):
             return self._sleep(timeout)
         if self._reader is not None:
-            exchange.flush()
-            return self._sleep(timeout)
+            return self._flush(exchange)
         self._reader, self._is_notified = threading.get_ident(), False
         self.release()
         try:
@@ -42,6 +41,15 @@ class ReadingCondition(threading.Condition):
         if not has_read and not self._is_notified:
             return self._sleep(timeout)
         return self._is_notified
+
+    def _flush(self, exchange: Exchange) -> bool:
+        """Nothing is written while a condition is held; and so who waits has to ask once more."""
+        self.release()
+        try:
+            exchange.flush()
+        finally:
+            self.acquire()
+        return True
 
     def _sleep(self, timeout: float | None) -> bool:
         self._sleepers += 1

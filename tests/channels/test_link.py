@@ -59,6 +59,15 @@ def test_every_lane_keeps_its_order_whatever_the_sizes(room):
 
 
 @every_way
+def test_messages_on_hold_arrive_in_order_without_another_word(room):
+    (link, _), (_, there) = room.pair()
+    for number in range(100):
+        link.send(number, on_hold=number % 3 != 0)
+    link.send("held", on_hold=True)
+    assert [there.next() for _ in range(101)] == [*range(100), "held"]
+
+
+@every_way
 def test_two_that_send_100_mb_to_each_other_at_once_do_not_block(room):
     (link, here), (peer, there) = room.pair()
     for end in (link, peer):
