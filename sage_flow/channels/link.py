@@ -93,13 +93,7 @@ class Link:
         return f"Link({self.peer!r}, {state})"
 
     def send(
-        self,
-        value: Any,
-        *,
-        lane: Hashable = None,
-        copy_buffers: bool = True,
-        subject: Any = None,
-        on_hold: bool = False,
+        self, value: Any, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None, on_hold: bool = False
     ) -> int:
         """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
 
@@ -345,15 +339,12 @@ class Link:
         if not self._reading.acquire(blocking=False):
             return False
         try:
-            self._read(pipe)
+            self._in.read(pipe, self._deliver)
+            while pipe.unread and self._reason is None:
+                self._in.read(pipe, self._deliver)
         finally:
             self._reading.release()
         return True
-
-    def _read(self, pipe: Pipe) -> None:
-        self._in.read(pipe, self._deliver)
-        while pipe.unread and self._reason is None:
-            self._in.read(pipe, self._deliver)
 
     def _deliver(self, value: Any, size: int) -> None:
         if self._reason is not None:  # a callback before this one ended the link
