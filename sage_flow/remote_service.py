@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_flow.channels.frame import CancelRequest, Message, Reply
-from sage_flow.channels.link import Link, Listener, dial
+from sage_flow.channels.link import Link, dial
+from sage_flow.channels.listener import Listener
 from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
@@ -150,12 +151,14 @@ class LinkPost:
     def condition(self) -> Condition:
         return threading.Condition(threading.Lock())
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
-    def send(self, sender: int, target: int, message: Message) -> int:
+    def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
         self._send(message)
         return 0
+
+    def flush(self) -> None:
+        """Who waits for a call does it."""
 
     def medium(self, producer: int, consumer: int) -> str:
         return "tcp"
@@ -172,13 +175,21 @@ class _RemotePort(CallingPort):
     def in_activation(self) -> bool:
         return False
 
+    def flush(self) -> None:
+        link = self._current()
+        if link is not None:
+            link.flush()
+
+    def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
+        self.await_calls([call], 1, deadline)
+        return self.poll(call)
+
     def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
         def is_waiting() -> bool:
             return sum(call.outcome is not None for call in calls) < count
 
+        self.flush()
         link = self._current()
-        if link is not None:
-            link.flush()
         if link is not None and is_waiting():
             until = min([call.deadline for call in calls if call.outcome is None], default=0.0)
             if deadline is not None:
@@ -200,7 +211,8 @@ class _RemotePort(CallingPort):
         group = None if made.target == -1 else made.target
         left_s = made.deadline - self.now()
         try:
-            self._link().send((made.id, left_s, call.method, call.args, call.kwargs, group), subject=call)
+            request = (made.id, left_s, call.method, call.args, call.kwargs, group)
+            self._link().send(request, subject=call, on_hold=self._more_follow())
         except CodecError as error:
             self._end(made, Outcome(error=cannot_be_sent(f"the arguments of {made.label}", error)))
         except (LinkClosed, ChannelNotReachable) as error:

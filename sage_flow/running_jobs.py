@@ -74,7 +74,7 @@ class RunningJob:
 @contextlib.contextmanager
 def announced(job: JobHandle) -> Iterator[None]:
     """Let others find and ask the job while the block runs."""
-    from sage_flow.channels.link import Listener
+    from sage_flow.channels.listener import Listener
     from sage_flow.channels.queues_here import queues_here
     from sage_flow.channels.transport import UnixAddress
 

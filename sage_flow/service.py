@@ -76,11 +76,17 @@ class PipelineService:
 class CallsInFlight(Protocol):
     """Where futures look for their outcome."""
 
+    def await_call(self, call: Any, deadline: float | None = None) -> Any:
+        """Suspend until a call has its outcome and return that; None: `deadline` has passed."""
+
     def await_calls(self, calls: list[Any], count: int, deadline: float | None) -> None:
         """Suspend until `count` of the calls have their outcome or `deadline` has passed."""
 
     def poll(self, call: Any) -> Any:
         """Return the outcome of a call, None if it is open."""
+
+    def flush(self) -> None:
+        """Send requests that wait for company: the caller waits in a way of its own."""
 
     def cancel(self, call: Any) -> bool:
         """End a call that is open; return whether it was."""
@@ -116,8 +122,7 @@ class ServiceFuture:
         the call is still open after `timeout_s`, and then goes on; PipelineError if that is negative.
         """
         deadline = _deadline(self._calls, timeout_s)
-        self._calls.await_calls([self._call], 1, deadline)
-        outcome = self._calls.poll(self._call)
+        outcome = self._calls.await_call(self._call, deadline)
         if outcome is None:
             raise TimeoutError(f"{self._call.label} has not replied after {timeout_s} s; the call goes on")
         return outcome.get()
@@ -145,6 +150,7 @@ class ServiceFuture:
 
         loop = asyncio.get_running_loop()
         if not self.done():
+            self._calls.flush()
             waiter = loop.create_future()
 
             def wake() -> None:
@@ -254,8 +260,6 @@ class ServiceMethod:
 class ServiceHandle:
     """Calls the methods of one service: `handle.retrieve(3)`, `handle.options(timeout=1.0).retrieve(3)`."""
 
-    __slots__ = ("_caller", "_key", "_name", "_timeout")
-
     def __init__(self, caller: ServiceCaller, name: str, timeout: float | None = None, key: Any = None) -> None:
         self._caller = caller
         self._name = name
@@ -277,7 +281,8 @@ class ServiceHandle:
     def __getattr__(self, method: str) -> ServiceMethod:
         if method.startswith("_"):
             raise AttributeError(f"{method!r}: only public methods of service {self._name!r} can be called")
-        return ServiceMethod(self, method)
+        found = self.__dict__[method] = ServiceMethod(self, method)  # next time nobody has to ask here
+        return found
 
     def __repr__(self) -> str:
         return f"ServiceHandle({self._name!r})"

@@ -157,13 +157,16 @@ class Encoder:
         self.messages += 1  # before the pickler ends, which keeps alive what the block refers to
         return block
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `news` may have something; not, mostly."""
+        return bool(self._new or self._dead)
+
     def news(self, oldest: int | None) -> list[Buffer]:
         """What must be written before the block that `encode` just returned: definitions, and dead numbers.
 
-        `oldest`: the number of the oldest message before that one that is not written yet. Nothing, mostly.
+        `oldest`: the number of the oldest message before that one that is not written yet.
         """
-        if not self._new and not self._dead:
-            return []
         under_way = self.messages if oldest is None else oldest
         dead = []
         while self._dead and self._dead[0][1] < under_way:

@@ -24,6 +24,7 @@ from sage_flow.errors import LinkClosed
 _FEW: Final = 4  # pieces; the queue then holds little more than one fragment, and a socket may take more
 _ASK: Final = 8  # every so many messages the system is asked whether the peer keeps up: lone ones should not pay
 _BEHIND: Final = 16 << 10  # bytes; for a few small messages the exchange thread is not worth waking
+_HELD: Final = 32  # messages; with more on hold the peer would have nothing to do meanwhile
 _READS: Final = 16  # in a row, before other connections have their turn
 
 
@@ -60,7 +61,7 @@ class Outbound:
     def send(
         self, value: Any, lane: Hashable, *, copy_buffers: bool, subject: Any, on_hold: bool = False
     ) -> tuple[int, bool]:
-        """Queue a message; write it, and those on hold before it, unless it is on hold itself.
+        """Queue a message; write it, and those on hold before it, unless it is on hold itself and they are few.
 
         Returns the bytes it takes, and whether somebody has to call `write` for the rest.
         Raises: CodecError, LinkClosed.
@@ -77,13 +78,13 @@ class Outbound:
                 self._bytes += size
                 alone = not self._queue
                 lanes = self._lanes
-                if news := self._encoder.news(lanes.oldest):
+                if self._encoder.has_news and (news := self._encoder.news(lanes.oldest)):
                     self._queue += lanes.definitions(news)
                 self._queue += lanes.place(lane, self._encoder.messages, block, size)
                 if alone and (on_hold or self._gather()):
                     self._holds = on_hold
                     return size, True
-                if on_hold or not (alone or self._holds):
+                if (on_hold and len(self._queue) < _HELD) or not (alone or self._holds):
                     return size, False  # who has to write has been told
                 try:
                     return size, not self.write()

@@ -29,12 +29,14 @@ from sage_flow.channels.frame import (
     Control,
     Data,
     EndOfRequests,
+    Frame,
     Message,
     Reply,
     Request,
 )
 from sage_flow.channels.handshake import NONCE_BYTES, Dialer, Identity
-from sage_flow.channels.link import Link, Listener
+from sage_flow.channels.link import Link
+from sage_flow.channels.listener import Listener
 from sage_flow.channels.loop import EventLoop
 from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
@@ -45,35 +47,39 @@ _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed a
 _LONGEST_PAUSE_S: Final = 0.1
 
 _KINDS: Final = get_args(Message)  # a message crosses as (target, index in here, its fields): no class by name
-_KIND_OF: Final = {kind: index for index, kind in enumerate(_KINDS)}
-_DATA: Final = _KIND_OF[Data]
+_DATA: Final = _KINDS.index(Data)
 _COST: Final = Data._fields.index("cost")
 
 _SIGN_OF_LIFE: Final = ()
 _SIGNS: Final = 4  # in the time of a lease
 
 
+# What a message must not overtake: the earlier ones of its lane.
+#
+# A channel is a lane. Everything to the driver is one, as `Finished` counts on the collected rows before it. A caller's
+# requests to one subtask are one, with their end and their cancellation. The replies to one call are one. Other
+# commands are a lane per kind and target: they overtake whatever is large.
+
+
+def _lane_of_frame(target: int, frame: Frame) -> Hashable:
+    return DRIVER if target == DRIVER else (Data, frame.channel)
+
+
+def _lane_of_others(target: int, message: Message) -> Hashable:
+    return DRIVER if target == DRIVER else (type(message), target)
+
+
 _LANES: Final[dict[type, Callable[[int, Any], Hashable]]] = {
-    Data: lambda target, message: (Data, message.channel) if target != DRIVER else DRIVER,
-    Control: lambda target, message: (Data, message.channel) if target != DRIVER else DRIVER,
-    Request: lambda target, message: (Request, target, message.reply_to),
-    CancelRequest: lambda target, message: (Request, target, message.reply_to),
-    EndOfRequests: lambda target, message: (Request, target, message.caller),
-    Reply: lambda target, message: (Reply, target, message.call_id),
+    Data: _lane_of_frame,
+    Control: _lane_of_frame,
+    Request: lambda target, request: (Request, target, request.reply_to),
+    CancelRequest: lambda target, taken: (Request, target, taken.reply_to),
+    EndOfRequests: lambda target, end: (Request, target, end.caller),
+    Reply: lambda target, reply: (Reply, target, reply.call_id),
 }
-
-
-def lane_of(target: int, message: Message) -> Hashable:
-    """What a message must not overtake: the earlier ones of its lane.
-
-    A channel is a lane. Everything to the driver is one, as `Finished` counts on the collected rows before it.
-    A caller's requests to one subtask are one, with their end and their cancellation. The replies to one call
-    are one. Other commands are a lane per kind and target: they overtake whatever is large.
-    """
-    kind = type(message)
-    if (lane := _LANES.get(kind)) is not None:
-        return lane(target, message)
-    return DRIVER if target == DRIVER else (kind, target)
+_ROUTES: Final[dict[type, tuple[int, Callable[[int, Any], Hashable]]]] = {
+    kind: (index, _LANES.get(kind, _lane_of_others)) for index, kind in enumerate(_KINDS)
+}
 
 
 class Exchange:
@@ -157,18 +163,19 @@ class Exchange:
         self._listeners.append(listener)
         return listener.address
 
-    def send(self, peer: int, target: int, message: Message) -> int:
+    def send(self, peer: int, target: int, message: Message, on_hold: bool = False) -> int:
         """Queue `message` for the address `target` in process `peer`. Returns its encoded bytes.
 
         From any thread; waits for nothing but another thread's pickling for the same peer. Large buffers (arrays)
         in the records of a `Data` are not copied and must not change any more; all else is copied before this
-        returns. What goes to a lost peer is dropped and counted (0 bytes).
+        returns. What goes to a lost peer is dropped and counted (0 bytes). `on_hold`: see `Link.send`.
 
         Raises: CodecError if something in the message cannot be pickled.
         """
-        kind = _KIND_OF.get(type(message))
-        if kind is None:
-            raise ProtocolError(f"a {type(message).__qualname__} is not a message")
+        try:
+            kind, lane_of = _ROUTES[type(message)]
+        except KeyError:
+            raise ProtocolError(f"a {type(message).__qualname__} is not a message") from None
         outlet = self._outlets.get(peer) or self._new_outlet(peer)
         try:
             # Records do not change once they are emitted; arguments of calls may.
@@ -177,6 +184,7 @@ class Exchange:
                 lane=lane_of(target, message),
                 copy_buffers=kind != _DATA,
                 subject=message,
+                on_hold=on_hold,
             )
         except LinkClosed:
             with self._lock:
@@ -184,8 +192,17 @@ class Exchange:
             return 0
 
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
-        """See `EventLoop.read_while`; False, too, when there is nothing to read any more."""
+        """Write what is on hold, and see `EventLoop.read_while`; False, too, if there is nothing to read any more."""
         return not self._ended and self._loop.read_while(is_waiting, timeout_s)
+
+    @property
+    def holds(self) -> bool:
+        """Something is on hold."""
+        return self._loop.is_in_debt
+
+    def flush(self) -> None:
+        """Write what is on hold: the caller is going to wait."""
+        self._loop.hurry()
 
     def interrupt(self) -> None:
         """See `EventLoop.interrupt`."""
@@ -391,7 +408,7 @@ class Exchange:
         if kind == _DATA:
             fields[_COST] = size
         try:
-            self._on_message(target, _KINDS[kind](*fields))
+            self._on_message(target, _KINDS[kind]._make(fields))
         except Exception as error:
             what = f"its {_KINDS[kind].__name__} for {target} could not be delivered"
             raise Lost(f"{what}: {''.join(traceback.format_exception(error))}") from error

@@ -15,8 +15,11 @@ from typing import Final
 from sage_flow.channels.wire import (
     DEFINITIONS,
     FRAGMENT_LIMIT,
+    HEADER,
+    MAGIC,
     MESSAGE,
     STREAMS,
+    WIRE_VERSION,
     Buffer,
     begin,
     fragments,
@@ -72,8 +75,8 @@ class Lanes:
 
     def place(self, lane: Hashable, number: int, payload: Sequence[Buffer], size: int) -> list[Buffer]:
         """A new message. Returns what is to be written now, nothing if it has to wait."""
-        if not self.waiting and size <= FRAGMENT_LIMIT:
-            return whole(MESSAGE, payload, size)
+        if not self.waiting and size <= _JOINED:
+            return [b"".join((HEADER.pack(MAGIC, WIRE_VERSION, MESSAGE, size), *payload))]
         waiting = self.waiting.get(lane)
         if waiting is None:
             if size <= FRAGMENT_LIMIT:

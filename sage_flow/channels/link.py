@@ -1,7 +1,7 @@
 """One authenticated connection between two processes, with messages both ways.
 
-`dial` makes one, a `Listener` accepts many. Who dials and who listens prove to each other that they know the
-key (`handshake`). A key opens what it was given for: the name - "queues", "service:answer" - is part of the
+`dial` makes one, a `Listener` (`listener`) accepts many. Who dials and who listens prove to each other that they
+know the key (`handshake`). A key opens what it was given for: the name - "queues", "service:answer" - is part of the
 proof. Before it a peer gets a few kilobytes and a few seconds, and nothing of what it sends is unpickled.
 
 All links of a process are served by one thread (those of a job's mesh by another: see `exchange`). It calls
@@ -10,7 +10,6 @@ All links of a process are served by one thread (those of a job's mesh by anothe
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import select
@@ -24,24 +23,21 @@ from typing import Any, Final
 
 from sage_flow.channels.connection import Closed, Inbound, Lost, Outbound
 from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
-from sage_flow.channels.hold import is_on_hold
 from sage_flow.channels.loop import READ, WRITE, EventLoop, exchange_loop
 from sage_flow.channels.pipe import Pipe
-from sage_flow.channels.transport import Address, TcpAddress
+from sage_flow.channels.transport import Address
 from sage_flow.channels.wire import MESSAGE_LIMIT
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed, ProtocolError
 from sage_flow.story import Story
 
-__all__ = ["Link", "Listener", "dial", "exchange_loop"]
+__all__ = ["BUSY_S", "CLOSED_HERE", "FLUSH_S", "Link", "OnClosed", "OnMessage", "dial", "exchange_loop", "text_of"]
 
-_HANDSHAKE_S: Final = 10.0  # for a peer that has connected
-_HALF_OPEN: Final = 128  # handshakes that may be under way at a listener
-_FLUSH_S: Final = 5.0
+FLUSH_S: Final = 5.0
+"""For how long what was sent is written when a link is closed."""
 _LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
-_BUSY_S: Final = 1.0  # the exchange thread may need so long to tell that the time is over
-_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_PAUSE_S: Final = 0.1  # before the next try to accept after one of these
-_OURS: Final = "it was closed here"
+BUSY_S: Final = 1.0
+"""The exchange thread may need so long to tell that the time is over."""
+CLOSED_HERE: Final = "it was closed here"
 
 OnMessage = Callable[["Link", Any, int], object]
 """Called with the link, the value and its encoded bytes."""
@@ -93,11 +89,15 @@ class Link:
         state = "open" if self.opened and self._reason is None else self._reason or "connecting"
         return f"Link({self.peer!r}, {state})"
 
-    def send(self, value: Any, *, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None) -> int:
+    def send(
+        self, value: Any, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None, on_hold: bool = False
+    ) -> int:
         """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
 
         Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
-        else is copied before this returns. `subject`: what an error describes instead of `value`.
+        else is copied before this returns. `subject`: what an error describes instead of `value`. `on_hold`: more
+        messages follow at once, and this one may be written with them, or when a thread waits (`flush`); the exchange
+        thread does it within two milliseconds, so it is never late by the work of the user's code.
 
         Raises: LinkClosed; CodecError if something in `value` cannot be pickled, and then nothing was sent.
         """
@@ -105,11 +105,15 @@ class Link:
             raise LinkClosed(f"the connection with {self.peer} belongs to the process that forked this one")
         try:
             # What the exchange thread sends is written when it has read all that is there.
-            on_hold = is_on_hold() or threading.get_ident() == self._loop.thread
-            size, unfinished = self._out.send(value, lane, copy_buffers=copy_buffers, subject=subject, on_hold=on_hold)
+            is_exchange = threading.get_ident() == self._loop.thread
+            size, unfinished = self._out.send(
+                value, lane, copy_buffers=copy_buffers, subject=subject, on_hold=on_hold or is_exchange
+            )
         except LinkClosed as closed:
             raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
-        if unfinished:
+        if unfinished and on_hold and not is_exchange:
+            self._loop.soon(self.flush)
+        elif unfinished:
             self._loop.order(self._flush)
         return size
 
@@ -122,9 +126,9 @@ class Link:
         if unfinished:
             self._loop.order(self._flush)
 
-    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = False) -> None:
+    def close(self, flush_s: float = FLUSH_S, *, wait: bool = False) -> None:
         """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, but not in a callback."""
-        self._out.refuse(_OURS)
+        self._out.refuse(CLOSED_HERE)
         if not self._loop.given_up:
             self._loop.order(lambda: self.finish(flush_s))
             if wait and threading.get_ident() != self._loop.thread:
@@ -183,9 +187,9 @@ class Link:
             self._loop.forget(pipe.sock)
 
     def _read_or_end(self, pipe: Pipe) -> bool:
-        """False if there is no sense in reading on."""
+        """For a pipe that is plain. False if there is no sense in reading on."""
         try:
-            self._read(pipe)
+            self._in.read(pipe, self._deliver)
         except BlockingIOError:
             pass
         except BaseException as error:  # an interrupt, too, leaves half a message behind
@@ -275,10 +279,12 @@ class Link:
         if self._reason is not None:
             return
         if not self.opened or flush_s <= 0:
-            self.end(_OURS)
+            self.end(CLOSED_HERE)
             return
         self._closing = True
-        self._loop.after(flush_s, lambda: self.end(_OURS if self.idle else f"{_OURS} before all was written"))
+        self._loop.after(
+            flush_s, lambda: self.end(CLOSED_HERE if self.idle else f"{CLOSED_HERE} before all was written")
+        )
         self._flush()
 
     def drain(self) -> str | None:
@@ -293,7 +299,7 @@ class Link:
         except (BlockingIOError, Closed):
             pass
         except Exception as error:
-            return _text(error)
+            return text_of(error)
         return None
 
     def _on_ready(self, events: int) -> None:
@@ -316,7 +322,7 @@ class Link:
 
     def _why(self, error: BaseException) -> str:
         # However the other end goes when it has got all: it is because of us.
-        return _OURS if self._closing and self.idle else _text(error)
+        return CLOSED_HERE if self._closing and self.idle else text_of(error)
 
     def _flush(self) -> None:
         pipe = self._pipe
@@ -325,7 +331,7 @@ class Link:
         try:
             done = self._out.write()
         except OSError as error:
-            self.end(_text(error))
+            self.end(text_of(error))
             return
         if done and self._closing:
             pipe.end_writing()  # and wait for the other end: to close with unread bytes could destroy what we wrote
@@ -337,15 +343,12 @@ class Link:
         if not self._reading.acquire(blocking=False):
             return False
         try:
-            self._read(pipe)
+            self._in.read(pipe, self._deliver)
+            while pipe.unread and self._reason is None:
+                self._in.read(pipe, self._deliver)
         finally:
             self._reading.release()
         return True
-
-    def _read(self, pipe: Pipe) -> None:
-        self._in.read(pipe, self._deliver)
-        while pipe.unread and self._reason is None:
-            self._in.read(pipe, self._deliver)
 
     def _deliver(self, value: Any, size: int) -> None:
         if self._reason is not None:  # a callback before this one ended the link
@@ -397,12 +400,7 @@ def _send_at_once(pipe: Pipe, data: bytes) -> None:
         pass  # the other end is closed; the next read tells, perhaps with the reason
 
 
-def _peer_of(pipe: Pipe) -> str:
-    name = pipe.sock.getpeername()
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a process of this machine"
-
-
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """`repr` for what does not explain itself."""
     explained = (Lost, CodecError, ProtocolError)
     if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
@@ -433,7 +431,7 @@ def dial(
     try:
         pipe = address.dial(connect_timeout_s)
     except (OSError, ProtocolError) as error:
-        raise ChannelNotReachable(f"nobody to talk to at {address}: {_text(error)}") from error
+        raise ChannelNotReachable(f"nobody to talk to at {address}: {text_of(error)}") from error
     settled = threading.Event()
     given_up = False
 
@@ -448,153 +446,9 @@ def dial(
     dialer = Dialer(Identity(0, name, 0, key or b""), os.urandom(NONCE_BYTES), 0)
     remaining = max(0.0, until - time.monotonic())
     loop.order(lambda: link.begin(pipe, dialer, remaining))
-    if not settled.wait(remaining + _BUSY_S) or (link.is_closed and not link.opened):
+    if not settled.wait(remaining + BUSY_S) or (link.is_closed and not link.opened):
         given_up = True
         reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"
         link.close(0)
         raise ChannelNotReachable(f"{address} and we have not come together: {reason}")
     return link
-
-
-class Listener:
-    """Accepts links at an address, from whoever knows the key of `name`.
-
-    `on_link` is called with each before its first message; if it raises, the link is refused. `address` is where
-    it can be dialed, with the real port.
-    """
-
-    def __init__(
-        self,
-        address: Address,
-        key: bytes | None,
-        name: str,
-        *,
-        on_message: OnMessage,
-        on_closed: OnClosed = lambda link, reason: None,
-        on_link: Callable[[Link], object] = lambda link: None,
-        handshake_s: float = _HANDSHAKE_S,
-        half_open: int = _HALF_OPEN,
-        limit: int = MESSAGE_LIMIT,
-        process: int = 0,
-        attempt: int = 0,
-        loop: EventLoop | None = None,
-    ) -> None:
-        """Bind, and begin to accept.
-
-        `handshake_s` and `half_open` bound what strangers can hold: seconds for a handshake, and how many may be
-        under way; one more ends the oldest. `limit`: bytes of a message at the most. `process`, `attempt`: ours
-        in a job; `loop`: another one than that of all links.
-
-        Raises: ChannelNotReachable if the port is in use, or if there is no key and others than this machine
-        could connect; SageFlowError if a path is too long.
-        """
-        if not key and isinstance(address, TcpAddress) and not address.is_loopback:
-            raise ChannelNotReachable(
-                f"{address} can be reached from other machines and there is no key: give one, such as"
-                " secrets.token_bytes(32), or listen on 127.0.0.1"
-            )
-        self._identity = Identity(process, name, attempt, key or b"")
-        self._on_message = on_message
-        self._on_link = on_link
-        self._on_closed = on_closed
-        self._handshake_s = handshake_s
-        self._half_open_limit = half_open
-        self._limit = limit
-        self._half_open: dict[Link, None] = {}  # oldest first
-        self._links: dict[Link, None] = {}
-        self._refused = 0
-        self._story = Story()
-        self._closing = False
-        self._closed = threading.Event()
-        self._sock = address.listen()
-        self.address = address.bound(self._sock)
-        self._loop = loop or exchange_loop()
-        self._loop.order(self._listen)
-
-    def __repr__(self) -> str:
-        return f"Listener({self._identity.name!r} at {self.address})"
-
-    def close(self, flush_s: float = _FLUSH_S, *, wait: bool = True) -> None:
-        """Accept nobody any more, and close the links when what was sent on them is written; wait for that."""
-        if self._loop.given_up:
-            return
-        self._loop.order(lambda: self.end(flush_s))
-        if wait and threading.get_ident() != self._loop.thread:
-            self._closed.wait(flush_s + _BUSY_S)
-
-    def links(self) -> list[Link]:
-        """The links that are open."""
-        return list(self._links)
-
-    def statistics(self) -> dict[str, Any]:
-        """How many links there are, `half_open` ones and how many were refused; the story: its last events."""
-        return {
-            "links": len(self._links),
-            "half_open": len(self._half_open),
-            "refused": self._refused,
-            "story": self._story.events(),
-        }
-
-    # All below runs on the exchange thread.
-
-    def _listen(self) -> None:
-        if not self._closing:
-            self._loop.watch(self._sock, READ, self._accept)
-
-    def _accept(self, _: int) -> None:
-        try:
-            pipe = self.address.accept(self._sock)
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except Exception as error:
-            self._note_refusal(_text(error))
-            if isinstance(error, OSError) and error.errno in _EXHAUSTED:  # it would be ready again at once
-                self._loop.forget(self._sock)
-                self._loop.after(_PAUSE_S, self._listen)
-            return
-        link = Link(
-            self._loop,
-            _peer_of(pipe),
-            on_message=self._on_message,
-            on_closed=self._ended,
-            on_open=self._admit,
-            limit=self._limit,
-        )
-        self._half_open[link] = None
-        if len(self._half_open) > self._half_open_limit:
-            next(iter(self._half_open)).end(f"more than {self._half_open_limit} handshakes at once")
-        link.begin(pipe, Acceptor(self._identity, os.urandom(NONCE_BYTES)), self._handshake_s)
-
-    def _admit(self, link: Link) -> None:
-        self._on_link(link)
-        del self._half_open[link]
-        self._links[link] = None
-
-    def _ended(self, link: Link, reason: str) -> None:
-        if link.opened:
-            del self._links[link]
-            self._settle()
-            self._on_closed(link, reason)
-        else:
-            del self._half_open[link]
-            self._note_refusal(reason)
-
-    def _note_refusal(self, reason: str) -> None:
-        self._refused += 1
-        self._story.note(time.monotonic(), f"refused a connection: {reason}")
-
-    def end(self, flush_s: float = 0.0) -> None:
-        """Stop listening, and let the links end within `flush_s` seconds."""
-        if not self._closing:
-            self._closing = True
-            self._loop.drop(self._sock)
-            self.address.remove()
-        for link in list(self._half_open):
-            link.end(_OURS)
-        for link in list(self._links):
-            link.finish(flush_s)
-        self._settle()
-
-    def _settle(self) -> None:
-        if self._closing and not self._links:
-            self._closed.set()

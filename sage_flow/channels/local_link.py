@@ -34,7 +34,7 @@ class LocalLink:
         ends[0]._other, ends[1]._other = ends[1], ends[0]
         return ends
 
-    def send(self, value: Any, *, lane: object = None, copy_buffers: bool = True) -> int:
+    def send(self, value: Any, *, lane: object = None, copy_buffers: bool = True, on_hold: bool = False) -> int:
         """Hand `value` over, from any thread. Raises: LinkClosed."""
         if self.is_closed:
             raise LinkClosed(_CLOSED)

@@ -25,14 +25,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-_PAUSE_S: Final = 0.001
+_SOON_S: Final = 0.002
 _SHARED: Final = 0  # stands for: to be read, by any thread
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
 
 class EventLoop:
-    """Only `order`, `watch`, `forget`, `read_while` and `interrupt` may be called from other threads.
+    """Only `order`, `soon`, `hurry`, `watch`, `forget`, `read_while` and `interrupt` may be called from other threads.
 
     `shares_reading`: threads that wait for messages may read. Sockets that are watched with `shared` have callbacks
     that any thread may call, one at a time.
@@ -49,6 +49,8 @@ class EventLoop:
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = itertools.count()
         self._orders: deque[Callable[[], object]] = deque()
+        self._soon: dict[Callable[[], object], None] = {}  # what nobody is in a hurry for
+        self._ticks = False  # it looks after that, until there was nothing
         self._asleep = False
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
@@ -111,11 +113,53 @@ class EventLoop:
             except OSError:  # full: it wakes anyway; closed: nothing is called any more
                 pass
 
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` within `_SOON_S`, in the loop's thread, or earlier in one that calls `hurry`.
+
+        Once for several times that it is given before. As long as such calls keep coming they wake nobody.
+        """
+        self._soon[callback] = None
+        self._tick_soon()
+
+    def hurry(self) -> None:
+        """Do now what was to be done soon: the caller is going to wait for what comes of it."""
+        soon = self._soon
+        for _ in range(len(soon)):
+            try:
+                callback, _ = soon.popitem()
+            except KeyError:  # another thread was faster
+                return
+            callback()
+
+    @property
+    def is_in_debt(self) -> bool:
+        """Something was to be done soon."""
+        return bool(self._soon)
+
+    def _tick_soon(self) -> None:
+        # Asked after what there is to do was noted, as the loop looks for that after it set this.
+        if not self._ticks:
+            self._ticks = True
+            self.order(lambda: self.after(_SOON_S, self._tick))
+
+    def _tick(self) -> None:
+        goes_on = bool(self._soon)
+        self.hurry()
+        if self._readers is not None and self._readers.look():
+            goes_on = True
+        self._ticks = goes_on
+        if goes_on:
+            self.after(_SOON_S, self._tick)
+        elif self._soon or (self._readers is not None and self._readers.is_due):
+            self._tick_soon()
+
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
         """Read in the caller's thread, which waits for messages, while `is_waiting()`; False if another one does.
 
         Callbacks run here: the caller holds no lock that they take. See `interrupt`.
         """
+        if self._soon:
+            self.hurry()
         return self._readers is not None and self._readers.serve_while(is_waiting, timeout_s)
 
     def interrupt(self) -> None:
@@ -151,10 +195,12 @@ class EventLoop:
             self._readers.close()
         self._orders.clear()
         self._timers.clear()
+        self._soon.clear()
 
     def give_up(self) -> None:
         """Close our copies of the sockets in a forked child, where another process goes on to use them."""
         self.given_up = True
+        self._soon.clear()
         for sock in self._watched:
             sock.close()  # not unregistered: the epoll instance is the parent's, too
         self._waker.close()
@@ -167,7 +213,7 @@ class _Readers:
     """The sockets of a loop that any one thread may wait for.
 
     The loop's thread watches them only while nobody else does. Who has waited mostly waits again at once; so the loop's
-    thread does not come back before nobody has read for `_PAUSE_S`: else it would be woken by the reply to whatever the
+    thread does not come back before nobody has read for `_SOON_S`: else it would be woken by the reply to whatever the
     other thread is just sending.
     """
 
@@ -176,9 +222,9 @@ class _Readers:
         self._loop = loop
         self._closed = False
         self._turn = threading.Lock()  # held by who waits for the sockets
-        self._state = threading.Lock()  # guards the three below
+        self._state = threading.Lock()  # guards the next
         self._is_watched = False  # by the loop
-        self._is_due = False  # the loop will look whether it has to watch
+        self.is_due = False  # somebody stopped reading, and the loop has to look whether it has to watch
         self._last_s = 0.0  # when somebody stopped reading
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
@@ -222,21 +268,21 @@ class _Readers:
 
     def _come_back(self) -> None:
         """Let the loop look, in a while, whether anybody reads."""
-        with self._state:
-            if self._is_due or self._is_watched:
-                return
-            self._is_due = True
-        self._loop.order(lambda: self._loop.after(_PAUSE_S, self._look))
+        if not self._is_watched and not self.is_due:
+            self.is_due = True
+            self._loop._tick_soon()
 
-    def _look(self) -> None:
-        with self._state:
-            self._is_due = not self._turn.locked()  # else whoever reads sees to it when he stops
-            idle_s = time.monotonic() - self._last_s
-        if self._is_due and idle_s < _PAUSE_S:
-            self._loop.after(_PAUSE_S - idle_s, self._look)
-        elif self._is_due:
-            self._is_due = False
-            self._watch(True)
+    def look(self) -> bool:
+        """Let the loop watch if nobody reads any more; whether it has to look again. For the loop's thread."""
+        if not self.is_due:
+            return False
+        self.is_due = False  # before the next question, as who stops reading asks in the opposite order
+        if not self._turn.locked():  # else whoever reads sees to it when he stops
+            if time.monotonic() - self._last_s >= _SOON_S:
+                self._watch(True)
+                return False
+            self.is_due = True
+        return True
 
     def _serve_for_loop(self, _: int) -> None:
         if self._turn.acquire(blocking=False):

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar, cast
 from sage_flow.channels import hosted_queue as hosted
 from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.hosted_queue import RESUME_S, Decision, HostedQueue, Run
-from sage_flow.channels.link import Listener
+from sage_flow.channels.listener import Listener
 from sage_flow.channels.local_link import AnyLink, LocalLink, OnClosed, OnMessage
 from sage_flow.channels.loop import exchange_loop
 from sage_flow.channels.queue_items import relayed

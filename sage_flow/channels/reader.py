@@ -21,8 +21,10 @@ from sage_flow.channels.wire import (
 )
 from sage_flow.errors import ProtocolError
 
+_MESSAGE_START: Final = HEADER.pack(MAGIC, WIRE_VERSION, MESSAGE, 0)[:8]
 _START: Final = HEADER.pack(MAGIC, WIRE_VERSION, 0, 0)[:4]
 _HEAD: Final = struct.Struct("<4sIQ")  # the header, its first two fields as one
+_MESSAGE_HEAD: Final = struct.Struct("<8sQ")  # its first three fields as one
 _SIZE: Final = HEADER.size
 _SCRATCH: Final = 128 << 10  # bytes; smaller frames are cut from here, many to one read
 _NARROW: Final = 4 << 10  # read beside fragments: what comes here of the next one is copied
@@ -105,7 +107,14 @@ class FrameReader:
             self._advance(self._body, count, payloads)
             return payloads
         scratch, start, end = self._scratch, 0, self._scratch_used + count
+        longest_message = self._longest[MESSAGE]
         while end - start >= _SIZE:
+            head, length = _MESSAGE_HEAD.unpack_from(scratch, start)
+            after = start + _SIZE + length
+            if head == _MESSAGE_START and after <= end and length <= longest_message:  # mostly all there is
+                payloads.append((MESSAGE, bytearray(scratch[start + _SIZE : after])))
+                start = after
+                continue
             head, kind, length = _HEAD.unpack_from(scratch, start)
             longest = self._longest.get(kind)
             if head != _START or longest is None or length > longest or length < _SHORTEST.get(kind, 0):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
+from typing import TypeVar
 
 from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
-from sage_flow.channels.hold import OnHold
 from sage_flow.errors import CodecError, ServiceOverloaded
 from sage_flow.executors.shell import Post
 from sage_flow.keys import group_to_subtask
@@ -23,6 +24,8 @@ from sage_flow.story import Story
 
 __all__ = ["CallingPort", "cannot_be_sent"]
 
+T = TypeVar("T")
+
 _FEW = 8  # open calls; while there are more, the requests of further ones may go together
 _ENDLESS_S = 1e9  # thirty years; an operating system cannot wait for longer
 
@@ -34,6 +37,7 @@ class CallingPort:
         self._plan = plan
         self._address = address
         self._post = post
+        self.now = post.now
         self._condition = post.condition()
         self._calls = CallTable()
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
@@ -41,9 +45,6 @@ class CallingPort:
         self._received_replies = 0
         self._called: dict[int, None] = {}  # services' subtasks that got a request
         self._next_replica = first_replica
-
-    def now(self) -> float:
-        return self._post.now()
 
     # -- making calls ---------------------------------------------------------------------------------------
 
@@ -64,8 +65,7 @@ class CallingPort:
             )
             return self._not_made(service, label, began, refused)
         made.target = self._choose_replica(service, group)
-        with OnHold(self._calls.open_calls > _FEW):
-            self._send(made, call)
+        self._send(made, call)
         return made
 
     def has_place(self, service: ServicePlan, pool: str | None = None) -> bool:
@@ -74,25 +74,25 @@ class CallingPort:
     def _take_place(
         self, service: ServicePlan, label: str, began: float, deadline: float, pool: str | None
     ) -> OpenCall | None:
-        call: OpenCall | None = None
-
-        def take() -> bool:
-            nonlocal call
-            if not self.has_place(service, pool):
-                return False
-            call = self._calls.open(service.name, label, began, deadline, many=service.many, pool=pool)
-            return True
-
+        take = partial(
+            self._calls.open,
+            service.name,
+            label,
+            began,
+            deadline,
+            many=service.many,
+            pool=pool,
+            places=service.max_pending,
+        )
         with self._condition:
             self._check()
-            if take():
-                return call
-        self._suspend(take, deadline)
-        return call
+            taken = take()
+        return taken or self._suspend(take, deadline)
 
     def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
         with self._condition:
             call = self._calls.open(service.name, label, began, began)
+            assert call is not None
             self._calls.end(call, outcome, self.now())
         return call
 
@@ -102,18 +102,27 @@ class CallingPort:
         left_s = made.deadline - self.now()
         request = Request(self._address, made.id, left_s, call.method, call.args, call.kwargs)
         try:
-            self._post.send(self._address, made.target, request)
+            self._post.send(self._address, made.target, request, self._more_follow())
         except CodecError as error:
             self._end(made, Outcome(error=cannot_be_sent(f"the arguments of {made.label}", error)))
 
+    def _more_follow(self) -> bool:
+        """Who has made many calls without waiting makes another one, mostly."""
+        return self._calls.open_calls > _FEW
+
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         replicas = self._replicas[service.name]
+        if len(replicas) == 1:
+            return replicas[0]
         if group is not None:
             return replicas[group_to_subtask(group, len(replicas), MAX_PARALLELISM)]
         self._next_replica += 1
         return replicas[self._next_replica % len(replicas)]
 
     # -- what comes of them ---------------------------------------------------------------------------------
+
+    def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
+        return call.outcome or self._suspend(lambda: call.outcome, deadline) or self.poll(call)
 
     def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
         def ready() -> bool:
@@ -126,6 +135,9 @@ class CallingPort:
         if call.outcome is None and call.deadline <= self.now():
             self._expire()
         return call.outcome
+
+    def flush(self) -> None:
+        self._post.flush()
 
     def cancel(self, call: OpenCall) -> bool:
         ended = self._end(call, Outcome(error=CancelledError(f"the call of {call.label} was cancelled by its caller")))
@@ -142,13 +154,14 @@ class CallingPort:
 
     def take_reply(self, reply: Reply) -> None:
         """A share of an outcome has come."""
+        now = self.now()
         with self._condition:
             self._received_replies += 1
-            call = self._calls.on_reply(reply, self.now())
+            call = self._calls.on_reply(reply, now)
             if call is not None:
                 self._condition.notify_all()
                 if reply.error is not None:
-                    self._story.note(self.now(), f"{call.label} raised {reply.error.type_name}")
+                    self._story.note(now, f"{call.label} raised {reply.error.type_name}")
         if call is not None and call.callbacks:
             self._call_back([call])
 
@@ -203,8 +216,8 @@ class CallingPort:
 
     # -- waiting --------------------------------------------------------------------------------------------
 
-    def _suspend(self, is_ready: Callable[[], bool], deadline: float | None) -> bool:
-        """Wait for `is_ready`, asked under the condition; False: `deadline` has passed.
+    def _suspend(self, what: Callable[[], T | None], deadline: float | None) -> T | None:
+        """Return `what()`, asked under the condition, once it is neither None nor False; None: `deadline` has passed.
 
         Calls whose time passes meanwhile are ended, whoever waits for them.
         """
@@ -212,17 +225,18 @@ class CallingPort:
             self._while_waiting()
             with self._condition:
                 self._check()
-                if is_ready():
-                    return True
-                if self._may_sleep():
+                while not (found := what()) and self._may_sleep():
                     now = self.now()
                     if deadline is not None and deadline <= now:
-                        return False
+                        return None
                     wake_at = _earliest(deadline, self._calls.next_deadline)
                     left_s = None if wake_at is None else wake_at - now
-                    if left_s is None or left_s > 0:
-                        self._condition.wait(None if left_s is None or left_s > _ENDLESS_S else left_s)
-                        continue
+                    if left_s is not None and left_s <= 0:
+                        break
+                    self._condition.wait(None if left_s is None or left_s > _ENDLESS_S else left_s)
+                    self._check()
+            if found:
+                return found
             self._expire()
 
     def _while_waiting(self) -> None:

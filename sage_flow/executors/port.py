@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sage_flow.channels.frame import (
     DRIVER,
@@ -27,7 +27,6 @@ from sage_flow.channels.frame import (
     Request,
     Ticket,
 )
-from sage_flow.channels.hold import OnHold
 from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError
 from sage_flow.executors.calling import CallingPort, cannot_be_sent
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
@@ -92,25 +91,28 @@ class WorkerPort(CallingPort):
 
     def deliver(self, message: Message) -> None:
         """Take a message, on whatever thread it came."""
-        match message:
-            case Reply():
-                self._take_reply(message)
-            case Inspect(number):
-                self._shell.send(self._address, DRIVER, Inspected(self._address, number, self.report()))
-            case _:
-                with self._condition:
-                    self._note_message(message)
-                    self._condition.notify_all()
+        if isinstance(message, Reply):
+            try:
+                self.take_reply(message)
+            except Exception as error:  # this is the sender's thread; the subtask that it concerns raises it
+                self._fault = error
+                self.wake()
+        elif isinstance(message, Inspect):
+            self._shell.send(self._address, DRIVER, Inspected(self._address, message.number, self.report()))
+        else:
+            with self._condition:
+                self._note_message(message)
+                self._condition.notify_all()
 
     def _note_message(self, message: Message) -> None:
         match message:
+            case Request():
+                self._take_request(message)
             case Data():
                 self._incoming[message.channel].arrived(message, self.now())
                 self._inbox.append(message)
             case Credit(channel, amount):
                 self._outgoing[channel].credit.grant(amount)
-            case Request():
-                self._take_request(message)
             case CancelRequest():
                 self._take_back(message)
             case Cancel():
@@ -124,8 +126,8 @@ class WorkerPort(CallingPort):
             self._poked = True
             self._condition.notify_all()
 
-    def take(self, timeout_s: float | None = None, limit: int | None = None) -> list[Message]:
-        """Return the messages that wait, at most `limit`; wait for the first at most `timeout_s`, None: for ever.
+    def take(self, timeout_s: float | None = None) -> list[Message]:
+        """Return the messages that wait; wait for the first at most `timeout_s`, None: for ever.
 
         Raises JobCancelled.
         """
@@ -133,8 +135,8 @@ class WorkerPort(CallingPort):
         taken: list[Message] = []
 
         def ready() -> bool:
-            while self._inbox and len(taken) != limit:
-                taken.append(self._inbox.popleft())
+            taken.extend(self._inbox)
+            self._inbox.clear()
             poked, self._poked = self._poked, False
             return bool(taken) or poked
 
@@ -146,6 +148,23 @@ class WorkerPort(CallingPort):
         else:
             self._suspend(ready, deadline)
         return taken
+
+    def take_one(self) -> Message | None:
+        """Return the message that has waited longest, or wait for one; None: woken by `wake`. Raises JobCancelled.
+
+        A request that is taken so is one that has begun.
+        """
+        taken: Message | Literal[True] | None = self._suspend(self._next, None)
+        return None if taken is True else taken
+
+    def _next(self) -> Message | Literal[True] | None:
+        if self._inbox:
+            message = self._inbox.popleft()
+            if self._requests is not None and isinstance(message, Request):
+                self._requests.begun(message, self.now())
+            return message
+        poked, self._poked = self._poked, False
+        return True if poked else None
 
     @property
     def is_cancelled(self) -> bool:
@@ -184,19 +203,12 @@ class WorkerPort(CallingPort):
     def _medium(self, other: int) -> str:
         return self._shell.medium(other, self._address)
 
-    def _take_reply(self, reply: Reply) -> None:
-        try:
-            self.take_reply(reply)
-        except Exception as error:  # this is the sender's thread; the subtask that it concerns raises it
-            self._fault = error
-            self.wake()
-
     def _take_request(self, request: Request) -> None:
         now = self.now()
         if self._requests is None:
             raise ProtocolError(f"a request has come to {self._name}, which answers none")
         self._requests.arrived(request, now)
-        self._inbox.append(request._replace(deadline=now + request.remaining_s))
+        self._inbox.append(Request(*request[:-1], now + request.remaining_s))
 
     def begin(self, request: Request) -> bool:
         with self._condition:
@@ -241,8 +253,7 @@ class WorkerPort(CallingPort):
 
     def reply(self, caller: int, reply: Reply) -> None:
         try:
-            with OnHold(bool(self._inbox)):
-                self._shell.send(self._address, caller, reply)
+            self._shell.send(self._address, caller, reply, bool(self._inbox))
         except CodecError as error:
             raise cannot_be_sent(f"a reply of service {self._service!r}", error) from error
 
@@ -272,10 +283,10 @@ class WorkerPort(CallingPort):
         now = self.now()
         with self._condition:
             question = self._calls.open("", "the driver", now, now + _ASK_DRIVER_S)
+            assert question is not None
         request = Request(self._address, question.id, _ASK_DRIVER_S, "open_call", (service.name,), {})
         self._shell.send(self._address, DRIVER, request)
-        self.await_calls([question], 1, None)
-        outcome = self.poll(question)
+        outcome = self.await_call(question)
         if outcome is not None and (outcome.error is not None or outcome.remote_error is not None):
             return outcome
         self._allowed.add(service.name)
@@ -301,10 +312,10 @@ class WorkerPort(CallingPort):
             self._drain()
 
     def _may_sleep(self) -> bool:
-        return self._next_to_send() is None
+        return not self._waiting_frames or self._next_to_send() is None
 
     def _next_to_send(self) -> _Outgoing | None:
-        if self._draining or not self._waiting_frames:
+        if self._draining:
             return None
         for out in self._outgoing.values():
             if out.frames and out.credit.may_start:

@@ -70,11 +70,15 @@ class ProcessShell(ThreadShell):
     def condition(self) -> Condition:
         return ReadingCondition(lambda: self.exchange)
 
-    def send(self, sender: int, target: int, message: Message) -> int:
+    def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
         process = self._process_of[target]
         if process == self._process or self.exchange is None:
             return super().send(sender, target, message)
-        return self.exchange.send(process, target, message)
+        return self.exchange.send(process, target, message, on_hold)
+
+    def flush(self) -> None:
+        if self.exchange is not None:
+            self.exchange.flush()
 
     def medium(self, producer: int, consumer: int) -> str:
         return "memory" if self._process_of[producer] == self._process_of[consumer] else "unix socket"

@@ -53,11 +53,16 @@ class Post(Protocol):
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
 
-    def send(self, sender: int, target: int, message: Message) -> int:
+    def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
         """Send, never blocking; return what the message takes of its channel's credit.
+
+        `on_hold`: more follow at once, and it may go with them; at the latest it goes when an activation waits.
 
         Raises CodecError if the message has to be pickled and cannot be.
         """
+
+    def flush(self) -> None:
+        """Send what is on hold."""
 
     def medium(self, producer: int, consumer: int) -> str:
         """What carries messages between these addresses, such as "memory" or "unix socket"."""

@@ -281,7 +281,10 @@ class SimulationShell:
     def now(self) -> float:
         return self._scheduler.now
 
-    def send(self, sender: int, target: int, message: Message) -> int:
+    def flush(self) -> None:
+        """Nothing is ever on hold."""
+
+    def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
         message = self._post.copied(message)
         self._scheduler.send(sender, target, message)
         return message.cost if isinstance(message, Data) else 0

@@ -95,11 +95,13 @@ class ThreadShell:
 
         return asyncio.new_event_loop()
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
-    def send(self, sender: int, target: int, message: Message) -> int:
+    def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
         return self._post.send(target, message)
+
+    def flush(self) -> None:
+        """Nothing is ever on hold."""
 
     def medium(self, producer: int, consumer: int) -> str:
         return "memory"

@@ -214,18 +214,16 @@ class _ServiceLoop:
                 self._condition.notify_all()
 
     def _answer_requests(self) -> None:
-        while not self._is_over():
+        while not self._service.is_over and self._fault is None:
             self._take_place()
-            requests = [request for m in self._port.take(limit=1) if (request := self._service.on_message(m))]
-            if not requests:
+            message = self._port.take_one()
+            request = None if message is None else self._service.on_message(message)
+            if request is None:
                 self._free.append(0)  # nobody is woken for it, or two activations could wake each other for ever
-            for request in requests:
+            else:
                 self._service.answer(request, self._release)
             self._after_each()
         self._port.wake()  # the others look up too
-
-    def _is_over(self) -> bool:
-        return self._service.is_over or self._fault is not None
 
     def _take_place(self) -> None:
         try:

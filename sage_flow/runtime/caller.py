@@ -53,6 +53,7 @@ class Caller:
         self._services = services
         self._port = port
         self._before_wait = before_wait
+        self._found: dict[tuple[str, str], ServicePlan] = {}  # by service and method, which were found to be right
         self._closing = False
 
     def begin_close(self) -> None:
@@ -68,8 +69,7 @@ class Caller:
         if port.in_activation():
             self._before_wait()
         made = port.call(plan, call, timeout_s, group)
-        port.await_calls([made], 1, None)
-        outcome = port.poll(made)
+        outcome = port.await_call(made)
         if outcome is None:
             raise InternalError(f"a call of {made.label} came back without an outcome")
         return outcome.get()
@@ -88,24 +88,25 @@ class Caller:
                 f"{call.service}.{call.method} was called by a thread of its own after close() of the operator had"
                 " begun: let such threads end in close()"
             )
-        plan = find_service(self._services, call.service)
-        _check_method(plan, call.method)
-        return plan, self._timeout(plan, call.method, call.timeout), _key_group(plan, call.key)
+        plan = self._found.get((call.service, call.method)) or self._find(call.service, call.method)
+        timeout = plan.timeout_s if call.timeout is None else _checked_timeout(call.timeout)
+        if (deadline := _deadline.get()) is not None:
+            timeout = min(timeout, self._left(deadline, call))
+        return plan, timeout, _key_group(plan, call.key)
 
-    def _timeout(self, plan: ServicePlan, method: str, timeout: float | None) -> float:
-        if timeout is None:
-            timeout = plan.timeout_s
-        elif isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise PipelineError(f"timeout of a call must be a number of seconds above 0, not {timeout!r}")
-        deadline = _deadline.get()
-        if deadline is None:
-            return timeout
+    def _find(self, service: str, method: str) -> ServicePlan:
+        plan = find_service(self._services, service)
+        _check_method(plan, method)
+        self._found[service, method] = plan
+        return plan
+
+    def _left(self, deadline: float, call: Call) -> float:
         left = deadline - self._port.now()
         if left <= 0:
             raise ServiceTimeout(
-                f"no time is left for calling {plan.name}.{method}: the call being answered has timed out"
+                f"no time is left for calling {call.service}.{call.method}: the call being answered has timed out"
             )
-        return min(timeout, left)
+        return left
 
 
 def find_service(services: Mapping[str, ServicePlan], service: str | type) -> ServicePlan:
@@ -126,6 +127,12 @@ def find_service(services: Mapping[str, ServicePlan], service: str | type) -> Se
             f" ({names}): use the name"
         )
     return found[0]
+
+
+def _checked_timeout(timeout: Any) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise PipelineError(f"timeout of a call must be a number of seconds above 0, not {timeout!r}")
+    return timeout
 
 
 def _key_group(plan: ServicePlan, key: Any) -> int | None:

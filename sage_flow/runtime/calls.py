@@ -9,9 +9,10 @@ detection: Huang 1989, Mattern 1989.) A class service replies once, with share 1
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sage_flow.channels.frame import Reply
 from sage_flow.errors import NoReply, ProtocolError, ServiceError, ServiceTimeout
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CallTable", "OpenCall", "Outcome"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a call ended: a value, an error made here, or an error packed by the responder."""
 
     value: Any = None
@@ -83,14 +83,26 @@ class CallTable:
         return self._in_flight.get(pool, 0)
 
     def open(
-        self, service: str, label: str, began: float, deadline: float, *, many: bool = False, pool: str | None = None
-    ) -> OpenCall:
-        """Register a call."""
-        call = OpenCall(self._next_id, service, pool or service, label, began, deadline, many)
+        self,
+        service: str,
+        label: str,
+        began: float,
+        deadline: float,
+        *,
+        many: bool = False,
+        pool: str | None = None,
+        places: float = math.inf,
+    ) -> OpenCall | None:
+        """Register a call, if fewer than `places` of its pool are open."""
+        pool = pool or service
+        taken = self._in_flight.get(pool, 0)
+        if taken >= places:
+            return None
+        number = self._next_id
         self._next_id += 1
-        self._calls[call.id] = call
-        heapq.heappush(self._deadlines, (deadline, call.id))
-        self._in_flight[call.pool] = self.in_flight(call.pool) + 1
+        call = self._calls[number] = OpenCall(number, service, pool, label, began, deadline, many)
+        heapq.heappush(self._deadlines, (deadline, number))
+        self._in_flight[pool] = taken + 1
         return call
 
     def on_reply(self, reply: Reply, now: float) -> OpenCall | None:
@@ -98,15 +110,17 @@ class CallTable:
         call = self._calls.get(reply.call_id)
         if call is None:
             return None
-        call.received += reply.share
-        call.outputs.extend(reply.outputs)
         if reply.error is not None:
             self.end(call, Outcome(remote_error=reply.error), now)
-        elif call.received > 1:
+            return call
+        call.received += reply.share
+        call.outputs += reply.outputs
+        if call.received > 1:
             raise ProtocolError(f"the shares of a call of {call.label} sum to {call.received}")
-        elif call.received == 1:
-            self.end(call, _outcome(call), now)
-        return None if call.outcome is None else call
+        if call.received < 1:
+            return None
+        self.end(call, _outcome(call), now)
+        return call
 
     def end(self, call: OpenCall, outcome: Outcome, now: float) -> bool:
         """Give a call its outcome, unless it has one; return whether it got this one."""
@@ -114,12 +128,13 @@ class CallTable:
             return False
         call.outcome = outcome
         del self._calls[call.id]
-        self._in_flight[call.pool] -= 1
-        if not self._in_flight[call.pool]:
-            del self._in_flight[call.pool]
-        if call.label not in self._closed:
-            self._closed[call.label] = _Closed()
-        self._closed[call.label].count(outcome, now - call.began)
+        left = self._in_flight.pop(call.pool) - 1
+        if left:
+            self._in_flight[call.pool] = left
+        closed = self._closed.get(call.label)
+        if closed is None:
+            closed = self._closed[call.label] = _Closed()
+        closed.count(outcome, now - call.began)
         return True
 
     def expire(self, now: float) -> list[OpenCall]:
@@ -186,12 +201,13 @@ class _Closed:
 
 
 def _outcome(call: OpenCall) -> Outcome:
-    if not call.outputs:
+    outputs = call.outputs
+    if not outputs:
         return Outcome(error=NoReply(f"{call.label} gave no output for this request: it was filtered or skipped"))
     if call.many:
-        return Outcome(value=call.outputs)
-    if len(call.outputs) == 1:
-        return Outcome(value=call.outputs[0])
+        return Outcome(outputs)
+    if len(outputs) == 1:
+        return Outcome(outputs[0])
     return Outcome(
         error=ServiceError(
             f"{call.label} gave {len(call.outputs)} outputs for one request, where one is the reply: reduce them to"

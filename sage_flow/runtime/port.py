@@ -29,6 +29,9 @@ class CallPort(Protocol):
     def has_place(self, service: ServicePlan) -> bool:
         """Whether a call made now would not wait for a place."""
 
+    def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
+        """Suspend until a call has its outcome, and return that; None: `deadline` has passed."""
+
     def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
         """Suspend until `count` of the calls have their outcome, or `deadline` has passed.
 
@@ -37,6 +40,9 @@ class CallPort(Protocol):
 
     def poll(self, call: OpenCall) -> Outcome | None:
         """Return the outcome of a call, None while it is open."""
+
+    def flush(self) -> None:
+        """Let requests go that may wait for others."""
 
     def cancel(self, call: OpenCall) -> bool:
         """End a call that is open; return whether it was. Its request is taken back if it was not started."""

@@ -120,7 +120,7 @@ class ServiceSubtask:
         An error is the caller's; work whose time has passed is not started, and a coroutine is cancelled then.
         """
         now = self._port.now()
-        if not self._port.begin(request) or request.deadline <= now:
+        if request.deadline <= now:
             release()
             return
         if request.method in self._coroutines:

@@ -437,6 +437,8 @@ class ChainSubtask:
 
     def _flush(self, *, may_suspend: bool = True) -> None:
         for output in self._outputs:
+            if not output.records:
+                continue
             try:
                 output.flush(may_suspend=may_suspend)
             except Exception as error:

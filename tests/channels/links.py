@@ -7,7 +7,8 @@ import tempfile
 
 import pytest
 
-from sage_flow.channels.link import Listener, dial
+from sage_flow.channels.link import dial
+from sage_flow.channels.listener import Listener
 from sage_flow.channels.transport import TcpAddress, UnixAddress
 from tests.channels.certificates import Authority
 

@@ -6,7 +6,8 @@ import queue
 import pytest
 
 from sage_flow.channels.endpoint import Credentials, Endpoint
-from sage_flow.channels.link import Listener, dial
+from sage_flow.channels.link import dial
+from sage_flow.channels.listener import Listener
 from sage_flow.channels.transport import TcpAddress, UnixAddress
 from sage_flow.errors import ChannelNotReachable
 

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from sage_flow.channels.link import Listener, dial, exchange_loop
+from sage_flow.channels.link import dial, exchange_loop
+from sage_flow.channels.listener import Listener
 from sage_flow.channels.transport import SILENCE_S, TcpAddress, UnixAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed
 from tests.channels.columns import column_kind, every_kind
@@ -56,6 +57,15 @@ def test_every_lane_keeps_its_order_whatever_the_sizes(room):
         assert seen == {lane: list(range(60)) for lane in range(3)}
     for thread in threads:
         thread.join()
+
+
+@every_way
+def test_messages_on_hold_arrive_in_order_without_another_word(room):
+    (link, _), (_, there) = room.pair()
+    for number in range(100):
+        link.send(number, on_hold=number % 3 != 0)
+    link.send("held", on_hold=True)
+    assert [there.next() for _ in range(101)] == [*range(100), "held"]
 
 
 @every_way

@@ -85,3 +85,41 @@ def test_orders_after_the_end_are_not_called():
     loop._asleep = True  # as if it had ended while it slept
     loop.close()
     loop.order(lambda: pytest.fail("called"))
+
+
+def test_what_is_for_soon_is_done_once_in_the_loops_thread(loop):
+    calls = []
+
+    def note():
+        calls.append(threading.get_ident())
+
+    def ask():
+        for _ in range(10):
+            loop.soon(note)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert loop.is_in_debt
+    assert run(loop, calls, 1) == [threading.get_ident()]
+    assert not loop.is_in_debt
+
+
+def test_who_is_in_a_hurry_does_it_himself(loop):
+    calls = []
+    loop.soon(lambda: calls.append("done"))
+    loop.hurry()
+    assert calls == ["done"]
+    loop.after(0.01, lambda: calls.append("later"))
+    assert run(loop, calls, 2) == ["done", "later"]
+
+
+def test_it_looks_after_what_is_for_soon_only_while_there_is_some(loop):
+    calls = []
+    loop.soon(lambda: calls.append("first"))
+    run(loop, calls, 1)
+    loop.run(until=lambda: not loop._ticks)
+    assert not loop._timers  # nothing wakes it any more
+    assert not loop._orders
+    loop.soon(lambda: calls.append("second"))
+    assert run(loop, calls, 2) == ["first", "second"]

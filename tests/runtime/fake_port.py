@@ -84,6 +84,10 @@ class FakePort:
     def has_place(self, service):
         return True
 
+    def await_call(self, call, deadline=None):
+        self.await_calls([call], 1, deadline)
+        return self.poll(call)
+
     def await_calls(self, calls, count, deadline):
         assert sum(call.outcome is not None for call in calls) >= count
 
