@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.cases import CASES
 from benchmarks.measure import ResultsDiffer, measure_case
-from benchmarks.table import replaced, tables
+from benchmarks.table import replaced, rows_of, tables
 
 __all__ = ["main"]
 
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(CASES)}", file=sys.stderr)
         return 2
-    if options.write and (options.quick or options.cases):
-        print("--write takes a whole run: neither --quick nor cases", file=sys.stderr)
+    if options.write and options.quick:
+        print("--write takes runs that count: not --quick", file=sys.stderr)
         return 2
     try:
         measured = [measure_case(CASES[name], quick=options.quick, report=_report) for name in options.cases or CASES]
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = f"{_machine()}\n\n{tables(measured)}"
     print(text)
     if options.write:
-        _PAGE.write_text(replaced(_PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+        page = _PAGE.read_text(encoding="utf-8")
+        text = f"{_machine()}\n\n{tables(measured, rows_of(page), CASES.values())}"
+        _PAGE.write_text(replaced(page, text), encoding="utf-8")
     return 0
 
 
@@ -44,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("cases", metavar="CASE", nargs="*", help=f"default: all of {', '.join(CASES)}")
     parser.add_argument("--quick", action="store_true", help="each case small and once: shows that it works, no more")
-    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="put the rows into the tables of benchmarks/README.md")
     return parser
 
 

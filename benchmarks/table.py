@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from benchmarks.case import Clock, Figure
+from benchmarks.case import Case, Clock, Figure
 from benchmarks.measure import Measured, Reading, Spread
 
-__all__ = ["BEGIN", "END", "replaced", "tables"]
+__all__ = ["BEGIN", "END", "replaced", "rows_of", "tables"]
 
 BEGIN = "<!-- measured: begin -->"
 END = "<!-- measured: end -->"
 
 
-def tables(measured: Sequence[Measured]) -> str:
-    """A table for each figure that was measured, with a heading."""
+def tables(measured: Sequence[Measured], kept: Mapping[str, str] | None = None, order: Iterable[Case] = ()) -> str:
+    """A table for each figure that was measured, with a heading.
+
+    `kept`: rows of earlier runs, by the names of their cases; the rows are then in the `order` of all cases.
+    """
+    rows = {one.case.name: _line(_TABLES[one.case.figure][2](one)) for one in measured}
+    rows = {**(kept or {}), **rows}
+    cases = list(order) or [one.case for one in measured]
     parts = []
-    for figure, (heading, columns, row) in _TABLES.items():
-        rows = [row(one) for one in measured if one.case.figure is figure]
-        if rows:
-            lines = [columns, ["---"] * len(columns), *rows]
-            parts.append(f"### {heading}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    for figure, (heading, columns, _) in _TABLES.items():
+        lines = [rows[case.name] for case in cases if case.figure is figure and case.name in rows]
+        if lines:
+            head = [_line(columns), _line(["---"] * len(columns))]
+            parts.append(f"### {heading}\n\n" + "\n".join([*head, *lines]) + "\n")
     return "\n".join(parts)
+
+
+def rows_of(page: str) -> dict[str, str]:
+    """The rows of the tables of a page, by the names of their cases."""
+    content = page.partition(BEGIN)[2].partition(END)[0]
+    return {found[1]: found[0] for found in re.finditer(r"^\| `([\w-]+)` \|.*$", content, re.MULTILINE)}
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def replaced(page: str, content: str) -> str:

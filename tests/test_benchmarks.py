@@ -12,7 +12,7 @@ from benchmarks.case import Case, Figure
 from benchmarks.cases import CASES
 from benchmarks.child import digest, readings
 from benchmarks.measure import Measured, Reading, ResultsDiffer, Spread, measure_case
-from benchmarks.table import BEGIN, END, replaced, tables
+from benchmarks.table import BEGIN, END, replaced, rows_of, tables
 
 PAGE = Path(__file__).parent.parent / "benchmarks/README.md"
 IN_FRESH_PROCESSES = ("chain", "call", "processes", "memory-range")  # one of each shape, and the one that forks
@@ -38,7 +38,7 @@ def test_the_command_runs_cases_in_fresh_processes_and_prints_their_tables(capsy
     assert re.findall(r"^\| `([\w-]+)` \|", printed, re.MULTILINE) == ["chain", "processes", "call", "memory-range"]
 
 
-@pytest.mark.parametrize("arguments", [["no-such-case"], ["--write", "chain"], ["--write", "--quick"]])
+@pytest.mark.parametrize("arguments", [["no-such-case"], ["--write", "--quick"]])
 def test_what_makes_no_sense_is_refused_before_anything_runs(arguments):
     assert main(arguments) == 2
 
@@ -88,6 +88,16 @@ def test_a_bar_is_the_least_speed_or_the_most_time_or_growth(figure, bar, verdic
 def test_a_quick_run_says_nothing_about_a_bar():
     table = tables([Measured(case(bar=0.5), 2, [reading(1.0)], [reading(9.0)])])
     assert "missed" not in table
+
+
+def test_rows_of_other_cases_are_kept_in_the_order_of_all():
+    one, two = case(), case()
+    two = Case(**{**vars(two), "name": "other"})
+    first = tables([Measured(one, 10, [reading(1.0)], [reading(9.0)])])
+    kept = rows_of(f"{BEGIN}{first}{END}")
+    both = tables([Measured(two, 10, [reading(1.0)], [reading(2.0)])], kept, [two, one])
+    assert [line.split("|")[1].strip() for line in both.splitlines()[4:]] == ["`other`", "`some`"]
+    assert first.splitlines()[-1] in both
 
 
 def test_only_what_is_between_the_markers_is_replaced():
