@@ -366,7 +366,7 @@ class ChainSubtask:
     def _run(self, entry: CompiledChain, records: list[Any]) -> None:
         try:
             entry.run(records)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             culprit = entry.culprit(error.__traceback__)
             bad_key = _unhashable_key(culprit, error)
             self._blame(culprit, bad_key or error)
@@ -374,7 +374,7 @@ class ChainSubtask:
                 raise bad_key from error
             raise
 
-    def _blame(self, culprit: Culprit | None, error: Exception) -> None:
+    def _blame(self, culprit: Culprit | None, error: BaseException) -> None:
         if culprit is None:
             self._explain(error, self._operators[-1].operator)
             return
@@ -479,7 +479,7 @@ class ChainSubtask:
             raise
 
 
-def _unhashable_key(culprit: Culprit | None, error: Exception) -> InvalidKeyError | None:
+def _unhashable_key(culprit: Culprit | None, error: BaseException) -> InvalidKeyError | None:
     """Without routing, an unhashable key first shows as a TypeError of the state's dict: say what it is."""
     if culprit is None or not isinstance(error, TypeError) or not str(error).startswith("unhashable type"):
         return None
