@@ -44,6 +44,7 @@ class ServiceSubtask:
             self.subtask.index,
             self.subtask.chain.parallelism,
             services=self._caller,
+            queues=self.plan.queues,
         )
         try:
             made = self._operator.functions[0](*self._operator.options["args"], **self._operator.options["kwargs"])

@@ -113,6 +113,7 @@ class ChainSubtask:
             keyed=operator.keyed,
             services=self._caller,
             side_output=partial(self._side_output, index, operator.name),
+            queues=self.plan.queues,
         )
         return BoundOperator(operator, index, context, self._counters)
 
