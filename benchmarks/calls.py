@@ -273,8 +273,9 @@ def _cases(prefix: str, kind: str, service: Callable[..., Any] | PipelineService
     yield call_case(f"{prefix}-16-threads", f"{what}, from 16 threads", 5000, desk_from_threads(16), flow)
     flow = beside_operator(service, calls_one_by_one)
     yield call_case(f"{prefix}-busy", f"{what}, one by one, beside a busy thread", 300, beside_thread(handover), flow)
-    hand, flow = beside_thread(desk_in_flight(16)), beside_operator(service, calls_in_flight(16))
-    yield call_case(f"{prefix}-16-busy", f"{what}, 16 in flight, beside a busy thread", 2000, hand, flow)
+    for most in (16, 256):
+        hand, flow = beside_thread(desk_in_flight(most)), beside_operator(service, calls_in_flight(most))
+        yield call_case(f"{prefix}-{most}-busy", f"{what}, {most} in flight, beside a busy thread", 2000, hand, flow)
 
 
 def _nested(depth: int) -> Case:

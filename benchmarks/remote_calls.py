@@ -144,6 +144,9 @@ def _cases() -> Iterator[Case]:
         yield call_case(f"rpc-call-{most}", f"{what}, {most} in flight", 10_000, hand, flow)
     hand, flow = over_socket(sent_one_by_one, is_busy=True), over_rpc(calls_one_by_one, is_busy=True)
     yield call_case("rpc-call-busy", f"{what} beside a busy thread, one by one", 300, hand, flow)
+    for most in (16, 256):
+        hand, flow = over_socket(sent_in_flight(most), is_busy=True), over_rpc(calls_in_flight(most), is_busy=True)
+        yield call_case(f"rpc-call-{most}-busy", f"{what} beside a busy thread, {most} in flight", 2000, hand, flow)
 
 
 CASES = tuple(_cases())

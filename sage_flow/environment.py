@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
-from sage_flow.executors.execution import Executor
+from sage_flow.executors.execution import Execution, Executor
 from sage_flow.functions import Source
 from sage_flow.interrupts import interrupts_held
 from sage_flow.job import JobHandle, JobResult
@@ -19,12 +20,15 @@ from sage_flow.plan.builder import Graph, checked_count, make_operator
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
 from sage_flow.plan.location import caller_location
-from sage_flow.plan.physical import Plan
+from sage_flow.plan.queues import JobQueues, new_scope
 from sage_flow.plan.resources import ActorOptionsDict, actor_options
 from sage_flow.plan.service_methods import check_methods
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
 from sage_flow.stream import DataStream
+
+if TYPE_CHECKING:
+    from sage_flow.channels import BaseQueueDescriptor
 
 __all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
 
@@ -39,17 +43,29 @@ class Environment(ABC):
             that is a terminal. A pipeline that uses the terminal itself sets it to False.
     """
 
-    def __init__(self, name: str, parallelism: int, cancel_grace_s: float) -> None:
+    def __init__(self, name: str, parallelism: int, cancel_grace_s: float, executor: Executor | None) -> None:
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
         self.name = name
         self.progress: bool | None = None
         self._graph = Graph(name, parallelism, self)
         self._options = DriverOptions(cancel_grace_s=cancel_grace_s)
+        self._executor = executor
+        self._scope = new_scope(name)
+        self._queues: JobQueues | None = None
+        self._latest: Callable[[], Execution | None] | None = None  # has the queues of this scope; its rows may go
 
     @abstractmethod
-    def _start(self, plan: Plan) -> JobHandle:
-        """Run a plan."""
+    def _make_executor(self) -> Executor:
+        """What runs the jobs where none was given."""
+
+    def _handle(self, execution: Execution) -> JobHandle:
+        return JobHandle(execution)
+
+    def _runs_by(self) -> Executor:
+        if self._executor is None:
+            self._executor = self._make_executor()
+        return self._executor
 
     # -- sources --------------------------------------------------------------------------------------------
 
@@ -234,6 +250,30 @@ class Environment(ABC):
                     )
         self._graph.services[name] = replace(definition, output=output._taps)
 
+    # -- queues ---------------------------------------------------------------------------------------------
+
+    def queue(self, queue_id: str | None = None, maxsize: int = 0) -> BaseQueueDescriptor:
+        """Return the queue of this name of the job: the one that operators and services get by `ctx.queue(queue_id)`.
+
+        It belongs to the job that runs, else to the next one, and is closed when that is over: who waits gets
+        QueueClosed, what is in it is dropped. Each job has queues of its own, also one of the same name.
+
+        Args:
+            queue_id: None for a name of its own; an operator then has to be given the descriptor.
+            maxsize: how many items may wait, 0 for any number; all who name the queue say the same.
+        """
+        if self._latest is not None and ((latest := self._latest()) is None or latest.is_over):
+            self._take_new_queues()
+        return self._queues_now().queue(queue_id, maxsize)
+
+    def _queues_now(self) -> JobQueues:
+        if self._queues is None:
+            self._queues = self._runs_by().queues(self._scope)
+        return self._queues
+
+    def _take_new_queues(self) -> None:
+        self._scope, self._queues, self._latest = new_scope(self.name), None, None
+
     # -- running --------------------------------------------------------------------------------------------
 
     def explain(self) -> str:
@@ -246,7 +286,12 @@ class Environment(ABC):
 
     def submit(self) -> JobHandle:
         """Start the pipeline and return at once."""
-        return self._start(self._graph.plan())
+        plan = self._graph.plan()
+        if self._latest is not None:
+            self._take_new_queues()
+        execution = self._runs_by().start(replace(plan, queues=self._queues_now()), self._options)
+        self._latest = weakref.ref(execution)
+        return self._handle(execution)
 
     def execute(self, *, progress: bool | None = None) -> JobResult:
         """Run the pipeline to its end.
@@ -283,15 +328,12 @@ class LocalEnvironment(Environment):
         cancel_grace_s: float = 5.0,
         executor: Executor | None = None,
     ) -> None:
-        super().__init__(name, parallelism, cancel_grace_s)
-        self._executor = executor
+        super().__init__(name, parallelism, cancel_grace_s, executor)
 
-    def _start(self, plan: Plan) -> JobHandle:
-        if self._executor is None:
-            from sage_flow.executors.threads import ThreadExecutor
+    def _make_executor(self) -> Executor:
+        from sage_flow.executors.threads import ThreadExecutor
 
-            self._executor = ThreadExecutor()
-        return JobHandle(self._executor.start(plan, self._options))
+        return ThreadExecutor()
 
 
 class RemoteEnvironment(Environment):
@@ -332,13 +374,12 @@ class RemoteEnvironment(Environment):
         transport_security: Literal["tls", "plaintext"] = "tls",
         executor: Executor | None = None,
     ) -> None:
-        super().__init__(name, parallelism, cancel_grace_s)
+        super().__init__(name, parallelism, cancel_grace_s, executor)
         if transport_security not in ("tls", "plaintext"):
             raise PipelineError(f'transport_security must be "tls" or "plaintext", not {transport_security!r}')
         if restart is not None and not isinstance(restart, get_args(RestartStrategy)):
             raise PipelineError(f"restart must be a strategy such as FixedDelay(attempts=3), not {restart!r}")
         self._detached = detached
-        self._executor = executor
         self._address = (address, namespace, runtime_env)
         self._led: dict[str, Any] = {
             "restart": restart or NoRestart(),
@@ -348,13 +389,14 @@ class RemoteEnvironment(Environment):
             "encrypts": transport_security == "tls",
         }
 
-    def _start(self, plan: Plan) -> JobHandle:
-        if self._executor is None:
-            from sage_flow.executors.ray.client import RayExecutor
-            from sage_flow.executors.ray.records import JobOptions
+    def _make_executor(self) -> Executor:
+        from sage_flow.executors.ray.client import RayExecutor
+        from sage_flow.executors.ray.records import JobOptions
 
-            self._executor = RayExecutor(*self._address, JobOptions(**self._led))
-        return JobHandle(self._executor.start(plan, self._options), is_owner=not self._detached)
+        return RayExecutor(*self._address, JobOptions(**self._led))
+
+    def _handle(self, execution: Execution) -> JobHandle:
+        return JobHandle(execution, is_owner=not self._detached)
 
 
 def _checked_timeout(timeout: Any, name: str, what: str = "timeout of service") -> float:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.service import Call, ServiceCaller, ServiceFuture, ServiceHandle
 from sage_flow.state import NO_KEY, KeyedState
+
+if TYPE_CHECKING:
+    from sage_flow.channels import BaseQueueDescriptor
+    from sage_flow.plan.queues import JobQueues
 
 __all__ = [
     "END",
@@ -55,7 +59,7 @@ class DeadLetter:
 
 
 class RuntimeContext:
-    """What a function knows about where it runs, and its doors: state, side outputs, services.
+    """What a function knows about where it runs, and its doors: state, side outputs, services, queues.
 
     A function that has a parameter named `ctx` gets it; `open(ctx)` always does. It belongs to one
     operator in one subtask.
@@ -76,6 +80,7 @@ class RuntimeContext:
         keyed: bool = False,
         services: ServiceCaller | None = None,
         side_output: Callable[[str, Any], None] | None = None,
+        queues: JobQueues | None = None,
     ) -> None:
         self.job_name = job_name
         self.operator_name = operator_name
@@ -84,6 +89,7 @@ class RuntimeContext:
         self.key: Any = NO_KEY
         self._services = services
         self._side_output = side_output
+        self._queues = queues
         self._state = KeyedState(self) if keyed else None
 
     @property
@@ -124,6 +130,17 @@ class RuntimeContext:
         Waits only while `max_pending` earlier calls are open. Raises as `call_service` does before it calls.
         """
         return self._caller().start(Call(name, method, args, kwargs, timeout))
+
+    def queue(self, queue_id: str, maxsize: int = 0) -> BaseQueueDescriptor:
+        """Return the job's queue of this name: the same in every operator and service, and by `env.queue(queue_id)`.
+
+        `maxsize`: how many items may wait, 0 for any number; all who name the queue say the same. It is closed when
+        the job is over: who waits gets QueueClosed. A get or put that waits is not woken by a cancel before the
+        job has given up waiting for it, so give it a timeout, or put an end mark into the queue.
+        """
+        if self._queues is None:
+            raise PipelineError(f"{self.operator_name!r} has no queues here: it does not run in a job")
+        return self._queues.queue(queue_id, maxsize)
 
     def _caller(self) -> ServiceCaller:
         if self._services is None:

@@ -2,7 +2,8 @@
 
 All descriptors of one identity share one `Channel` object. It goes when they go - except while it owns the contents of
 its queue, which stay until `close()`. A channel that was closed here stays closed: a later descriptor with its
-identity must not wait on a new queue for those who used the old one. The last 10,000 of these are remembered.
+identity must not wait on a new queue for those who used the old one. The last 10,000 of these are remembered. The same
+goes for all channels of a job that is over, by its scope.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from sage_flow.channels.queue_methods import LiveQueue
 from sage_flow.errors import QueueClosed
@@ -19,12 +20,14 @@ from sage_flow.errors import QueueClosed
 ChannelKey = tuple[str, ...]
 """Type of the queue, the place where it is hosted, scope and channel_id."""
 
+_Name = TypeVar("_Name")
 _CLOSED: Final = 10_000
 
 _lock = threading.Lock()
 _channels: weakref.WeakValueDictionary[ChannelKey, Channel] = weakref.WeakValueDictionary()
 _owned: dict[ChannelKey, Channel] = {}  # whose contents are here
 _closed: dict[ChannelKey, None] = {}
+_ended: dict[str, None] = {}  # scopes
 _process = f"{os.getpid()}-{os.urandom(6).hex()}"
 
 
@@ -54,16 +57,20 @@ class Channel:
             live = self._live()
             if live is not None and (live.owns_contents or not live.closed):
                 return live
-            with _lock:
-                if self.key in _closed:
-                    raise QueueClosed(f"queue {self.key[-1]} was closed: take a new queue_id for a new queue")
+            self._check_open()
             live = make()
             self.bound = True
             self._live = (lambda: live) if live.owns_contents else weakref.ref(live)
             if live.owns_contents:
                 with _lock:
                     _owned[self.key] = self
+                if self.scope in _ended:  # since we looked
+                    self.close(live)
             return live
+
+    @property
+    def scope(self) -> str:
+        return self.key[-2]
 
     def close(self, live: LiveQueue) -> None:
         """Close `live`, which `reach` returned, and forget it."""
@@ -72,9 +79,14 @@ class Channel:
             return
         with _lock:
             _owned.pop(self.key, None)
-            _closed[self.key] = None
-            if len(_closed) > _CLOSED:
-                del _closed[next(iter(_closed))]
+            _remember(self.key, _closed)
+
+    def _check_open(self) -> None:
+        with _lock:
+            if self.scope in _ended:
+                raise QueueClosed(f"queue {self.key[-1]} is closed: its job ({self.scope}) is over")
+            if self.key in _closed:
+                raise QueueClosed(f"queue {self.key[-1]} was closed: take a new queue_id for a new queue")
 
     def _abandon(self) -> None:
         live = self._live()
@@ -98,6 +110,21 @@ def owned_channels() -> list[tuple[Channel, LiveQueue]]:
     with _lock:
         owned = list(_owned.values())
     return [(known, live) for known in owned if (live := known._live()) is not None]
+
+
+def end_scope(scope: str) -> None:
+    """Close the channels of a job whose contents are in this process; nobody here makes another one of them."""
+    with _lock:
+        _remember(scope, _ended)
+    for known, live in owned_channels():
+        if known.scope == scope:
+            known.close(live)
+
+
+def _remember(name: _Name, among: dict[_Name, None]) -> None:
+    among[name] = None
+    if len(among) > _CLOSED:
+        del among[next(iter(among))]
 
 
 def _none() -> None:

@@ -7,8 +7,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from sage_flow.channels.queue_methods import LiveQueue, check_count, check_most, waiting_time
 from sage_flow.channels.queue_record import QueueRecord
@@ -17,24 +17,58 @@ from sage_flow.errors import QueueClosed
 _log = logging.getLogger("sage_flow.channels")
 
 
+class Turn(Protocol):
+    """What a thread in a line waits for."""
+
+    def wait(self, seconds: float | None) -> None:
+        """Return when it has come, or in `seconds`."""
+
+    def come(self) -> None:
+        """It has; called while the queue's lock is held."""
+
+
+class _LockTurn:
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, seconds: float | None) -> None:
+        self._lock.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+    def come(self) -> None:
+        self._lock.release()
+
+
+class _Ways(threading.local):
+    """How this thread waits."""
+
+    make_turn: Callable[[], Turn] = _LockTurn
+
+
+_ways = _Ways()
+
+
+def wait_by(make_turn: Callable[[], Turn]) -> None:
+    """This thread waits in another way at all queues: the simulation's, where time is not the clock's."""
+    _ways.make_turn = make_turn
+
+
 class _Waiter:
     """A thread in a line. `settled` once somebody has served it, which is done while the queue's lock is held."""
 
-    __slots__ = ("_turn", "items", "most", "settled")
+    __slots__ = ("items", "most", "settled", "turn")
 
     def __init__(self, items: list[Any], most: int) -> None:
         self.items = items  # to put, or got
         self.most = most
         self.settled = False
-        self._turn = threading.Lock()
-        self._turn.acquire()
-
-    def wait(self, seconds: float | None) -> None:
-        self._turn.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+        self.turn = _ways.make_turn()
 
     def settle(self) -> None:
         self.settled = True
-        self._turn.release()
+        self.turn.come()
 
 
 class LocalQueue(LiveQueue):
@@ -117,7 +151,7 @@ class LocalQueue(LiveQueue):
             self._items.clear()
             for line in (self._putters, self._getters):
                 while line:
-                    line.popleft()._turn.release()
+                    line.popleft().turn.come()
         if dropped:
             _log.warning("queue %s was closed with %d items in it, which are dropped", self._name, dropped)
 
@@ -152,7 +186,7 @@ class LocalQueue(LiveQueue):
     def _wait(self, waiter: _Waiter, seconds: float | None, line: deque[_Waiter]) -> None:
         """Return when `waiter` is settled, the queue is closed, or time is over and it left the line."""
         try:
-            waiter.wait(seconds)
+            waiter.turn.wait(seconds)
         except BaseException:  # Ctrl-C: what was handed over must not be lost
             with self._lock:
                 self._leave(waiter, line)

@@ -3,7 +3,8 @@
 A descriptor names the directory of the process that made it; the name in there follows from scope and channel_id. So
 whoever has the descriptor, however it came there, knows the path, and who serves is decided by the file system: the
 path is made in one step, as a hard link to a Unix socket that listens already. It stays when its server ends: who
-comes later must hear that the contents are gone, not start over. The directory goes with the process that made it.
+comes later must hear that the contents are gone, not start over. The directory goes with the process that made it;
+that of a job, which whoever needs it first makes, with the job.
 """
 
 from __future__ import annotations
@@ -39,6 +40,30 @@ def sockets_of_this_process() -> str:
             _directory = tempfile.mkdtemp(prefix="sage-flow-")
             atexit.register(_remove, _directory, os.getpid())
         return _directory
+
+
+def job_sockets() -> str:
+    """A name for the directory of a job's sockets; nothing is made."""
+    return os.path.join(tempfile.gettempdir(), f"sage-flow-{os.urandom(6).hex()}")
+
+
+def make_job_sockets(directory: str) -> None:
+    """Make it, if nobody has; it goes with the job, or else with this process."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return
+    atexit.register(_remove, directory, os.getpid())
+
+
+def end_process_queues(directory: str, *, removes: bool) -> None:
+    """Close all queues in there that this process serves, for everybody; remove the directory, too."""
+    with _lock:
+        host = _hosts.pop(directory, None)
+    if host is not None:
+        host.close()
+    if removes:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: int) -> LiveQueue:

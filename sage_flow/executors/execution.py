@@ -13,6 +13,7 @@ from sage_flow.channels.frame import DRIVER, OUTSIDE
 from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.plan.physical import Plan, ServicePlan
+from sage_flow.plan.queues import JobQueues
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError
@@ -34,6 +35,9 @@ class Executor(Protocol):
 
     def start(self, plan: Plan, options: DriverOptions) -> Execution:
         """Start a job and return at once."""
+
+    def queues(self, scope: str) -> JobQueues:
+        """Where a job of this scope has its queues, so that all its processes and this one reach them."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Execution(ABC):
 class LocalExecution(Execution):
     """A job whose driver is in this process.
 
-    `crash` is an error of the engine itself that ended the driver.
+    `crash` is an error of the engine itself that ended the driver. `on_over` is called before those who wait go on.
     """
 
     def __init__(
@@ -155,10 +159,12 @@ class LocalExecution(Execution):
         driver: Driver,
         cancel: Callable[[str], None] | None = None,
         drain: Callable[[], None] | None = None,
+        on_over: Callable[[], None] = lambda: None,
     ) -> None:
         self.driver = driver
         self._cancel = cancel or driver.cancel
         self._drain = drain or driver.drain
+        self._on_over = on_over
         self.crash: BaseException | None = None
         self._began = driver.now()
         self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}  # when, and received, at the last look
@@ -173,13 +179,20 @@ class LocalExecution(Execution):
             raise
         except BaseException as error:  # an engine fault must reach whoever waits
             self.fail(error)
-        self._over.set()
+        else:
+            self._end()
 
     def fail(self, error: BaseException) -> None:
         """The engine itself has failed: whoever waits gets `error`."""
         if self.crash is None:
             self.crash = error
-        self._over.set()
+        self._end()
+
+    def _end(self) -> None:
+        try:
+            self._on_over()
+        finally:
+            self._over.set()
 
     @property
     def name(self) -> str:

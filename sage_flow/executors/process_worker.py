@@ -8,6 +8,7 @@ import signal
 import sys
 
 from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.channels.transport import sockets_in
 from sage_flow.executors.processes import Bootstrap
 from sage_flow.executors.subtasks import SWITCH_S, refuse_plan, run_subtasks
@@ -32,6 +33,7 @@ def main() -> None:
         refuse_plan(error, f"worker process {bootstrap.process} of job {bootstrap.job!r}", mine[0], exchange)
         raise
     run_subtasks(plan, bootstrap.process, bootstrap.process_of, post, exchange)
+    end_job_queues(plan.queues, is_owner=False)
 
 
 def _exchange(bootstrap: Bootstrap, post: LocalPost) -> Exchange:

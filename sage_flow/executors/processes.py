@@ -24,6 +24,7 @@ from sage_flow import by_value
 from sage_flow.channels.codec import cannot_pickle
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Message
+from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.channels.transport import sockets_in
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
@@ -33,6 +34,7 @@ from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.threads import LocalPost, ThreadShell
 from sage_flow.plan.physical import Plan
+from sage_flow.plan.queues import JobQueues
 
 __all__ = ["BYTE_WINDOW", "Bootstrap", "ProcessExecutor", "ProcessShell"]
 
@@ -106,10 +108,15 @@ class ProcessExecutor:
         post.register(DRIVER, driver.deliver)
         post.register(OUTSIDE, outside.deliver)
         group.start(payload, shell, driver, post)
-        execution = LocalExecution(driver)
-
+        execution = LocalExecution(driver, on_over=partial(end_job_queues, plan.queues))
         shell.spawn(f"driver of {plan.job}", partial(execution.lead, lambda: group.stop(stuck=bool(driver.stuck))))
         return execution
+
+    def queues(self, scope: str) -> JobQueues:
+        """In whichever process of the job uses one first."""
+        from sage_flow.channels.process_queue import job_sockets
+
+        return JobQueues(scope, home=job_sockets(), metadata={"use_multiprocessing": True})
 
 
 class _WorkerGroup:

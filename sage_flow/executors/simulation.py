@@ -17,17 +17,21 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sage_flow.channels.frame import DRIVER, Data, Message
+from sage_flow.channels.job_queues import end_job_queues
+from sage_flow.channels.local_queue import wait_by
 from sage_flow.errors import InternalError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.shell import record_window
-from sage_flow.executors.threads import LocalPost
+from sage_flow.executors.threads import LocalPost, queues_of_process
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
+from sage_flow.plan.queues import JobQueues
 from sage_flow.runtime.failure import add_notes
 from sage_flow.runtime.port import Crashed
 
@@ -78,6 +82,7 @@ class _Activation:
 
     def _body(self, run: Callable[[], None], scheduler: Scheduler) -> None:
         self.baton.acquire()
+        wait_by(lambda: _SimulatedTurn(SimulatedCondition(scheduler)))
         try:
             if not self.crashes:
                 run()
@@ -126,6 +131,22 @@ class SimulatedCondition:
 
     def notify_all(self) -> None:
         self._scheduler.notify(self)
+
+
+class _SimulatedTurn:
+    """How an activation waits at a queue: it gives the baton back."""
+
+    def __init__(self, condition: SimulatedCondition) -> None:
+        self._condition = condition
+        self._has_come = False
+
+    def wait(self, seconds: float | None) -> None:
+        if not self._has_come:
+            self._condition.wait(seconds)
+
+    def come(self) -> None:
+        self._has_come = True
+        self._condition.notify_all()
 
 
 class Scheduler:
@@ -304,6 +325,7 @@ class SimulatedExecution(LocalExecution):
             driver,
             lambda reason: scheduler.interrupt(lambda: driver.cancel(reason)),
             lambda: scheduler.interrupt(driver.drain),
+            partial(end_job_queues, driver.plan.queues),
         )
         self._note = f"simulation with seed {seed}, which gives the same schedule again"
 
@@ -370,6 +392,10 @@ class SimulationExecutor:
 
         threading.Thread(target=simulate, name=f"simulation of {plan.job}", daemon=True).start()
         return execution
+
+    def queues(self, scope: str) -> JobQueues:
+        """In this process."""
+        return queues_of_process(scope)
 
 
 def _told(message: Message) -> str:

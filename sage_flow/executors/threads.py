@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from sage_flow.channels.channel import this_process
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Data, Message, Reply, Request
+from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
@@ -18,13 +20,14 @@ from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.location import is_engine_file, short_path
 from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.plan.queues import JobQueues
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
 
-__all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "where_is"]
+__all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "queues_of_process", "where_is"]
 
 
 class LocalPost:
@@ -130,11 +133,20 @@ class ThreadExecutor:
         workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]
         for subtask, worker in workers:
             post.register(subtask.address, worker.port.deliver)
-        execution = LocalExecution(driver)
+        execution = LocalExecution(driver, on_over=partial(end_job_queues, plan.queues))
         shell.spawn(f"driver of {plan.job}", execution.lead)
         for subtask, worker in workers:
             shell.spawn(subtask.name, worker.run)
         return execution
+
+    def queues(self, scope: str) -> JobQueues:
+        """In this process."""
+        return queues_of_process(scope)
+
+
+def queues_of_process(scope: str) -> JobQueues:
+    """Where a job has its queues that runs in this process."""
+    return JobQueues(scope, home=this_process())
 
 
 def _where_stuck(shell: ThreadShell, subtasks: tuple[Subtask, ...], address: int) -> str:

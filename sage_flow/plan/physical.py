@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sage_flow.plan.graph import Operator, Partitioning
+from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
@@ -108,7 +109,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job runs."""
+    """What a job runs. `queues`: where its own queues are; None for a plan that is not to be run."""
 
     job: str
     chains: tuple[Chain, ...]
@@ -116,6 +117,7 @@ class Plan:
     services: dict[str, ServicePlan] = field(default_factory=dict)
     max_parallelism: int = MAX_PARALLELISM
     version: int = PLAN_VERSION
+    queues: JobQueues | None = None
 
     @cached_property
     def subtasks(self) -> tuple[Subtask, ...]:

@@ -9,11 +9,23 @@ from fractions import Fraction
 from sage_flow.channels.frame import EndOfRequests, EndService, Message, Reply, Request, Ticket
 from sage_flow.errors import InternalError, ServiceError
 from sage_flow.runtime.caller import ActivationDeadline
-from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.failure import add_notes, pack_error
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.port import Port
 
-__all__ = ["Answering", "CallersGate", "LateShare"]
+__all__ = ["Answering", "CallersGate", "LateShare", "error_for_caller"]
+
+
+def error_for_caller(error: BaseException) -> BaseException:
+    """What the caller of a service gets for `error`: a SystemExit is not his own, and would end him."""
+    if not isinstance(error, SystemExit):
+        return error
+    told = ServiceError(
+        f"the service called sys.exit({error.code!r}), which ends neither it nor its caller: raise an exception"
+    )
+    told.__cause__ = error
+    add_notes(told, getattr(error, "__notes__", ()))
+    return told.with_traceback(error.__traceback__)
 
 
 class CallersGate:
@@ -94,7 +106,7 @@ class Answering:
     def record(self, ticket: Ticket) -> Iterator[None]:
         """Process one record of a call inside; then its share goes on with its outputs, or back.
 
-        An exception is the call's outcome and ends here.
+        An exception is the call's outcome and ends here, and so does SystemExit.
         """
         self._ticket = ticket
         self._late = None
@@ -103,10 +115,10 @@ class Answering:
             with ActivationDeadline(self._deadline):
                 yield
             self._divide(ticket._replace(share=self._ticket.share))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             for output in self._outputs:
                 output.records.clear()
-            self._port.reply(ticket.reply_to, Reply(ticket.call_id, 0, (), pack_error(error)))
+            self._port.reply(ticket.reply_to, Reply(ticket.call_id, 0, (), pack_error(error_for_caller(error))))
         finally:
             self._ticket = None
 

@@ -11,7 +11,7 @@ from sage_flow.errors import CodecError, PipelineError, ProtocolError, UnknownSe
 from sage_flow.functions import RuntimeContext
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.service_methods import check_methods, public_methods
-from sage_flow.runtime.answering import CallersGate
+from sage_flow.runtime.answering import CallersGate, error_for_caller
 from sage_flow.runtime.caller import ActivationDeadline, Caller
 from sage_flow.runtime.failure import explain_failure, pack_error
 from sage_flow.runtime.port import Port
@@ -44,6 +44,7 @@ class ServiceSubtask:
             self.subtask.index,
             self.subtask.chain.parallelism,
             services=self._caller,
+            queues=self.plan.queues,
         )
         try:
             made = self._operator.functions[0](*self._operator.options["args"], **self._operator.options["kwargs"])
@@ -139,7 +140,7 @@ class ServiceSubtask:
                 try:
                     value = await self._method(request.method)(*request.args, **request.kwargs)
                     reply = Reply(request.call_id, 1, (value,))
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     reply = self._error_reply(request, error)
             self._reply(request, reply)
         finally:
@@ -148,13 +149,13 @@ class ServiceSubtask:
     def _outcome(self, request: Request) -> Reply:
         try:
             value = self._method(request.method)(*request.args, **request.kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._error_reply(request, error)
         return Reply(request.call_id, 1, (value,))
 
-    def _error_reply(self, request: Request, error: Exception) -> Reply:
+    def _error_reply(self, request: Request, error: BaseException) -> Reply:
         self._explain(error)
-        return Reply(request.call_id, 0, (), pack_error(error))
+        return Reply(request.call_id, 0, (), pack_error(error_for_caller(error)))
 
     def _reply(self, request: Request, reply: Reply) -> None:
         try:
@@ -170,7 +171,7 @@ class ServiceSubtask:
         method: Callable[..., Any] = getattr(self._object, name)
         return method
 
-    def _explain(self, error: Exception) -> None:
+    def _explain(self, error: BaseException) -> None:
         place = f"subtask {self.subtask.index + 1} of {self.subtask.chain.parallelism}"
         explain_failure(error, self._operator, subtask=place, job=self.plan.job, has_record=False)
 

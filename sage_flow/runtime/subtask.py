@@ -113,6 +113,7 @@ class ChainSubtask:
             keyed=operator.keyed,
             services=self._caller,
             side_output=partial(self._side_output, index, operator.name),
+            queues=self.plan.queues,
         )
         return BoundOperator(operator, index, context, self._counters)
 
@@ -366,7 +367,7 @@ class ChainSubtask:
     def _run(self, entry: CompiledChain, records: list[Any]) -> None:
         try:
             entry.run(records)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             culprit = entry.culprit(error.__traceback__)
             bad_key = _unhashable_key(culprit, error)
             self._blame(culprit, bad_key or error)
@@ -374,7 +375,7 @@ class ChainSubtask:
                 raise bad_key from error
             raise
 
-    def _blame(self, culprit: Culprit | None, error: Exception) -> None:
+    def _blame(self, culprit: Culprit | None, error: BaseException) -> None:
         if culprit is None:
             self._explain(error, self._operators[-1].operator)
             return
@@ -481,7 +482,7 @@ class ChainSubtask:
             raise
 
 
-def _unhashable_key(culprit: Culprit | None, error: Exception) -> InvalidKeyError | None:
+def _unhashable_key(culprit: Culprit | None, error: BaseException) -> InvalidKeyError | None:
     """Without routing, an unhashable key first shows as a TypeError of the state's dict: say what it is."""
     if culprit is None or not isinstance(error, TypeError) or not str(error).startswith("unhashable type"):
         return None

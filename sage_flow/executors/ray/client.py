@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.errors import ChannelNotReachable, ClusterError, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
@@ -22,6 +23,7 @@ from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.ray.service_door import RelayPort
 from sage_flow.executors.ray.worker import this_node
 from sage_flow.plan.physical import Plan
+from sage_flow.plan.queues import JobQueues
 from sage_flow.remote_service import Door, ServiceConnection
 from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus
@@ -59,7 +61,7 @@ class RayExecutor:
         connect_to_ray(self.address, self.runtime_env)
         records = JobRecords(self.namespace)
         base = (self.runtime_env or {}).get("working_dir")
-        led = replace(self.options, driver=options, search_path=SearchPath(base))
+        led = replace(self.options, driver=options, search_path=SearchPath(base), queues=plan.queues)
         record = records.add(plan.job, payload, led, this_submission())
         is_of_job = not had_connection  # what the connection was made with, this actor has, too
         placed = {} if self.runtime_env is None or is_of_job else {"runtime_env": self.runtime_env}
@@ -72,17 +74,33 @@ class RayExecutor:
             num_cpus=0,
             **placed,
         ).remote(record.id, self.namespace)
-        return RayExecution(self.namespace, record, is_owner=led.is_attached, lease_s=led.lease_s)
+        return RayExecution(self.namespace, record, is_owner=led.is_attached, lease_s=led.lease_s, queues=plan.queues)
+
+    def queues(self, scope: str) -> JobQueues:
+        """In an actor of the job's namespace."""
+        return JobQueues(scope, "ray", metadata={"namespace": self.namespace})
 
 
 class RayExecution(Execution):
-    """`is_owner`: as long as this process lives it renews the job's lease, every third of `lease_s`."""
+    """`is_owner`: as long as this process lives it renews the job's lease, every third of `lease_s`.
 
-    def __init__(self, namespace: str, record: JobRecord, *, is_owner: bool = False, lease_s: float = 10.0) -> None:
+    `queues`: the job's own, which this process may know.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        record: JobRecord,
+        *,
+        is_owner: bool = False,
+        lease_s: float = 10.0,
+        queues: JobQueues | None = None,
+    ) -> None:
         self._namespace = namespace
         self._record = record
         self._records = JobRecords(namespace)
         self._outcome: JobOutcome | None = None
+        self._queues = queues
         self._lock = threading.Lock()
         self._waiting: Any = None
         self._connections: dict[str, ServiceConnection] = {}
@@ -159,6 +177,7 @@ class RayExecution(Execution):
 
     def _end(self, outcome: JobOutcome) -> None:
         if self._outcome is None:
+            end_job_queues(self._queues)
             self._outcome = outcome
         if self._lease is not None:
             self._lease.end()

@@ -19,6 +19,7 @@ from typing import Any, Final
 import ray
 
 from sage_flow import by_value
+from sage_flow.channels.ray_queue import end_queues
 from sage_flow.errors import JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.ray.attempt import Attempt
@@ -185,6 +186,7 @@ class JobMaster:
             outcome = self._run_to_end()
             is_stored = self._records.write_outcome(self._record, outcome)
         self._loaded.set()
+        self._end_queues()
         self._outcome = outcome
         self._over.set()
         self._set_doors(None)
@@ -198,6 +200,15 @@ class JobMaster:
             return self._run_attempts()
         except BaseException as error:  # whatever it is, those who wait must get it
             return JobOutcome(JobStatus.FAILED, pack_error(error))
+
+    def _end_queues(self) -> None:
+        """Those of the job, for everybody; also if a master before this one was killed at just that."""
+        try:
+            queues = self._records.options(self._id).queues
+            if queues is not None:
+                end_queues(self._namespace, queues.scope)
+        except Exception as error:  # the outcome must get out; their host then ends when nobody is connected to it
+            _log.warning("the queues of job %s may not be closed: %s", self._id, error)
 
     def _leave(self) -> None:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

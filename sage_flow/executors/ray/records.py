@@ -19,6 +19,7 @@ from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import JobOutcome
 from sage_flow.executors.ray.search_path import SearchPath
+from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import ActorOptions
 from sage_flow.restart import NoRestart, RestartHistory, RestartStrategy
 from sage_flow.runtime.coordinator import JobStatus
@@ -38,7 +39,7 @@ class JobOptions:
     `lease_s`: a process that says nothing for so long is lost. `start_timeout_s`: for all actors of an attempt to be
     there. `is_attached`: the job is cancelled when nobody renews the lease of whoever submitted it. `encrypts`: TLS
     between nodes. `actors`: what an actor gets whose operators do not say. `pool`: names of worker actors to use
-    instead of new ones. `search_path`: where the user's modules are.
+    instead of new ones. `search_path`: where the user's modules are. `queues`: the job's own, which end with it.
     """
 
     driver: DriverOptions = field(default_factory=DriverOptions)
@@ -50,6 +51,7 @@ class JobOptions:
     actors: ActorOptions = field(default_factory=ActorOptions)
     pool: tuple[str, ...] = ()
     search_path: SearchPath = field(default_factory=SearchPath)
+    queues: JobQueues | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,12 @@ class JobRecords:
 
     def plan(self, job_id: str) -> tuple[bytes, JobOptions]:
         """What was stored. Raises KeyError if nothing was."""
+        return self._get(f"plan/{job_id}"), self.options(job_id)
+
+    def options(self, job_id: str) -> JobOptions:
+        """Those that were stored; they stay when the job is over. Raises KeyError if nothing was."""
         options: JobOptions = pickle.loads(self._get(f"options/{job_id}"))
-        return self._get(f"plan/{job_id}"), options
+        return options
 
     def claim_attempt(self, job_id: str) -> int:
         """The number of a new attempt, which nobody else has: the next one that is free."""
