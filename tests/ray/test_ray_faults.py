@@ -73,13 +73,15 @@ def test_code_that_does_not_come_back_is_left_behind_with_its_actor(ray_cluster)
 
 
 def test_a_module_that_the_cluster_has_not_is_named(ray_cluster, tmp_path, monkeypatch):
-    (tmp_path / "only_here.py").write_text("def double(n):\n    return 2 * n\n")
+    file = tmp_path / "gone_from_here.py"
+    file.write_text("def double(n):\n    return 2 * n\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import only_here
+    import gone_from_here
 
+    file.unlink()  # its folder is looked at by the job's processes, too
     env = RemoteEnvironment("imports")
-    env.from_collection([1]).map(only_here.double).collect()
-    with pytest.raises(ModuleNotFoundError, match="only_here") as caught:
+    env.from_collection([1]).map(gone_from_here.double).collect()
+    with pytest.raises(ModuleNotFoundError, match="gone_from_here") as caught:
         env.execute(progress=False)
     assert any("cannot load the plan" in note for note in caught.value.__notes__)
 
