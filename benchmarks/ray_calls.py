@@ -97,7 +97,7 @@ def _rate_case(most: int, bar: float | None) -> Case:
         _by_rate(of_service(calls_in_flight(most))),
         bar,
     )
-    return replace(made, hand=_by_rate(made.hand), figure=Figure.ITEMS)
+    return replace(made, hand=_by_rate(made.hand), figure=Figure.ITEMS, rounds=3)
 
 
 def _by_rate(calls: Calls) -> Calls:
@@ -217,13 +217,16 @@ def _costs() -> Iterator[Case]:
     yield Case("ray-idle", what, 50, 1, hand=plain_idle, flow=job_idle, bar=1.5, **shape)  # type: ignore[arg-type]
 
 
-_ONE = call_case(
-    "ray-call",
-    "call of a service from actor to actor, one by one, against a call of a Ray actor",
-    2000,
-    actor_one_by_one(),
-    of_service(calls_one_by_one),
-    bar=1 / 8,
+_ONE = replace(
+    call_case(
+        "ray-call",
+        "call of a service from actor to actor, one by one, against a call of a Ray actor",
+        2000,
+        actor_one_by_one(),
+        of_service(calls_one_by_one),
+        bar=1 / 8,
+    ),
+    rounds=3,
 )
 
 CASES = (_ONE, _rate_case(16, None), _rate_case(256, 12.0), *_costs())

@@ -237,6 +237,7 @@ def _case(name: str, what: str, hand: Callable[[int], Timed], layout: Layout, ba
         figure=Figure.ITEMS,
         bar=bar,
         clock="wall",
+        rounds=3,
         same_process=True,
     )
 
