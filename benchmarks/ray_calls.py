@@ -178,7 +178,7 @@ def job_idle(size: int) -> Timed:
     start_ray()
     env = RemoteEnvironment("idle")
     env.register_service("echo", Echo)
-    env.from_iterable(_nothing, name="nothing").map(abs, parallelism=2).for_each(print)
+    env.from_iterable(_nothing, name="nothing").map(abs, parallelism=2).for_each(print, parallelism=2)
     with env.submit() as job:
         wait_until(lambda: job.status == "RUNNING")
         master = ray.get_actor(f"{job.id}/master", namespace="sage_flow")

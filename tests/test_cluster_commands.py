@@ -57,6 +57,12 @@ def unused_port():
         yield probe.getsockname()[1]  # it does not listen
 
 
+@pytest.fixture(autouse=True)
+def unconnected(monkeypatch):
+    """As a command begins, whatever tests before this one have left connected."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+
 # --- wrong uses -------------------------------------------------------------------------------------------
 
 

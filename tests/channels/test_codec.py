@@ -256,7 +256,7 @@ LOCK = threading.Lock()
         (with_attribute(LOCK), "lock is a _thread.lock"),
         (closure_over(LOCK), "closure 'lock' is a _thread.lock"),
         (closure_over({"a": LOCK}), "closure 'lock'['a'] is a _thread.lock"),
-        ([partial(print, LOCK)], "[0].args[0] is a _thread.lock"),
+        ([partial(max, LOCK)], "[0].args[0] is a _thread.lock"),
         ((Slotted(LOCK).__init__,), "[0].__self__.inside is a _thread.lock"),
         ({LOCK: 1}, "is a _thread.lock"),
         ((number for number in ()), "cannot pickle a generator"),

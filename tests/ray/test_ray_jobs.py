@@ -239,3 +239,11 @@ def test_a_ray_of_another_version_is_named(monkeypatch):
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(ClusterError, match=r"'auto' runs another version: .*Ray: 2\.9\.0"):
         cluster.connect_to_ray("auto")
+
+
+def test_a_connected_process_does_not_take_its_cluster_for_another_one(ray_cluster):
+    from sage_flow.executors.ray import cluster
+
+    cluster.connect_to_ray(ray_cluster.address)
+    with pytest.raises(ClusterError, match="is connected to the cluster at"):
+        cluster.connect_to_ray("127.0.0.1:1")

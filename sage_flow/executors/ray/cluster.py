@@ -23,11 +23,13 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
     `address`: "auto" (the cluster of this machine, or that of RAY_ADDRESS), "local" (one in this process, which ends
     with it), "host:port", or "ray://host:port".
 
-    Raises: ClusterError if nobody answers there, or it is a Ray of another version.
+    Raises: ClusterError if nobody answers there, it is a Ray of another version, or this process is connected to another
+    cluster than the "host:port" that it names.
     """
     import ray
 
     if ray.is_initialized():
+        _check_same_cluster(address)
         return
     if address not in ("auto", "local"):
         _check_somebody_listens(address)
@@ -64,6 +66,18 @@ def is_client() -> bool:
     import ray
 
     return bool(ray.util.client.ray.is_connected())
+
+
+def _check_same_cluster(address: str) -> None:
+    import ray
+
+    if _WORD.match(address) is None or address.startswith("ray://") or is_client():
+        return
+    here = ray.get_runtime_context().gcs_address
+    if address != here:
+        raise ClusterError(
+            f"this process is connected to the cluster at {here!r} already, and cannot go to {address!r}"
+        )
 
 
 def _check_somebody_listens(address: str) -> None:
