@@ -21,7 +21,7 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m "not soak"
+	$(BIN)/python -m pytest -q -m "not soak" -p no:randomly
 
 # What a race could break, twenty times in a row.
 race: $(VENV)/.test

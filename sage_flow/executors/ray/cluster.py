@@ -23,8 +23,8 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
     `address`: "auto" (the cluster of this machine, or that of RAY_ADDRESS), "local" (one in this process, which ends
     with it), "host:port", or "ray://host:port".
 
-    Raises: ClusterError if nobody answers there, it is a Ray of another version, or this process is connected to another
-    cluster than the "host:port" that it names.
+    Raises: ClusterError if nobody answers there, it is a Ray of another version, or this process is connected to
+    another cluster than this "host:port".
     """
     import ray
 
