@@ -57,7 +57,7 @@ def ray_cluster() -> Iterator[RayCluster]:
     with tempfile.TemporaryDirectory(prefix="sfr-", ignore_cleanup_errors=True) as folder:  # sockets: a short path
         node = {"num_cpus": 4, "object_store_memory": _STORE_BYTES}
         head = {"node_ip_address": _HEAD_IP, "temp_dir": folder, "include_dashboard": False}
-        with _settings():
+        with _settings(RAY_TMPDIR=folder):  # for its note of the newest cluster, which is not of interest to others
             cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
         try:
             with _settings():
@@ -70,10 +70,10 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def _settings(**more: str) -> Iterator[None]:
     """What the processes that Ray starts inherit. They import what the tests do."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in _SETTINGS.items():
+        for name, value in {**_SETTINGS, **more}.items():
             patch.setenv(name, os.environ.get(name, value))
         patch.setenv("PYTHONPATH", os.pathsep.join(path or os.getcwd() for path in sys.path))
         yield
