@@ -56,8 +56,9 @@ def ray_cluster() -> Iterator[RayCluster]:
 
     with tempfile.TemporaryDirectory(prefix="sfr-", ignore_cleanup_errors=True) as folder:  # sockets: a short path
         node = {"num_cpus": 4, "object_store_memory": _STORE_BYTES}
-        head = {"node_ip_address": _HEAD_IP, "temp_dir": folder, "include_dashboard": False}
-        with _settings(RAY_TMPDIR=folder):  # for its note of the newest cluster, which is not of interest to others
+        # Ray notes its newest cluster in RAY_TMPDIR/ray, which this one must neither need nor change for others.
+        head = {"node_ip_address": _HEAD_IP, "temp_dir": os.path.join(folder, "ray"), "include_dashboard": False}
+        with _settings(RAY_TMPDIR=folder):
             cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
         try:
             with _settings():
