@@ -72,9 +72,11 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 @contextmanager
 def _settings(**more: str) -> Iterator[None]:
-    """What the processes that Ray starts inherit. They import what the tests do."""
+    """What the processes that Ray starts inherit, `more` whatever is set outside. They import what the tests do."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**_SETTINGS, **more}.items():
+        for name, value in _SETTINGS.items():
             patch.setenv(name, os.environ.get(name, value))
+        for name, value in more.items():
+            patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join(path or os.getcwd() for path in sys.path))
         yield

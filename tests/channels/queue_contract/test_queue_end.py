@@ -52,6 +52,8 @@ def test_close_twice_is_close_once(kind):
     descriptor.close()
     descriptor.close()
     descriptor.share().close()
+    with pytest.raises(QueueClosed):
+        descriptor.put("b")
 
 
 def test_what_is_dropped_is_counted_and_logged(kind, caplog):
