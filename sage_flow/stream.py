@@ -357,6 +357,7 @@ class DataStream(Stream[T]):
         [('a', 1), ('b', 1), ('a', 2)]
         """
         key = make_operator(self._graph, Kind.KEY_BY, name, [(function, 1)], with_ctx=False)
+        self._graph.keys.append(key)
         return KeyedStream(self._graph, tuple(tap.keyed(key) for tap in self._taps))
 
     def union(self, *others: DataStream[T]) -> DataStream[T]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import Function, ProcessFunction, Sink
-from sage_flow.plan.graph import Kind, Node, OnError, Operator, ServiceDefinition, Tap
+from sage_flow.plan.graph import AGGREGATES, Kind, Node, OnError, Operator, ServiceDefinition, Tap
 from sage_flow.plan.location import Location, caller_location
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.planner import build_plan
@@ -17,6 +17,7 @@ from sage_flow.plan.planner import build_plan
 __all__ = ["Graph", "checked_count", "make_operator"]
 
 _POLICIES = ("fail", "skip", "dead_letter")
+_NOT_ITERATED = AGGREGATES | {Kind.FILTER, Kind.KEY_BY, Kind.MAP_ASYNC, Kind.SINK}  # what their functions return
 
 
 class Graph:
@@ -27,6 +28,7 @@ class Graph:
         self.environment = environment
         self.parallelism = checked_count(parallelism, "parallelism", job)
         self.nodes: list[Node] = []
+        self.keys: list[Operator] = []  # of key_by, which is no node
         self.services: dict[str, ServiceDefinition] = {}
         self._taken: dict[str, Location] = {}
         self._counters: dict[str, int] = {}
@@ -34,7 +36,7 @@ class Graph:
 
     def plan(self) -> Plan:
         """Validate and plan. Raises PipelineError."""
-        return build_plan(self.job, self.nodes, self.services, self.parallelism)
+        return build_plan(self.job, self.nodes, self.services, self.parallelism, self.keys)
 
     def name_for(self, given: str | None, base: str) -> str:
         """Return the full name: the given one or `base-n`, below the service's name inside its body.
@@ -90,12 +92,12 @@ class Graph:
     @contextmanager
     def body_of(self, service: str) -> Iterator[None]:
         """What is written inside belongs to the pipeline of this service; if that fails nothing is left of it."""
-        nodes, taken, counters = len(self.nodes), dict(self._taken), dict(self._counters)
+        nodes, keys, taken, counters = len(self.nodes), len(self.keys), dict(self._taken), dict(self._counters)
         self._service = service
         try:
             yield
         except BaseException:
-            del self.nodes[nodes:]
+            del self.nodes[nodes:], self.keys[keys:]
             self._taken, self._counters = taken, counters
             self.services.pop(service, None)
             raise
@@ -137,9 +139,15 @@ def make_operator(
             raise PipelineError(
                 f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}"
             )
-        if kind is not Kind.MAP_ASYNC and any(_is_coroutine_function(function) for function, _ in functions):
+        called = [_called(function) for function, _ in functions]
+        if kind is not Kind.MAP_ASYNC and any(map(inspect.iscoroutinefunction, called)):
             raise PipelineError(
                 f"{full_name!r} ({where}) would not wait for its function, which is `async def`: use map_async"
+            )
+        if kind in _NOT_ITERATED and any(map(inspect.isgeneratorfunction, called)):
+            raise PipelineError(
+                f"{full_name!r} ({where}) would never run the body of its function, which has a `yield`:"
+                " let it return its result, or use flat_map"
             )
         takes_ctx = tuple(
             _takes_ctx(function, values, with_ctx, f"{full_name!r} ({where})") for function, values in functions
@@ -148,13 +156,13 @@ def make_operator(
     return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
 
 
-def _is_coroutine_function(function: Any) -> bool:
-    called = function
+def _called(function: Any) -> Any:
+    """What runs when the function, or an object or class in its place, is called for a record."""
     if isinstance(function, ProcessFunction) or (isinstance(function, type) and issubclass(function, ProcessFunction)):
-        called = function.process
-    elif not inspect.isroutine(function):
-        called = getattr(function, "__call__", None)  # noqa: B004 - of the class itself, if it is one
-    return inspect.iscoroutinefunction(called)
+        return function.process
+    if inspect.isroutine(function):
+        return function
+    return getattr(function, "__call__", None)  # noqa: B004 - of the class itself, if it is one
 
 
 def _takes_ctx(function: Any, values: int, with_ctx: bool | None, owner: str) -> bool:

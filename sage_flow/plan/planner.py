@@ -21,10 +21,14 @@ __all__ = ["build_plan"]
 
 
 def build_plan(
-    job: str, nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], default_parallelism: int
+    job: str,
+    nodes: Sequence[Node],
+    services: Mapping[str, ServiceDefinition],
+    default_parallelism: int,
+    keys: Sequence[Operator],
 ) -> Plan:
     """Validate and plan. Raises PipelineError."""
-    validate(nodes, services)
+    validate(nodes, services, keys)
     return _Planner(job, nodes, services, default_parallelism).plan()
 
 

@@ -11,6 +11,7 @@ from sage_flow.plan.graph import (
     SINKS,
     Kind,
     Node,
+    Operator,
     Partitioning,
     ServiceDefinition,
     Tap,
@@ -19,14 +20,16 @@ from sage_flow.plan.graph import (
 __all__ = ["main_consumers", "validate"]
 
 
-def validate(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition]) -> None:
-    """Raises PipelineError for the first fault, in the order of definition."""
+def validate(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], keys: Sequence[Operator]) -> None:
+    """Raises PipelineError for the first fault, in the order of definition. `keys`: of key_by, which is no node."""
     if not any(node.kind in SINKS for node in nodes):
         raise PipelineError(
             "the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ..."
         )
     _check_uses(services)
-    read = {(tap.node, tap.tag) for tap in _all_taps(nodes, services.values())}
+    taps = _all_taps(nodes, services.values())
+    _check_keys(keys, taps)
+    read = {(tap.node, tap.tag) for tap in taps}
     for node in nodes:
         _check_is_read(node, read)
         if node.service is not None:
@@ -72,6 +75,15 @@ def main_consumers(nodes: Iterable[Node], services: Iterable[ServiceDefinition])
 def _all_taps(nodes: Iterable[Node], services: Iterable[ServiceDefinition]) -> list[Tap]:
     taps = [tap for node in nodes for side in node.inputs for tap in side]
     return taps + [tap for service in services for tap in service.output]
+
+
+def _check_keys(keys: Iterable[Operator], taps: Iterable[Tap]) -> None:
+    used = [tap.key for tap in taps]
+    for key in keys:
+        if not any(key is other for other in used):
+            raise PipelineError(
+                f"nothing is keyed by {key.name!r} ({key.location}): use the stream that it returns, or remove it"
+            )
 
 
 def _check_is_read(node: Node, read: set[tuple[Node, str | None]]) -> None:

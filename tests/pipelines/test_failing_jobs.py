@@ -14,6 +14,7 @@ from failing_pipelines import (
     error_of,
     fresh_diary,  # noqa: F401 - a fixture
     notes_of,
+    one_process,
 )
 
 from sage_flow import LocalEnvironment, Source
@@ -114,6 +115,17 @@ def test_a_sink_is_not_committed_when_another_branch_fails(diary):
     error_of(env, ZeroDivisionError)
     assert diary.lines("abort") == ["abort good"]
     assert not diary.lines("commit")
+
+
+@one_process
+def test_a_sink_that_cannot_publish_does_not_keep_the_others_from_it(mode, diary):
+    env = mode.environment("test")
+    numbers = env.from_collection(range(20))
+    numbers.add_sink(WatchedSink(diary, "bad", ["commit"]), name="bad", parallelism=1)
+    numbers.rebalance().add_sink(WatchedSink(diary, "good"), name="good", parallelism=2)
+    error = error_of(env, Boom)
+    assert "operator  'bad'" in notes_of(error)
+    assert diary.who("commit") == {"good 0": 1, "good 1": 1}
 
 
 @pytest.mark.on_ray

@@ -32,6 +32,15 @@ class Sleepy(Function):
         return n
 
 
+def shouting(n):
+    yield str(n)
+
+
+def a_key_that_nobody_uses(env):
+    numbers(env).collect()
+    numbers(env, "more").key_by(str, name="lost")
+
+
 NOT_A_PIPELINE = {
     "map needs a function": (lambda env: numbers(env).map(3), ["'map-1'", HERE, "function", "3"]),
     "filter needs a function": (lambda env: numbers(env).filter(None), ["'filter-1'", HERE, "function"]),
@@ -52,6 +61,9 @@ NOT_A_PIPELINE = {
     ),
     "an object does not wait for a coroutine": (lambda env: numbers(env).map(Sleepy()), ["'map-1'", "map_async"]),
     "a class does not wait for a coroutine": (lambda env: numbers(env).map(Sleepy), ["'map-1'", "map_async"]),
+    "for_each never runs a generator": (lambda env: numbers(env).for_each(shouting), ["'for_each-1'", HERE, "yield"]),
+    "filter keeps all for a generator": (lambda env: numbers(env).filter(shouting), ["'filter-1'", "flat_map"]),
+    "a generator is no key": (lambda env: numbers(env).key_by(shouting), ["'key_by-1'", "yield"]),
     "key_by needs a function": (lambda env: numbers(env).key_by("n"), ["'key_by-1'", HERE, "function"]),
     "a function of two values": (lambda env: numbers(env).map(lambda a, b: a), ["'map-1'", HERE, "1 value", "'b'"]),
     "a function of no value": (lambda env: numbers(env).map(lambda: 1), ["'map-1'", HERE, "1 value"]),
@@ -87,6 +99,7 @@ NOT_A_PIPELINE = {
         lambda env: (numbers(env).collect(), numbers(env, "more").map(str, name="lost")),
         ["'lost'", HERE, "collect"],
     ),
+    "a key that nobody uses": (a_key_that_nobody_uses, ["'lost'", HERE, "returns"]),
     "a pipeline without a sink": (lambda env: numbers(env).map(str), ["no sink", "collect"]),
     "an empty pipeline": (lambda env: None, ["no sink", "collect"]),
     "dead letters that nobody reads": (
