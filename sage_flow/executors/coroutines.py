@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from sage_flow.executors.shell import Shell
@@ -18,7 +19,7 @@ class EventLoop:
     def __init__(self, shell: Shell, name: str) -> None:
         self._loop = shell.new_event_loop()
         self._condition = shell.condition()
-        self._is_over = False
+        self._stops = self._is_over = False
         shell.spawn(name, self._run)
 
     def start(
@@ -32,6 +33,7 @@ class EventLoop:
     def stop(self) -> None:
         """Cancel what still runs, and wait until the loop has ended."""
         with self._condition:
+            self._stops = True
             if not self._is_over:
                 self._loop.call_soon_threadsafe(self._loop.stop)
             while not self._is_over:
@@ -41,7 +43,9 @@ class EventLoop:
         loop = self._loop
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            while not self._stops:
+                with suppress(SystemExit, KeyboardInterrupt):  # of user code; the future has it, too
+                    loop.run_forever()
             loop.run_until_complete(_end_all())
         finally:
             asyncio.set_event_loop(None)

@@ -48,7 +48,7 @@ class AsyncMap:
         bound: BoundOperator,
         port: Port,
         split: Callable[[], LateShare | None],
-        explain: Callable[[Exception, Operator, Any], None],
+        explain: Callable[[BaseException, Operator, Any], None],
     ) -> None:
         self._bound = bound
         self._port = port
@@ -98,7 +98,7 @@ class AsyncMap:
         for pending in self.finished():
             try:
                 result = pending.result()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.on_failure(pending, error)
             else:
                 yield result
@@ -114,9 +114,9 @@ class AsyncMap:
             self._pending.remove(pending)
         yield from done
 
-    def on_failure(self, pending: Pending, error: Exception) -> None:
+    def on_failure(self, pending: Pending, error: Exception | SystemExit) -> None:
         """Let the record pass as `on_error` says, or raise the error."""
-        if self._bound.operator.on_error != "fail":
+        if self._bound.operator.on_error != "fail" and isinstance(error, Exception):
             self._bound.reject(pending.record, error)
             return
         self._explain(error, self._bound.operator, pending.record)

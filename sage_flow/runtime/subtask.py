@@ -357,7 +357,7 @@ class ChainSubtask:
         with self._answering.record(pending.share.ticket(self._port.now())):
             try:
                 result = pending.result()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 made.on_failure(pending, error)
             else:
                 self._counters.emitted[index] += 1
@@ -397,7 +397,7 @@ class ChainSubtask:
     def _explain(self, error: BaseException, operator: Operator) -> None:
         explain_failure(error, operator, subtask=self._place(), job=self.plan.job, has_record=False)
 
-    def _explain_record(self, error: Exception, operator: Operator, record: Any) -> None:
+    def _explain_record(self, error: BaseException, operator: Operator, record: Any) -> None:
         explain_failure(error, operator, subtask=self._place(), job=self.plan.job, record=record)
 
     def _place(self) -> str:

@@ -169,3 +169,32 @@ def test_map_async_calls_services_from_coroutines(mode):
     env.register_service("adder", Adder)
     env.from_collection(range(10)).rebalance().map_async(ask).collect("rows")
     assert sorted(env.execute(progress=False).collected["rows"]) == [[n + 11, n + 21] for n in range(10)]
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": 60}, {"on_error": "skip"}], ids=str)
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_what_is_no_exception_ends_the_job_and_not_only_the_event_loop(mode, kind, options):
+    async def leave(n):
+        await asyncio.sleep(0)
+        if n == 3:
+            raise kind(4)
+        return n
+
+    env = mode.environment()
+    env.from_collection(range(20)).map_async(leave, **options).collect()
+    with pytest.raises(kind) as caught:
+        env.execute(progress=False)
+    assert caught.value.args == (4,)
+
+
+def test_an_exit_in_a_coroutine_names_its_operator_and_record():
+    async def leave(n):
+        raise SystemExit(n)
+
+    env = LocalEnvironment("test")
+    env.from_collection([7]).map_async(leave, name="leaving").collect()
+    with pytest.raises(SystemExit) as caught:
+        env.execute(progress=False)
+    notes = "\n".join(caught.value.__notes__)
+    assert "operator  'leaving'" in notes
+    assert "record    7" in notes

@@ -21,10 +21,19 @@ def leave(number):
     return Leaving().process(number)
 
 
+async def leave_later(number):
+    return Leaving().process(number)
+
+
 SERVICES = {
     "class": (Leaving, "process"),
     "coroutine": (Leaving, "later"),
     "pipeline": (PipelineService(lambda requests: requests.map(leave)), "process"),
+    "pipeline that awaits": (PipelineService(lambda requests: requests.map_async(leave_later)), "process"),
+    "pipeline that awaits in time": (
+        PipelineService(lambda requests: requests.map_async(leave_later, timeout=60)),
+        "process",
+    ),
     "pipeline that skips": (PipelineService(lambda requests: requests.map(leave, on_error="skip")), "process"),
 }
 
