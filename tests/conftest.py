@@ -1,5 +1,7 @@
 """Fixtures and settings of the project's own tests."""
 
+import signal
+
 from hypothesis import settings
 from ray_cluster import ray_cluster
 from ray_modes import mode, pytest_addoption, pytest_generate_tests, ray_pool
@@ -8,3 +10,6 @@ __all__ = ["mode", "pytest_addoption", "pytest_generate_tests", "ray_cluster", "
 
 settings.register_profile("sage_flow", deadline=None)  # a machine may be busy: time is measured in benchmarks
 settings.load_profile("sage_flow")
+
+# What a shell starts in the background ignores Ctrl-C, and so would the programs that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -37,7 +36,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def start(*arguments: str, cwd: Path | str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start Python with these arguments; a warning is an error, and Ctrl-C arrives."""
+    """Start Python with these arguments; a warning is an error."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -45,7 +44,6 @@ def start(*arguments: str, cwd: Path | str, stdout: Any = subprocess.PIPE) -> su
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
