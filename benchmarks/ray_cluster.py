@@ -40,10 +40,10 @@ class ProcessClock:
         return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Poll for something that no time is taken of."""
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, pause_s: float = 0.005) -> None:
+    """Poll, every `pause_s` seconds, for something that no time is taken of."""
     until = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > until:
             raise TimeoutError("it did not happen in time")
-        time.sleep(0.005)
+        time.sleep(pause_s)
