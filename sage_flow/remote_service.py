@@ -23,6 +23,7 @@ from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
 from sage_flow.executors.calling import CallingPort, cannot_be_sent
+from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Condition
 from sage_flow.plan.physical import Plan, ServicePlan
@@ -149,7 +150,7 @@ class LinkPost:
         self._send = send
 
     def condition(self) -> Condition:
-        return threading.Condition(threading.Lock())
+        return BareCondition()
 
     now = staticmethod(time.monotonic)
 
@@ -199,7 +200,7 @@ class _RemotePort(CallingPort):
 
     def lost(self, why: str) -> None:
         """The link is gone, and with it whoever could answer."""
-        with self._condition:
+        with self._lock:
             waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
             self._condition.notify_all()
         self._call_back(waiting)
