@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sage_flow.channels.frame import CancelRequest, Message, Reply
 from sage_flow.channels.link import Link, dial
@@ -23,6 +23,7 @@ from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
 from sage_flow.executors.calling import CallingPort, cannot_be_sent
+from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Condition
 from sage_flow.plan.physical import Plan, ServicePlan
@@ -42,19 +43,8 @@ Door = tuple[Address, bytes | None]
 """Where a service is served, and the key that opens it."""
 
 
-# Messages travel as plain tuples, which cost less than half of what named ones do: a call, a cancellation with
-# nothing but the number, a reply.
-
-
-class _Call(NamedTuple):
-    """Client to server: call a method. `group` is the key group that chooses the replica."""
-
-    call_id: int
-    remaining_s: float
-    method: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    group: int | None
+# Messages travel as plain tuples, which cost less than half of what named ones do: a call (its number, seconds that
+# are left, method, args, kwargs, the key group that chooses the replica), a cancellation (the number alone), a reply.
 
 
 class ServedService:
@@ -111,15 +101,14 @@ class ServedService:
             if (unwanted := open_calls.get(words[0])) is not None:
                 self._port.cancel(unwanted)  # its reply, which is an error, wakes a client that reads itself
             return
-        message = _Call._make(words)
+        call_id, left_s, method, args, kwargs, group = words
         pool = f"{self._service.name} by {id(link)}"
         if not self._port.has_place(self._roomy, pool):  # a client keeps to the limit; this thread must not wait
-            self._answer(link, message.call_id, Outcome(error=ServiceOverloaded(f"{self._service.name} has no place")))
+            self._answer(link, call_id, Outcome(error=ServiceOverloaded(f"{self._service.name} has no place")))
             return
-        call = Call(self._service.name, message.method, message.args, message.kwargs)
-        made = self._port.call(self._roomy, call, message.remaining_s, message.group, pool)
-        open_calls[message.call_id] = made
-        self._port.on_outcome(made, partial(self._on_outcome, link, message.call_id, made))
+        made = self._port.call(self._roomy, Call(self._service.name, method, args, kwargs), left_s, group, pool)
+        open_calls[call_id] = made
+        self._port.on_outcome(made, partial(self._on_outcome, link, call_id, made))
 
     def _on_outcome(self, link: Link, call_id: int, call: OpenCall) -> None:
         if link.state.pop(call_id, None) is not None and call.outcome is not None:
@@ -149,7 +138,7 @@ class LinkPost:
         self._send = send
 
     def condition(self) -> Condition:
-        return threading.Condition(threading.Lock())
+        return BareCondition()
 
     now = staticmethod(time.monotonic)
 
@@ -181,25 +170,30 @@ class _RemotePort(CallingPort):
             link.flush()
 
     def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
-        self.await_calls([call], 1, deadline)
-        return self.poll(call)
+        if call.outcome is None:
+            self._read_while(lambda: call.outcome is None, call.deadline, deadline)
+        return super().await_call(call, deadline)
 
     def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
         def is_waiting() -> bool:
             return sum(call.outcome is not None for call in calls) < count
 
-        self.flush()
-        link = self._current()
-        if link is not None and is_waiting():
-            until = min([call.deadline for call in calls if call.outcome is None], default=0.0)
-            if deadline is not None:
-                until = min(until, deadline)
-            link.read_while(is_waiting, until - self.now())
+        if is_waiting():
+            next_s = min(call.deadline for call in calls if call.outcome is None)
+            self._read_while(is_waiting, next_s, deadline)
         super().await_calls(calls, count, deadline)
+
+    def _read_while(self, is_waiting: Callable[[], bool], until: float, deadline: float | None) -> None:
+        link = self._current()
+        if link is not None:
+            if link.holds:
+                link.flush()
+            until = until if deadline is None else min(until, deadline)
+            link.read_while(is_waiting, until - self.now(), self._calls.__len__)
 
     def lost(self, why: str) -> None:
         """The link is gone, and with it whoever could answer."""
-        with self._condition:
+        with self._lock:
             waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
             self._condition.notify_all()
         self._call_back(waiting)

@@ -277,8 +277,9 @@ def _hold(pickler: _Pickler, definition: Any) -> Any:
 
 
 def _is_atomic(value: Any) -> bool:
-    kind = type(value)
-    return kind in _ATOMS or (kind is tuple and all(map(_is_atomic, value)))
+    if type(value) is not tuple:
+        return type(value) in _ATOMS
+    return _ATOMS.issuperset(map(type, value)) or all(map(_is_atomic, value))
 
 
 def importable(definition: Any) -> bool:

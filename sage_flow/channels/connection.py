@@ -137,6 +137,11 @@ class Outbound:
             self._end = self._end or reason
 
     @property
+    def holds(self) -> bool:
+        """All that is queued is on hold."""
+        return self._holds
+
+    @property
     def idle(self) -> bool:
         """Nothing is queued."""
         with self._lock:

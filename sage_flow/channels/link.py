@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from sage_flow.channels.connection import Closed, Inbound, Lost, Outbound
 from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
-from sage_flow.channels.loop import READ, WRITE, EventLoop, exchange_loop
+from sage_flow.channels.loop import READ, SOON_S, WRITE, EventLoop, exchange_loop
 from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.transport import Address
 from sage_flow.channels.wire import MESSAGE_LIMIT
@@ -79,8 +79,11 @@ class Link:
         self._greeted = False  # TLS, if any, is done
         self._closing = False
         self._reading = threading.Lock()  # held by whichever thread reads
-        self._watching = threading.Lock()  # guards the next, and holds while what the loop watches follows from it
-        self._read_elsewhere = False  # by a thread that waits for messages; the loop need not tell
+        self._watching = threading.Lock()  # guards the next, and holds while what the loop watches follows from them
+        self._read_elsewhere = False  # by a thread that waits for messages
+        self._is_lent = False  # to such threads: the loop does not watch for what there is to read
+        self._last_read_s = 0.0  # when the last of them stopped
+        self._to_read = select.poll()  # the socket, while it is lent
         self._reason: str | None = None
         self._gone = threading.Event()
         self._story = Story()
@@ -134,11 +137,15 @@ class Link:
             if wait and threading.get_ident() != self._loop.thread:
                 self._gone.wait(flush_s)
 
-    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> None:
+    def read_while(
+        self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object] = lambda: False
+    ) -> None:
         """Read in the caller's thread, which waits for messages of this link, while `is_waiting()`.
 
         That spares a message the way through the exchange thread, and the caller the time to be woken by it. One
         thread does at a time: this returns at once if another one reads, and the caller waits as if this was not.
+        Who has waited mostly waits again at once, so the exchange thread comes back after `SOON_S`, or at once if
+        `others_wait()` when this one leaves.
         """
         pipe = self._pipe
         if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
@@ -149,26 +156,47 @@ class Link:
                 self._reading.release()
                 return
             self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
-            self._watch(pipe)
+            if not self._is_lent:
+                self._is_lent = True
+                self._to_read.register(pipe.sock, select.POLLIN)
+                self._watch(pipe)
         try:
             self._poll(pipe, is_waiting, until)
         finally:
             with self._watching:
                 self._read_elsewhere = False
                 self._reading.release()
-                self._watch(pipe)
+                if self._reason is not None:
+                    self._watch(pipe)
+                elif others_wait():
+                    self._take_back(pipe)
+                else:
+                    self._last_read_s = time.monotonic()
+                    self._loop.soon(self._come_back)
 
     def _poll(self, pipe: Pipe, is_waiting: Callable[[], bool], until: float | None) -> None:
-        if self._reason is not None:  # it ended before we said that we read: its socket is closed
-            return
-        poll = select.poll()
-        poll.register(pipe.sock, select.POLLIN)
         while is_waiting() and self._reason is None:
             left_s = None if until is None else until - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return
-            if poll.poll(None if left_s is None else math.ceil(left_s * 1000)) and not self._read_or_end(pipe):
+            is_ready = self._to_read.poll(None if left_s is None else math.ceil(left_s * 1000))
+            if is_ready and not self._read_or_end(pipe):
                 return
+
+    def _come_back(self) -> None:
+        """Let the loop watch again, unless somebody reads, or did just now."""
+        with self._watching:
+            if self._read_elsewhere or not self._is_lent or self._reason is not None or self._pipe is None:
+                return
+            if time.monotonic() - self._last_read_s < SOON_S:
+                self._loop.soon(self._come_back)
+            else:
+                self._take_back(self._pipe)
+
+    def _take_back(self, pipe: Pipe) -> None:
+        self._is_lent = False
+        self._to_read.unregister(pipe.sock)
+        self._watch(pipe)
 
     def _watch(self, pipe: Pipe) -> None:
         """Let the loop watch for what no other thread does; while `_watching` is held, by any thread."""
@@ -176,7 +204,7 @@ class Link:
             if not self._read_elsewhere:
                 self._loop.drop(pipe.sock)
             return
-        wanted = READ if not self._read_elsewhere else 0
+        wanted = 0 if self._is_lent else READ
         if pipe.wants_write or not self.idle:
             wanted |= WRITE
         if wanted == READ and self.opened and pipe.is_plain and self._loop.shares_reading:
@@ -216,6 +244,11 @@ class Link:
     def is_closed(self) -> bool:
         """It ended, or never was."""
         return self._reason is not None or self._loop.given_up
+
+    @property
+    def holds(self) -> bool:
+        """Something is on hold."""
+        return self._out.holds
 
     @property
     def idle(self) -> bool:

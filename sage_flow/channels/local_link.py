@@ -46,7 +46,9 @@ class LocalLink:
         """What was sent arrives, then both ends are closed."""
         exchange_loop().order(self._end)
 
-    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> None:
+    def read_while(
+        self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object] = lambda: False
+    ) -> None:
         """There is nothing to read."""
 
     def statistics(self) -> dict[str, Any]:

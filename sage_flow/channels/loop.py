@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-_SOON_S: Final = 0.002
+SOON_S: Final = 0.002
 _SPIN_S: Final = 0.0001
 _MOST_READY: Final = 64  # sockets, before who reads asks again whether it waits
 _SHARED: Final = 0  # stands for: to be read, by any thread
@@ -120,7 +120,7 @@ class EventLoop:
                 pass
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Call `callback()` within `_SOON_S`, in the loop's thread, or earlier in one that calls `hurry`.
+        """Call `callback()` within `SOON_S`, in the loop's thread, or earlier in one that calls `hurry`.
 
         Once for several times that it is given before. As long as such calls keep coming they wake nobody.
         """
@@ -146,7 +146,7 @@ class EventLoop:
         # Asked after what there is to do was noted, as the loop looks for that after it set this.
         if not self._ticks:
             self._ticks = True
-            self.order(lambda: self.after(_SOON_S, self._tick))
+            self.order(lambda: self.after(SOON_S, self._tick))
 
     def _tick(self) -> None:
         goes_on = bool(self._soon)
@@ -155,7 +155,7 @@ class EventLoop:
             goes_on = True
         self._ticks = goes_on
         if goes_on:
-            self.after(_SOON_S, self._tick)
+            self.after(SOON_S, self._tick)
         elif self._soon or (self._readers is not None and self._readers.is_due):
             self._tick_soon()
 
@@ -248,7 +248,7 @@ class _Readers:
     """The sockets of a loop that any one thread may wait for.
 
     The loop's thread watches them only while nobody else does. Who has waited mostly waits again at once; so the loop's
-    thread does not come back before nobody has read for `_SOON_S`: else it would be woken by the reply to whatever the
+    thread does not come back before nobody has read for `SOON_S`: else it would be woken by the reply to whatever the
     other thread is just sending.
     """
 
@@ -317,7 +317,7 @@ class _Readers:
             return False
         self.is_due = False  # before the next question, as who stops reading asks in the opposite order
         if not self._turn.locked():  # else whoever reads sees to it when he stops
-            if time.monotonic() - self._last_s >= _SOON_S:
+            if time.monotonic() - self._last_s >= SOON_S:
                 self._watch(True)
                 return False
             self.is_due = True

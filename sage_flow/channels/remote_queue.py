@@ -198,7 +198,7 @@ class RemoteQueue(LiveQueue):
     def _wait(self, call: _Call, link: AnyLink, patience: float | None) -> bool:
         """Until the call has changed. False if it has not after `patience` seconds."""
         until = None if patience is None else time.monotonic() + min(patience, threading.TIMEOUT_MAX)
-        link.read_while(lambda: not call.changed.is_set(), patience)
+        link.read_while(lambda: not call.changed.is_set(), patience, self._calls.__len__)
         return call.changed.wait(None if until is None else max(0.0, until - time.monotonic()))
 
     def _drop_link(self, why: str) -> None:

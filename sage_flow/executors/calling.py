@@ -39,12 +39,15 @@ class CallingPort:
         self._post = post
         self.now = post.now
         self._condition = post.condition()
+        self._lock = self._condition.lock
         self._calls = CallTable()
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
         self._story = Story()
         self._received_replies = 0
         self._called: dict[int, None] = {}  # services' subtasks that got a request
         self._next_replica = first_replica
+        self._waiting_frames = 0  # of all channels
+        self._is_stopped = False  # an activation that waits has to end
 
     # -- making calls ---------------------------------------------------------------------------------------
 
@@ -74,23 +77,15 @@ class CallingPort:
     def _take_place(
         self, service: ServicePlan, label: str, began: float, deadline: float, pool: str | None
     ) -> OpenCall | None:
-        take = partial(
-            self._calls.open,
-            service.name,
-            label,
-            began,
-            deadline,
-            many=service.many,
-            pool=pool,
-            places=service.max_pending,
-        )
-        with self._condition:
-            self._check()
-            taken = take()
-        return taken or self._suspend(take, deadline)
+        take = (service.name, label, began, deadline, service.many, pool, service.max_pending)
+        with self._lock:
+            if self._is_stopped:
+                self._check()
+            taken = self._calls.open(*take)
+        return taken or self._suspend(partial(self._calls.open, *take), deadline)
 
     def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
-        with self._condition:
+        with self._lock:
             call = self._calls.open(service.name, label, began, began)
             assert call is not None
             self._calls.end(call, outcome, self.now())
@@ -108,7 +103,7 @@ class CallingPort:
 
     def _more_follow(self) -> bool:
         """Who has made many calls without waiting makes another one, mostly."""
-        return self._calls.open_calls > _FEW
+        return len(self._calls) > _FEW
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         replicas = self._replicas[service.name]
@@ -146,7 +141,7 @@ class CallingPort:
         return ended
 
     def on_outcome(self, call: OpenCall, callback: Callable[[], object]) -> None:
-        with self._condition:
+        with self._lock:
             if call.outcome is None:
                 call.callbacks.append(callback)
                 return
@@ -155,7 +150,7 @@ class CallingPort:
     def take_reply(self, reply: Reply) -> None:
         """A share of an outcome has come."""
         now = self.now()
-        with self._condition:
+        with self._lock:
             self._received_replies += 1
             call = self._calls.on_reply(reply, now)
             if call is not None:
@@ -167,7 +162,7 @@ class CallingPort:
 
     def statistics(self) -> dict[str, CallStatistics]:
         """What came of the calls made here, by "service.method"."""
-        with self._condition:
+        with self._lock:
             return self._calls.statistics()
 
     def end_requests(self) -> tuple[int, ...]:
@@ -186,13 +181,13 @@ class CallingPort:
             " and ".join(sorted({self._post.medium(replica, self._address) for replica in self._called})),
             self._address,
             tuple(self._called),
-            self._calls.open_calls,
+            len(self._calls),
             None if oldest is None else now - oldest,
             self._received_replies,
         )
 
     def _end(self, call: OpenCall, outcome: Outcome) -> bool:
-        with self._condition:
+        with self._lock:
             ended = self._calls.end(call, outcome, self.now())
             self._condition.notify_all()  # its place is free
         if ended:
@@ -206,7 +201,7 @@ class CallingPort:
                 callback()
 
     def _expire(self) -> None:
-        with self._condition:
+        with self._lock:
             late = self._calls.expire(self.now())
             if late:
                 self._condition.notify_all()
@@ -222,32 +217,37 @@ class CallingPort:
         Calls whose time passes meanwhile are ended, whoever waits for them.
         """
         while True:
-            self._while_waiting()
-            with self._condition:
-                self._check()
-                while not (found := what()) and self._may_sleep():
+            if self._waiting_frames:
+                self._drain()
+            with self._lock:
+                if self._is_stopped:
+                    self._check()
+                while not (found := what()) and (not self._waiting_frames or self._may_sleep()):
                     now = self.now()
                     if deadline is not None and deadline <= now:
                         return None
-                    wake_at = _earliest(deadline, self._calls.next_deadline)
-                    left_s = None if wake_at is None else wake_at - now
-                    if left_s is not None and left_s <= 0:
+                    wake_at = self._calls.next_deadline
+                    if deadline is not None and deadline < wake_at:
+                        wake_at = deadline
+                    left_s = wake_at - now
+                    if left_s <= 0:
                         break
-                    self._condition.wait(None if left_s is None or left_s > _ENDLESS_S else left_s)
-                    self._check()
+                    self._condition.wait(None if left_s > _ENDLESS_S else left_s)
+                    if self._is_stopped:
+                        self._check()
             if found:
                 return found
             self._expire()
 
-    def _while_waiting(self) -> None:
-        """What else to do before going to sleep."""
+    def _drain(self) -> None:
+        """Send frames that wait, as far as there is credit for them."""
 
     def _may_sleep(self) -> bool:
-        """Asked under the condition: nothing else is to be done."""
+        """Asked under the lock: there is no credit for any of them."""
         return True
 
     def _check(self) -> None:
-        """Asked under the condition. Raises what has to end the activation."""
+        """Asked under the lock, once `_is_stopped`. Raises what has to end the activation."""
 
     def _refused(self, service: ServicePlan) -> Outcome | None:
         """Why this service must not be called from here."""
@@ -259,9 +259,3 @@ def cannot_be_sent(what: str, error: CodecError) -> CodecError:
     told = CodecError(f"{what} cannot be sent: {error}")
     told.__cause__ = error
     return told
-
-
-def _earliest(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)

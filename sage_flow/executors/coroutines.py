@@ -19,6 +19,7 @@ class EventLoop:
     def __init__(self, shell: Shell, name: str) -> None:
         self._loop = shell.new_event_loop()
         self._condition = shell.condition()
+        self._lock = self._condition.lock
         self._stops = self._is_over = False
         shell.spawn(name, self._run)
 
@@ -32,7 +33,7 @@ class EventLoop:
 
     def stop(self) -> None:
         """Cancel what still runs, and wait until the loop has ended."""
-        with self._condition:
+        with self._lock:
             self._stops = True
             if not self._is_over:
                 self._loop.call_soon_threadsafe(self._loop.stop)
@@ -50,7 +51,7 @@ class EventLoop:
         finally:
             asyncio.set_event_loop(None)
             loop.close()
-            with self._condition:
+            with self._lock:
                 self._is_over = True
                 self._condition.notify_all()
 

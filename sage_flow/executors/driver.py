@@ -97,6 +97,7 @@ class Driver:
         self._where_stuck = where_stuck
         self._coordinator = Coordinator(plan, restarts=options.restarts)
         self._condition = shell.condition()
+        self._lock = self._condition.lock
         self._inbox: deque[Message | WorkersDied] = deque()
         self._collected = _Collected()
         self._names = {c.id: c.edge for c in plan.channels if c.edge.target == DRIVER_CHAIN}
@@ -116,7 +117,7 @@ class Driver:
 
     def deliver(self, message: Message | WorkersDied) -> None:
         """Take a message."""
-        with self._condition:
+        with self._lock:
             if isinstance(message, Inspected):
                 self._inspected[message.subtask] = message
             else:
@@ -129,14 +130,14 @@ class Driver:
         Not for the simulation, where only activations wait.
         """
         asked = self._coordinator.alive
-        with self._condition:
+        with self._lock:
             self._inspections += 1
             number = self._inspections
         for address in asked:
             self._shell.send(DRIVER, address, Inspect(number))
         until = self._shell.now() + timeout_s
         found: dict[int, PortReport | None] = dict.fromkeys(asked)
-        with self._condition:
+        with self._lock:
             while True:
                 for address in asked:
                     told = self._inspected.get(address)
@@ -209,7 +210,7 @@ class Driver:
                 return
 
     def _take(self) -> list[Message | WorkersDied]:
-        with self._condition:
+        with self._lock:
             while not self._inbox:
                 left = None if self._give_up_at is None else self._give_up_at - self._shell.now()
                 if left is not None and left <= 0:

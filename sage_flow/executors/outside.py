@@ -39,7 +39,7 @@ class OutsidePort(CallingPort):
 
     def end_service(self, name: str) -> tuple[int, ...]:
         """No more calls of this service: tell its subtasks that were called, and return them."""
-        with self._condition:
+        with self._lock:
             self._ended.setdefault(name, f"service {name!r} has ended with job {self._plan.job!r}")
             while self._sending:  # what was let through must be there before we say that it was the last
                 self._condition.wait()
@@ -50,7 +50,7 @@ class OutsidePort(CallingPort):
 
     def close(self, why: str) -> None:
         """Nobody is left to answer: end the open calls, refuse all others."""
-        with self._condition:
+        with self._lock:
             for name in self._replicas:
                 self._ended.setdefault(name, why)
             waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
@@ -64,7 +64,7 @@ class OutsidePort(CallingPort):
         return None if why is None else Outcome(error=ServiceUnavailable(why))
 
     def _send(self, made: OpenCall, call: Call) -> None:
-        with self._condition:
+        with self._lock:
             why = self._ended.get(made.service)
             self._sending += why is None
         if why is not None:
@@ -73,6 +73,6 @@ class OutsidePort(CallingPort):
         try:
             super()._send(made, call)
         finally:
-            with self._condition:
+            with self._lock:
                 self._sending -= 1
                 self._condition.notify_all()

@@ -77,7 +77,6 @@ class WorkerPort(CallingPort):
         self._allowed: set[str] = set()  # services that this service may call
         self._thread: int | None = None
         self._event_loop: EventLoop | None = None
-        self._waiting_frames = 0  # in all channels
         self._draining = False
         self._poked = False
         self._cancelled: Cancel | None = None
@@ -91,23 +90,25 @@ class WorkerPort(CallingPort):
 
     def deliver(self, message: Message) -> None:
         """Take a message, on whatever thread it came."""
-        if isinstance(message, Reply):
+        if isinstance(message, Request):
+            with self._lock:
+                self._take_request(message)
+                self._condition.notify_all()
+        elif isinstance(message, Reply):
             try:
                 self.take_reply(message)
             except Exception as error:  # this is the sender's thread; the subtask that it concerns raises it
-                self._fault = error
+                self._fail(error)
                 self.wake()
         elif isinstance(message, Inspect):
             self._shell.send(self._address, DRIVER, Inspected(self._address, message.number, self.report()))
         else:
-            with self._condition:
+            with self._lock:
                 self._note_message(message)
                 self._condition.notify_all()
 
     def _note_message(self, message: Message) -> None:
         match message:
-            case Request():
-                self._take_request(message)
             case Data():
                 self._incoming[message.channel].arrived(message, self.now())
                 self._inbox.append(message)
@@ -116,13 +117,13 @@ class WorkerPort(CallingPort):
             case CancelRequest():
                 self._take_back(message)
             case Cancel():
-                self._cancelled = message
+                self._cancelled, self._is_stopped = message, True
                 self._story.note(self.now(), f"cancelled: {message.reason}")
             case _:
                 self._inbox.append(message)
 
     def wake(self) -> None:
-        with self._condition:
+        with self._lock:
             self._poked = True
             self._condition.notify_all()
 
@@ -141,8 +142,8 @@ class WorkerPort(CallingPort):
             return bool(taken) or poked
 
         if timeout_s == 0:
-            if self._inbox or self._cancelled is not None or self._fault is not None:
-                with self._condition:
+            if self._inbox or self._is_stopped:
+                with self._lock:
                     self._check()
                     ready()
         else:
@@ -180,14 +181,14 @@ class WorkerPort(CallingPort):
         made = super().statistics()
         if self._requests is None:
             return made
-        with self._condition:
+        with self._lock:
             return merged([made, self._requests.statistics()])
 
     def report(self) -> PortReport:
         """What is to be seen from here, whatever the subtask is doing."""
         calls = self.statistics()
         now = self.now()
-        with self._condition:
+        with self._lock:
             channels = [incoming.report(now) for incoming in self._incoming.values()]
             if self._requests is not None:
                 channels.append(self._requests.report(self._address, self._medium, now))
@@ -211,7 +212,7 @@ class WorkerPort(CallingPort):
         self._inbox.append(Request(*request[:-1], now + request.remaining_s))
 
     def begin(self, request: Request) -> bool:
-        with self._condition:
+        with self._lock:
             return self._requests is None or self._requests.begun(request, self.now())
 
     def _take_back(self, taken: CancelRequest) -> None:
@@ -230,7 +231,7 @@ class WorkerPort(CallingPort):
 
     def queue(self, channel: int, records: list[Any], tickets: list[Ticket] | None = None) -> None:
         out = self._outgoing[channel]
-        with self._condition:
+        with self._lock:
             out.frames.append(Data(channel, out.next_seq, records, tickets, len(records)))
             out.next_seq += 1
             self._waiting_frames += 1
@@ -238,7 +239,7 @@ class WorkerPort(CallingPort):
 
     def emit_element(self, channel: int, element: ControlElement) -> None:
         out = self._outgoing[channel]
-        with self._condition:
+        with self._lock:
             out.frames.append(Control(channel, out.next_seq, element))
             out.next_seq += 1
             self._waiting_frames += 1
@@ -264,7 +265,7 @@ class WorkerPort(CallingPort):
         self._suspend(is_ready, None)
 
     def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
-        with self._condition:
+        with self._lock:
             if self._event_loop is None:
                 from sage_flow.executors.coroutines import EventLoop
 
@@ -281,7 +282,7 @@ class WorkerPort(CallingPort):
         if self._service is None or service.name in self._allowed:
             return None
         now = self.now()
-        with self._condition:
+        with self._lock:
             question = self._calls.open("", "the driver", now, now + _ASK_DRIVER_S)
             assert question is not None
         request = Request(self._address, question.id, _ASK_DRIVER_S, "open_call", (service.name,), {})
@@ -291,6 +292,9 @@ class WorkerPort(CallingPort):
             return outcome
         self._allowed.add(service.name)
         return None
+
+    def _fail(self, error: Exception) -> None:
+        self._fault, self._is_stopped = error, True
 
     # -- waiting and sending --------------------------------------------------------------------------------
 
@@ -304,15 +308,11 @@ class WorkerPort(CallingPort):
         frames = self._outgoing[channel].frames
         if frames:
             self._story.note(self.now(), f"channel {channel}: waits for credit")
-        if frames or self._cancelled is not None:
+        if frames or self._is_stopped:
             self._suspend(lambda: not frames, None)
 
-    def _while_waiting(self) -> None:
-        if self._waiting_frames:
-            self._drain()
-
     def _may_sleep(self) -> bool:
-        return not self._waiting_frames or self._next_to_send() is None
+        return self._next_to_send() is None
 
     def _next_to_send(self) -> _Outgoing | None:
         if self._draining:
@@ -325,7 +325,7 @@ class WorkerPort(CallingPort):
     def _drain(self) -> None:
         """Send the frames that have credit. One thread at a time does it, which keeps the order."""
         while True:
-            with self._condition:
+            with self._lock:
                 out = self._next_to_send()
                 if out is None:
                     return
@@ -335,10 +335,10 @@ class WorkerPort(CallingPort):
             try:
                 cost = self._shell.send(self._address, out.consumer, frame)
             except Exception as error:
-                self._fault = error  # the channel has a gap now: nothing may follow, whoever catches this
+                self._fail(error)  # the channel has a gap now: nothing may follow, whoever catches this
                 raise
             finally:
-                with self._condition:
+                with self._lock:
                     out.frames.popleft()
                     self._waiting_frames -= 1
                     out.credit.take(cost)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_flow.channels.frame import DRIVER, Message
 
@@ -27,17 +27,10 @@ def record_window(consumer: int) -> int:
 
 
 class Condition(Protocol):
-    """The part of `threading.Condition` that ports use."""
+    """What activations wait on, under its lock."""
 
-    def __enter__(self) -> bool: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
 
     def wait(self, timeout: float | None = None) -> bool: ...
 

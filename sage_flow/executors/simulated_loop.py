@@ -36,7 +36,7 @@ class _Sleep(selectors.BaseSelector):
         self._keys: dict[Any, selectors.SelectorKey] = {}
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        with self._condition:
+        with self._condition.lock:
             if not self._ended and (timeout is None or timeout > 0):
                 self._condition.wait(timeout)
             self._ended = False
@@ -44,7 +44,7 @@ class _Sleep(selectors.BaseSelector):
 
     def end(self) -> None:
         """Wake the loop, from any activation."""
-        with self._condition:
+        with self._condition.lock:
             self._ended = True
             self._condition.notify_all()
 

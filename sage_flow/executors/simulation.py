@@ -126,6 +126,10 @@ class SimulatedCondition:
     ) -> None:
         """Nothing is held."""
 
+    @property
+    def lock(self) -> SimulatedCondition:
+        return self
+
     def wait(self, timeout: float | None = None) -> bool:
         return self._scheduler.wait(self, timeout)
 

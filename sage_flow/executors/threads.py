@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from sage_flow.channels.channel import this_process
+from sage_flow.channels.codec import copy_value
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Data, Message, Reply, Request
 from sage_flow.channels.job_queues import end_job_queues
+from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
@@ -24,8 +26,6 @@ from sage_flow.plan.queues import JobQueues
 
 if TYPE_CHECKING:
     import asyncio
-
-T = TypeVar("T")
 
 __all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "queues_of_process", "where_is"]
 
@@ -48,8 +48,8 @@ class LocalPost:
     def send(self, target: int, message: Message) -> int:
         """Deliver now. Raises CodecError where a copy is due and cannot be made."""
         message = self.copied(message)
-        self.deliver(target, message)
-        return message.cost if isinstance(message, Data) else 0
+        self._receivers[target](message)
+        return message.cost if type(message) is Data else 0
 
     def deliver(self, target: int, message: Message) -> None:
         """Deliver what came from another process."""
@@ -57,23 +57,17 @@ class LocalPost:
 
     def copied(self, message: Message) -> Message:
         """Return the message as the receiver may have it."""
-        match message:
-            case Request():
-                kwargs = _copy(message.kwargs) if message.kwargs else message.kwargs
-                return message._replace(args=_copy(message.args), kwargs=kwargs)
-            case Reply():
-                return message._replace(outputs=_copy(message.outputs)) if message.outputs else message
-            case Data() if self._copies_records:
-                return message._replace(records=_copy(message.records))
-            case _:
-                return message
-
-
-def _copy(value: T) -> T:
-    from sage_flow.channels.codec import copy_value
-
-    copied: T = copy_value(value)
-    return copied
+        if isinstance(message, Request):
+            args, kwargs = copy_value(message.args), message.kwargs
+            if kwargs or args is not message.args:
+                return message._replace(args=args, kwargs=copy_value(kwargs))
+        elif isinstance(message, Reply):
+            outputs = copy_value(message.outputs)
+            if outputs is not message.outputs:
+                return message._replace(outputs=outputs)
+        elif self._copies_records and isinstance(message, Data):
+            return message._replace(records=copy_value(message.records))
+        return message
 
 
 class ThreadShell:
@@ -86,7 +80,7 @@ class ThreadShell:
         self.threads: dict[str, threading.Thread] = {}
 
     def condition(self) -> Condition:
-        return threading.Condition(threading.Lock())
+        return BareCondition()
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=name, daemon=True)

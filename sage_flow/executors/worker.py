@@ -181,8 +181,10 @@ class _ServiceLoop:
         self._shell = shell
         self._after_each = after_each
         self._condition = shell.condition()
+        self._lock = self._condition.lock
         self._free = deque(range(service.concurrency))  # places; what a deque does, other threads see done or not
         self._others = service.concurrency - 1 if service.blocks else 0
+        self._awaits = service.awaits
         self._fault: BaseException | None = None
 
     def run(self) -> None:
@@ -195,7 +197,7 @@ class _ServiceLoop:
             self._fault = error
             self._port.wake()  # the others end when they look up; what fails the job does not wait for them
             raise
-        with self._condition:
+        with self._lock:
             while self._others:
                 self._condition.wait()
         if self._fault is not None:
@@ -209,7 +211,7 @@ class _ServiceLoop:
             self._fault = error
             self._port.wake()
         finally:
-            with self._condition:
+            with self._lock:
                 self._others -= 1
                 self._condition.notify_all()
 
@@ -240,7 +242,7 @@ class _ServiceLoop:
 
     def _release(self) -> None:
         self._free.append(0)
-        if self._service.awaits:
+        if self._awaits:
             self._port.wake()
 
 

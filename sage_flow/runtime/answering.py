@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from sage_flow.channels.frame import EndOfRequests, EndService, Message, Reply, Request, Ticket
 from sage_flow.errors import InternalError, ServiceError
-from sage_flow.runtime.caller import ActivationDeadline
+from sage_flow.runtime.caller import activation_deadline
 from sage_flow.runtime.failure import add_notes, pack_error
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.port import Port
@@ -111,15 +111,16 @@ class Answering:
         self._ticket = ticket
         self._late = None
         self._deadline = self._port.now() + ticket.remaining_s
+        token = activation_deadline.set(self._deadline)
         try:
-            with ActivationDeadline(self._deadline):
-                yield
+            yield
             self._divide(ticket._replace(share=self._ticket.share))
         except (Exception, SystemExit) as error:
             for output in self._outputs:
                 output.records.clear()
             self._port.reply(ticket.reply_to, Reply(ticket.call_id, 0, (), pack_error(error_for_caller(error))))
         finally:
+            activation_deadline.reset(token)
             self._ticket = None
 
     def flush_half(self) -> None:

@@ -21,24 +21,10 @@ from sage_flow.plan.service_methods import type_key
 from sage_flow.runtime.port import CallPort
 from sage_flow.service import Call, ServiceFuture, ServiceHandle
 
-__all__ = ["ActivationDeadline", "Caller", "find_service"]
+__all__ = ["Caller", "activation_deadline", "find_service"]
 
-_deadline: ContextVar[float | None] = ContextVar("deadline of the call that is being answered", default=None)
-
-
-class ActivationDeadline:
-    """Calls made inside the `with` block wait no longer than the call that they help to answer."""
-
-    __slots__ = ("_deadline", "_token")
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-
-    def __enter__(self) -> None:
-        self._token = _deadline.set(self._deadline)
-
-    def __exit__(self, *_: object) -> None:
-        _deadline.reset(self._token)
+activation_deadline: ContextVar[float | None] = ContextVar("deadline of the call being answered", default=None)
+"""Calls made while it is set wait no longer than the call that they help to answer."""
 
 
 class Caller:
@@ -90,7 +76,7 @@ class Caller:
             )
         plan = self._found.get((call.service, call.method)) or self._find(call.service, call.method)
         timeout = plan.timeout_s if call.timeout is None else _checked_timeout(call.timeout)
-        if (deadline := _deadline.get()) is not None:
+        if (deadline := activation_deadline.get()) is not None:
             timeout = min(timeout, self._left(deadline, call))
         return plan, timeout, _key_group(plan, call.key)
 

@@ -88,7 +88,6 @@ class CallTable:
         label: str,
         began: float,
         deadline: float,
-        *,
         many: bool = False,
         pool: str | None = None,
         places: float = math.inf,
@@ -140,7 +139,7 @@ class CallTable:
     def expire(self, now: float) -> list[OpenCall]:
         """End the calls whose time has passed; return them."""
         late = []
-        while (deadline := self.next_deadline) is not None and deadline <= now:
+        while self.next_deadline <= now:
             call = self._calls[self._deadlines[0][1]]
             waited_s = call.deadline - call.began
             self.end(call, Outcome(error=ServiceTimeout(f"{call.label} gave no reply within {waited_s:g} s")), now)
@@ -155,15 +154,14 @@ class CallTable:
         return waiting
 
     @property
-    def next_deadline(self) -> float | None:
-        """When the first open call will have timed out."""
+    def next_deadline(self) -> float:
+        """When the first open call will have timed out; infinite without one."""
         heap = self._deadlines
         while heap and heap[0][1] not in self._calls:
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return heap[0][0] if heap else math.inf
 
-    @property
-    def open_calls(self) -> int:
+    def __len__(self) -> int:
         """How many calls are open."""
         return len(self._calls)
 

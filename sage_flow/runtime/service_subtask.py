@@ -12,7 +12,7 @@ from sage_flow.functions import RuntimeContext
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.service_methods import check_methods, public_methods
 from sage_flow.runtime.answering import CallersGate, error_for_caller
-from sage_flow.runtime.caller import ActivationDeadline, Caller
+from sage_flow.runtime.caller import Caller, activation_deadline
 from sage_flow.runtime.failure import explain_failure, pack_error
 from sage_flow.runtime.port import Port
 from sage_flow.runtime.report import Counters, SubtaskReport
@@ -32,6 +32,8 @@ class ServiceSubtask:
         self._counters = Counters(subtask.chain.operators)
         self._caller = Caller(plan.services, port)
         self._callers = CallersGate()
+        self.is_over = self._callers.are_all_gone
+        """No request will come any more."""
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()
         self._coroutines: frozenset[str] = frozenset()  # of the methods
@@ -98,12 +100,8 @@ class ServiceSubtask:
             return message
         if not self._callers.on_message(message):
             raise ProtocolError(f"a service cannot take a {type(message).__name__}")
+        self.is_over = self._callers.are_all_gone
         return None
-
-    @property
-    def is_over(self) -> bool:
-        """No request will come any more."""
-        return self._callers.are_all_gone
 
     @property
     def awaits(self) -> bool:
@@ -127,21 +125,21 @@ class ServiceSubtask:
         if request.method in self._coroutines:
             self._port.start(self._answer_awaiting(request, release), request.deadline - now)
             return
+        token = activation_deadline.set(request.deadline)
         try:
-            with ActivationDeadline(request.deadline):
-                reply = self._outcome(request)
-            self._reply(request, reply)
+            self._reply(request, self._outcome(request))
         finally:
+            activation_deadline.reset(token)
             release()
 
     async def _answer_awaiting(self, request: Request, release: Callable[[], None]) -> None:
+        activation_deadline.set(request.deadline)  # in this task, whose context is its own
         try:
-            with ActivationDeadline(request.deadline):
-                try:
-                    value = await self._method(request.method)(*request.args, **request.kwargs)
-                    reply = Reply(request.call_id, 1, (value,))
-                except (Exception, SystemExit) as error:
-                    reply = self._error_reply(request, error)
+            try:
+                value = await self._method(request.method)(*request.args, **request.kwargs)
+                reply = Reply(request.call_id, 1, (value,))
+            except (Exception, SystemExit) as error:
+                reply = self._error_reply(request, error)
             self._reply(request, reply)
         finally:
             release()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["CallStatistics", "Histogram", "merged"]
 
-_PER_DOUBLING = 8  # buckets; a percentile is exact to 9 %
+_PER_DOUBLING = 8  # buckets of equal width; a percentile is exact to 7 %
 _LEAST_S = 1e-7
 
 
@@ -30,7 +30,8 @@ class Histogram:
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        self._counts[round(math.log2(max(seconds, _LEAST_S)) * _PER_DOUBLING)] += 1
+        part, doublings = math.frexp(seconds + _LEAST_S)  # the part is from 0.5 to 1
+        self._counts[doublings * _PER_DOUBLING + int((part - 0.5) * 2 * _PER_DOUBLING)] += 1
 
     def percentile(self, percent: float) -> float | None:
         """Return the duration in seconds that `percent` of all are not above, None if there are none."""
@@ -38,7 +39,8 @@ class Histogram:
         for bucket in sorted(self._counts):
             left -= self._counts[bucket]
             if left <= 0:
-                return float(2 ** (bucket / _PER_DOUBLING))
+                doublings, number = divmod(bucket, _PER_DOUBLING)
+                return math.ldexp(0.5 + (number + 0.5) / (2 * _PER_DOUBLING), doublings)
         return None
 
     def copy(self) -> Histogram:

@@ -26,7 +26,7 @@ class Line:
     def next(self):
         return self.sent.get(timeout=PATIENCE_S)
 
-    def read_while(self, is_waiting, timeout_s):
+    def read_while(self, is_waiting, timeout_s, others_wait):
         pass
 
 

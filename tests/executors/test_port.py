@@ -23,6 +23,7 @@ from sage_flow.channels.frame import (
     Request,
 )
 from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError, ServiceOverloaded, ServiceTimeout
+from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.port import WorkerPort
 from sage_flow.runtime.calls import CallTable
 from sage_flow.service import Call
@@ -41,7 +42,7 @@ class RecordingShell:
         self.changed = threading.Condition()
 
     def condition(self):
-        return threading.Condition(threading.Lock())
+        return BareCondition()
 
     def now(self):
         return time.monotonic()
@@ -453,7 +454,7 @@ def test_calls_are_numbered_one_thread_at_a_time():
 
     class Guarded(CallTable):
         def open(self, *args, **options):
-            assert it.port._condition._lock.locked(), "two activations could get the same number"
+            assert it.port._lock.locked(), "two activations could get the same number"
             return super().open(*args, **options)
 
     it.port._calls = Guarded()

@@ -1,5 +1,6 @@
 """Open calls: shares that sum to 1, and what comes of them."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -81,7 +82,7 @@ def test_what_is_in_flight_is_what_was_opened_and_has_no_outcome(events, data):
         waiting = [call for call in opened if call.outcome is None]
         for service in ("a", "b"):
             assert table.in_flight(service) == sum(call.service == service for call in waiting)
-        assert table.next_deadline == min((call.deadline for call in waiting), default=None)
+        assert table.next_deadline == min((call.deadline for call in waiting), default=math.inf)
         counted = table.statistics().values()
         assert sum(s.calls for s in counted) == len(opened) - len(waiting)
         assert sum(s.in_flight for s in counted) == len(waiting)
