@@ -58,9 +58,10 @@ class LocalPost:
     def copied(self, message: Message) -> Message:
         """Return the message as the receiver may have it."""
         if isinstance(message, Request):
-            args, kwargs = copy_value(message.args), message.kwargs
-            if kwargs or args is not message.args:
-                return message._replace(args=args, kwargs=copy_value(kwargs))
+            args = copy_value(message.args)
+            kwargs = copy_value(message.kwargs) if message.kwargs else message.kwargs
+            if args is not message.args or kwargs is not message.kwargs:
+                return message._replace(args=args, kwargs=kwargs)
         elif isinstance(message, Reply):
             outputs = copy_value(message.outputs)
             if outputs is not message.outputs:

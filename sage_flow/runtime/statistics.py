@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 __all__ = ["CallStatistics", "Histogram", "merged"]
 
 _PER_DOUBLING = 8  # buckets of equal width; a percentile is exact to 7 %
-_LEAST_S = 1e-7
+_LEAST_S = 1e-7  # added to every duration: there is a bucket for none
 
 
 class Histogram:
@@ -40,7 +40,8 @@ class Histogram:
             left -= self._counts[bucket]
             if left <= 0:
                 doublings, number = divmod(bucket, _PER_DOUBLING)
-                return math.ldexp(0.5 + (number + 0.5) / (2 * _PER_DOUBLING), doublings)
+                middle = math.ldexp(0.5 + (number + 0.5) / (2 * _PER_DOUBLING), doublings)
+                return max(0.0, middle - _LEAST_S)
         return None
 
     def copy(self) -> Histogram:
