@@ -65,6 +65,7 @@ class ServedService:
             on_link=self._greet,
             on_message=self._on_message,
             on_closed=self._on_closed,
+            loop=port.loop_of(service.name),
         )
         self.address = self._listener.address
         self.host, self.port = "", 0
@@ -89,7 +90,7 @@ class ServedService:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # All below runs on the exchange thread, or on one that brings a reply.
+    # All below runs on whichever thread reads the link, or brings a reply; `_greet` and `_on_closed` on the loop's.
 
     def _greet(self, link: Link) -> None:
         link.state = {}  # the open calls, by the client's number
@@ -108,6 +109,8 @@ class ServedService:
             return
         made = self._port.call(self._roomy, Call(self._service.name, method, args, kwargs), left_s, group, pool)
         open_calls[call_id] = made
+        if link.is_closed:  # perhaps `_on_closed` did not see this one
+            self._on_closed(link, "")
         self._port.on_outcome(made, partial(self._on_outcome, link, call_id, made))
 
     def _on_outcome(self, link: Link, call_id: int, call: OpenCall) -> None:
@@ -137,7 +140,7 @@ class LinkPost:
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
 
-    def condition(self) -> Condition:
+    def condition(self, address: int | None = None) -> Condition:
         return BareCondition()
 
     now = staticmethod(time.monotonic)

@@ -86,10 +86,10 @@ class Exchange:
     """The end of process `me` (a number) in the data plane of one attempt of one job.
 
     `addresses(process)` is where a process listens, ours included; `key` is the job's secret.
-    `on_message(target, message)` runs on the exchange thread, or on one that is in `read_while`, in order per peer and
-    lane; if it raises, or a
-    message cannot be decoded, its sender is lost (its lanes would have gaps). `on_peer_lost(peer, reason)` runs
-    there, too: once per peer, after all that the peer had sent, and not for peers after `close()`.
+    `on_message(target, message)` runs on the exchange thread, or on one that reads for `loop`, in order per peer and
+    lane; if it raises, or a message cannot be decoded, its sender is lost (its lanes would have gaps).
+    `on_peer_lost(peer, reason)` runs on the exchange thread: once per peer, after all that the peer had sent, and not
+    for peers after `close()`.
     `connect_timeout_s`: for a peer to bind its socket, and again to finish the handshake. `flush_s`: see `close`.
     `lease_s`: after so many seconds without a word process 0 and the others take each other for lost; they say one
     several times in that time. None: they trust the connection alone.
@@ -125,7 +125,8 @@ class Exchange:
         self._thread = threading.Thread(target=self._run, name=f"exchange-{me}", daemon=True)
         self._listeners: list[Listener] = []
         # What follows belongs to the exchange thread.
-        self._loop = EventLoop(shares_reading=True)
+        self.loop = EventLoop(shares_reading=True)
+        """Where messages are read, by its thread or by others that wait for them; `hurry` writes what is on hold."""
         self._inlets: dict[int, Link] = {}
         self._received: Counter[str] = Counter()  # from peers that are lost
         self._heard: dict[int, tuple[float, int]] = {}  # when a lease was last renewed, and messages until then
@@ -142,7 +143,7 @@ class Exchange:
             own.check_private()
         self.listen(own)
         if self._lease_s is not None:
-            self._loop.order(self._renew_leases)
+            self.loop.order(self._renew_leases)
         self._thread.start()
 
     def listen(self, address: Address) -> Address:
@@ -158,7 +159,7 @@ class Exchange:
             handshake_s=self._connect_timeout_s,
             process=me.process,
             attempt=me.attempt,
-            loop=self._loop,
+            loop=self.loop,
         )
         self._listeners.append(listener)
         return listener.address
@@ -191,23 +192,6 @@ class Exchange:
                 self._dropped += 1
             return 0
 
-    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Write what is on hold, and see `EventLoop.read_while`; False, too, if there is nothing to read any more."""
-        return not self._ended and self._loop.read_while(is_waiting, timeout_s)
-
-    @property
-    def holds(self) -> bool:
-        """Something is on hold."""
-        return self._loop.is_in_debt
-
-    def flush(self) -> None:
-        """Write what is on hold: the caller is going to wait."""
-        self._loop.hurry()
-
-    def interrupt(self) -> None:
-        """See `EventLoop.interrupt`."""
-        self._loop.interrupt()
-
     @property
     def process(self) -> int:
         """Our number."""
@@ -234,10 +218,10 @@ class Exchange:
             if first:
                 self._flush_until = time.monotonic() + self._flush_s
         if self._thread.ident is not None:
-            self._loop.order(lambda: self._loop.after(self._flush_s, lambda: None))
+            self.loop.order(lambda: self.loop.after(self._flush_s, lambda: None))
             self._thread.join()
         elif first:
-            self._loop.close()
+            self.loop.close()
 
     def statistics(self) -> dict[str, Any]:
         """Messages and bytes sent (`queued_bytes` are not written yet), received and dropped; refused
@@ -264,7 +248,7 @@ class Exchange:
         with self._lock:
             if (outlet := self._outlets.get(peer)) is None:
                 outlet = self._outlets[peer] = Link(
-                    self._loop,
+                    self.loop,
                     f"process {peer}",
                     on_open=lambda link: self._note(f"connected to process {peer}"),
                     on_message=_refuse_message,
@@ -274,14 +258,14 @@ class Exchange:
                     outlet.end(self._lost.get(peer, "this process has closed its exchange"))
                 else:
                     deadline = time.monotonic() + self._connect_timeout_s
-                    self._loop.order(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
+                    self.loop.order(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
             return outlet
 
     # All below runs on the exchange thread.
 
     def _run(self) -> None:
         try:
-            self._loop.run(until=self._is_over)
+            self.loop.run(until=self._is_over)
         except BaseException as error:
             with self._lock:
                 peers = {*self._outlets, *self._inlets}
@@ -297,7 +281,7 @@ class Exchange:
                 outlet.end("this process has closed its exchange")
             for listener in self._listeners:
                 listener.end()
-            self._loop.close()
+            self.loop.close()
 
     def _is_over(self) -> bool:
         if self._flush_until is None:
@@ -341,7 +325,7 @@ class Exchange:
                 outlet.end(f"it did not listen for {self._connect_timeout_s} s: {error}")
             else:
                 again = partial(self._dial, peer, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
-                self._loop.after(pause, again)
+                self.loop.after(pause, again)
         except Exception as error:
             outlet.end(f"it could not be dialed: {error}")
         else:
@@ -353,9 +337,9 @@ class Exchange:
             pipe = address.dial(self._connect_timeout_s)
         except Exception as error:
             reason = f"it could not be dialed at {address}: {error}"
-            self._loop.order(lambda: outlet.end(reason))
+            self.loop.order(lambda: outlet.end(reason))
         else:
-            self._loop.order(lambda: self._begin(peer, outlet, pipe))
+            self.loop.order(lambda: self._begin(peer, outlet, pipe))
 
     def _begin(self, peer: int, outlet: Link, pipe: Pipe) -> None:
         outlet.begin(pipe, Dialer(self._identity, os.urandom(NONCE_BYTES), peer), self._connect_timeout_s)
@@ -373,7 +357,7 @@ class Exchange:
                     outlet.send(_SIGN_OF_LIFE, lane=_SIGN_OF_LIFE)
             if (inlet := self._inlets.get(peer)) is not None and self._silence_s(peer, inlet, now) > self._lease_s:
                 self._lose(peer, f"it was silent for {self._lease_s:g} s, the length of its lease")
-        self._loop.after(self._lease_s / _SIGNS, self._renew_leases)
+        self.loop.after(self._lease_s / _SIGNS, self._renew_leases)
 
     def _silence_s(self, peer: int, inlet: Link, now: float) -> float:
         """How long the peer has said nothing, as far as these looks tell."""

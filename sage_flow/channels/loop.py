@@ -1,7 +1,8 @@
 """The event loop of one thread: sockets, timers, and orders from other threads.
 
 It sleeps until one of them has something to do, and others wake it only if it sleeps. A process has one
-loop for all its links (`exchange_loop`); its thread starts with the first link and stays.
+loop for all its links (`exchange_loop`) but those of the services it serves (`service_loop`), and of the mesh of a
+job; its thread starts with the first link and stays.
 
 A loop may share its reading: sockets that wait for nothing but to be read are then in a selector of their own, which
 the loop's thread watches like a socket. A thread that waits for messages takes it over (`read_while`): what comes does
@@ -351,18 +352,26 @@ class _Readers:
 
 
 _loops: weakref.WeakSet[EventLoop] = weakref.WeakSet()
-_shared: EventLoop | None = None
+_running: dict[str, EventLoop] = {}
 _starting = threading.Lock()
 
 
 def exchange_loop() -> EventLoop:
-    """The loop of this process's links; its thread runs."""
-    global _shared
+    """The loop of this process's links, whose callbacks all run on its one thread; it runs."""
+    return _shared_loop("exchange of links", shares_reading=False)
+
+
+def service_loop() -> EventLoop:
+    """The loop of this process's served services, for which the threads of these services may read; it runs."""
+    return _shared_loop("exchange of services", shares_reading=True)
+
+
+def _shared_loop(name: str, *, shares_reading: bool) -> EventLoop:
     with _starting:
-        if _shared is None:
-            _shared = EventLoop()
-            threading.Thread(target=_serve, args=(_shared,), name="exchange of links", daemon=True).start()
-        return _shared
+        if name not in _running:
+            _running[name] = EventLoop(shares_reading=shares_reading)
+            threading.Thread(target=_serve, args=(_running[name],), name=name, daemon=True).start()
+        return _running[name]
 
 
 def _serve(loop: EventLoop) -> None:
@@ -374,8 +383,9 @@ def _serve(loop: EventLoop) -> None:
 
 
 def _after_fork() -> None:
-    global _shared, _starting
-    _shared, _starting = None, threading.Lock()
+    global _starting
+    _starting = threading.Lock()
+    _running.clear()
     for loop in list(_loops):
         loop.give_up()
 

@@ -38,7 +38,7 @@ class CallingPort:
         self._address = address
         self._post = post
         self.now = post.now
-        self._condition = post.condition()
+        self._condition = post.condition(address)
         self._lock = self._condition.lock
         self._calls = CallTable()
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from sage_flow.channels.frame import OUTSIDE, EndOfRequests, Message, Reply
 from sage_flow.errors import ProtocolError, ServiceUnavailable
@@ -12,17 +13,37 @@ from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.service import Call
 
+if TYPE_CHECKING:
+    from sage_flow.channels.loop import EventLoop
+
 __all__ = ["OutsidePort"]
 
 
 class OutsidePort(CallingPort):
-    """The address of callers outside. It ends with the job, service by service, as the driver says."""
+    """The address of callers outside. It ends with the job, service by service, as the driver says.
 
-    def __init__(self, plan: Plan, post: Post) -> None:
+    `read_at(addresses, loop)` is told where services are that are called by the sockets of a loop.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        post: Post,
+        read_at: Callable[[Iterable[int], EventLoop], None] = lambda addresses, loop: None,
+    ) -> None:
         super().__init__(plan, OUTSIDE, post)
+        self._read_at = read_at
         self._ended: dict[str, str] = {}  # services, and why they cannot be called any more
         self._sending = 0
         self._at_close: list[Callable[[], None]] = []
+
+    def loop_of(self, service: str) -> EventLoop:
+        """The loop for the links of those who call this service."""
+        from sage_flow.channels.loop import service_loop  # most jobs serve nobody and need no sockets
+
+        loop = service_loop()
+        self._read_at(self._replicas[service], loop)
+        return loop
 
     def at_close(self, action: Callable[[], None]) -> None:
         """Do this once the job can answer no more calls; it must not wait."""

@@ -69,8 +69,8 @@ class ProcessShell(ThreadShell):
         self._process_of = process_of
         self.exchange: Exchange | None = None
 
-    def condition(self) -> Condition:
-        return ReadingCondition(lambda: self.exchange)
+    def condition(self, address: int | None = None) -> Condition:
+        return ReadingCondition(lambda: None if self.exchange is None else self.exchange.loop)
 
     def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
         process = self._process_of[target]
@@ -80,7 +80,7 @@ class ProcessShell(ThreadShell):
 
     def flush(self) -> None:
         if self.exchange is not None:
-            self.exchange.flush()
+            self.exchange.loop.hurry()
 
     def medium(self, producer: int, consumer: int) -> str:
         return "memory" if self._process_of[producer] == self._process_of[consumer] else "unix socket"

@@ -40,8 +40,8 @@ class Condition(Protocol):
 class Post(Protocol):
     """What sends, and waits for what comes."""
 
-    def condition(self) -> Condition:
-        """Make a condition on which activations wait."""
+    def condition(self, address: int | None = None) -> Condition:
+        """Make a condition on which activations wait; with an `address`, for what is sent there."""
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""

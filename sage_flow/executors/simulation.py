@@ -292,7 +292,7 @@ class SimulationShell:
         self._scheduler = scheduler
         self._post = post
 
-    def condition(self) -> SimulatedCondition:
+    def condition(self, address: int | None = None) -> SimulatedCondition:
         return SimulatedCondition(self._scheduler)
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
+from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.location import is_engine_file, short_path
@@ -26,6 +27,8 @@ from sage_flow.plan.queues import JobQueues
 
 if TYPE_CHECKING:
     import asyncio
+
+    from sage_flow.channels.loop import EventLoop
 
 __all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "queues_of_process", "where_is"]
 
@@ -79,9 +82,14 @@ class ThreadShell:
     def __init__(self, post: LocalPost) -> None:
         self._post = post
         self.threads: dict[str, threading.Thread] = {}
+        self._loops: dict[int, EventLoop] = {}  # by the address that is called by its sockets
 
-    def condition(self) -> Condition:
-        return BareCondition()
+    def condition(self, address: int | None = None) -> Condition:
+        return BareCondition() if address is None else ReadingCondition(partial(self._loops.get, address))
+
+    def read_at(self, addresses: Iterable[int], loop: EventLoop) -> None:
+        """Calls of the subtasks there come by sockets of `loop`, too: they read it while they wait."""
+        self._loops.update(dict.fromkeys(addresses, loop))
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=name, daemon=True)
@@ -121,7 +129,7 @@ class ThreadExecutor:
         """Start the job's threads."""
         post = LocalPost(copies_records=self.copies_records)
         shell = ThreadShell(post)
-        outside = OutsidePort(plan, shell)
+        outside = OutsidePort(plan, shell, shell.read_at)
         driver = Driver(plan, shell, options, partial(_where_stuck, shell, plan.subtasks), outside)
         post.register(DRIVER, driver.deliver)
         post.register(OUTSIDE, outside.deliver)

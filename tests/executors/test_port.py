@@ -41,7 +41,7 @@ class RecordingShell:
         self.answer = lambda target, message: None
         self.changed = threading.Condition()
 
-    def condition(self):
+    def condition(self, address=None):
         return BareCondition()
 
     def now(self):
