@@ -1,10 +1,13 @@
 """The condition that ports wait on."""
 
+import socket
 import threading
 
 import pytest
 
+from sage_flow.channels.loop import READ, service_loop
 from sage_flow.executors.condition import BareCondition
+from sage_flow.executors.reading_condition import ReadingCondition
 
 PATIENCE_S = 60.0
 
@@ -52,3 +55,36 @@ def test_who_has_waited_in_vain_holds_the_lock_and_is_in_nobodys_way(timeout):
     with condition.lock:
         condition.notify_all()
     assert waiter.end() is True
+
+
+def test_who_waits_reads_what_comes_by_the_loop():
+    loop, readers = service_loop(), []
+    ours, theirs = socket.socketpair()
+    condition = ReadingCondition(lambda: loop)
+
+    def read(events):
+        ours.recv(1)
+        readers.append(threading.get_ident())
+        with condition.lock:
+            condition.notify_all()
+
+    loop.watch(ours, READ, read, shared=True)
+    try:
+        while threading.get_ident() not in readers:  # the loop's thread may be faster, but not for ever
+            with condition.lock:
+                threading.Timer(0.01, theirs.send, [b"1"]).start()
+                assert condition.wait(PATIENCE_S) is True
+            assert len(readers) < 100
+    finally:
+        loop.forget(ours)
+        ours.close()
+        theirs.close()
+
+
+def test_who_reads_is_woken_by_another_thread_and_without_a_loop_it_just_waits():
+    for loop in (service_loop(), None):
+        condition = ReadingCondition(lambda loop=loop: loop)
+        waiter = Waiter(condition)
+        with condition.lock:
+            condition.notify_all()
+        assert waiter.end() is True
