@@ -109,6 +109,8 @@ class Exchange:
         flush_s: float = 1.0,
         lease_s: float | None = None,
     ) -> None:
+        self.loop = EventLoop(shares_reading=True)
+        """Messages are read by its thread, or by others that wait for them; `hurry` writes what is on hold."""
         self._identity = Identity(me, job, attempt, key)
         self._addresses = addresses
         self._on_message = on_message
@@ -125,8 +127,6 @@ class Exchange:
         self._thread = threading.Thread(target=self._run, name=f"exchange-{me}", daemon=True)
         self._listeners: list[Listener] = []
         # What follows belongs to the exchange thread.
-        self.loop = EventLoop(shares_reading=True)
-        """Where messages are read, by its thread or by others that wait for them; `hurry` writes what is on hold."""
         self._inlets: dict[int, Link] = {}
         self._received: Counter[str] = Counter()  # from peers that are lost
         self._heard: dict[int, tuple[float, int]] = {}  # when a lease was last renewed, and messages until then

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 from async_services import Adder, Gate, Keeper
 
 from sage_flow import LocalEnvironment, PipelineService, connect_service, errors, wait
+from sage_flow.executors.outside import OutsidePort
+from sage_flow.remote_service import ServedService
 
 KEY = b"opens one service of these tests"
 
@@ -53,6 +55,35 @@ with connect_service("127.0.0.1", int(sys.argv[1]), "adder", key=sys.argv[2].enc
         command = [sys.executable, "-c", code, str(served.port), KEY.decode()]
         told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert told.split("\n") == ["3 6", "ValueError no 7", ""]
+
+
+def test_the_services_own_thread_reads_its_requests(job, monkeypatch):
+    readers, take = set(), ServedService._on_message
+
+    def note_and_take(served, *message):
+        readers.add(threading.current_thread().name)
+        take(served, *message)
+
+    monkeypatch.setattr(ServedService, "_on_message", note_and_take)
+    with job.serve("adder", key=KEY) as served, connect(served, "adder") as adder:
+        assert [adder.add(number) for number in range(100)] == list(range(1, 101))
+    assert any("adder" in name for name in readers), readers
+
+
+def test_a_call_that_comes_as_its_link_ends_is_given_up(job, monkeypatch):
+    made, call = [], OutsidePort.call
+
+    def call_and_end_the_link(port, *arguments):
+        made.append(call(port, *arguments))
+        [link] = served._listener.links()
+        link.end("the other end is gone")  # mostly another thread does, at any time
+        return made[0]
+
+    with job.serve("gate", key=KEY) as served, connect(served, "gate", retry_count=0) as gate:
+        monkeypatch.setattr(OutsidePort, "call", call_and_end_the_link)
+        with pytest.raises(errors.ServiceUnavailable):
+            gate.options(timeout=60).wait()
+    assert isinstance(made[0].outcome.error, CancelledError)
 
 
 def test_keys_futures_and_many_outputs_work_as_inside(job):
