@@ -31,6 +31,8 @@ class RayHead:
     address: str
     url: str
     environment: dict[str, str] = field(repr=False)
+    client: str = ""
+    """Address of Ray's client server."""
 
     def start(self, *command: str, cwd: Path | str) -> subprocess.Popen[str]:
         """Start a program that can reach it."""
@@ -49,13 +51,18 @@ class RayHead:
 def ray_head() -> Iterator[RayHead]:
     """A head of four CPUs."""
     with tempfile.TemporaryDirectory(prefix="sfh-", ignore_cleanup_errors=True) as folder:  # sockets: a short path
-        port, dashboard = free_port(), free_port()
-        head = RayHead(f"{HEAD_IP}:{port}", f"http://127.0.0.1:{dashboard}", ray_environment(folder))
+        port, dashboard, client = free_port(), free_port(), free_port()
+        head = RayHead(
+            f"{HEAD_IP}:{port}",
+            f"http://127.0.0.1:{dashboard}",
+            ray_environment(folder),
+            f"ray://{HEAD_IP}:{client}",
+        )
         command = [
             *("ray", "start", "--head", "--block", "--temp-dir", folder, "--num-cpus", "4"),
             *("--port", str(port), "--node-ip-address", HEAD_IP, "--object-store-memory", str(80 << 20)),
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--include-dashboard", "true"),
-            *("--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(free_port())),
+            *("--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(client)),
             *("--min-worker-port", "0", "--max-worker-port", "0"),
         ]
         with ended_with_block(command, head.environment, folder):

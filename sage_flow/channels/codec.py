@@ -29,6 +29,7 @@ from typing import Any, Final
 from sage_flow import by_value
 from sage_flow.channels.arrow import reduce_slice
 from sage_flow.channels.culprit import find_culprit
+from sage_flow.channels.packed import Packed, Packing, unpack_now
 from sage_flow.channels.wire import (
     MESSAGE_LIMIT,
     Buffer,
@@ -78,6 +79,7 @@ class _Pickler(pickle.Pickler):
         self.buffers: list[Buffer] = []
         self.definitions: list[tuple[Any, int, bytes]] = []
         self.refers = False  # the stream refers to definitions
+        self._inner: _Pickler | None = None  # an idle one
         self._define = define
         # A bound method of ours would be a cycle, and keep large values until the garbage collector runs.
         super().__init__(_Sink(self.chunks.append), 5, buffer_callback=partial(_take_buffer, self.buffers))
@@ -86,9 +88,26 @@ class _Pickler(pickle.Pickler):
         kind = type(obj)
         if kind is FunctionType or issubclass(kind, type):
             return self._define(self, obj)
+        if kind is Packing:
+            return self._pack(obj.records)
         if kind.__module__ == "pyarrow.lib":
             return reduce_slice(kind, obj)
         return NotImplemented
+
+    def _pack(self, records: list[Any]) -> Any:
+        """A stream in the stream. If it refers to definitions, it is decoded when it comes: they may not stay."""
+        inner, self._inner = self._inner or _Pickler(self._define), None
+        inner.dump(records)
+        if (bare := inner.bare_stream(_SMALL)) is not None:
+            self._inner = inner
+            return Packed, (len(records), bare)
+        self.definitions += inner.definitions
+        self.refers |= inner.refers
+        stream = b"".join(inner.stream())
+        return unpack_now if inner.refers else Packed, (
+            len(records),
+            *(pickle.PickleBuffer(part) for part in (stream, *inner.buffers)),
+        )
 
     def bare_stream(self, limit: int) -> Buffer | None:
         """What `dump` made, if nothing belongs to it and it is small; the pickler can then be used again."""

@@ -38,6 +38,7 @@ from sage_flow.channels.handshake import NONCE_BYTES, Dialer, Identity
 from sage_flow.channels.link import Link
 from sage_flow.channels.listener import Listener
 from sage_flow.channels.loop import EventLoop
+from sage_flow.channels.packed import Packing
 from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
 from sage_flow.errors import InternalError, LinkClosed, ProtocolError
@@ -178,10 +179,13 @@ class Exchange:
         except KeyError:
             raise ProtocolError(f"a {type(message).__qualname__} is not a message") from None
         outlet = self._outlets.get(peer) or self._new_outlet(peer)
+        fields: tuple[Any, ...] = message
+        if type(message) is Data:
+            fields = (message.channel, message.seq, Packing(message.unpacked()), message.tickets, message.cost)
         try:
             # Records do not change once they are emitted; arguments of calls may.
             return outlet.send(
-                (target, kind, *message),
+                (target, kind, *fields),
                 lane=lane_of(target, message),
                 copy_buffers=kind != _DATA,
                 subject=message,

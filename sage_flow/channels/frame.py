@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from sage_flow.channels.packed import Packed
+
 DRIVER = 0
 """Address of the driver: collected rows, progress and results go there."""
 
@@ -72,9 +74,14 @@ class Data(NamedTuple):
 
     channel: int
     seq: int
-    records: list[Any]
+    records: list[Any] | Packed
     tickets: list[Ticket] | None = None
     cost: int = 0
+
+    def unpacked(self) -> list[Any]:
+        """The records themselves. Raises: CodecError if they came from another process and cannot be made here."""
+        records = self.records
+        return records if isinstance(records, list) else records.unpack()
 
 
 class Control(NamedTuple):

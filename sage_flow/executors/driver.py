@@ -29,14 +29,14 @@ from sage_flow.channels.frame import (
     Reply,
     Request,
 )
-from sage_flow.errors import CollectLimitError, ProtocolError
+from sage_flow.errors import CodecError, CollectLimitError, ProtocolError
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import DRIVER_CHAIN, Plan
 from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobStatus, Tell
 from sage_flow.runtime.credits import ConsumedCredit
-from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.failure import add_notes, pack_error
 from sage_flow.runtime.report import OperatorCounts, PortReport, SubtaskReport
 from sage_flow.runtime.statistics import CallStatistics, merged
 
@@ -310,16 +310,21 @@ class Driver:
         edge = self._names[data.channel]
         name = self.plan.chains[edge.source].operators[edge.operator].name
         held = self._collected
-        held.count += len(data.records)
-        held.size += _estimated_size(data.records)
+        try:
+            records = data.unpacked()
+        except CodecError as error:
+            add_notes(error, [f"collect   {name!r}"])
+            return self._coordinator.on_failed(self._producers[data.channel], pack_error(error))
+        held.count += len(records)
+        held.size += _estimated_size(records)
         limits = self._options
         if held.count > limits.collect_rows or held.size > limits.collect_bytes:
-            error = CollectLimitError(
+            too_many = CollectLimitError(
                 f"collect {name!r} received more than {limits.collect_rows:,} rows or {limits.collect_bytes:,} bytes:"
                 " write such results to a file (write_csv, write_jsonl), or aggregate them first"
             )
-            return self._coordinator.on_failed(self._producers[data.channel], pack_error(error))
-        held.rows[name].extend(data.records)
+            return self._coordinator.on_failed(self._producers[data.channel], pack_error(too_many))
+        held.rows[name].extend(records)
         amount = self._credits[data.channel].consume(data.cost)
         if amount:
             self._shell.send(DRIVER, self._producers[data.channel], Credit(data.channel, amount))

@@ -8,6 +8,7 @@ import signal
 import sys
 
 from sage_flow.channels.exchange import Exchange
+from sage_flow.channels.frame import DRIVER, PeerLost
 from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.channels.transport import sockets_in
 from sage_flow.executors.processes import Bootstrap
@@ -40,9 +41,9 @@ def _exchange(bootstrap: Bootstrap, post: LocalPost) -> Exchange:
     def on_peer_lost(peer: int, reason: str) -> None:
         if peer == 0:
             os._exit(_DRIVER_GONE)  # nobody waits for this job any more; what a sink wrote stays temporary
-        # another worker: the driver sees it too and cancels the job
+        exchange.send(0, DRIVER, PeerLost(bootstrap.process, peer, reason))  # perhaps only the way to it is broken
 
-    return Exchange(
+    exchange = Exchange(
         bootstrap.process,
         sockets_in(bootstrap.directory),
         bootstrap.key,
@@ -51,6 +52,7 @@ def _exchange(bootstrap: Bootstrap, post: LocalPost) -> Exchange:
         on_message=post.deliver,
         on_peer_lost=on_peer_lost,
     )
+    return exchange
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from functools import partial
 from sage_flow import by_value
 from sage_flow.channels.codec import cannot_pickle
 from sage_flow.channels.exchange import Exchange
-from sage_flow.channels.frame import DRIVER, OUTSIDE, Message
+from sage_flow.channels.frame import DRIVER, OUTSIDE, Message, PeerLost
 from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.channels.transport import sockets_in
 from sage_flow.errors import PipelineError, WorkerDied
@@ -105,7 +105,7 @@ class ProcessExecutor:
         shell = ProcessShell(0, process_of, post)
         outside = OutsidePort(plan, shell)
         driver = Driver(plan, shell, options, group.describe, outside)
-        post.register(DRIVER, driver.deliver)
+        post.register(DRIVER, partial(group.deliver, driver))
         post.register(OUTSIDE, outside.deliver)
         group.start(payload, shell, driver, post)
         execution = LocalExecution(driver, on_over=partial(end_job_queues, plan.queues))
@@ -128,13 +128,18 @@ class _WorkerGroup:
         self._directory = tempfile.mkdtemp(prefix="sage-flow-")
         self._key = secrets.token_bytes(32)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._lost: dict[int, threading.Event] = {}
+        self._lost: dict[int, threading.Event] = {}  # by process, as is what follows
+        self._over: dict[int, threading.Event] = {}
+        self._suspicions: list[str] = []
+        self._killed: set[int] = set()  # because of them
+        self._is_ending = False
         self._exchange: Exchange | None = None
 
     def start(self, payload: bytes, shell: ProcessShell, driver: Driver, post: LocalPost) -> None:
         """Start the exchange, the processes, and a thread per process that waits for its end."""
         numbers = sorted(set(self._process_of.values()) - {0})
         self._lost = {number: threading.Event() for number in numbers}
+        self._over = {number: threading.Event() for number in numbers}
         self._exchange = Exchange(
             0,
             sockets_in(self._directory),
@@ -142,7 +147,7 @@ class _WorkerGroup:
             job=self._plan.job,
             attempt=1,
             on_message=post.deliver,
-            on_peer_lost=lambda peer, reason: self._lost[peer].set(),
+            on_peer_lost=self._on_peer_lost,
         )
         shell.exchange = self._exchange
         self._exchange.start()
@@ -171,16 +176,41 @@ class _WorkerGroup:
     def _watcher(self, number: int, deliver: Callable[[WorkersDied], None]) -> Callable[[], None]:
         def watch() -> None:
             self._processes[number].wait()
+            self._over[number].set()
             self._lost[number].wait(_LOSS_S)  # what it sent before it ended is read by then
             gone = tuple(address for address, process in self._process_of.items() if process == number)
             deliver(WorkersDied(gone, WorkerDied(self._how_it_ended(number))))
 
         return watch
 
+    def deliver(self, driver: Driver, message: Message) -> None:
+        """Take a message for the driver."""
+        if isinstance(message, PeerLost):  # between two workers, which both may be alive
+            self._suspect(message.peer, f"worker process {message.process}", message.reason)
+        else:
+            driver.deliver(message)
+
+    def _on_peer_lost(self, number: int, reason: str) -> None:
+        self._lost[number].set()
+        self._suspect(number, "the driver", reason)
+
+    def _suspect(self, number: int, witness: str, reason: str) -> None:
+        """A connection has ended. If the process does not end, too, nobody else will end the job."""
+        self._suspicions.append(f"{witness} lost its connection with worker process {number} ({reason})")
+
+        def check() -> None:
+            if not self._over[number].wait(_LOSS_S) and not self._is_ending:
+                self._killed.add(number)
+                self._processes[number].kill()
+
+        threading.Thread(target=check, name=f"suspects worker {number}", daemon=True).start()
+
     def _how_it_ended(self, number: int) -> str:
         process = self._processes[number]
         code = process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        if number in self._killed:
+            how = f"was killed: {', '.join(self._suspicions)}"
         names = [s.name for s in self._plan.subtasks if self._process_of[s.address] == number]
         return f"worker process {number} of job {self._plan.job!r} (pid {process.pid}) {how}; it ran {', '.join(names)}"
 
@@ -191,6 +221,7 @@ class _WorkerGroup:
 
     def stop(self, *, stuck: bool) -> None:
         """End every worker process, those whose work is done end by themselves; leave nothing behind."""
+        self._is_ending = True
         deadline = time.monotonic() + (0.0 if stuck else _LOSS_S)
         for process in self._processes.values():
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Mapping
 
@@ -29,12 +30,15 @@ def run_subtasks(plan: Plan, process: int, process_of: Mapping[int, int], post: 
     for subtask, (_, worker) in zip(mine, workers, strict=True):
         post.register(subtask.address, worker.port.deliver)
     exchange.start()
+    gc.collect()
+    gc.freeze()  # what is there stays: full collections need not go through Ray, and all that was imported, each time
     threads = [threading.Thread(target=worker.run, name=name, daemon=True) for name, worker in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     exchange.close()
+    gc.unfreeze()
 
 
 def refuse_plan(error: BaseException, where: str, address: int, exchange: Exchange) -> None:

@@ -27,7 +27,7 @@ from sage_flow.channels.frame import (
     Ticket,
     Watermark,
 )
-from sage_flow.errors import InternalError, InvalidKeyError, PipelineError, ProtocolError
+from sage_flow.errors import CodecError, InternalError, InvalidKeyError, PipelineError, ProtocolError
 from sage_flow.functions import END, IDLE, RuntimeContext, Sink, Source
 from sage_flow.keys import stable_hash
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
@@ -240,7 +240,8 @@ class ChainSubtask:
             case Data():
                 self._gate.on_record(message.channel)
                 entry = self._entry_for(message.channel)
-                self._slices = Slices(entry, message.records, message.tickets, message.channel, message.cost)
+                records = self._unpacked(message)
+                self._slices = Slices(entry, records, message.tickets, message.channel, message.cost)
             case Control():
                 self._on_element(message)
             case Request():
@@ -297,6 +298,13 @@ class ChainSubtask:
                 f" not a {type(batch).__name__}"
             )
         return GoOn()
+
+    def _unpacked(self, data: Data) -> list[Any]:
+        try:
+            return data.unpacked()
+        except CodecError as error:
+            self._explain(error, self._operators[0].operator)
+            raise
 
     def _next_slice(self, slices: Slices) -> None:
         records = slices.next(self._pace.size if slices.tickets is None or not self._async_maps else 1)

@@ -1,6 +1,7 @@
 """Messages between processes: in order, complete, and a peer's end is told once."""
 
 import contextlib
+import gc
 import os
 import pathlib
 import queue
@@ -19,6 +20,7 @@ from sage_flow.channels.endpoint import Credentials
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
 from sage_flow.channels.handshake import Accepted, Dialer, Identity
+from sage_flow.channels.packed import Packed
 from sage_flow.channels.transport import TcpAddress, sockets_in
 from sage_flow.errors import CodecError, InternalError, ProtocolError, SageFlowError
 
@@ -78,13 +80,15 @@ def open_end(directory):
 def test_messages_cross_and_cost_what_they_take(open_end):
     one, two = open_end(1), open_end(2)
     messages = [
-        Data(3, 0, [{"carrier": "US"}] * 100),
+        Data(3, 0, [{"carrier": "US"}] * 10),
         Control(3, 1, EndOfInput()),
         Request(1, 7, 2.5, "process", (1,), {"n": 2}),
         EndOfRequests(1),
     ]
     costs = [one.send(2, 40, message) for message in messages]
     received = [two.next() for _ in messages]
+    assert received[0][1].unpacked() == messages[0].records
+    received[0] = (40, received[0][1]._replace(records=messages[0].records))
     assert received == [(40, messages[0]._replace(cost=costs[0])), *((40, message) for message in messages[1:])]
     two.send(1, 0, Reply(7, 1, ("out",)))
     assert one.next() == (0, Reply(7, 1, ("out",)))
@@ -209,8 +213,45 @@ def test_two_that_send_large_messages_to_each_other_do_not_block(open_end):
         end.send(peer, 0, Credit(1, 1))
     for end in (one, two):
         _, data = end.next()
-        assert len(data.records[0]) == size
+        assert len(data.unpacked()[0]) == size
         assert end.next() == (0, Credit(1, 1))
+
+
+def test_many_records_stay_pickled_until_they_are_needed(open_end):
+    one, two = open_end(1), open_end(2)
+    sent = [{"number": n, "text": f"text {n}"} for n in range(1000)]
+    cost = one.send(2, 0, Data(1, 0, sent, None))
+    data = two.next()[1]
+    assert isinstance(data.records, Packed)
+    assert len(data.records) == 1000
+    assert data.cost == cost
+    assert data.unpacked() == sent
+    assert data.unpacked() == sent
+
+
+def test_many_records_of_a_class_that_cannot_be_imported_come_as_they_were_when_it_was_sent(open_end):
+    one, two = open_end(1), open_end(2)
+    for number in range(3):
+
+        class Local:  # another one each time, which dies at once
+            version = number
+
+        one.send(2, 0, Data(1, number, [Local() for _ in range(100)]))
+        del Local
+        gc.collect()
+    received = [two.next()[1] for _ in range(3)]
+    assert [{record.version for record in data.unpacked()} for data in received] == [{0}, {1}, {2}]
+    assert all(len({type(record) for record in data.unpacked()}) == 1 for data in received)
+
+
+def test_many_arrays_are_received_without_a_copy(open_end):
+    numpy = pytest.importorskip("numpy")
+    one, two = open_end(1), open_end(2)
+    arrays = [numpy.full(5_000, n) for n in range(100)]
+    one.send(2, 0, Data(1, 0, arrays))
+    received = two.next()[1].unpacked()
+    assert [set(array) for array in received] == [{n} for n in range(100)]
+    assert not any(array.flags.owndata for array in received)
 
 
 def test_an_array_is_received_without_a_copy(open_end):
@@ -218,7 +259,7 @@ def test_an_array_is_received_without_a_copy(open_end):
     one, two = open_end(1), open_end(2)
     array = numpy.arange(500_000)
     cost = one.send(2, 0, Data(1, 0, [array]))
-    received = two.next()[1].records[0]
+    received = two.next()[1].unpacked()[0]
     assert (received == array).all()
     assert not received.flags.owndata
     assert received.flags.aligned
@@ -388,11 +429,38 @@ class FailsToLoad:
 
 def test_a_message_that_cannot_be_decoded_costs_the_sender_its_connection(open_end):
     one, two = open_end(1), open_end(2)
-    one.send(2, 0, Data(1, 0, [FailsToLoad()]))
+    one.send(2, 0, Request(1, 7, 2.5, "process", (FailsToLoad(),), {}))
     peer, reason = two.loss()
     assert peer == 1
     assert "cannot be decoded (ValueError: invalid literal" in reason
     assert one.loss()[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("records", "text"),
+    [
+        ([FailsToLoad()], "a record cannot be decoded"),
+        ([*range(99), FailsToLoad()], "100 records cannot be decoded"),
+        ([lambda: None, FailsToLoad()], "2 records cannot be decoded"),  # with something that travels by value
+    ],
+)
+def test_records_that_cannot_be_decoded_concern_only_who_needs_them(open_end, records, text):
+    one, two = open_end(1), open_end(2)
+    one.send(2, 0, Data(1, 0, records))
+    one.send(2, 0, Credit(1, 1))
+    data = two.next()[1]
+    assert len(data.records) == len(records)
+    with pytest.raises(CodecError, match=f"^{text} .ValueError: invalid literal"):
+        data.unpacked()
+    assert two.next() == (0, Credit(1, 1))
+
+
+def test_a_record_among_many_that_cannot_be_pickled_is_named(open_end):
+    one, two = open_end(1), open_end(2)
+    with pytest.raises(CodecError, match=r"cannot pickle a .*Data: records\[70\]\['lock'\] is a _thread\.lock"):
+        one.send(2, 0, Data(1, 0, [{"lock": threading.Lock() if n == 70 else n} for n in range(100)]))
+    one.send(2, 0, Credit(1, 1))
+    assert two.next() == (0, Credit(1, 1))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -545,14 +613,14 @@ def child(directory):
 def test_classes_of_main_cross_between_processes_and_come_home(open_end, child):
     end = open_end(0)
     (_, first), (_, second) = end.next(), end.next()
-    (us, flight), (aa, flight_again) = first.records, second.records
+    (us, flight), (aa, flight_again) = first.unpacked(), second.unpacked()
     assert type(us) is type(aa) is flight is flight_again
     assert flight.__module__ == "__main__"
     assert us.carrier == "US"
     assert first.cost == second.cost < 200  # the class itself came before
     end.send(1, 5, Data(7, 0, [us, aa, flight("AA"), "text"]))
     target, answer = end.next()
-    assert (target, answer.records) == (5, [True, True, True, False])
+    assert (target, answer.unpacked()) == (5, [True, True, True, False])
     end.send(1, 0, EndOfRequests(0))
     assert end.loss() == (1, "it closed its connection")
     assert child.wait(PATIENCE_S) == 0

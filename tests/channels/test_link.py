@@ -13,6 +13,7 @@ import pytest
 from sage_flow.channels.link import dial, exchange_loop
 from sage_flow.channels.listener import Listener
 from sage_flow.channels.transport import SILENCE_S, TcpAddress, UnixAddress
+from sage_flow.channels.wire import WIRE_VERSION
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed
 from tests.channels.columns import column_kind, every_kind
 from tests.channels.links import KEY, PATIENCE_S, Events, authority, directory, every_way, room
@@ -324,7 +325,7 @@ def test_another_wire_version():
     with socket.create_server(("127.0.0.1", 0)) as old:
         answering = threading.Thread(target=answer)
         answering.start()
-        with pytest.raises(ChannelNotReachable, match="wire version 7, this process speaks version 2"):
+        with pytest.raises(ChannelNotReachable, match=f"wire version 7, this process speaks version {WIRE_VERSION}"):
             dial(TcpAddress(*old.getsockname()), KEY, "echo", on_message=Events().on_message)
         answering.join()
 

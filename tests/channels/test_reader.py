@@ -128,7 +128,10 @@ def test_nobody_is_believed_a_length():
     ("data", "complaint"),
     [
         (b"GET / HTTP/1.1\r\n", "where a message should begin"),
-        (wire.HEADER.pack(b"SGF", wire.WIRE_VERSION + 1, MESSAGE, 0), "wire version 3, this process speaks 2"),
+        (
+            wire.HEADER.pack(b"SGF", wire.WIRE_VERSION + 1, MESSAGE, 0),
+            f"wire version {wire.WIRE_VERSION + 1}, this process speaks {wire.WIRE_VERSION}",
+        ),
         (header(wire.HELLO, 0), "kind 1 after the handshake"),
         (header(99, 0), "kind 99 after the handshake"),
         (header(MESSAGE, FRAGMENT_LIMIT + 1), "kind 0 with 262145 bytes"),

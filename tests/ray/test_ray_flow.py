@@ -58,6 +58,43 @@ def test_a_gigabyte_goes_through_windows_of_8_mb(ray_cluster):
         assert after - before < 64
 
 
+class SmallRecords(Source):
+    """So many thousands of small dicts."""
+
+    parallel = False
+
+    def __init__(self, thousands):
+        self._left = thousands
+
+    def next_batch(self):
+        if not self._left:
+            return END
+        self._left -= 1
+        first = self._left * 1000
+        return [
+            {"number": n, "name": "n", "price": n % 977, "place": n * 7, "time": n} for n in range(first, first + 1000)
+        ]
+
+
+def sometimes_slow(record):
+    if record["number"] % 999:
+        return 0
+    time.sleep(0.006)
+    return peak_mb()
+
+
+def peak_of_a_slow_sink(thousands):
+    env = RemoteEnvironment("flows")
+    taken = env.from_source(SmallRecords(thousands)).rebalance().map(sometimes_slow, parallelism=2, name="take")
+    taken.filter(bool).collect("peaks")
+    return max(env.execute(progress=False).collected["peaks"])
+
+
+def test_small_records_that_wait_take_their_bytes_on_the_wire_not_ten_times_as_much(ray_cluster):
+    idle = peak_of_a_slow_sink(2)
+    assert peak_of_a_slow_sink(600) - idle < 64
+
+
 def test_one_hot_key_of_a_million_records_holds_nobody_up(ray_cluster):
     def records(n):
         return "cold" if n % 1000 == 0 else "hot"

@@ -200,6 +200,7 @@ class Attempt:
         self._crew = Crew(job_id, number, plan, options, namespace)
         self._cancelled: str | None = None
         self._is_over = False
+        self._suspicions: list[str] = []
         self._lock = threading.Lock()
         self._exchange: Exchange | None = None
 
@@ -278,25 +279,28 @@ class Attempt:
 
     def _deliver(self, driver: Driver, message: Message) -> None:
         if isinstance(message, PeerLost):  # between two workers, which both may be alive
-            member = self._crew.members[message.peer]
-            reason = f"{self._crew.members[message.process]} lost its connection with it ({message.reason})"
-            threading.Thread(target=self._suspect, args=(driver, member, reason), daemon=True).start()
+            self._suspect(driver, self._crew.members[message.peer], self._crew.members[message.process], message.reason)
         else:
             driver.deliver(message)
 
     def _on_peer_lost(self, driver: Driver, peer: int, reason: str) -> None:
         member = self._crew.members[peer]
         member.lost.set()
-        threading.Thread(target=self._suspect, args=(driver, member, reason), daemon=True).start()
+        self._suspect(driver, member, "the master", reason)
 
-    def _suspect(self, driver: Driver, member: _Member, reason: str) -> None:
+    def _suspect(self, driver: Driver, member: _Member, witness: _Member | str, reason: str) -> None:
         """A connection has ended. If nobody says why, its process is taken for dead, and made so."""
-        if member.over.wait(_LOSS_S) or self._is_over:
-            return
-        import ray
+        self._suspicions.append(f"{witness} lost its connection with {member} ({reason})")
 
-        ray.kill(member.actor, no_restart=True)
-        self._tell(driver, member, reason)
+        def check() -> None:
+            if member.over.wait(_LOSS_S) or self._is_over:
+                return
+            import ray
+
+            ray.kill(member.actor, no_restart=True)
+            self._tell(driver, member, ", ".join(self._suspicions))
+
+        threading.Thread(target=check, name=f"suspects {member}", daemon=True).start()
 
     def _on_end(self, driver: Driver, member: _Member, reason: str | None) -> None:
         if reason is not None and not self._is_over:

@@ -44,7 +44,7 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
     except ConnectionError as error:
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: start one with `ray start --head`, or give"
-            f' address="local" for one in this process ({_first_line(error)})'
+            f' address="local" for one in this process ({_gist(error)})'
         ) from error
     except RuntimeError as error:
         if "version" in str(error).lower():
@@ -96,5 +96,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _gist(error: BaseException) -> str:
+    """The first line of what may be many; the last one, too, if that announces a traceback."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {others[-1]}" if first.endswith(":") and others else first
