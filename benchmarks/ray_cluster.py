@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -23,21 +24,21 @@ def start_ray() -> None:
 
 
 class ProcessClock:
-    """CPU seconds of other processes, which are alive when it is made and when it is read."""
+    """CPU seconds of other processes; of one that has ended, those up to the last look."""
 
     def __init__(self, *pids: int) -> None:
-        self._pids = pids
+        self._ticks = dict.fromkeys(pids, 0)
         self._began = self._seconds()
 
     def read(self) -> float:
         return self._seconds() - self._began
 
     def _seconds(self) -> float:
-        ticks = 0
-        for pid in self._pids:
-            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(after_name[11]) + int(after_name[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        for pid in self._ticks:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                self._ticks[pid] = int(after_name[11]) + int(after_name[12])
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, pause_s: float = 0.005) -> None:
