@@ -228,7 +228,7 @@ class Decoder:
     def __init__(self) -> None:
         self._definitions: dict[int, Any] = {}
 
-    def learn(self, news: bytearray) -> None:
+    def learn(self, news: bytearray | memoryview) -> None:
         """Take what `Encoder.news` made. Nothing of it is unpickled yet. Raises: CodecError."""
         definitions, dead = unpack_definitions(memoryview(news))
         for number in dead:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import struct
+import sys
 from typing import Final
 
 from sage_flow.channels.wire import (
@@ -28,7 +31,7 @@ _MESSAGE_HEAD: Final = struct.Struct("<8sQ")  # its first three fields as one
 _SIZE: Final = HEADER.size
 _SCRATCH: Final = 128 << 10  # bytes; smaller frames are cut from here, many to one read
 _NARROW: Final = 4 << 10  # read beside fragments: what comes here of the next one is copied
-_AHEAD: Final = 16  # memory for a message, as a multiple of what has come of it: nobody is believed a length
+_LARGE: Final = 4 << 20  # bytes; memory for so much is cheap only in huge pages, which a bytearray does not get
 
 _LONGEST: Final = {
     MESSAGE: FRAGMENT_LIMIT,
@@ -38,8 +41,8 @@ _LONGEST: Final = {
 }
 _SHORTEST: Final = {BEGIN: BEGIN_HEAD.size, FRAGMENT: FRAGMENT_HEAD.size + 1}
 
-Payload = tuple[int, bytearray]
-"""MESSAGE or DEFINITIONS, and its bytes."""
+Payload = tuple[int, bytearray | memoryview]
+"""MESSAGE or DEFINITIONS, and its bytes, which may be written to."""
 
 
 class _Body:
@@ -51,19 +54,23 @@ class _Body:
         self.kind = kind
         self.length = length
         self.used = 0
-        self._data = bytearray()
+        self._data = _pages(length) if length >= _LARGE else memoryview(bytearray(length))
 
     def space(self, count: int) -> memoryview:
         """Where the next `count` bytes belong."""
-        end = self.used + count
-        if end > len(self._data):  # a new one: the old cannot grow while it is looked at
-            grown = bytearray(min(self.length, _AHEAD * end))
-            grown[: self.used] = memoryview(self._data)[: self.used]
-            self._data = grown
-        return memoryview(self._data)[self.used : end]
+        return self._data[self.used : self.used + count]
 
     def payload(self) -> Payload:
         return self.kind, self._data
+
+
+def _pages(length: int) -> memoryview:
+    """Memory that the system provides as it is written to: nobody is believed a length before the bytes have come."""
+    pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
 
 
 class FrameReader:

@@ -90,7 +90,10 @@ BROKEN = {
         lambda rng: header(MESSAGE, FRAGMENT_LIMIT + 1 + rng.getrandbits(60)),
         "which it must not have",
     ),
-    "no pickle": (lambda rng: frame(b"\x80\x05" + rng.randbytes(20) + b"?"), "cannot be decoded"),
+    "a pickle without end": (
+        lambda rng: frame(b"\x80\x05" + rng.randbytes(20).replace(pickle.STOP, b"?")),
+        "cannot be decoded",
+    ),
     "no block": (lambda rng: frame(b"\0" + rng.randbytes(rng.randrange(60))), "cannot be decoded"),
     "an empty message": (lambda rng: frame(b""), "cannot be decoded"),
     "no definitions": (lambda rng: frame(b"\xff" * rng.randrange(60), DEFINITIONS), "no definitions"),
