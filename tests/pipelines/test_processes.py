@@ -1,5 +1,6 @@
 """Worker processes that die, and what a job of processes leaves behind: nothing."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -89,6 +90,15 @@ def test_a_job_that_finishes_leaves_nothing_behind():
     rows = env.execute().collected["rows"]
     assert sorted(n for n, _ in rows) == list(range(100))
     assert len({pid for _, pid in rows} - {os.getpid()}) == 2
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_the_garbage_collector_of_a_worker_leaves_alone_what_was_there_before_and_ours_does_not_change():
+    before = gc.get_freeze_count()
+    env = environment()
+    env.from_collection(range(10)).map(lambda n: gc.get_freeze_count()).collect("frozen")
+    assert min(env.execute().collected["frozen"]) > 10_000
+    assert gc.get_freeze_count() == before
 
 
 @pytest.mark.usefixtures("nothing_left")
