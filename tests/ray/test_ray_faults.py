@@ -61,12 +61,16 @@ def test_an_exception_in_an_actor_names_the_users_file_and_line(ray_cluster):
     assert any("subtask 1 of 1, job 'divides'" in note for note in caught.value.__notes__)
 
 
-def test_code_that_does_not_come_back_is_left_behind_with_its_actor(ray_cluster):
+def test_code_that_does_not_come_back_is_left_behind_with_its_actor(ray_cluster, tmp_path):
+    def sleep(n):
+        (tmp_path / "sleeps").touch()
+        time.sleep(3600)
+
     env = RemoteEnvironment("sleeps", cancel_grace_s=0.5)
-    env.from_source(Ticking()).for_each(lambda n: time.sleep(3600), name="last")
+    env.from_source(Ticking()).for_each(sleep, name="last")
     job = env.submit()
     pids = [s.pid for s in wait_for(lambda: [s for s in job.subtasks() if s.pid])]
-    wait_for(lambda: job.status is JobStatus.RUNNING)
+    wait_for((tmp_path / "sleeps").exists)
     job.cancel()
     assert "source-1 -> last[1/1]: unresponsive in actor" in "; ".join(job.result().stuck)
     wait_for(lambda: are_gone(pids))
