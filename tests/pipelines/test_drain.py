@@ -139,6 +139,7 @@ def test_services_answer_to_the_end_and_are_closed(mode, tmp_path):
     assert (tmp_path / "svc").read_text() == "closed"
 
 
+@pytest.mark.on_ray
 def test_a_job_that_is_drained_at_once_has_finished(mode):
     env = mode.environment()
     env.from_source(Endless(idle=1), name="source").rebalance().collect("rows")

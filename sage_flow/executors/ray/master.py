@@ -66,6 +66,7 @@ class JobMaster:
         self._doors: ServiceDoors | None = None
         self._doors_changed = threading.Condition()
         self._cancelled: str | None = None
+        self._drains = False
         self._woken = threading.Event()  # cancelled
         self._outcome: JobOutcome | None = None
         self._over = threading.Event()
@@ -106,7 +107,8 @@ class JobMaster:
             self._attempt.cancel(reason)
 
     def drain(self) -> None:
-        """Let the sources end."""
+        """Let the sources end, of an attempt that is still to begin, too."""
+        self._drains = True
         if (execution := self._execution()) is not None:
             execution.drain()
 
@@ -263,6 +265,8 @@ class JobMaster:
     def _open(self, attempt: Attempt) -> None:
         """The attempt runs: its services can be called."""
         assert attempt.execution is not None
+        if self._drains:
+            attempt.execution.drain()
         self._note_status(JobStatus.RUNNING)
         self._set_doors(ServiceDoors(attempt.execution, encrypts=self._options.encrypts))
 
