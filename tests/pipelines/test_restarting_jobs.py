@@ -29,6 +29,8 @@ class Fuse(Source):
 
 @pytest.mark.parametrize(("restarts", "unwound"), [(True, "JobRestarting"), (False, "JobCancelled")])
 def test_user_code_that_waits_is_unwound_by_what_is_to_come(mode, tmp_path, restarts, unwound):
+    if restarts and mode.name.startswith("ray"):
+        pytest.skip("on Ray the strategy of the job decides, not this option")
     waits, told = tmp_path / "waits", tmp_path / "told"
 
     def call(n, ctx):
