@@ -103,11 +103,8 @@ class _Pickler(pickle.Pickler):
             return Packed, (len(records), bare)
         self.definitions += inner.definitions
         self.refers |= inner.refers
-        stream = b"".join(inner.stream())
-        return unpack_now if inner.refers else Packed, (
-            len(records),
-            *(pickle.PickleBuffer(part) for part in (stream, *inner.buffers)),
-        )
+        parts = map(pickle.PickleBuffer, (b"".join(inner.stream()), *inner.buffers))
+        return unpack_now if inner.refers else Packed, (len(records), *parts)
 
     def bare_stream(self, limit: int) -> Buffer | None:
         """What `dump` made, if nothing belongs to it and it is small; the pickler can then be used again."""

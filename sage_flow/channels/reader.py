@@ -31,7 +31,7 @@ _MESSAGE_HEAD: Final = struct.Struct("<8sQ")  # its first three fields as one
 _SIZE: Final = HEADER.size
 _SCRATCH: Final = 128 << 10  # bytes; smaller frames are cut from here, many to one read
 _NARROW: Final = 4 << 10  # read beside fragments: what comes here of the next one is copied
-_LARGE: Final = 4 << 20  # bytes; memory for so much is cheap only in huge pages, which a bytearray does not get
+_LARGE: Final = 4 << 20  # bytes; so much memory is cheap only in huge pages, and nobody is believed such a length
 
 _LONGEST: Final = {
     MESSAGE: FRAGMENT_LIMIT,
@@ -65,10 +65,10 @@ class _Body:
 
 
 def _pages(length: int) -> memoryview:
-    """Memory that the system provides as it is written to: nobody is believed a length before the bytes have come."""
+    """Memory that the system provides as it is written to, in huge pages if it has them."""
     pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a kernel without huge pages
+        with contextlib.suppress(OSError):  # it has none
             pages.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(pages)
 
@@ -76,7 +76,7 @@ def _pages(length: int) -> memoryview:
 class FrameReader:
     """Cuts a stream of frames into payloads, and puts together what came in fragments.
 
-    Each payload is a bytearray of its own, so that what is decoded from it without a copy keeps alive
+    Each payload has memory of its own, so that what is decoded from it without a copy keeps alive
     nothing but its own message. Either `feed` it, or let the socket write where the bytes belong:
     `filled(sock.recv_into(space()))`. A ProtocolError is final: the stream has no meaning after it.
     """

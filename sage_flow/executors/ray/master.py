@@ -107,7 +107,7 @@ class JobMaster:
             self._attempt.cancel(reason)
 
     def drain(self) -> None:
-        """Let the sources end, of an attempt that is still to begin, too."""
+        """Let the sources end; those of an attempt that is still to begin, too."""
         self._drains = True
         if (execution := self._execution()) is not None:
             execution.drain()
