@@ -1,80 +1,27 @@
 """Messages between processes: in order, complete, and a peer's end is told once."""
 
 import contextlib
-import gc
 import os
 import pathlib
-import queue
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 
 import pytest
 
 from sage_flow.channels.connection import Outbound
 from sage_flow.channels.endpoint import Credentials
-from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
 from sage_flow.channels.handshake import Accepted, Dialer, Identity
-from sage_flow.channels.packed import Packed
-from sage_flow.channels.transport import TcpAddress, sockets_in
+from sage_flow.channels.transport import TcpAddress
 from sage_flow.errors import CodecError, InternalError, ProtocolError, SageFlowError
+from tests.channels.exchanges import KEY, PATIENCE_S, End, FailsToLoad, directory, open_end
+
+__all__ = ["directory", "open_end"]
 
 ROOT = pathlib.Path(__file__).parents[2]
-KEY = b"k" * 32
-PATIENCE_S = 60.0
-
-
-@pytest.fixture
-def directory():
-    path = tempfile.mkdtemp(prefix="sf-", dir="/tmp")  # pytest's own are too long for a Unix socket
-    yield path
-    shutil.rmtree(path)
-
-
-class End:
-    """An exchange that records what it gets."""
-
-    def __init__(self, me, directory, *, key=KEY, job="job", attempt=1, on_message=None, **options):
-        self.messages = queue.Queue()
-        self.losses = queue.Queue()
-        self.exchange = Exchange(
-            me,
-            sockets_in(directory),
-            key,
-            job=job,
-            attempt=attempt,
-            on_message=on_message or (lambda target, message: self.messages.put((target, message))),
-            on_peer_lost=lambda peer, reason: self.losses.put((peer, reason)),
-            **options,
-        )
-        self.send = self.exchange.send
-
-    def next(self):
-        return self.messages.get(timeout=PATIENCE_S)
-
-    def loss(self):
-        return self.losses.get(timeout=PATIENCE_S)
-
-
-@pytest.fixture
-def open_end(directory):
-    ends = []
-
-    def open_end(me, *, start=True, **options):
-        ends.append(End(me, directory, **options))
-        if start:
-            ends[-1].exchange.start()
-        return ends[-1]
-
-    yield open_end
-    for end in ends:
-        end.exchange.close()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("exchange-")]
 
 
 def test_messages_cross_and_cost_what_they_take(open_end):
@@ -215,43 +162,6 @@ def test_two_that_send_large_messages_to_each_other_do_not_block(open_end):
         _, data = end.next()
         assert len(data.unpacked()[0]) == size
         assert end.next() == (0, Credit(1, 1))
-
-
-def test_many_records_stay_pickled_until_they_are_needed(open_end):
-    one, two = open_end(1), open_end(2)
-    sent = [{"number": n, "text": f"text {n}"} for n in range(1000)]
-    cost = one.send(2, 0, Data(1, 0, sent, None))
-    data = two.next()[1]
-    assert isinstance(data.records, Packed)
-    assert len(data.records) == 1000
-    assert data.cost == cost
-    assert data.unpacked() == sent
-    assert data.unpacked() == sent
-
-
-def test_many_records_of_a_class_that_cannot_be_imported_come_as_they_were_when_it_was_sent(open_end):
-    one, two = open_end(1), open_end(2)
-    for number in range(3):
-
-        class Local:  # another one each time, which dies at once
-            version = number
-
-        one.send(2, 0, Data(1, number, [Local() for _ in range(100)]))
-        del Local
-        gc.collect()
-    received = [two.next()[1] for _ in range(3)]
-    assert [{record.version for record in data.unpacked()} for data in received] == [{0}, {1}, {2}]
-    assert all(len({type(record) for record in data.unpacked()}) == 1 for data in received)
-
-
-def test_many_arrays_are_received_without_a_copy(open_end):
-    numpy = pytest.importorskip("numpy")
-    one, two = open_end(1), open_end(2)
-    arrays = [numpy.full(5_000, n) for n in range(100)]
-    one.send(2, 0, Data(1, 0, arrays))
-    received = two.next()[1].unpacked()
-    assert [set(array) for array in received] == [{n} for n in range(100)]
-    assert not any(array.flags.owndata for array in received)
 
 
 def test_an_array_is_received_without_a_copy(open_end):
@@ -422,11 +332,6 @@ def test_a_failure_to_deliver_costs_the_sender_its_connection_and_nobody_else(op
     assert [two.next()[0], two.next()[0]] == [12, 15]
 
 
-class FailsToLoad:
-    def __reduce__(self):
-        return int, ("not a number",)
-
-
 def test_a_message_that_cannot_be_decoded_costs_the_sender_its_connection(open_end):
     one, two = open_end(1), open_end(2)
     one.send(2, 0, Request(1, 7, 2.5, "process", (FailsToLoad(),), {}))
@@ -434,33 +339,6 @@ def test_a_message_that_cannot_be_decoded_costs_the_sender_its_connection(open_e
     assert peer == 1
     assert "cannot be decoded (ValueError: invalid literal" in reason
     assert one.loss()[0] == 2
-
-
-@pytest.mark.parametrize(
-    ("records", "text"),
-    [
-        ([FailsToLoad()], "a record cannot be decoded"),
-        ([*range(99), FailsToLoad()], "100 records cannot be decoded"),
-        ([lambda: None, FailsToLoad()], "2 records cannot be decoded"),  # with something that travels by value
-    ],
-)
-def test_records_that_cannot_be_decoded_concern_only_who_needs_them(open_end, records, text):
-    one, two = open_end(1), open_end(2)
-    one.send(2, 0, Data(1, 0, records))
-    one.send(2, 0, Credit(1, 1))
-    data = two.next()[1]
-    assert len(data.records) == len(records)
-    with pytest.raises(CodecError, match=f"^{text} .ValueError: invalid literal"):
-        data.unpacked()
-    assert two.next() == (0, Credit(1, 1))
-
-
-def test_a_record_among_many_that_cannot_be_pickled_is_named(open_end):
-    one, two = open_end(1), open_end(2)
-    with pytest.raises(CodecError, match=r"cannot pickle a .*Data: records\[70\]\['lock'\] is a _thread\.lock"):
-        one.send(2, 0, Data(1, 0, [{"lock": threading.Lock() if n == 70 else n} for n in range(100)]))
-    one.send(2, 0, Credit(1, 1))
-    assert two.next() == (0, Credit(1, 1))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
