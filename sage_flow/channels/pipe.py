@@ -23,6 +23,7 @@ if sys.platform == "linux":
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE may have its default action again
 _INT: Final = struct.Struct("i")
 _PIECES: Final = 512  # in one write; the system's limit is 1024
+_BUFFER: Final = 2 << 20  # bytes of a Unix socket: a large message changes threads every time it is full
 
 
 class Pipe:
@@ -35,6 +36,9 @@ class Pipe:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        if sock.family == socket.AF_UNIX:  # the system itself sees to those of TCP
+            with contextlib.suppress(OSError):  # it has a limit, which some take for an error
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self.sock = sock
 
     def greet(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 
+import numpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,18 @@ def test_between_any_two_parallelisms_every_record_arrives_once(mode, before, af
     result = finished(env)
     assert Counter(result.collected["rows"]) == numbered(100, before)
     assert result.counts == {"source": 100 * before, "map": 100 * before, "rows": 100 * before}
+
+
+@pytest.mark.on_ray
+def test_an_operator_may_change_an_array_that_it_gets(mode):
+    def doubled(array):
+        array *= 2
+        return int(array.sum())
+
+    env = mode.environment()
+    arrays = env.from_collection([1, 2, 3]).map(lambda n: numpy.full(1 << 20, n))
+    arrays.rebalance().map(doubled, parallelism=2).collect("sums")
+    assert sorted(finished(env).collected["sums"]) == [n << 21 for n in (1, 2, 3)]
 
 
 def test_a_job_has_every_channel_number_once():

@@ -176,6 +176,39 @@ def test_without_a_strategy_a_killed_master_is_the_end_of_the_job(ray_cluster):
     wait_for(lambda: are_gone([subtask.pid for subtask in before]))
 
 
+def blocked(name, gate, **options):
+    """A job without end whose records wait until `gate` exists."""
+    env = RemoteEnvironment(name, **options)
+    waits = env.from_source(Ticking()).map(lambda n: wait_for(gate.exists, 3600), name="waits")
+    waits.rebalance().for_each(lambda n: None, name="last")
+    job = env.submit()
+    wait_for(lambda: job.status is JobStatus.RUNNING)
+    return job
+
+
+@pytest.mark.race
+def test_a_master_that_comes_back_still_drains(ray_cluster, tmp_path):
+    gate = tmp_path / "gate"
+    job = blocked("drains", gate, restart=FixedDelay(3, 0.1))
+    job._execution.drain()
+    os.kill(master_pid(job), signal.SIGKILL)
+    gate.touch()
+    assert job.result(timeout=60).status is JobStatus.FINISHED
+    assert job._execution.record.attempt == 2
+
+
+@pytest.mark.race
+@pytest.mark.parametrize("options", [{}, {"restart": FixedDelay(3, 0.1)}], ids=["no restart", "restart"])
+def test_a_master_that_comes_back_still_cancels(ray_cluster, tmp_path, options):
+    job = blocked("cancels", tmp_path / "gate", cancel_grace_s=600.0, **options)
+    pids = [subtask.pid for subtask in job.subtasks()]
+    job._execution.cancel("no more of this")
+    os.kill(master_pid(job), signal.SIGKILL)
+    assert job.result(timeout=60).status is JobStatus.CANCELLED
+    assert job._execution.record.attempt == 1
+    wait_for(lambda: are_gone(pids))
+
+
 DRIVER = """
 import sys
 sys.path[:0] = [{here!r}]

@@ -65,8 +65,8 @@ class JobMaster:
         self._attempt: Attempt | None = None
         self._doors: ServiceDoors | None = None
         self._doors_changed = threading.Condition()
-        self._cancelled: str | None = None
-        self._drains = False
+        self._cancelled = self._records.wish(job_id, "cancel")
+        self._drains = self._records.wish(job_id, "drain") is not None
         self._woken = threading.Event()  # cancelled
         self._outcome: JobOutcome | None = None
         self._over = threading.Event()
@@ -102,6 +102,7 @@ class JobMaster:
     def cancel(self, reason: str) -> None:
         """Ask the job to end."""
         self._cancelled = self._cancelled or reason
+        self._records.write_wish(self._id, "cancel", self._cancelled)
         self._woken.set()
         if self._attempt is not None:
             self._attempt.cancel(reason)
@@ -109,6 +110,7 @@ class JobMaster:
     def drain(self) -> None:
         """Let the sources end; those of an attempt that is still to begin, too."""
         self._drains = True
+        self._records.write_wish(self._id, "drain")
         if (execution := self._execution()) is not None:
             execution.drain()
 
@@ -224,6 +226,8 @@ class JobMaster:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
         self._announce(plan)
         failure = self._failure_of_last_master()
+        if self._cancelled is not None:  # the last master was asked to
+            return JobOutcome(JobStatus.CANCELLED)
         while True:
             if failure is None:
                 outcome, failure = self._try_once(plan, payload)

@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sage_flow import by_value
 from sage_flow.errors import PipelineError
@@ -30,6 +30,9 @@ _KV: Final = b"sage_flow"  # the namespace of our keys in the GCS
 _MOST_BYTES: Final = 95_000_000  # a message to the GCS has at most 100 MB
 _SMALL_OUTCOME: Final = 1 << 20  # bytes; a larger one stays with the master until somebody has fetched it
 _REMEMBERED: Final = 200  # jobs that are over
+
+Wish = Literal["cancel", "drain"]
+"""How somebody wants a job to end."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,15 @@ class JobRecords:
         """Keep it for the next master."""
         self._put(f"history/{job_id}", pickle.dumps(history))
 
+    def wish(self, job_id: str, what: Wish) -> str | None:
+        """Why it was wished for, None if it was not."""
+        stored = self._find(f"wish/{job_id}/{what}")
+        return None if stored is None else stored.decode()
+
+    def write_wish(self, job_id: str, what: Wish, reason: str = "") -> None:
+        """Keep it for the next master, if this one does not live to see it come true."""
+        self._put(f"wish/{job_id}/{what}", reason.encode())
+
     def write(self, record: JobRecord) -> None:
         """Tell where a job is."""
         self._put(f"record/{record.id}", json.dumps(record.as_dict()).encode())
@@ -188,8 +200,10 @@ class JobRecords:
     def _forget_the_oldest(self) -> None:
         over = [record for record in self.all() if record.status.is_final]
         for record in over[_REMEMBERED:]:
-            for kind in ("record", "outcome", "options", "history", "attempt"):
-                self._delete(f"{kind}/{record.id}", and_below=kind == "attempt")
+            for kind in ("record", "outcome", "options", "history"):
+                self._delete(f"{kind}/{record.id}")
+            for kind in ("attempt", "wish"):
+                self._delete(f"{kind}/{record.id}/", and_below=True)
 
     # The GCS. Its functions are called `internal` because their form is not promised; they work through `ray://`, too.
 
