@@ -141,7 +141,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         job, options = _load(arguments)
         env = _written(job, options, cluster_commands.environment(job, arguments))
-        with interrupts_held() as release:
+        with termination_interrupts(), interrupts_held() as release:
             result, code = _finish(env.submit(), env.progress if progress is None else progress, release)
     except Exception as error:
         return fail(error, in_use=True)
@@ -223,7 +223,7 @@ def _finish(
     from sage_flow.job import JobStatus
     from sage_flow.metrics import watching
 
-    with handle, termination_interrupts():
+    with handle:
         try:
             release_interrupts()
             with watching(handle, progress):

@@ -34,13 +34,17 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt as long as the block runs: whoever ends a program lets it end its job."""
+    """SIGTERM is taken as Ctrl-C while the block runs: whoever ends a program lets it end its job."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        if callable(on_ctrl_c):
+            on_ctrl_c(signal.SIGINT, frame)  # which may have to wait
+        else:  # it is ignored, as in the background of a shell; SIGTERM is not
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -299,6 +299,29 @@ def test_a_termination_is_like_ctrl_c(tmp_path):
     assert err == "sage-flow: interrupted, cancelling the job\nsage-flow: job 'ended' is CANCELLED\n"
 
 
+def test_a_termination_while_the_job_starts_is_like_ctrl_c(tmp_path):
+    job = """
+    import itertools
+    import os
+    import signal
+
+    def build(env):
+        env.from_iterable(itertools.count).for_each(abs)
+        submit = env.submit
+
+        def submit_and_end():
+            handle = submit()
+            os.kill(os.getpid(), signal.SIGTERM)
+            return handle
+
+        env.submit = submit_and_end
+    """
+    process = start("-m", "sage_flow.cli", "run", str(write(tmp_path / "started.py", job)), cwd=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "sage-flow: interrupted, cancelling the job\nsage-flow: job 'started' is CANCELLED\n"
+
+
 # --- what travels -----------------------------------------------------------------------------------------
 
 

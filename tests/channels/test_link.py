@@ -104,9 +104,12 @@ def test_arguments_are_copied_unless_the_sender_promises_not_to_change_them(room
     numpy = pytest.importorskip("numpy")
     (link, _), (_, there) = room.pair()
     copied, shared = numpy.zeros(10_000_000), numpy.zeros(10_000_000)
+    changed = threading.Event()
+    exchange_loop().order(lambda: changed.wait(60))  # nothing is written now but what the socket takes at once
     link.send(copied)
     link.send(shared, lane=1, copy_buffers=False)
     copied[:] = shared[-1] = 1
+    changed.set()
     first, second = there.next(), there.next()
     assert {first[-1], second[-1]} == {0, 1}
     assert first[0] == second[0] == 0
