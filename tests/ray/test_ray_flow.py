@@ -203,7 +203,13 @@ def test_a_zombie_of_an_earlier_attempt_changes_nothing(ray_cluster, tmp_path):
     zombie = next(subtask.pid for subtask in job.subtasks() if subtask.name.startswith("last"))
     attempt = job._execution.record.attempt
     os.kill(zombie, signal.SIGSTOP)
-    wait_for(lambda: job._execution.record.attempt > attempt)
+
+    def has_started_again():
+        record = job._execution.record
+        assert not record.status.is_final, record
+        return record.attempt > attempt
+
+    wait_for(has_started_again)
     if Path(f"/proc/{zombie}").exists():
         os.kill(zombie, signal.SIGCONT)
     wait_for(lambda: job.status is JobStatus.RUNNING and len(job.collected().get("rows", ())) == 10)
