@@ -223,7 +223,7 @@ def _finish(
     from sage_flow.job import JobStatus
     from sage_flow.metrics import watching
 
-    with handle:
+    with handle, termination_interrupts():  # once more: a connection to Ray brings a handler of its own
         try:
             release_interrupts()
             with watching(handle, progress):
