@@ -84,7 +84,9 @@ def start(function, *args):
 
 
 def until_waiting(descriptor, getters):
-    while descriptor.statistics()["waiting_getters"] != getters:
+    deadline = time.monotonic() + PATIENCE_S
+    while (there := descriptor.statistics()["waiting_getters"]) != getters:
+        assert time.monotonic() < deadline, there
         time.sleep(0.001)
 
 

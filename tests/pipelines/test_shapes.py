@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 
-import numpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,6 +61,8 @@ def test_between_any_two_parallelisms_every_record_arrives_once(mode, before, af
 
 @pytest.mark.on_ray
 def test_an_operator_may_change_an_array_that_it_gets(mode):
+    numpy = pytest.importorskip("numpy")
+
     def doubled(array):
         array *= 2
         return int(array.sum())

@@ -191,7 +191,10 @@ def test_callers_outside_hear_at_once_that_a_service_has_died(ray_cluster):
 
 
 def test_a_zombie_of_an_earlier_attempt_changes_nothing(ray_cluster, tmp_path):
-    """A worker is stopped for longer than its lease; the job starts again; the worker wakes up and is fenced."""
+    """A worker is stopped for longer than its lease; the job starts again; the worker wakes up and is fenced.
+
+    Detached: that this process, too, is silent for so long must not end it.
+    """
     import signal
 
     gate = tmp_path / "gate"

@@ -15,6 +15,7 @@ from sage_flow import (
     connect,
 )
 from sage_flow.errors import ClusterError, PipelineError, ServiceUnavailable
+from sage_flow.executors.ray.records import JobRecords
 
 
 class Adder(Service):
@@ -247,3 +248,23 @@ def test_a_connected_process_does_not_take_its_cluster_for_another_one(ray_clust
     cluster.connect_to_ray(ray_cluster.address)
     with pytest.raises(ClusterError, match="is connected to the cluster at"):
         cluster.connect_to_ray("127.0.0.1:1")
+
+
+def test_the_oldest_jobs_are_forgotten_with_all_that_was_stored(ray_cluster, monkeypatch):
+    records = JobRecords("sage_flow")
+    env = RemoteEnvironment("forgotten")
+    env.from_source(Ticking()).for_each(abs)
+    job = env.submit()
+    assert job.drain() is JobStatus.FINISHED
+    kinds = {f"{kind}/{job.id}" for kind in ("record", "outcome", "options", "attempt", "wish")}
+
+    def stored():
+        keys = [key.decode().removeprefix("sage_flow/") for key in records._keys("")]
+        return {"/".join(key.split("/")[:2]) for key in keys if job.id in key}
+
+    assert stored() == kinds
+    monkeypatch.setattr("sage_flow.executors.ray.records._REMEMBERED", 0)
+    another = RemoteEnvironment("another")
+    another.from_collection([1]).collect()
+    another.execute(progress=False)
+    assert stored() == set()

@@ -102,17 +102,17 @@ class JobMaster:
     def cancel(self, reason: str) -> None:
         """Ask the job to end."""
         self._cancelled = self._cancelled or reason
-        self._records.write_wish(self._id, "cancel", self._cancelled)
         self._woken.set()
         if self._attempt is not None:
             self._attempt.cancel(reason)
+        self._records.write_wish(self._id, "cancel", self._cancelled)
 
     def drain(self) -> None:
         """Let the sources end; those of an attempt that is still to begin, too."""
         self._drains = True
-        self._records.write_wish(self._id, "drain")
         if (execution := self._execution()) is not None:
             execution.drain()
+        self._records.write_wish(self._id, "drain")
 
     def metrics(self) -> dict[str, Any]:
         """See `JobHandle.metrics`."""
@@ -226,7 +226,7 @@ class JobMaster:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
         self._announce(plan)
         failure = self._failure_of_last_master()
-        if self._cancelled is not None:  # the last master was asked to
+        if self._cancelled is not None:  # mostly the last master was asked to
             return JobOutcome(JobStatus.CANCELLED)
         while True:
             if failure is None:
