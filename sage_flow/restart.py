@@ -19,6 +19,7 @@ from sage_flow.errors import PipelineError
 
 __all__ = [
     "ExponentialDelay",
+    "FailureClock",
     "FailureRate",
     "FixedDelay",
     "GiveUp",
@@ -51,7 +52,34 @@ class RestartHistory(Protocol):
     """What a strategy remembers of one job; it pickles."""
 
     def on_failure(self, now: float) -> RestartDecision:
-        """The job has failed at `now`, seconds of any clock that goes on where a pickled history is read again."""
+        """The job has failed at `now`, seconds of a `FailureClock`."""
+
+
+@dataclass(slots=True)
+class FailureClock:
+    """The clock of a restart history: it never goes back, and goes on in the process that reads the history again.
+
+    Inside one process it follows a monotonic clock, so nobody who sets the clock of the machine changes a decision.
+    Only the time between two processes is told by the wall clock, and counts as none if that went back.
+    """
+
+    elapsed_s: float = 0.0
+    stopped_at: float | None = None  # on the wall clock
+    _started_at: float = 0.0  # on the monotonic clock of this process, as is `elapsed_s` 0
+
+    def start(self, monotonic: float, wall: float) -> None:
+        """Go on in this process."""
+        if self.stopped_at is not None:
+            self.elapsed_s += max(0.0, wall - self.stopped_at)
+        self._started_at = monotonic - self.elapsed_s
+
+    def now(self, monotonic: float) -> float:
+        """Seconds since the job began."""
+        return monotonic - self._started_at
+
+    def stop(self, monotonic: float, wall: float) -> None:
+        """Note what another process needs to go on."""
+        self.elapsed_s, self.stopped_at = self.now(monotonic), wall
 
 
 @dataclass(frozen=True)

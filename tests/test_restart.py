@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sage_flow import ExponentialDelay, FailureRate, FixedDelay, NoRestart
 from sage_flow.errors import PipelineError
-from sage_flow.restart import GiveUp, RestartAfter
+from sage_flow.restart import FailureClock, GiveUp, RestartAfter
 
 STRATEGIES = [
     NoRestart(),
@@ -122,3 +122,28 @@ def test_strategies_have_names():
 def test_wrong_arguments_are_refused(make, match):
     with pytest.raises(PipelineError, match=match):
         make()
+
+
+# --- the clock of a history ---------------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_set_back_or_forward_changes_no_decision():
+    strategy = FailureRate(2, interval_s=60.0)
+    for wall_steps in ([0, -86_400, 0], [0, 86_400, 172_800]):
+        clock, history, found = FailureClock(), strategy.history(), []
+        clock.start(500.0, 1_000_000.0)
+        for second, step in enumerate(wall_steps):
+            found.append(history.on_failure(clock.now(500.0 + second)))
+            clock.stop(500.0 + second, 1_000_000.0 + step)
+        assert found == [RestartAfter(1.0), RestartAfter(1.0), GiveUp("it failed 3 times within 60 s")]
+
+
+@pytest.mark.parametrize(("wall", "expected"), [(1_030.0, 40.0), (0.0, 10.0)], ids=["later", "set back"])
+def test_the_clock_of_a_history_goes_on_in_the_next_process(wall, expected):
+    clock = FailureClock()
+    clock.start(500.0, 990.0)
+    clock.stop(510.0, 1_000.0)
+    clock = pickle.loads(pickle.dumps(clock))
+    clock.start(7.0, wall)  # another machine's monotonic clock
+    assert clock.now(7.0) == expected
+    assert clock.now(8.0) == expected + 1

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CallTable", "OpenCall", "Outcome"]
 
+_ENDED_DEADLINES = 64
+"""The heap keeps as many entries of calls that have ended, besides one for each call that is open."""
+
 
 class Outcome(NamedTuple):
     """How a call ended: a value, an error made here, or an error packed by the responder."""
@@ -73,7 +76,7 @@ class CallTable:
 
     def __init__(self) -> None:
         self._calls: dict[int, OpenCall] = {}
-        self._deadlines: list[tuple[float, int]] = []  # a heap; of calls that have ended, too
+        self._deadlines: list[tuple[float, int]] = []  # a heap; of some calls that have ended, too
         self._in_flight: dict[str, int] = {}
         self._next_id = 0
         self._closed: dict[str, _Closed] = {}  # by label
@@ -127,6 +130,8 @@ class CallTable:
             return False
         call.outcome = outcome
         del self._calls[call.id]
+        if len(self._deadlines) > 2 * len(self._calls) + _ENDED_DEADLINES:
+            self._forget_ended()
         left = self._in_flight.pop(call.pool) - 1
         if left:
             self._in_flight[call.pool] = left
@@ -135,6 +140,14 @@ class CallTable:
             closed = self._closed[call.label] = _Closed()
         closed.count(outcome, now - call.began)
         return True
+
+    def _forget_ended(self) -> None:
+        """Calls that have ended leave the heap from its top, but not from behind an older call that is open.
+
+        Half of the heap goes at least, so it costs each call a constant time.
+        """
+        self._deadlines = [entry for entry in self._deadlines if entry[1] in self._calls]
+        heapq.heapify(self._deadlines)
 
     def expire(self, now: float) -> list[OpenCall]:
         """End the calls whose time has passed; return them."""

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -20,6 +21,14 @@ from sage_flow.errors import CodecError, InternalError, ProtocolError, SageFlowE
 from tests.channels.exchanges import KEY, PATIENCE_S, End, FailsToLoad, directory, open_end
 
 __all__ = ["directory", "open_end"]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -257,6 +266,32 @@ def test_what_a_peer_wrote_before_its_end_counts_also_if_the_end_shows_first(ope
     busy.set()
     assert one.loss() == (2, "it closed its connection")
     assert seen == list(range(15))
+
+
+def test_what_a_peer_wrote_is_read_before_the_end_of_the_connection_to_it_is_told(open_end):
+    """Which of the two connections shows the end first is up to the system: here it is the one that we dialed."""
+    reading, go_on, seen = threading.Event(), threading.Event(), []
+    one = open_end(1, on_message=lambda target, message: seen.append(target))
+    two = open_end(2, flush_s=PATIENCE_S)
+    one.send(2, 0, Credit(1, 1))
+    two.send(1, 100, Credit(1, 1))  # connections in both directions
+    two.next()
+    wait_for(lambda: seen == [100])
+    outlet = one.exchange._outlets[2]
+
+    def end_the_outlet_first():
+        reading.set()
+        go_on.wait()
+        outlet.end("its end shows here first")
+
+    one.exchange.loop.order(end_the_outlet_first)
+    reading.wait()  # from here on nobody reads what comes
+    for number in range(15):
+        two.send(1, number, Data(1, number, ["x" * 1_000]))
+    two.exchange.close()  # returns when all of it is written
+    go_on.set()
+    assert one.loss() == (2, "its end shows here first")
+    assert seen == [100, *range(15)]
 
 
 def test_closing_writes_what_is_queued(open_end, directory):

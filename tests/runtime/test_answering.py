@@ -334,3 +334,57 @@ def test_a_service_without_a_state_has_none_to_take_and_takes_none():
     assert service.snapshot() is None
     with pytest.raises(PipelineError, match=r"'counting' .* no restore"):
         service.restore(1)
+
+
+# --- deadlines of calls that a pipeline makes while it answers one ------------------------------------------
+
+
+class Helper:
+    def get(self, value):
+        return value
+
+
+def calls_helper(operator, function):
+    """The subtask of a service's pipeline whose `operator` calls another service, which would have 60 s."""
+
+    def write(env):
+        env.register_service("helper", Helper, timeout=60.0)
+        env.register_service("svc", PipelineService(lambda requests: operator(requests, function)))
+        env.from_collection([]).for_each(lambda v, ctx: ctx.call_service("svc", v))
+
+    return bench(write, "svc/asks")
+
+
+OPERATORS = {
+    "map": lambda requests, function: requests.map(function, name="asks"),
+    "filter": lambda requests, function: requests.filter(function, name="asks"),
+    "behind another chain": lambda requests, function: requests.map(lambda n: n, name="before", parallelism=2).map(
+        function, name="asks", parallelism=1
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_call_inside_a_pipeline_that_answers_has_no_more_time_than_the_call_that_it_answers(operator):
+    made = calls_helper(OPERATORS[operator], lambda n, ctx: ctx.service("helper").get(n))
+    timeouts, call = [], made.port.call
+    made.port.call = lambda service, what, timeout_s, group: (
+        timeouts.append(timeout_s) or call(service, what, timeout_s, group)
+    )
+    if made.ins:
+        made.give(made.ins[0], 1, tickets=[Ticket(ME, CALL, Fraction(1), 0.25)])
+    else:
+        ask(made, 1, remaining_s=0.25)
+    assert timeouts == [0.25]
+
+
+def test_a_record_of_no_call_leaves_a_call_its_own_time():
+    made = calls_helper(OPERATORS["map"], lambda n, ctx: ctx.service("helper").options(timeout=7.0).get(n))
+    timeouts, call = [], made.port.call
+    made.port.call = lambda service, what, timeout_s, group: (
+        timeouts.append(timeout_s) or call(service, what, timeout_s, group)
+    )
+    ask(made, 1, remaining_s=9.0)
+    ask(made, 2, remaining_s=0.25)
+    ask(made, 3, remaining_s=8.0)
+    assert timeouts == [7.0, 0.25, 7.0]

@@ -135,3 +135,25 @@ def test_shares_above_one_are_a_fault_of_the_engine():
     table.on_reply(Reply(call.id, Fraction(2, 3), ()), 0.5)
     with pytest.raises(ProtocolError, match=r"svc\.get sum to 4/3"):
         table.on_reply(Reply(call.id, Fraction(2, 3), ()), 0.5)
+
+
+def test_calls_that_have_ended_do_not_stay_behind_an_older_one_that_is_open():
+    table = CallTable()
+    oldest = table.open("svc", "svc.wait", 0.0, 1.0)
+    for number in range(10_000):
+        call = table.open("svc", "svc.get", 0.0, 2.0 + number)
+        table.end(call, Outcome(value=number), 0.0)
+    assert len(table._deadlines) <= 100
+    assert table.next_deadline == 1.0
+    assert table.expire(1.0) == [oldest]
+    assert table.next_deadline == math.inf
+
+
+def test_deadlines_of_open_calls_are_kept_when_those_of_ended_ones_go():
+    table = CallTable()
+    calls = [table.open("svc", "svc.get", 0.0, float(1_000 - number)) for number in range(1_000)]
+    for call in calls[::2]:
+        table.end(call, Outcome(value=None), 0.0)
+    for call in calls[1:700:2]:
+        table.end(call, Outcome(value=None), 0.0)
+    assert [call.deadline for call in table.expire(1_000.0)] == [float(n) for n in range(1, 300, 2)]

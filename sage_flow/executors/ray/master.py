@@ -28,7 +28,7 @@ from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import PLAN_VERSION, Plan
-from sage_flow.restart import NoRestart, RestartAfter
+from sage_flow.restart import FailureClock, NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
 from sage_flow.runtime.report import OperatorCounts
@@ -221,7 +221,8 @@ class JobMaster:
         payload, self._options = self._records.plan(self._id)
         self._plan = plan = self._load(payload)
         self._loaded.set()
-        history = self._records.history(self._id) or self._options.restart.history()
+        history, clock = self._records.history(self._id) or (self._options.restart.history(), FailureClock())
+        clock.start(time.monotonic(), time.time())
         if self._options.is_attached:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
         self._announce(plan)
@@ -233,8 +234,9 @@ class JobMaster:
                 outcome, failure = self._try_once(plan, payload)
                 if failure is None:
                     return outcome
-            decision = history.on_failure(time.time())
-            self._records.write_history(self._id, history)
+            decision = history.on_failure(clock.now(time.monotonic()))
+            clock.stop(time.monotonic(), time.time())
+            self._records.write_history(self._id, history, clock)
             if not isinstance(decision, RestartAfter):
                 return JobOutcome(JobStatus.FAILED, _with_note(failure, self._note(decision.reason)))
             self._note_status(JobStatus.RESTARTING, failure.message)

@@ -21,7 +21,7 @@ from sage_flow.executors.execution import JobOutcome
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import ActorOptions
-from sage_flow.restart import NoRestart, RestartHistory, RestartStrategy
+from sage_flow.restart import FailureClock, NoRestart, RestartHistory, RestartStrategy
 from sage_flow.runtime.coordinator import JobStatus
 
 __all__ = ["JobOptions", "JobRecord", "JobRecords"]
@@ -126,14 +126,14 @@ class JobRecords:
             number += 1
         return number
 
-    def history(self, job_id: str) -> RestartHistory | None:
-        """The failures so far, if there were any."""
+    def history(self, job_id: str) -> tuple[RestartHistory, FailureClock] | None:
+        """The failures so far, if there were any, and their clock."""
         stored = self._find(f"history/{job_id}")
         return None if stored is None else pickle.loads(stored)
 
-    def write_history(self, job_id: str, history: RestartHistory) -> None:
+    def write_history(self, job_id: str, history: RestartHistory, clock: FailureClock) -> None:
         """Keep it for the next master."""
-        self._put(f"history/{job_id}", pickle.dumps(history))
+        self._put(f"history/{job_id}", pickle.dumps((history, clock)))
 
     def wish(self, job_id: str, what: Wish) -> str | None:
         """Why it was wished for, None if it was not."""
