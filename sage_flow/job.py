@@ -37,7 +37,8 @@ class JobResult:
     Attributes:
         status: FINISHED or CANCELLED; a job that failed raises instead.
         collected: the rows of each `collect` sink, by name.
-        counts: records each operator emitted (a sink: received), by name.
+        counts: records each operator emitted (a sink: received), by name; and the number of rows of each `collect`
+            sink, by the name of the rows, unless an operator has that name.
         skipped, dead_letters: records that failed under such an `on_error`, by operator, where there are any.
         stuck: where user code was that did not come back after a cancel.
     """
@@ -231,11 +232,17 @@ def _result(outcome: JobOutcome) -> JobResult:
     return JobResult(
         outcome.status,
         outcome.collected,
-        {name: count.emitted for name, count in counts.items()},
+        _numbers(outcome),
         {name: count.skipped for name, count in counts.items() if count.skipped},
         {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
         outcome.stuck,
     )
+
+
+def _numbers(outcome: JobOutcome) -> dict[str, int]:
+    """Of records by operator, and of rows by the label that collect was given, which an operator's name may hide."""
+    numbers = {name: count.emitted for name, count in outcome.counts.items()}
+    return numbers | {label: len(rows) for label, rows in outcome.collected.items() if label not in numbers}
 
 
 _open_handles: set[JobHandle] = set()  # also of those whose user has dropped them: their jobs run on

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sink
 from sage_flow.operator_options import DataStreamSink, HasOptions
-from sage_flow.plan.builder import Graph, checked_count, make_operator
+from sage_flow.plan.builder import Graph, checked_count, make_collect, make_operator
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, OnError, Partitioning, Tap
 
 __all__ = ["ConnectedStreams", "DataStream", "KeyedStream"]
@@ -217,10 +217,14 @@ class Stream(HasOptions, Generic[T]):
     def collect(self, name: str | None = None) -> DataStreamSink:
         """Bring the records to the driver, as `result.collected[name]`; at most 10^6 rows or 1 GB per job.
 
+        `name` labels the rows, and may be the name of an operator. The operator itself is `collect-1`, `collect-2` ...,
+        which is the label, too, if there is no `name`. `result.counts[name]` is the number of rows, unless an operator
+        has that name.
+
         >>> collect(stream_of(1, 2))
         [1, 2]
         """
-        operator = make_operator(self._graph, Kind.COLLECT, name)
+        operator = make_collect(self._graph, name)
         return DataStreamSink(Tap(self._graph.add(operator, [self._taps])))
 
     def for_each(

@@ -111,7 +111,7 @@ class Driver:
         for chain in plan.chains:
             for operator in chain.operators:
                 if operator.kind is Kind.COLLECT:
-                    self._collected.rows[operator.name] = []
+                    self._collected.rows[operator.label] = []
 
     # -- from any thread ------------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Driver:
     def _collect(self, data: Data) -> Iterable[Decision]:
         self._check_sequence(data.channel, data.seq)
         edge = self._names[data.channel]
-        name = self.plan.chains[edge.source].operators[edge.operator].name
+        name = self.plan.chains[edge.source].operators[edge.operator].label
         held = self._collected
         try:
             records = data.unpacked()

@@ -14,7 +14,7 @@ from sage_flow.plan.location import Location, caller_location
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.planner import build_plan
 
-__all__ = ["Graph", "checked_count", "make_operator"]
+__all__ = ["Graph", "checked_count", "make_collect", "make_operator"]
 
 _POLICIES = ("fail", "skip", "dead_letter")
 _NOT_ITERATED = AGGREGATES | {Kind.FILTER, Kind.KEY_BY, Kind.MAP_ASYNC, Kind.SINK}  # what their functions return
@@ -31,6 +31,7 @@ class Graph:
         self.keys: list[Operator] = []  # of key_by, which is no node
         self.services: dict[str, ServiceDefinition] = {}
         self._taken: dict[str, Location] = {}
+        self._labels: dict[str, Location] = {}  # of the rows of collect sinks
         self._counters: dict[str, int] = {}
         self._service: str | None = None  # whose body is being written
 
@@ -43,10 +44,7 @@ class Graph:
 
         Raises PipelineError if it is taken.
         """
-        if given is not None and (not isinstance(given, str) or not given):
-            raise PipelineError(f"name must be a non-empty str, not {given!r}")
-        scope = f"{self._service}/" if self._service else ""
-        name = scope + given if given else self._next_name(scope + base)
+        name = self._scoped(given) or self._next_name(self._scope + base)
         where = caller_location()
         if name in self._taken:
             raise PipelineError(
@@ -56,11 +54,36 @@ class Graph:
         self._taken[name] = where
         return name
 
+    def label_for(self, given: str | None, operator: str) -> str:
+        """Return the label of the rows of a collect sink: the given one, else the operator's name.
+
+        Raises PipelineError if other rows have it.
+        """
+        label = self._scoped(given) or operator
+        where = caller_location()
+        if label in self._labels:
+            raise PipelineError(
+                f"two collect sinks have the name {label!r} ({self._labels[label]} and {where}):"
+                " their rows would be mixed in result.collected, give one of them another name"
+            )
+        self._labels[label] = where
+        return label
+
+    @property
+    def _scope(self) -> str:
+        """What is in front of the names inside the pipeline of a service."""
+        return f"{self._service}/" if self._service else ""
+
+    def _scoped(self, given: str | None) -> str | None:
+        if given is not None and (not isinstance(given, str) or not given):
+            raise PipelineError(f"name must be a non-empty str, not {given!r}")
+        return given and self._scope + given
+
     def _next_name(self, base: str) -> str:
         while True:
             self._counters[base] = self._counters.get(base, 0) + 1
             name = f"{base}-{self._counters[base]}"
-            if name not in self._taken:
+            if name not in self._taken and name not in self._labels:  # a sink without a label is its own
                 return name
 
     def add(
@@ -92,13 +115,14 @@ class Graph:
     @contextmanager
     def body_of(self, service: str) -> Iterator[None]:
         """What is written inside belongs to the pipeline of this service; if that fails nothing is left of it."""
-        nodes, keys, taken, counters = len(self.nodes), len(self.keys), dict(self._taken), dict(self._counters)
+        nodes, keys = len(self.nodes), len(self.keys)
+        taken, labels, counters = dict(self._taken), dict(self._labels), dict(self._counters)
         self._service = service
         try:
             yield
         except BaseException:
             del self.nodes[nodes:], self.keys[keys:]
-            self._taken, self._counters = taken, counters
+            self._taken, self._labels, self._counters = taken, labels, counters
             self.services.pop(service, None)
             raise
         finally:
@@ -154,6 +178,14 @@ def make_operator(
         )
     only_functions = tuple(function for function, _ in functions)
     return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
+
+
+def make_collect(graph: Graph, given: str | None) -> Operator:
+    """Make a collect sink; `given` labels its rows, and is free for an operator. Raises PipelineError."""
+    name = graph.name_for(None, Kind.COLLECT.value)
+    with graph.releasing(name):
+        label = graph.label_for(given, name)
+    return Operator(name, Kind.COLLECT, (), (), caller_location(), options={"label": label})
 
 
 def _called(function: Any) -> Any:

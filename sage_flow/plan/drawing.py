@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sage_flow.plan.graph import Operator
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Chain, Edge, Plan
 
 __all__ = ["draw", "explain"]
@@ -16,10 +17,8 @@ def explain(plan: Plan) -> str:
         needs = f"   {chain.options}" if chain.options else ""
         lines.append(f"\n[{chain.id}] {chain.name}   x{chain.parallelism}{owner}{needs}")
         for operator in chain.operators:
-            notes = [f"on_error={operator.on_error}"] if operator.on_error != "fail" else []
-            lines.append(
-                "      " + "  ".join([f"{operator.name:<24} {operator.kind!s:<16} {operator.location}", *notes])
-            )
+            parts = [f"{operator.name:<24} {operator.kind!s:<16} {operator.location}", *_notes(operator)]
+            lines.append("      " + "  ".join(parts))
         for edge in plan.edges:
             if edge.source == chain.id:
                 lines.append(f"   -> {_target(plan, edge)}  by {_how(edge)}")
@@ -44,8 +43,17 @@ def draw(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _notes(operator: Operator) -> list[str]:
+    notes = [f"on_error={operator.on_error}"] if operator.on_error != "fail" else []
+    return notes if operator.label == operator.name else [*notes, f"rows {operator.label!r}"]
+
+
+def _shown(operator: Operator) -> str:
+    return operator.name if operator.label == operator.name else f"{operator.name}: {operator.label}"
+
+
 def _box(chain: Chain) -> str:
-    lines = [*(operator.name for operator in chain.operators), f"x{chain.parallelism}"]
+    lines = [*map(_shown, chain.operators), f"x{chain.parallelism}"]
     if chain.options:
         lines.append(str(chain.options))
     return f'c{chain.id}["{"<br/>".join(map(_quote, lines))}"]'

@@ -82,7 +82,7 @@ class Operator:
     """What runs in a subtask for one operator: picklable, without its links.
 
     `functions` has one callable, or one per input of a connected stream. `options` are those of the kind
-    (`initial`, `emit`, `batch_size`).
+    (`initial`, `emit`, `batch_size`, `label`).
     """
 
     name: str
@@ -93,6 +93,11 @@ class Operator:
     keyed: bool = False
     on_error: OnError = "fail"
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Of a collect sink: the name of its rows."""
+        return str(self.options.get("label", self.name))
 
     @property
     def emits_at_end(self) -> bool:

@@ -41,14 +41,14 @@ job 'chat': 6 chains, 11 subtasks
 [2] say "hi"   x2
       say "hi"                 map              HERE  on_error=dead_letter
    -> [3] bad  by forward, side output dead_letters
-   -> [4] per length -> out  by hash of length
+   -> [4] per length -> collect-1  by hash of length
 
 [3] bad   x2
       bad                      sink             HERE
 
-[4] per length -> out   x2
+[4] per length -> collect-1   x2
       per length               count            HERE
-      out                      collect          HERE
+      collect-1                collect          HERE  rows 'out'
    -> driver  by forward
 
 [5] memory   x1 (service 'memory')
@@ -63,7 +63,7 @@ flowchart LR
     c1["questions<br/>x1"]
     c2["say #quot;hi#quot;<br/>x2"]
     c3["bad<br/>x2"]
-    c4["per length<br/>out<br/>x2"]
+    c4["per length<br/>collect-1: out<br/>x2"]
     subgraph service_5["service memory"]
         c5["memory<br/>x1"]
     end

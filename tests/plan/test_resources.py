@@ -146,13 +146,13 @@ def test_sources_operators_and_sinks_say_it_behind_themselves(env, tmp_path):
     stream.print(name="print").options(num_cpus=7)
     stream.key_by(same).count(name="count").options(num_cpus=8).for_each(same, name="last").options(num_cpus=9)
     said = {name.split()[-1]: options for name, options in chains(env)}
-    names = ["source", "map", "both", "rows", "each", "text", "print", "count", "last"]
+    names = ["source", "map", "both", "collect-1", "each", "text", "print", "count", "last"]
     assert said == {name: f"num_cpus={number}" for number, name in enumerate(names, 1)}
 
 
 def test_what_is_said_later_is_added(env):
     env.from_collection([1], name="s").options(num_cpus=1, num_gpus=1).options(num_cpus=2).collect("rows")
-    assert chains(env) == [("s rows", "num_cpus=2, num_gpus=1")]
+    assert chains(env) == [("s collect-1", "num_cpus=2, num_gpus=1")]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_local_job_runs_as_if_nothing_was_said(env):
 
 def test_who_says_nothing_joins_the_chain_before_it(env):
     env.from_collection([1], name="s").map(same, name="a").options(num_gpus=1).map(same, name="b").collect("rows")
-    assert chains(env) == [("s", ""), ("a b rows", "num_gpus=1")]
+    assert chains(env) == [("s", ""), ("a b collect-1", "num_gpus=1")]
 
 
 def test_who_says_the_same_as_the_chain_joins_it_and_who_says_more_does_not(env):
@@ -192,14 +192,14 @@ def test_who_says_the_same_as_the_chain_joins_it_and_who_says_more_does_not(env)
     assert chains(env) == [
         ("s a", "num_cpus=1, slot_sharing_group=g"),
         ("b", "num_cpus=1"),
-        ("c rows", "num_cpus=0"),
+        ("c collect-1", "num_cpus=0"),
     ]
 
 
 def test_keyed_operators_of_one_subtask_part_too(env):
     keyed = env.from_collection([1], name="s").key_by(same, name="k")
     keyed.count(name="n").options(num_cpus=1).collect("rows")
-    assert chains(env) == [("s", ""), ("n rows", "num_cpus=1")]
+    assert chains(env) == [("s", ""), ("n collect-1", "num_cpus=1")]
     assert env.execute(progress=False).collected["rows"] == [(1, 1)]
 
 
@@ -209,7 +209,7 @@ def test_keyed_operators_of_one_subtask_part_too(env):
 def test_the_replicas_of_a_class(env):
     env.register_service("memory", Memory, parallelism=2, stateless=True, ray_actor_options={"num_gpus": 1})
     env.from_collection([1], name="s").collect("rows")
-    assert chains(env) == [("s rows", ""), ("memory", "num_gpus=1")]
+    assert chains(env) == [("s collect-1", ""), ("memory", "num_gpus=1")]
 
 
 def test_what_is_said_of_a_pipeline_service_is_the_default_of_its_operators(env):
@@ -223,7 +223,7 @@ def test_what_is_said_of_a_pipeline_service_is_the_default_of_its_operators(env)
         ("svc/requests svc/a", "num_gpus=1, placement=pack"),
         ("svc/b", "num_cpus=2, num_gpus=1, placement=pack"),
         ("svc/c", "num_gpus=0, placement=pack"),
-        ("s ask rows", ""),
+        ("s ask collect-1", ""),
     ]
     assert env.execute(progress=False).collected["rows"] == [1]
 
@@ -234,9 +234,9 @@ def test_what_is_said_of_a_pipeline_service_is_the_default_of_its_operators(env)
 def test_explain_and_draw_show_what_was_said(env):
     step = env.from_collection([1], name="s").map(same, name="a", parallelism=2)
     step.options(num_gpus=0.5, slot_sharing_group='the "g"').collect("rows")
-    assert '[1] a -> rows   x2   num_gpus=0.5, slot_sharing_group=the "g"' in env.explain().splitlines()
+    assert '[1] a -> collect-1   x2   num_gpus=0.5, slot_sharing_group=the "g"' in env.explain().splitlines()
     assert 'c0["s<br/>x1"]' in env.draw()
-    assert 'c1["a<br/>rows<br/>x2<br/>num_gpus=0.5, slot_sharing_group=the #quot;g#quot;"]' in env.draw()
+    assert 'c1["a<br/>collect-1: rows<br/>x2<br/>num_gpus=0.5, slot_sharing_group=the #quot;g#quot;"]' in env.draw()
 
 
 def test_a_plan_with_options_pickles(env):
@@ -246,4 +246,4 @@ def test_a_plan_with_options_pickles(env):
 
 
 def test_a_sink_shows_itself_by_name(env):
-    assert repr(env.from_collection([1]).collect("rows")) == "<sink 'rows'>"
+    assert repr(env.from_collection([1]).collect("rows")) == "<sink 'collect-1'>"
