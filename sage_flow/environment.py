@@ -17,6 +17,7 @@ from sage_flow.functions import Source
 from sage_flow.interrupts import interrupts_held
 from sage_flow.job import JobHandle, JobResult
 from sage_flow.plan.builder import Graph, checked_count, make_operator
+from sage_flow.plan.callables import check_life_cycle
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
 from sage_flow.plan.location import caller_location
@@ -156,9 +157,23 @@ class Environment(ABC):
         self, source: Source[Any], base: str, name: str | None, parallelism: int | None = None
     ) -> DataStream[Any]:
         operator = make_operator(self._graph, Kind.SOURCE, name, base=base)
+        with self._graph.releasing(operator.name):
+            check_life_cycle(f"{operator.name!r} ({operator.location})", source)
+            self._check_reads_alone(source)
         operator = _with_function(operator, source)
         node = self._graph.add(operator, parallelism=parallelism, max_parallelism=None if source.parallel else 1)
         return DataStream(self._graph, (Tap(node),))
+
+    def _check_reads_alone(self, source: Source[Any]) -> None:
+        """An iterator gives each item once: two sources would split them at random."""
+        iterator = getattr(source, "iterator", None)
+        for node in self._graph.nodes:
+            other = node.operator.functions[0] if node.kind is Kind.SOURCE else None
+            if iterator is not None and getattr(other, "iterator", None) is iterator:
+                raise PipelineError(
+                    f"a {type(iterator).__name__} gives its items once, and {node.name!r} ({node.operator.location})"
+                    " reads this one: use the stream of that source twice, or pass a function that makes the iterator"
+                )
 
     # -- services -------------------------------------------------------------------------------------------
 
@@ -420,6 +435,11 @@ def _check_factory(name: str, factory: Any, args: tuple[Any, ...], kwargs: dict[
         raise PipelineError(
             f"service {name!r} is made where it runs: register a class or a function that makes the object,"
             f" not an instance of {type(factory).__name__}"
+        )
+    if isinstance(factory, type) and issubclass(factory, PipelineService):
+        raise PipelineError(
+            f"service {name!r} is a pipeline, which is written where it is registered: register an instance,"
+            f" register_service({name!r}, {factory.__name__}(build))"
         )
     signature = None
     with contextlib.suppress(ValueError, TypeError):  # some builtin classes have none

@@ -89,6 +89,8 @@ class StableHash:
             return _combine("frozenset", sorted(self(item) for item in key))
         if isinstance(key, uuid.UUID):
             return _digest(key.bytes, seed=2)
+        if isinstance(key, (datetime.datetime, datetime.timedelta)) and not _equals_itself(key):
+            raise InvalidKeyError("NaT cannot be a key: it equals nothing, not even itself; map it to None first")
         if isinstance(key, datetime.datetime):
             return _combine("datetime", [self._number(_microseconds(key))])
         if isinstance(key, datetime.date):

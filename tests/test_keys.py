@@ -11,6 +11,7 @@ import sys
 import uuid
 from dataclasses import dataclass, field
 
+import pandas
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -291,6 +292,8 @@ class Plain:
         (Point, r"stable_hash\.register\(type, "),
         (("a", [1]), "use a tuple"),
         (("a", float("nan")), "map it to None first"),
+        (pandas.NaT, "NaT .* map it to None first"),
+        ((1, pandas.NaT), "NaT .* map it to None first"),
         (frozenset({float("nan")}), "map it to None first"),
         (Point(1, float("nan")), "map it to None first"),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import END, RuntimeContext, Source, SourceSignal
@@ -29,13 +31,13 @@ class CollectionSource(Source[T]):
     """
 
     def __init__(self, items: Sequence[T]) -> None:
-        kind = type(items).__name__
         if isinstance(items, (str, bytes, bytearray)):
-            raise PipelineError(f"a {kind} is one value, not a collection; put it in a list: [...]")
+            raise PipelineError(f"a {type(items).__name__} is one value, not a collection; put it in a list: [...]")
         if not isinstance(items, Sequence):
+            kind = type(items).__name__
+            cure = _rows_of(items) or "use from_iterable for what can only be looped over"
             raise PipelineError(
-                f"a collection of records is a list, tuple, range or other sequence, not a {kind}; "
-                "use from_iterable for what can only be looped over"
+                f"a collection of records is a list, tuple, range or other sequence, not a {kind}; {cure}"
             )
         self._items = items
         self._position = 0
@@ -70,39 +72,50 @@ class IterableSource(Source[T]):
 
     Raises:
         PipelineError: the argument is neither iterable nor callable, or its call gave no iterable; or it is an
-            iterator, and an earlier run has read it.
+            iterator, and an earlier run or another source has read it; or it is a table or a text, of which a loop
+            gives the columns or the characters.
     """
 
     blocking = True
 
     def __init__(self, iterable_or_factory: Iterable[T] | Callable[[], Iterable[T]]) -> None:
-        if not _is_iterable(iterable_or_factory) and not callable(iterable_or_factory):
-            kind = type(iterable_or_factory).__name__
-            raise PipelineError(f"a {kind} cannot be looped over; pass an iterable or a function that makes one")
-        self._given = iterable_or_factory
-        self._runs: list[bool] = []  # shared by the copies of all runs: of an iterator there can be one
+        given: Any = iterable_or_factory
+        if not _is_iterable(given) and not callable(given):
+            raise PipelineError(
+                f"a {type(given).__name__} cannot be looped over; pass an iterable or a function that makes one"
+                + _cure_for_async(given)
+            )
+        if _is_iterable(given):
+            _check_gives_records(given)
+        self._given = given
+        self._reading = _Reading()  # shared by the copies of all runs
         self._position = 0
         self._iterator: Iterator[T] | None = None
 
     def open(self, ctx: RuntimeContext) -> None:
         given: Any = self._given
-        iterable = given if _is_iterable(given) else given()
-        try:
-            self._iterator = iter(iterable)
-        except TypeError as fault:
-            name = getattr(given, "__qualname__", repr(given))
+        iterable = given if _is_iterable(given) else self._called(given)
+        self._iterator = iter(iterable)
+        if isinstance(iterable, Iterator):
+            self._reading.begin(iterable)
+        self._position = 0
+
+    def _called(self, factory: Any) -> Any:
+        """What the factory gives. Raises PipelineError if no records can be read from that."""
+        iterable = factory()
+        if not _is_iterable(iterable):
+            name = getattr(factory, "__qualname__", repr(factory))
             raise PipelineError(
                 f"{name} returned a {type(iterable).__name__}, which cannot be looped over; "
-                "return a list or a generator"
-            ) from fault
-        if self._iterator is given:
-            if self._runs:
-                raise PipelineError(
-                    f"a {type(given).__name__} gives its items once, and an earlier run has read this one; "
-                    "pass a function that makes it anew"
-                )
-            self._runs.append(True)
-        self._position = 0
+                "return a list or a generator" + _cure_for_async(iterable)
+            )
+        _check_gives_records(iterable)
+        return iterable
+
+    @property
+    def iterator(self) -> Iterator[T] | None:
+        """What was given, if it gives its items once: then no other source may read it."""
+        return self._given if isinstance(self._given, Iterator) else None
 
     def next_batch(self) -> list[T] | SourceSignal:
         try:
@@ -136,5 +149,57 @@ class IterableSource(Source[T]):
                 raise
 
 
+class _Reading:
+    """Which iterator a source and the copies of all its runs read last. A process that gets a copy reads its own."""
+
+    _lock: ClassVar = threading.Lock()
+    _all: ClassVar[weakref.WeakSet[_Reading]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._iterator: object = None
+        with self._lock:
+            self._all.add(self)
+
+    def __reduce__(self) -> tuple[type[_Reading], tuple[()]]:
+        return _Reading, ()
+
+    def begin(self, iterator: Iterator[Any]) -> None:
+        """Raises PipelineError if a source of this process has read the iterator: items would be missing."""
+        with self._lock:
+            if any(reading._iterator is iterator for reading in self._all):
+                raise PipelineError(
+                    f"a {type(iterator).__name__} gives its items once, and an earlier run or another source has read "
+                    "this one; pass a function that makes it anew"
+                )
+            self._iterator = iterator
+
+
 def _is_iterable(value: object) -> bool:
     return isinstance(value, Iterable) or hasattr(type(value), "__getitem__")
+
+
+def _check_gives_records(iterable: Any) -> None:
+    kind = type(iterable).__name__
+    if isinstance(iterable, (str, bytes, bytearray)):
+        raise PipelineError(f"a {kind} is one value, and a loop over it gives its parts; put it in a list: [...]")
+    if not isinstance(iterable, Mapping) and (cure := _rows_of(iterable)):
+        raise PipelineError(f"a loop over a {kind} gives its columns, not its rows; {cure}")
+
+
+def _rows_of(value: Any) -> str | None:
+    """How to get the records of what a loop would not give record by record; None: a loop does."""
+    if isinstance(value, Mapping):
+        return "pass its pairs: list(mapping.items())"
+    if hasattr(value, "to_dicts"):  # polars
+        return "pass its rows: frame.to_dicts()"
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):  # pandas
+        return 'pass its rows: frame.to_dict("records")'
+    if hasattr(value, "to_pylist") and hasattr(value, "column_names"):  # pyarrow
+        return "pass its rows: table.to_pylist()"
+    return None
+
+
+def _cure_for_async(value: object) -> str:
+    if not hasattr(type(value), "__aiter__"):
+        return ""
+    return "; an async iterator needs an event loop: read it in a Source with `blocking = True`"

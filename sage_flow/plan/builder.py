@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sage_flow.errors import PipelineError
-from sage_flow.functions import Function, ProcessFunction, Sink
-from sage_flow.plan.graph import AGGREGATES, Kind, Node, OnError, Operator, ServiceDefinition, Tap
+from sage_flow.plan.callables import check_function, check_life_cycle, takes_context
+from sage_flow.plan.graph import Kind, Node, OnError, Operator, ServiceDefinition, Tap
 from sage_flow.plan.location import Location, caller_location
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.planner import build_plan
@@ -17,7 +16,6 @@ from sage_flow.plan.planner import build_plan
 __all__ = ["Graph", "checked_count", "make_collect", "make_operator"]
 
 _POLICIES = ("fail", "skip", "dead_letter")
-_NOT_ITERATED = AGGREGATES | {Kind.FILTER, Kind.KEY_BY, Kind.MAP_ASYNC, Kind.SINK}  # what their functions return
 
 
 class Graph:
@@ -163,19 +161,11 @@ def make_operator(
             raise PipelineError(
                 f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}"
             )
-        called = [_called(function) for function, _ in functions]
-        if kind is not Kind.MAP_ASYNC and any(map(inspect.iscoroutinefunction, called)):
-            raise PipelineError(
-                f"{full_name!r} ({where}) would not wait for its function, which is `async def`: use map_async"
-            )
-        if kind in _NOT_ITERATED and any(map(inspect.isgeneratorfunction, called)):
-            raise PipelineError(
-                f"{full_name!r} ({where}) would never run the body of its function, which has a `yield`:"
-                " let it return its result, or use flat_map"
-            )
-        takes_ctx = tuple(
-            _takes_ctx(function, values, with_ctx, f"{full_name!r} ({where})") for function, values in functions
-        )
+        owner = f"{full_name!r} ({where})"
+        for function, _ in functions:
+            check_function(kind, function, owner)
+            check_life_cycle(owner, function)
+        takes_ctx = tuple(takes_context(function, values, with_ctx, owner) for function, values in functions)
     only_functions = tuple(function for function, _ in functions)
     return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
 
@@ -186,51 +176,3 @@ def make_collect(graph: Graph, given: str | None) -> Operator:
     with graph.releasing(name):
         label = graph.label_for(given, name)
     return Operator(name, Kind.COLLECT, (), (), caller_location(), options={"label": label})
-
-
-def _called(function: Any) -> Any:
-    """What runs when the function, or an object or class in its place, is called for a record."""
-    if isinstance(function, ProcessFunction) or (isinstance(function, type) and issubclass(function, ProcessFunction)):
-        return function.process
-    if inspect.isroutine(function):
-        return function
-    return getattr(function, "__call__", None)  # noqa: B004 - of the class itself, if it is one
-
-
-def _takes_ctx(function: Any, values: int, with_ctx: bool | None, owner: str) -> bool:
-    """Whether the function is called with the context behind its `values` values; checks that it can be."""
-    if isinstance(function, Sink):
-        return False
-    if not callable(function) and not isinstance(function, ProcessFunction):
-        raise PipelineError(f"{owner} needs a function, not {function!r} (a {type(function).__name__})")
-    parameters = _parameters(function)
-    if parameters is None:  # a builtin without a signature
-        return bool(with_ctx)
-    takes = with_ctx if with_ctx is not None else "ctx" in parameters
-    try:
-        inspect.Signature(list(parameters.values())).bind(*[None] * (values + takes))
-    except (TypeError, ValueError) as error:
-        expected = " and ".join([f"{values} value{'s' * (values > 1)}", *["the context"] * takes])
-        raise PipelineError(f"{owner} calls its function with {expected}, by position: {error}") from None
-    return takes
-
-
-def _parameters(function: Any) -> dict[str, inspect.Parameter] | None:
-    """The parameters that a caller gives."""
-    called = function
-    if isinstance(function, type):
-        if not issubclass(function, Function):
-            return _signature(function)
-        called = function.process if issubclass(function, ProcessFunction) else function.__call__
-        found = _signature(called)
-        return None if found is None else dict(list(found.items())[1:])  # without self
-    if isinstance(function, ProcessFunction):
-        called = function.process
-    return _signature(called)
-
-
-def _signature(function: Any) -> dict[str, inspect.Parameter] | None:
-    try:
-        return dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None

@@ -28,7 +28,14 @@ def public_methods(service_class: object) -> frozenset[str]:
 
 
 def check_methods(service: str, service_class: object) -> None:
-    """Of a class, or of what a function made. Raises PipelineError for a name that whoever calls could not say."""
+    """Of a class, or of what a function made. Raises PipelineError for a name that whoever calls could not say,
+    and for an `open` or `close` that nobody would wait for."""
+    for name in sorted(_LIFE_CYCLE):
+        if inspect.iscoroutinefunction(getattr(service_class, name, None)):
+            raise PipelineError(
+                f"service {service!r} would not wait for its {name}(), which is `async def`: make it a plain method;"
+                " asyncio.run(...) in it waits for coroutines"
+            )
     for name in sorted(public_methods(service_class)):
         if name in _RESERVED_METHODS:
             raise PipelineError(

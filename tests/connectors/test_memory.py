@@ -1,12 +1,15 @@
 """Collections and iterables as sources."""
 
 import collections
+import copy
 import subprocess
 import sys
 import threading
 from types import SimpleNamespace
 
 import cloudpickle
+import pandas
+import pyarrow
 import pytest
 
 from sage_flow.connectors import CollectionSource, IterableSource
@@ -120,10 +123,41 @@ def test_a_text_is_no_collection(text):
         CollectionSource(text)
 
 
-@pytest.mark.parametrize("items", [{1, 2}, {"a": 1}, iter([1]), (n for n in [1]), 7, None])
+@pytest.mark.parametrize("items", [{1, 2}, iter([1]), (n for n in [1]), 7, None])
 def test_what_is_no_sequence_is_refused_and_from_iterable_named(items):
     with pytest.raises(PipelineError, match=f"not a {type(items).__name__}; use from_iterable"):
         CollectionSource(items)
+
+
+class Frame:
+    """Of polars: a loop gives its columns."""
+
+    def __iter__(self):
+        return iter(["name"])
+
+    def to_dicts(self):
+        return [{"name": "a"}]
+
+
+TABLES = [
+    (pandas.DataFrame({"name": ["a"]}), 'frame.to_dict("records")'),
+    (pyarrow.table({"name": ["a"]}), "table.to_pylist()"),
+    (Frame(), "frame.to_dicts()"),
+]
+
+
+@pytest.mark.parametrize(("table", "cure"), TABLES, ids=lambda value: type(value).__name__)
+def test_of_a_table_the_rows_are_asked_for_and_not_its_columns(table, cure):
+    for make in (CollectionSource, IterableSource, lambda table: opened(IterableSource(lambda: table))):
+        with pytest.raises(PipelineError) as caught:
+            make(table)
+        assert cure in str(caught.value)
+        assert "use from_iterable" not in str(caught.value)
+
+
+def test_of_a_dict_its_pairs_are_asked_for():
+    with pytest.raises(PipelineError, match=r"not a dict; pass its pairs: list\(mapping.items\(\)\)"):
+        CollectionSource({"a": 1})
 
 
 # --- iterables ------------------------------------------------------------------------------------
@@ -144,9 +178,44 @@ def test_an_iterable_hands_out_each_record_before_it_asks_for_the_next():
     source.close()
 
 
-@pytest.mark.parametrize("iterable", [[None, 0, ""], {"a": 1}, range(3), "abc"], ids=repr)
+@pytest.mark.parametrize("iterable", [[None, 0, ""], {"a": 1}, range(3)], ids=repr)
 def test_anything_that_can_be_looped_over_is_an_iterable(iterable):
     assert records(opened(IterableSource(iterable))) == list(iterable)
+
+
+def test_a_text_is_not_read_character_by_character():
+    for make in (lambda: IterableSource("abc"), lambda: opened(IterableSource(lambda: "abc"))):
+        with pytest.raises(PipelineError, match=r"a str is one value.*put it in a list"):
+            make()
+
+
+async def numbers_to_await():
+    yield 1
+
+
+@pytest.mark.parametrize("given", [numbers_to_await, numbers_to_await()], ids=["function", "generator"])
+def test_an_async_generator_is_refused_with_the_way_to_read_it(given):
+    with pytest.raises(PipelineError, match=r"a async_generator.* cannot be looped over.*`blocking = True`"):
+        opened(IterableSource(given))
+
+
+@pytest.mark.parametrize("make", [lambda it: it, lambda it: lambda: it], ids=["given", "made by a function"])
+def test_an_iterator_that_was_read_is_refused_by_every_later_source_and_run(make):
+    iterator = iter([1, 2])
+    first = IterableSource(make(iterator))
+    first.open(CTX)
+    assert records(first) == [1, 2]
+    for source in (first, copy.copy(first), IterableSource(make(iterator))):
+        with pytest.raises(PipelineError, match="a list_iterator gives its items once"):
+            source.open(CTX)
+
+
+def test_an_iterator_of_which_nothing_was_read_may_be_given_to_another_source():
+    iterator = iter([1, 2])
+    IterableSource(iterator)
+    later = IterableSource(iterator)
+    later.open(CTX)
+    assert records(later) == [1, 2]
 
 
 def test_a_class_with_only_getitem_is_an_iterable():

@@ -1,11 +1,12 @@
 """What cannot run is refused, and so is a key that cannot be told apart: with name, place and cure."""
 
+import functools
 import os
 
 import pytest
 from failing_pipelines import error_of, notes_of, numbers
 
-from sage_flow import Function, LocalEnvironment
+from sage_flow import Function, LocalEnvironment, PipelineService, Sink
 from sage_flow.errors import InvalidKeyError, PipelineError
 from sage_flow.testing import TestSource
 
@@ -41,6 +42,56 @@ def a_key_that_nobody_uses(env):
     numbers(env, "more").key_by(str, name="lost")
 
 
+async def sleepy_numbers(n):
+    yield n
+
+
+class Scale:
+    """Called for a record it makes an instance, which nobody calls."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, n):
+        return n * self.factor
+
+
+class Nullary:
+    pass
+
+
+class OpensInVain(Function):
+    async def open(self, ctx):
+        self.factor = 2
+
+    def __call__(self, n):
+        return n * self.factor
+
+
+class SleepySink(Sink):
+    async def write(self, n):
+        pass
+
+
+class SleepySource(TestSource):
+    async def next_batch(self):
+        return [1]
+
+
+class SleepyService:
+    async def open(self, ctx):
+        self.ready = True
+
+    def get(self, n):
+        return n
+
+
+def one_iterator_twice(env):
+    iterator = iter([1, 2])
+    env.from_iterable(iterator).collect()
+    env.from_iterable(iterator).collect()
+
+
 NOT_A_PIPELINE = {
     "map needs a function": (lambda env: numbers(env).map(3), ["'map-1'", HERE, "function", "3"]),
     "filter needs a function": (lambda env: numbers(env).filter(None), ["'filter-1'", HERE, "function"]),
@@ -61,6 +112,55 @@ NOT_A_PIPELINE = {
     ),
     "an object does not wait for a coroutine": (lambda env: numbers(env).map(Sleepy()), ["'map-1'", "map_async"]),
     "a class does not wait for a coroutine": (lambda env: numbers(env).map(Sleepy), ["'map-1'", "map_async"]),
+    "map does not wait for a partial of a coroutine function": (
+        lambda env: numbers(env).map(functools.partial(sleepy)),
+        ["'map-1'", HERE, "map_async"],
+    ),
+    "map never runs a generator": (lambda env: numbers(env).map(shouting), ["'map-1'", HERE, "yield", "flat_map"]),
+    "map never runs a partial of a generator function": (
+        lambda env: numbers(env).map(functools.partial(functools.partial(shouting))),
+        ["'map-1'", HERE, "yield"],
+    ),
+    "connect never runs a generator": (
+        lambda env: numbers(env).connect(numbers(env, "more")).map(str, shouting),
+        ["'connect_map-1'", "yield"],
+    ),
+    **{
+        f"{verb} does not read an async generator": (
+            lambda env, verb=verb: getattr(numbers(env), verb)(sleepy_numbers),
+            [f"'{verb}-1'", HERE, "async generator", "map_async"],
+        )
+        for verb in ("map", "flat_map", "process", "map_batches", "map_async", "for_each", "filter")
+    },
+    "a class whose instances are functions is no function": (
+        lambda env: numbers(env).map(Scale),
+        ["'map-1'", HERE, "make an instance of Scale for every record", "Scale(...)", "Function"],
+    ),
+    "a class that takes no record": (
+        lambda env: numbers(env).map(Nullary),
+        ["'map-1'", HERE, "Nullary is a class", "Nullary(...)", "Function"],
+    ),
+    "open is not waited for": (lambda env: numbers(env).map(OpensInVain), ["'map-1'", HERE, "OpensInVain.open()"]),
+    "a sink does not wait for write": (
+        lambda env: numbers(env).add_sink(SleepySink),
+        ["'sink-1'", HERE, "map_async"],
+    ),
+    "a source does not wait for next_batch": (
+        lambda env: env.from_source(SleepySource([])).collect(),
+        ["'source-1'", HERE, "SleepySource.next_batch()"],
+    ),
+    "a service does not wait for open": (
+        lambda env: env.register_service("s", SleepyService),
+        ["service 's'", "open()"],
+    ),
+    "a class of pipelines is no service": (
+        lambda env: env.register_service("p", PipelineService, lambda requests: requests),
+        ["service 'p'", "register_service('p', PipelineService(build))"],
+    ),
+    "one iterator is not read by two sources": (
+        one_iterator_twice,
+        ["list_iterator gives its items once", "'iterable-1'", HERE, "use the stream of that source twice"],
+    ),
     "for_each never runs a generator": (lambda env: numbers(env).for_each(shouting), ["'for_each-1'", HERE, "yield"]),
     "filter keeps all for a generator": (lambda env: numbers(env).filter(shouting), ["'filter-1'", "flat_map"]),
     "a generator is no key": (lambda env: numbers(env).key_by(shouting), ["'key_by-1'", "yield"]),

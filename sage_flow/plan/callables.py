@@ -1,0 +1,136 @@
+"""What an operator is given to call: which functions are refused before anything runs, and who gets the context."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from sage_flow.errors import PipelineError
+from sage_flow.functions import Function, ProcessFunction, Sink, Source
+from sage_flow.plan.graph import AGGREGATES, Kind
+
+__all__ = ["check_function", "check_life_cycle", "takes_context"]
+
+_NOT_ITERATED = AGGREGATES | {Kind.MAP, Kind.CONNECT_MAP, Kind.FILTER, Kind.KEY_BY, Kind.MAP_ASYNC, Kind.SINK}
+"""What their functions return is one value."""
+_LIFE_CYCLE = ("open", "close", "commit", "abort", "next_batch", "snapshot", "restore")
+
+
+def check_function(kind: Kind, function: Any, owner: str) -> None:
+    """Refuse a function whose body would never run, and a class that is called for every record by mistake.
+
+    What only shows in the values that a function returns is looked at when it runs (`runtime/first_values.py`).
+    Raises PipelineError.
+    """
+    called = _called(function)
+    if inspect.isasyncgenfunction(called):
+        raise PipelineError(
+            f"{owner} cannot read its function, which is an async generator (`async def` with a `yield`):"
+            " collect the items in an `async def` function that returns a list, use map_async with it, and flat_map"
+            " behind that"
+        )
+    if kind is not Kind.MAP_ASYNC and inspect.iscoroutinefunction(called):
+        raise PipelineError(f"{owner} would not wait for its function, which is `async def`: use map_async")
+    if kind in _NOT_ITERATED and inspect.isgeneratorfunction(called):
+        raise PipelineError(
+            f"{owner} would never run the body of its function, which has a `yield`:"
+            " let it return its result, or use flat_map"
+        )
+    if _makes_callables(function):
+        name = function.__name__
+        raise PipelineError(
+            f"{owner} would make an instance of {name} for every record and never call it: pass an instance,"
+            f" {name}(...), or let {name} extend Function, so that each subtask makes one of its own"
+        )
+
+
+def check_life_cycle(owner: str, living: Any) -> None:
+    """Of a Function, Source or Sink: raises PipelineError if a method that the engine calls is `async def`.
+
+    Nobody would wait for it.
+    """
+    kind = living if isinstance(living, type) else type(living)
+    if not issubclass(kind, (Function, Source, Sink)):
+        return
+    for name in _LIFE_CYCLE:
+        method = inspect.getattr_static(kind, name, None)
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            raise PipelineError(
+                f"{owner} would not wait for {kind.__name__}.{name}(), which is `async def`: make it a plain method;"
+                " asyncio.run(...) in it waits for coroutines"
+            )
+
+
+def takes_context(function: Any, values: int, with_ctx: bool | None, owner: str) -> bool:
+    """Whether the function is called with the context behind its `values` values; checks that it can be.
+
+    Raises PipelineError.
+    """
+    if isinstance(function, Sink):
+        return False
+    if not callable(function) and not isinstance(function, ProcessFunction):
+        raise PipelineError(f"{owner} needs a function, not {function!r} (a {type(function).__name__})")
+    parameters = _parameters(function)
+    if parameters is None:  # a builtin without a signature
+        return bool(with_ctx)
+    takes = with_ctx if with_ctx is not None else "ctx" in parameters
+    try:
+        inspect.Signature(list(parameters.values())).bind(*[None] * (values + takes))
+    except (TypeError, ValueError) as error:
+        expected = " and ".join([f"{values} value{'s' * (values > 1)}", *["the context"] * takes])
+        raise PipelineError(
+            f"{owner} calls its function with {expected}, by position: {error}{_cure_for_class(function)}"
+        ) from None
+    return takes
+
+
+def _called(function: Any) -> Any:
+    """What runs when the function, or an object or class in its place, is called for a record."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, ProcessFunction) or (isinstance(function, type) and issubclass(function, ProcessFunction)):
+        return function.process
+    if isinstance(function, Sink):
+        return function.write
+    if inspect.isroutine(function):
+        return function
+    return getattr(function, "__call__", None)  # noqa: B004 - of the class itself, if it is one
+
+
+def _makes_callables(function: Any) -> bool:
+    """Whether it is a class whose instances are functions, and that is no Function: a record makes no function."""
+    if not isinstance(function, type) or issubclass(function, (Function, Source, Sink, type)):
+        return False
+    return any("__call__" in vars(base) for base in function.__mro__)
+
+
+def _cure_for_class(function: Any) -> str:
+    if not isinstance(function, type) or issubclass(function, Function):
+        return ""
+    name = function.__name__
+    return (
+        f". {name} is a class, so the call makes an instance from each record: pass an instance that can be called,"
+        f" {name}(...), or let {name} extend Function"
+    )
+
+
+def _parameters(function: Any) -> dict[str, inspect.Parameter] | None:
+    """The parameters that a caller gives."""
+    called = function
+    if isinstance(function, type):
+        if not issubclass(function, Function):
+            return _signature(function)
+        called = function.process if issubclass(function, ProcessFunction) else function.__call__
+        found = _signature(called)
+        return None if found is None else dict(list(found.items())[1:])  # without self
+    if isinstance(function, ProcessFunction):
+        called = function.process
+    return _signature(called)
+
+
+def _signature(function: Any) -> dict[str, inspect.Parameter] | None:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
