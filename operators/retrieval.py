@@ -39,7 +39,7 @@ class Found(NamedTuple):
 def check_installed() -> None:
     """Raises PipelineError if the library behind the index is missing; does not import it."""
     if find_spec("sklearn") is None:
-        raise PipelineError("an index of passages needs scikit-learn: pip install sage-flow[chat]")
+        raise PipelineError("an index of passages needs scikit-learn: pip install scikit-learn")
 
 
 def terms(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -75,6 +75,43 @@ def test_only_this_machine_reaches_the_ports():
     published = [port for service in compose()["services"].values() for port in service.get("ports", [])]
     assert published
     assert [port for port in published if not str(port).startswith("127.0.0.1:")] == []
+
+
+def test_no_folder_is_made_by_the_builder_which_may_make_it_as_root():
+    """Without BuildKit a WORKDIR that is not there belongs to root, and the image's user cannot build in it."""
+    there, folder = {"/home/ray"}, "/"
+    for instruction in instructions():
+        if instruction.word == "WORKDIR":
+            folder = str(PurePosixPath(folder, instruction.rest))
+            assert folder in there, f"WORKDIR {folder} is made by nobody before it"
+        elif instruction.word == "RUN" and instruction.rest.startswith("mkdir -p "):
+            there |= {str(PurePosixPath(folder, name)) for name in instruction.rest.split()[2:]}
+
+
+def console_blocks() -> list[list[str]]:
+    """The commands of each block of docker/README.md, without their comments."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docker" / "README.md").read_text(), re.DOTALL)
+    return [[re.sub(r"\s+# .*", "", line[2:]) for line in block.splitlines()] for block in blocks]
+
+
+def test_the_blocks_of_the_page_follow_one_another():
+    """The cluster that the first block starts is there for the second, which ends it."""
+    first, second, at_once = console_blocks()
+    started = [command for command in first if " up " in command]
+    assert [("--detach" in command, "--exit-code-from" in command) for command in started] == [(True, False)]
+    assert started[0].split()[-2:] == ["head", "worker"]  # the submitter would run twice
+    assert first[-1].endswith(" run --rm submitter")
+    assert [command.endswith(" down") for command in second] == [False] * (len(second) - 1) + [True]
+    published = compose()["services"]["head"]["ports"][0].rpartition(":")[0]
+    assert all(f"--address http://{published}" in command for command in second if command.startswith("sage-flow"))
+    assert [command for command in at_once if "--exit-code-from submitter" in command] == at_once
+
+
+def test_every_file_that_the_page_names_is_there():
+    words = [word for block in console_blocks() for command in block for word in command.split()]
+    named = [word for word in words if word.startswith(("docker/", "jobs/"))]
+    assert named
+    assert [word for word in named if not (ROOT / word).exists()] == []
 
 
 # --- as they run ------------------------------------------------------------------------------------------

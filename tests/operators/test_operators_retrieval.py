@@ -116,5 +116,5 @@ def test_there_is_something_to_find_and_to_return():
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(retrieval, "find_spec", lambda name: None)
     for use in (check_installed, lambda: PassageIndex([passage("tea")])):
-        with pytest.raises(PipelineError, match=r"needs scikit-learn: pip install sage-flow\[chat\]"):
+        with pytest.raises(PipelineError, match=r"needs scikit-learn: pip install scikit-learn"):
             use()
