@@ -6,11 +6,14 @@ import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from sage_flow.executors.shell import Shell
 
 __all__ = ["EventLoop"]
+
+_TO_END_S: Final = 1.0
+"""For what a coroutine does when it is cancelled because its time has passed."""
 
 
 class EventLoop:
@@ -47,7 +50,10 @@ class EventLoop:
             while not self._stops:
                 with suppress(SystemExit, KeyboardInterrupt):  # of user code; the future has it, too
                     loop.run_forever()
-            loop.run_until_complete(_end_all())
+            ending = loop.create_task(_end_all())
+            while not ending.done():
+                with suppress(SystemExit, KeyboardInterrupt):
+                    loop.run_until_complete(ending)
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -67,7 +73,24 @@ async def _end_all() -> None:
 async def _within(awaitable: Awaitable[Any], timeout_s: float | None) -> Any:
     if timeout_s is None:
         return await awaitable
+    task = asyncio.ensure_future(awaitable)
     try:
-        return await asyncio.wait_for(awaitable, timeout_s)
-    except asyncio.TimeoutError as error:
-        raise TimeoutError(f"not done within {timeout_s:g} s") from error
+        await asyncio.wait({task}, timeout=timeout_s)
+        is_late = not task.done()
+        if is_late:  # `asyncio.wait_for` would wait for ever for one that swallows its cancellation
+            task.cancel()
+            await asyncio.wait({task}, timeout=_TO_END_S)
+    finally:
+        task.cancel()
+    if not is_late:
+        return task.result()
+    task.add_done_callback(_look_at)
+    if task.done():
+        raise TimeoutError(f"not done within {timeout_s:g} s")
+    raise TimeoutError(f"not done within {timeout_s:g} s, and it goes on although it was cancelled")
+
+
+def _look_at(task: asyncio.Future[Any]) -> None:
+    """Nobody waits for what it raises, and asyncio would print that."""
+    if not task.cancelled():
+        task.exception()

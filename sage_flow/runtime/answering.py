@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 
 from sage_flow.channels.frame import EndOfRequests, EndService, Message, Reply, Request, Ticket
 from sage_flow.errors import InternalError, ServiceError
 from sage_flow.runtime.caller import activation_deadline
-from sage_flow.runtime.failure import add_notes, pack_error
+from sage_flow.runtime.failure import add_notes, pack_error, shorten
 from sage_flow.runtime.outputs import Output
-from sage_flow.runtime.port import Port
+from sage_flow.runtime.port import UNWINDING, Port
 
 __all__ = ["Answering", "CallersGate", "LateShare", "error_for_caller"]
 
 
 def error_for_caller(error: BaseException) -> BaseException:
-    """What the caller of a service gets for `error`: a SystemExit is not his own, and would end him."""
-    if not isinstance(error, SystemExit):
+    """What the caller of a service gets for `error`: what would end the caller or one of its loops is not the caller's.
+
+    That is every BaseException that is no Exception, and StopIteration, which ends a loop or a generator silently.
+    """
+    if isinstance(error, SystemExit):
+        what = f"the service called sys.exit({error.code!r}), which ends neither it nor its caller: raise an exception"
+    elif isinstance(error, (StopIteration, StopAsyncIteration)):
+        what = f"the service raised {shorten(error)}, which would end a loop of its caller: raise another exception"
+    elif not isinstance(error, Exception):
+        what = f"the service raised {shorten(error)}, which ends neither it nor its caller: raise an Exception"
+    else:
         return error
-    told = ServiceError(
-        f"the service called sys.exit({error.code!r}), which ends neither it nor its caller: raise an exception"
-    )
+    told = ServiceError(what)
     told.__cause__ = error
     add_notes(told, getattr(error, "__notes__", ()))
     return told.with_traceback(error.__traceback__)
@@ -70,12 +77,16 @@ class LateShare:
 class Answering:
     """The share that the record under way stands for, and its division among what comes of it.
 
-    `outputs` are those whose records stay in the service's pipeline or are its replies.
+    `outputs` are those whose records stay in the service's pipeline or are its replies. `explain` adds to an error
+    whose it is, before it leaves the service.
     """
 
-    def __init__(self, port: Port, outputs: Sequence[Output]) -> None:
+    def __init__(
+        self, port: Port, outputs: Sequence[Output], explain: Callable[[BaseException], None] = lambda error: None
+    ) -> None:
         self._port = port
         self._outputs = outputs
+        self._explain = explain
         self._ticket: Ticket | None = None
         self._late: LateShare | None = None  # the latest that was split off the record under way
         self._deadline = 0.0
@@ -106,7 +117,7 @@ class Answering:
     def record(self, ticket: Ticket) -> Iterator[None]:
         """Process one record of a call inside; then its share goes on with its outputs, or back.
 
-        An exception is the call's outcome and ends here, and so does SystemExit.
+        What is raised is the call's outcome and ends here, also SystemExit and its like.
         """
         self._ticket = ticket
         self._late = None
@@ -115,9 +126,12 @@ class Answering:
         try:
             yield
             self._divide(ticket._replace(share=self._ticket.share))
-        except (Exception, SystemExit) as error:
+        except UNWINDING:
+            raise
+        except BaseException as error:
             for output in self._outputs:
                 output.records.clear()
+            self._explain(error)
             self._port.reply(ticket.reply_to, Reply(ticket.call_id, 0, (), pack_error(error_for_caller(error))))
         finally:
             activation_deadline.reset(token)

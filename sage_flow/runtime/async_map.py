@@ -14,8 +14,9 @@ from typing import Any
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.answering import LateShare
+from sage_flow.runtime.failure import shorten
 from sage_flow.runtime.operators import BoundOperator
-from sage_flow.runtime.port import Port, Task
+from sage_flow.runtime.port import UNWINDING, Port, Task
 from sage_flow.service import ServiceFuture
 
 __all__ = ["AsyncMap", "Pending"]
@@ -98,7 +99,9 @@ class AsyncMap:
         for pending in self.finished():
             try:
                 result = pending.result()
-            except (Exception, SystemExit) as error:
+            except UNWINDING:
+                raise
+            except BaseException as error:
                 self.on_failure(pending, error)
             else:
                 yield result
@@ -114,12 +117,17 @@ class AsyncMap:
             self._pending.remove(pending)
         yield from done
 
-    def on_failure(self, pending: Pending, error: Exception | SystemExit) -> None:
-        """Let the record pass as `on_error` says, or raise the error."""
-        if self._bound.operator.on_error != "fail" and isinstance(error, Exception):
+    def on_failure(self, pending: Pending, error: BaseException) -> None:
+        """Let the record pass as `on_error` says, or raise the error; no StopIteration, which would end a loop."""
+        operator = self._bound.operator
+        if operator.on_error != "fail" and isinstance(error, Exception):
             self._bound.reject(pending.record, error)
             return
-        self._explain(error, self._bound.operator, pending.record)
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            told = RuntimeError(f"the function of {operator.name!r} raised {shorten(error)}")
+            self._explain(told, operator, pending.record)
+            raise told from error
+        self._explain(error, operator, pending.record)
         raise error
 
     def _start(self, pending: Pending) -> None:

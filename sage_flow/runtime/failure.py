@@ -26,6 +26,7 @@ __all__ = [
     "add_notes",
     "describe",
     "explain_failure",
+    "explain_service_failure",
     "fold_engine_frames",
     "pack_error",
     "rebuild_error",
@@ -142,15 +143,30 @@ def explain_failure(
     record: Any = None,
     has_record: bool = True,
 ) -> None:
-    """Add the lines that say where in the pipeline `error` happened, once."""
-    if any(note.startswith("operator  ") for note in getattr(error, "__notes__", ())):
+    """Add the lines that say where in the pipeline `error` happened, once; again where it leaves a service."""
+    if any(note.startswith("operator  ") for note in _notes_here(error)):
         return
     notes = [f"operator  {operator.name!r} ({operator.kind}), {subtask}, job {job!r}, written at {operator.location}"]
     if has_record:
         notes.append(f"record    {shorten(record)}")
-        if cure := _past_such_records(operator):
+        if isinstance(error, Exception) and (cure := _past_such_records(operator)):
             notes.append(f"          on_error={cure} lets the job go on past such records")
     add_notes(error, notes)
+
+
+def explain_service_failure(error: BaseException, service: str, where: str, call: str | None = None) -> None:
+    """Add the lines that say which service raised `error`, once; its caller adds whose record it was."""
+    name = f"service   {service!r}"
+    if any(note.startswith(name) for note in getattr(error, "__notes__", ())):
+        return
+    add_notes(error, [f"{name}, {where}", *([] if call is None else [f"call      {call}"])])
+
+
+def _notes_here(error: BaseException) -> list[str]:
+    """The notes since the error left a service."""
+    notes = list(getattr(error, "__notes__", ()))
+    last = max((index for index, note in enumerate(notes) if note.startswith("service  ")), default=-1)
+    return notes[last + 1 :]
 
 
 def _past_such_records(operator: Operator) -> str | None:

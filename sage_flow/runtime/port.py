@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sage_flow.channels.frame import ControlElement, Reply, Request, Ticket
+from sage_flow.errors import JobCancelled
 from sage_flow.plan.physical import ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.service import Call
 
-__all__ = ["CallPort", "Crashed", "Port", "Task"]
+__all__ = ["UNWINDING", "CallPort", "Crashed", "Port", "Task"]
 
 
 class Crashed(BaseException):
     """Ends an activation as kill -9 would: nothing is closed and nobody is told."""
+
+
+UNWINDING: Final = (JobCancelled, Crashed)
+"""What unwinds an activation from outside. Every other BaseException is an error of the user code that raised it."""
 
 
 class CallPort(Protocol):

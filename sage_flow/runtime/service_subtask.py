@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from sage_flow.channels.frame import Message, Reply, Request
-from sage_flow.errors import CodecError, PipelineError, ProtocolError, UnknownService
+from sage_flow.errors import CodecError, PipelineError, ProtocolError, ServiceError, UnknownService
 from sage_flow.functions import RuntimeContext
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.service_methods import check_methods, public_methods
 from sage_flow.runtime.answering import CallersGate, error_for_caller
 from sage_flow.runtime.caller import Caller, activation_deadline
-from sage_flow.runtime.failure import explain_failure, pack_error
-from sage_flow.runtime.port import Port
+from sage_flow.runtime.failure import explain_service_failure, pack_error, shorten
+from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
 
 __all__ = ["ServiceSubtask"]
+
+_MOST_ARGUMENTS: Final = 5  # of a call, in the text of an error
 
 
 class ServiceSubtask:
@@ -48,15 +51,13 @@ class ServiceSubtask:
             services=self._caller,
             queues=self.plan.queues,
         )
-        try:
+        with self._explained("its constructor"):
             made = self._operator.functions[0](*self._operator.options["args"], **self._operator.options["kwargs"])
+        with self._explained("open()"):
             check_methods(self._operator.name, made)
             self._methods = public_methods(made)
             self._coroutines = frozenset(n for n in self._methods if inspect.iscoroutinefunction(getattr(made, n)))
             _life_cycle(made, "open")(context)
-        except Exception as error:
-            self._explain(error)
-            raise
         self._object = made
 
     def close(self) -> None:
@@ -65,11 +66,8 @@ class ServiceSubtask:
         if self._object is None:
             return
         made, self._object = self._object, None
-        try:
+        with self._explained("close()"):
             _life_cycle(made, "close")()
-        except Exception as error:
-            self._explain(error)
-            raise
 
     def commit(self) -> None:
         """A service publishes nothing."""
@@ -138,7 +136,11 @@ class ServiceSubtask:
             try:
                 value = await self._method(request.method)(*request.args, **request.kwargs)
                 reply = Reply(request.call_id, 1, (value,))
-            except (Exception, SystemExit) as error:
+            except UNWINDING:
+                raise
+            except BaseException as error:  # also what ends a task: nobody else would tell the caller
+                if request.deadline <= self._port.now() and not isinstance(error, Exception):
+                    raise  # mostly it is cancelled because nobody waits any more
                 reply = self._error_reply(request, error)
             self._reply(request, reply)
         finally:
@@ -147,12 +149,14 @@ class ServiceSubtask:
     def _outcome(self, request: Request) -> Reply:
         try:
             value = self._method(request.method)(*request.args, **request.kwargs)
-        except (Exception, SystemExit) as error:
+        except UNWINDING:
+            raise
+        except BaseException as error:
             return self._error_reply(request, error)
         return Reply(request.call_id, 1, (value,))
 
     def _error_reply(self, request: Request, error: BaseException) -> Reply:
-        self._explain(error)
+        self._explain(error, f"method {request.method!r}", _call_text(request))
         return Reply(request.call_id, 0, (), pack_error(error_for_caller(error)))
 
     def _reply(self, request: Request, reply: Reply) -> None:
@@ -169,9 +173,35 @@ class ServiceSubtask:
         method: Callable[..., Any] = getattr(self._object, name)
         return method
 
-    def _explain(self, error: BaseException) -> None:
+    def _explain(self, error: BaseException, what: str, call: str | None = None) -> None:
+        operator = self._operator
         place = f"subtask {self.subtask.index + 1} of {self.subtask.chain.parallelism}"
-        explain_failure(error, self._operator, subtask=place, job=self.plan.job, has_record=False)
+        where = f"{what}, {place}, job {self.plan.job!r}, registered at {operator.location}"
+        explain_service_failure(error, operator.name, where, call)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Errors of the object's life fail the job. What would end the whole program without a word becomes one."""
+        try:
+            yield
+        except UNWINDING:
+            raise
+        except Exception as error:
+            self._explain(error, what)
+            raise
+        except BaseException as error:
+            did = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {shorten(error)}"
+            told = ServiceError(f"service {self._operator.name!r} {did} in {what}: raise an Exception there")
+            self._explain(told, what)
+            raise told.with_traceback(error.__traceback__) from error
+
+
+def _call_text(request: Request) -> str:
+    """A call as one would write it, at most a few arguments long."""
+    given = [shorten(value) for value in request.args]
+    given += [f"{name}={shorten(value)}" for name, value in request.kwargs.items()]
+    more = [f"... {len(given) - _MOST_ARGUMENTS} more"] if len(given) > _MOST_ARGUMENTS else []
+    return f"{request.method}({', '.join(given[:_MOST_ARGUMENTS] + more)})"
 
 
 def _life_cycle(made: Any, name: str) -> Callable[..., Any]:

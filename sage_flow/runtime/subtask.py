@@ -38,12 +38,12 @@ from sage_flow.runtime.async_map import AsyncMap, Pending
 from sage_flow.runtime.barrier import AbandonAndHold, Hold, TakeSnapshot
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.chain import MULTIPLIERS, CompiledChain, Culprit, compile_chain
-from sage_flow.runtime.failure import explain_failure
+from sage_flow.runtime.failure import explain_failure, explain_service_failure
 from sage_flow.runtime.gate import AllInputsEnded, InputGate
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
 from sage_flow.runtime.pace import Pace
-from sage_flow.runtime.port import Crashed, Port
+from sage_flow.runtime.port import UNWINDING, Crashed, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 
@@ -98,7 +98,8 @@ class ChainSubtask:
         self._opened: list[BoundOperator] = []
         self._ended = False
         self._drains = False
-        self._answering = Answering(port, [o for o in self._outputs if o.edge.target != DRIVER_CHAIN])
+        to_callers = [o for o in self._outputs if o.edge.target != DRIVER_CHAIN]
+        self._answering = Answering(port, to_callers, self._explain_service)
         self._callers = CallersGate()
         self.source = self._find_source()
 
@@ -162,7 +163,9 @@ class ChainSubtask:
         for bound in reversed([*self._operators, *self._keys]):
             try:
                 bound.open()
-            except Exception as error:
+            except UNWINDING:
+                raise
+            except BaseException as error:
                 self._explain(error, bound.operator)
                 raise
             self._opened.append(bound)
@@ -365,7 +368,9 @@ class ChainSubtask:
         with self._answering.record(pending.share.ticket(self._port.now())):
             try:
                 result = pending.result()
-            except (Exception, SystemExit) as error:
+            except UNWINDING:
+                raise
+            except BaseException as error:
                 made.on_failure(pending, error)
             else:
                 self._counters.emitted[index] += 1
@@ -375,7 +380,9 @@ class ChainSubtask:
     def _run(self, entry: CompiledChain, records: list[Any]) -> None:
         try:
             entry.run(records)
-        except (Exception, SystemExit) as error:
+        except UNWINDING:
+            raise
+        except BaseException as error:  # also KeyboardInterrupt and its like: user code raised it
             culprit = entry.culprit(error.__traceback__)
             bad_key = _unhashable_key(culprit, error)
             self._blame(culprit, bad_key or error)
@@ -407,6 +414,10 @@ class ChainSubtask:
 
     def _explain_record(self, error: BaseException, operator: Operator, record: Any) -> None:
         explain_failure(error, operator, subtask=self._place(), job=self.plan.job, record=record)
+
+    def _explain_service(self, error: BaseException) -> None:
+        """It leaves the service: what follows is about its caller."""
+        explain_service_failure(error, self.subtask.chain.service or "", f"job {self.plan.job!r}")
 
     def _place(self) -> str:
         return f"subtask {self.subtask.index + 1} of {self.subtask.chain.parallelism}"

@@ -190,7 +190,7 @@ def test_an_error_of_a_service_arrives_as_its_own_type_with_the_remote_traceback
     assert (text, code, reason) == ("8: refused", 8, "refused")
     assert (HERE if depth == "pipeline" else os.path.basename(inspect.getfile(Calculator))) in cause
     assert "in refuse" in cause if depth == "pipeline" else "in fail" in cause
-    assert "operator  '" in notes
+    assert "service   '" in notes
 
 
 @pytest.mark.on_ray

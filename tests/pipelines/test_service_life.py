@@ -37,8 +37,11 @@ class FailsIn(Service):
         return value
 
 
+LIFE = {"__init__": "its constructor", "open": "open()", "close": "close()"}
+
+
 @one_process
-@pytest.mark.parametrize("where", ["__init__", "open", "close"])
+@pytest.mark.parametrize("where", LIFE)
 def test_a_service_whose_life_cycle_fails_fails_the_job_and_is_named(mode, where):
     env = mode.environment()
     env.register_service("broken", FailsIn, where)
@@ -46,7 +49,7 @@ def test_a_service_whose_life_cycle_fails_fails_the_job_and_is_named(mode, where
     with pytest.raises(Boom, match=where) as caught:
         env.execute()
     notes = "\n".join(caught.value.__notes__)
-    assert "operator  'broken' (service)" in notes
+    assert f"service   'broken', {LIFE[where]}, subtask 1 of 1" in notes
     assert HERE in notes
 
 

@@ -247,7 +247,8 @@ def test_an_exception_of_the_method_is_the_reply(memory):
     ((_, reply),) = memory.port.replies
     error = unpack_error(reply.error)
     assert isinstance(error, KeyError)
-    assert "operator  'memory' (service), subtask 1 of 1" in error.__notes__[0]
+    assert error.__notes__[0].startswith("service   'memory', method 'fail', subtask 1 of 1, job 'job', registered at ")
+    assert error.__notes__[1].startswith("call      fail(")
 
 
 @pytest.mark.parametrize("name", ["_secret", "__init__", "open", "close", "nothing", "turns"])
@@ -295,7 +296,7 @@ def test_a_service_whose_open_fails_is_named_and_not_closed():
 
     with pytest.raises(RuntimeError) as caught:
         bench(write, "broken")
-    assert "'broken' (service)" in caught.value.__notes__[0]
+    assert caught.value.__notes__[0].startswith("service   'broken', open(), subtask 1 of 1")
 
 
 class Counting:
