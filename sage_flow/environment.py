@@ -44,14 +44,14 @@ class Environment(ABC):
             that is a terminal. A pipeline that uses the terminal itself sets it to False.
     """
 
-    def __init__(self, name: str, parallelism: int, cancel_grace_s: float, executor: Executor | None) -> None:
+    def __init__(self, name: str, parallelism: int, cancel_grace_s: float, executor: Executor | str | None) -> None:
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
         self.name = name
         self.progress: bool | None = None
         self._graph = Graph(name, parallelism, self)
         self._options = DriverOptions(cancel_grace_s=cancel_grace_s)
-        self._executor = executor
+        self._executor = _checked_executor(executor)
         self._scope = new_scope(name)
         self._queues: JobQueues | None = None
         self._latest: Callable[[], Execution | None] | None = None  # has the queues of this scope; its rows may go
@@ -79,7 +79,10 @@ class Environment(ABC):
     def from_iterable(
         self, items: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None
     ) -> DataStream[T]:
-        """The items of any iterable, also an endless one, read by a thread at most 1000 records ahead.
+        """The items of any iterable, also an endless one, read by a thread.
+
+        The thread is at most 1000 records ahead of the source, which itself runs ahead of the operators behind it, see
+        "How far a source runs ahead" in docs/operators.md.
 
         A function is called where the source runs, to make the iterable: give one where a generator could not
         be pickled, or the pipeline runs more than once.
@@ -332,7 +335,10 @@ class LocalEnvironment(Environment):
         parallelism: subtasks per operator where the operator does not say. In one process it gives the semantics
             of parallelism, not its speed.
         cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
-        executor: how to run; default: a thread per subtask.
+        executor: how to run: "threads", the default, a thread per subtask; "processes", subtasks spread over two
+            plain processes; or an executor of your own making, such as `ProcessExecutor(workers=4)`.
+
+    Raises: PipelineError for an executor that is none.
     """
 
     def __init__(
@@ -341,11 +347,18 @@ class LocalEnvironment(Environment):
         parallelism: int = 1,
         *,
         cancel_grace_s: float = 5.0,
-        executor: Executor | None = None,
+        executor: Executor | Literal["threads", "processes"] | None = None,
     ) -> None:
+        self._kind = "threads"
+        if executor == "threads" or executor == "processes":
+            self._kind, executor = executor, None
         super().__init__(name, parallelism, cancel_grace_s, executor)
 
     def _make_executor(self) -> Executor:
+        if self._kind == "processes":
+            from sage_flow.executors.processes import ProcessExecutor
+
+            return ProcessExecutor()
         from sage_flow.executors.threads import ThreadExecutor
 
         return ThreadExecutor()
@@ -412,6 +425,18 @@ class RemoteEnvironment(Environment):
 
     def _handle(self, execution: Execution) -> JobHandle:
         return JobHandle(execution, is_owner=not self._detached)
+
+
+def _checked_executor(executor: Any) -> Executor | None:
+    if executor is None or (not isinstance(executor, type) and hasattr(executor, "start")):
+        found: Executor | None = executor
+        return found
+    if isinstance(executor, type):
+        raise PipelineError(f"executor must be an object, not the class {executor.__name__}: {executor.__name__}()")
+    raise PipelineError(
+        f'executor must be an executor such as ProcessExecutor(workers=2), not {executor!r}; "threads" and "processes"'
+        " are for LocalEnvironment"
+    )
 
 
 def _checked_timeout(timeout: Any, name: str, what: str = "timeout of service") -> float:

@@ -1,8 +1,9 @@
 """Job files: Python files with `build(env, options)`, loaded from a path.
 
-A job file is imported once, under the name of the file, with its own folder, the folder above and the current
-one in front of `sys.path`: so `operators/` beside `jobs/` is found, and a worker process finds the functions
-and classes of the job under the same names.
+A job file is imported once, under the name of the file. Its own folder, the folder above it and the current one go
+into `sys.path` directly behind the standard library: so `operators/` beside `jobs/` is found, and a worker process
+finds the functions and classes of the job under the same names, while a `json.py` or `queue.py` beside the job never
+takes the place of the module that sage_flow, or a library, imports later.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import PipelineError
+from sage_flow.joboptions import TextOptions, parse_options, parse_texts
 from sage_flow.plan.location import short_path
+from sage_flow.runtime.failure import add_notes
+from sage_flow.search_path import put_behind_standard_library
 
 if TYPE_CHECKING:
     from sage_flow.environment import Environment
@@ -28,14 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["JobFile", "load_job"]
 
 _BUILD = "def build(env, options: Options)"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True)
 class JobFile:
     """A loaded job file.
 
-    `build` and `report` are called with what their signatures ask for; `options_type` is the frozen dataclass that
-    annotates the options of `build`, None where it takes none.
+    `build` and `report` are called with what their signatures ask for; `options_type` is the frozen dataclass of the
+    options of `build`, `TextOptions` where it does not say which, None where it takes no options.
     """
 
     file: str
@@ -54,19 +59,19 @@ class JobFile:
             if given:
                 raise PipelineError(f"{short_path(self.file)} has no options: its build() takes only an environment")
             return None
-        from sage_flow.joboptions import parse_options
-
+        if self.options_type is TextOptions:
+            return parse_texts(given, owner=short_path(self.file))
         return parse_options(self.options_type, given, owner=short_path(self.file))
 
     def build_pipeline(self, env: Environment, options: Any) -> None:
-        """Call `build`."""
-        self.build(*((env,) if self.options_type is None else (env, options)))
+        """Call `build`. Raises PipelineError if it has written nothing yet when it returns."""
+        _check_done(self.build(*((env,) if self.options_type is None else (env, options))), "build", self.file)
 
     def tell(self, result: JobResult, options: Any) -> bool:
         """Call `report`, if the file has one; return whether it has."""
         if self.report is None:
             return False
-        self.report(*(result, options)[: _count_of_parameters(self.report)])
+        _check_done(self.report(*(result, options)[: _count_of_parameters(self.report)]), "report", self.file)
         return True
 
 
@@ -82,9 +87,12 @@ def load_job(path: str | os.PathLike[str]) -> JobFile:
     build, report = getattr(module, "build", None), getattr(module, "report", None)
     if not callable(build):
         raise PipelineError(f"{shown} has no function build: a job file has {_BUILD}, which writes the pipeline")
-    if report is not None and _count_of_parameters(report) not in (1, 2):
-        raise PipelineError(f"report in {shown} must take (result) or (result, options)")
-    return JobFile(file, build, report, _options_type(build, shown))
+    _refuse_deferred(build, "build", shown)
+    if report is not None:
+        _refuse_deferred(report, "report", shown)
+        if _count_of_parameters(report) not in (1, 2):
+            raise PipelineError(f"report in {shown} must take (result) or (result, options)")
+    return JobFile(file, build, report, _options_type(build, module, shown))
 
 
 def _check_file(file: str, shown: str) -> None:
@@ -115,8 +123,10 @@ def _import(file: str, shown: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         exec(code, module.__dict__)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, ImportError):
+            _explain_hidden_file(error, file)
         raise
     return module
 
@@ -137,8 +147,16 @@ def _compiled(file: str, shown: str) -> Any:
 
 def _extend_search_path(file: str) -> None:
     folder = os.path.dirname(file)
-    first = list(dict.fromkeys([folder, os.path.dirname(folder), os.getcwd()]))
-    sys.path[:] = first + [entry for entry in sys.path if entry not in first]
+    put_behind_standard_library([folder, os.path.dirname(folder), os.getcwd()])
+
+
+def _explain_hidden_file(error: ImportError, file: str) -> None:
+    """The import may have meant a file beside the job that has the name of a standard module."""
+    name = (error.name or "").partition(".")[0]
+    hidden = os.path.join(os.path.dirname(file), f"{name}.py")
+    if name in sys.stdlib_module_names and os.path.exists(hidden):
+        note = f"{short_path(hidden)} cannot be imported, as {name!r} is a module of the standard library: rename it"
+        add_notes(error, [note])
 
 
 def _refuse_other(name: str, file: str, shown: str) -> Any:
@@ -153,23 +171,49 @@ def _is_file(one: str | None, other: str) -> bool:
     return one is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
-def _options_type(build: Callable[..., Any], shown: str) -> type[Any] | None:
+def _options_type(build: Callable[..., Any], module: ModuleType, shown: str) -> type[Any] | None:
     parameters = list(inspect.signature(build).parameters.values())
+    if any(parameter.kind not in _POSITIONAL for parameter in parameters) or len(parameters) not in (1, 2):
+        raise PipelineError(f"build in {shown} must take (env) or (env, options): {_BUILD}")
     if len(parameters) == 1:
         return None
-    if len(parameters) != 2:
-        raise PipelineError(f"build in {shown} must take (env) or (env, options): {_BUILD}")
     annotation = parameters[1].annotation
+    if annotation is inspect.Parameter.empty:
+        annotation = getattr(module, "Options", TextOptions)
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, getattr(build, "__globals__", {}))
         except Exception as error:
             raise PipelineError(f"the annotation {annotation!r} of build in {shown} has no meaning: {error}") from None
+    if annotation is TextOptions:
+        return TextOptions
     if not isinstance(annotation, type) or not dataclasses.is_dataclass(annotation):
-        raise PipelineError(f"the options of build in {shown} must be annotated with a frozen dataclass: {_BUILD}")
+        raise PipelineError(
+            f"the options of build in {shown} must be annotated with a frozen dataclass, or not at all: {_BUILD}"
+        )
     if not annotation.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise PipelineError(f"{annotation.__name__} in {shown} must be frozen: @dataclass(frozen=True)")
     return annotation
+
+
+def _refuse_deferred(function: Callable[..., Any], name: str, shown: str) -> None:
+    """Raise PipelineError for a function whose call does not run it."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise PipelineError(f"{name} in {shown} is an async function, whose body nobody awaits: write def {name}(...)")
+    if inspect.isgeneratorfunction(function):
+        raise PipelineError(f"{name} in {shown} has a yield, so a call does not run it: write it without yield")
+
+
+def _check_done(result: Any, name: str, file: str) -> None:
+    """The same for what hides behind a decorator or a callable object."""
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif not inspect.isawaitable(result) and not inspect.isasyncgen(result):
+        return
+    raise PipelineError(
+        f"{name} in {short_path(file)} returned a {type(result).__name__}, so its body has not run: {name} must be a"
+        " plain function, without async and yield"
+    )
 
 
 def _count_of_parameters(function: Callable[..., Any]) -> int:

@@ -2,6 +2,8 @@
 
 A field is a str, int, float, bool, Path, a Literal of such values, an Optional of any of these, or a tuple
 `tuple[str, ...]`, written with commas. An empty text is None, for an Optional, or the empty tuple.
+
+A job that names no dataclass gets the texts themselves, as `TextOptions`.
 """
 
 from __future__ import annotations
@@ -10,14 +12,14 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from sage_flow.errors import PipelineError
 
-__all__ = ["Option", "options_of", "parse_options"]
+__all__ = ["Option", "TextOptions", "options_of", "parse_options", "parse_texts"]
 
 T = TypeVar("T")
 
@@ -44,14 +46,9 @@ def parse_options(options_type: type[T], given: Sequence[str], *, owner: str) ->
     """Make an `options_type` of texts like "top=3"; `owner` is the job, for errors. Raises PipelineError."""
     options = {option.name: option for option in options_of(options_type, owner=owner)}
     values: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise PipelineError(f"--option {text}: write --option NAME=VALUE")
+    for name, value in _pairs(given):
         if name not in options:
             raise PipelineError(_unknown(name, options, owner))
-        if name in values:
-            raise PipelineError(f"option {name!r} is given twice")
         try:
             values[name] = options[name].read(value)
         except ValueError:
@@ -64,6 +61,44 @@ def parse_options(options_type: type[T], given: Sequence[str], *, owner: str) ->
         return options_type(**values)
     except ValueError as error:  # a check in its __post_init__
         raise PipelineError(f"the options of {owner} do not go together: {error}") from error
+
+
+class TextOptions(dict[str, str]):
+    """The options of a job that does not say which it has: the texts that were given, by name.
+
+    >>> options = parse_texts(["top=3"], owner="jobs/flights.py")
+    >>> options.top, options["top"], options.get("path", "flights.csv")
+    ('3', '3', 'flights.csv')
+    """
+
+    _owner = "the job"
+
+    def __missing__(self, name: str) -> str:
+        raise PipelineError(f"{self._owner} needs --option {name}=...")
+
+    def __getattr__(self, name: str) -> str:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"{self._owner} needs --option {name}=...")
+
+
+def parse_texts(given: Sequence[str], *, owner: str) -> TextOptions:
+    """Make the options of a job that names no dataclass; `owner` is the job, for errors. Raises PipelineError."""
+    options = TextOptions(_pairs(given))
+    options._owner = owner
+    return options
+
+
+def _pairs(given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    names = set()
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise PipelineError(f"--option {text}: write --option NAME=VALUE")
+        if name in names:
+            raise PipelineError(f"option {name!r} is given twice")
+        names.add(name)
+        yield name, value
 
 
 def options_of(options_type: type[Any], *, owner: str) -> list[Option]:

@@ -35,8 +35,13 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def start(*arguments: str, cwd: Path | str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start Python with these arguments; a warning is an error."""
+def start(
+    *arguments: str, cwd: Path | str, stdout: Any = subprocess.PIPE, here: bool = True, **options: Any
+) -> subprocess.Popen[str]:
+    """Start Python with these arguments; a warning is an error. `here`: `-c` and `-m` import from `cwd`, too."""
+    if not here:
+        command = f"import sys; sys.path.remove(''); {arguments[1]}"
+        arguments = (arguments[0], command, *arguments[2:])
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -44,6 +49,7 @@ def start(*arguments: str, cwd: Path | str, stdout: Any = subprocess.PIPE) -> su
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 

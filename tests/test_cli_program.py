@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from job_folder import finish, start, write
 
 from sage_flow import __version__
@@ -45,6 +46,47 @@ def test_operators_beside_the_jobs_are_found_from_anywhere(tmp_path):
     command = ("-m", "sage_flow.cli", "run")
     assert finish(start(*command, "jobs/shouting.py", cwd=tmp_path)) == (0, "A\n", "")
     assert finish(start(*command, "shouting.py", cwd=tmp_path / "jobs")) == (0, "A\n", "")
+
+
+SHADOWS = [
+    *("json", "csv", "queue", "logging", "asyncio", "gzip", "types", "random", "copy", "tempfile", "selectors", "ssl"),
+    *("multiprocessing", "concurrent", "select", "zipfile", "heapq", "decimal", "statistics", "uuid", "secrets"),
+]
+
+
+@pytest.mark.parametrize("where", ["", "jobs"])
+@pytest.mark.parametrize("executor", ["ThreadExecutor", "ProcessExecutor"])
+def test_files_beside_a_job_hide_no_standard_module_from_the_engine(tmp_path, executor, where):
+    for name in SHADOWS:
+        write(tmp_path / where / f"{name}.py", "raise SystemExit('this file must not be imported')")
+    write(tmp_path / "helpers.py", "def shout(text):\n    return text.upper()\n")
+    job = f"""
+    from helpers import shout
+    from sage_flow.executors.processes import ProcessExecutor
+    from sage_flow.executors.threads import ThreadExecutor
+
+    async def same(value):
+        return value
+
+    class Names:
+        def get(self, value):
+            return value
+
+    def build(env):
+        env._executor = {executor}()
+        env.register_service("names", Names)
+        words = env.from_iterable(lambda: ["a", "b"]).map(shout).map(lambda w, ctx: ctx.service("names").get(w))
+        words.map_async(same).rebalance().write_jsonl("out.jsonl")
+        words.write_text("out.txt.gz")
+        words.map(lambda word: [word]).write_csv("out.csv", fieldnames=["word"])
+        words.print()
+    """
+    file = write(tmp_path / where / "shadowed.py", job)
+    script = "import sys; from sage_flow.cli import main; sys.exit(main())"  # as the command: not `python -m`
+    process = start("-c", script, "run", str(file), "--quiet", "--progress", cwd=tmp_path / where, here=False)
+    code, out, err = finish(process)
+    assert (code, sorted(out.split())) == (0, ["A", "B"]), err
+    assert (tmp_path / where / "out.jsonl").read_text() == '"A"\n"B"\n'
 
 
 PROGRAM = """

@@ -1,5 +1,6 @@
 """Loading job files: what is one, under which name, how often, and that workers find it again."""
 
+import os
 import sys
 
 import pytest
@@ -55,6 +56,55 @@ def test_a_job_with_options(tmp_path, future):
     assert env.execute(progress=False).collected == {"rows": [0, 1, 2]}
 
 
+def test_options_without_a_type_are_texts(tmp_path):
+    text = """
+    def build(env, options):
+        env.from_collection(range(int(options.top))).map(lambda n: options["word"] + str(n)).collect("rows")
+        assert options.get("missing", "a default") == "a default"
+    """
+    job = load_job(write(tmp_path / "untyped_job.py", text))
+    env = LocalEnvironment(job.name, executor=ProcessExecutor())
+    job.build_pipeline(env, job.options(["top=2", "word=a=b"]))
+    assert env.execute(progress=False).collected == {"rows": ["a=b0", "a=b1"]}
+    with pytest.raises(AttributeError, match=r"untyped_job.py needs --option top=\.\.\."):
+        job.build_pipeline(LocalEnvironment(), job.options([]))
+    with pytest.raises(PipelineError, match=r"untyped_job.py needs --option word=\.\.\."):
+        job.options(["top=1"])["word"]
+    with pytest.raises(PipelineError, match="option 'top' is given twice"):
+        job.options(["top=1", "top=2"])
+
+
+def test_options_without_a_type_are_the_dataclass_options_of_the_file(tmp_path):
+    text = """
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Options:
+        top: int = 2
+
+    def build(env, options):
+        env.from_collection(range(options.top)).collect("rows")
+    """
+    job = load_job(write(tmp_path / "half_typed_job.py", text))
+    env = LocalEnvironment(job.name)
+    job.build_pipeline(env, job.options(["top=1"]))
+    assert env.execute(progress=False).collected == {"rows": [0]}
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "kind"),
+    [
+        ("async def inner(env): pass", "coroutine"),
+        ("def inner(env): yield", "generator"),
+        ("async def inner(env): yield", "async_generator"),
+    ],
+)
+def test_a_build_that_has_not_run_when_it_returns_is_refused(tmp_path, wrapped, kind):
+    job = load_job(write(tmp_path / f"hidden_{kind}.py", f"{wrapped}\nbuild = lambda env: inner(env)"))
+    with pytest.raises(PipelineError, match=f"build in hidden_{kind}.py returned a {kind}, so its body has not run"):
+        job.build_pipeline(LocalEnvironment(), None)
+
+
 @pytest.mark.parametrize(("parameters", "told"), [("result", ["R"]), ("result, options", ["R", None])])
 def test_a_report_gets_what_it_asks_for(tmp_path, parameters, told):
     text = f"{BUILD}\ntold = []\ndef report({parameters}):\n    told.extend([{parameters}])\n"
@@ -79,7 +129,11 @@ def test_a_job_need_not_report(tmp_path):
         ("none.py", "x = 1", r"none.py has no function build: a job file has def build\(env, options: Options\)"),
         ("no_function.py", "build = 3", "no_function.py has no function build"),
         ("many.py", "def build(a, b, c): pass", r"build in many.py must take \(env\) or \(env, options\)"),
-        ("bare.py", "def build(env, options): pass", "options of build in bare.py must be annotated with a frozen"),
+        ("named.py", "def build(env, *, options): pass", r"build in named.py must take \(env\) or \(env, options\)"),
+        ("rest.py", "def build(*parts): pass", r"build in rest.py must take \(env\) or \(env, options\)"),
+        ("awaits.py", "async def build(env): pass", "build in awaits.py is an async function, whose body nobody"),
+        ("yields.py", "def build(env): yield", "build in yields.py has a yield, so a call does not run it"),
+        ("told.py", f"{BUILD}\nasync def report(result): pass", "report in told.py is an async function"),
         ("dicts.py", "def build(env, options: dict): pass", "dicts.py must be annotated with a frozen dataclass"),
         ("lost.py", "def build(env, options: 'Lost'): pass", "annotation 'Lost' of build in lost.py has no meaning"),
         ("reports.py", f"{BUILD}\ndef report(): pass", r"report in reports.py must take \(result\)"),
@@ -133,7 +187,18 @@ def test_a_file_that_is_loaded_already_is_found_by_workers_too(tmp_path, monkeyp
     load_job(file)
     monkeypatch.setattr(sys, "path", path)
     load_job(file)
-    assert sys.path[:2] == [str(tmp_path / "jobs"), str(tmp_path)]
+    behind = len(sys.path) - sys.path[::-1].index(os.path.dirname(os.__file__))
+    start = sys.path.index(str(tmp_path / "jobs"))
+    assert start >= behind
+    assert sys.path[start : start + 2] == [str(tmp_path / "jobs"), str(tmp_path)]
+
+
+def test_an_import_that_meant_a_file_with_the_name_of_a_standard_module_says_so(tmp_path):
+    write(tmp_path / "statistics.py", "def spread(numbers): pass")
+    with pytest.raises(ImportError) as failed:
+        load_job(write(tmp_path / "spreading_job.py", "from statistics import spread"))
+    (note,) = failed.value.__notes__
+    assert "statistics.py cannot be imported, as 'statistics' is a module of the standard library: rename it" in note
 
 
 def test_a_file_that_failed_is_run_again(tmp_path):

@@ -7,6 +7,7 @@ while the condition is held: two ports never wait for each other's lock.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -81,6 +82,8 @@ class WorkerPort(CallingPort):
         self._poked = False
         self._cancelled: Cancel | None = None
         self._fault: Exception | None = None
+        self.progress_due_s: Callable[[], float] = lambda: math.inf
+        self.tell_progress: Callable[[], None] = lambda: None
 
     # -- the shell's side -----------------------------------------------------------------------------------
 
@@ -262,7 +265,10 @@ class WorkerPort(CallingPort):
         return threading.get_ident() == self._thread
 
     def suspend_until(self, is_ready: Callable[[], bool]) -> None:
-        self._suspend(is_ready, None)
+        # Nothing is counted while an activation waits: before a long wait all that was counted is told, once.
+        if self._suspend(is_ready, self.now() + self.progress_due_s()) is None:
+            self.tell_progress()
+            self._suspend(is_ready, None)
 
     def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
         with self._lock:
@@ -309,7 +315,7 @@ class WorkerPort(CallingPort):
         if frames:
             self._story.note(self.now(), f"channel {channel}: waits for credit")
         if frames or self._is_stopped:
-            self._suspend(lambda: not frames, None)
+            self.suspend_until(lambda: not frames)
 
     def _may_sleep(self) -> bool:
         return self._next_to_send() is None

@@ -1,4 +1,9 @@
-"""A worker process: runs the subtasks that it is given until all have ended, or its driver is gone."""
+"""A worker process: runs the subtasks that it is given until all have ended, or its driver is gone.
+
+Signals that a terminal or a service manager sends to all processes of a job are its driver's business: the driver ends
+the job in order, and the workers with it. They are handled and not ignored, because a program that user code starts
+would inherit that.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +25,11 @@ _DRIVER_GONE = 70
 
 
 def main() -> None:
-    """Read the bootstrap and the plan from standard input, and run."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's: it cancels the job
+    """Read the bootstrap and the plan from standard input, and run. The search path is set."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)
     sys.setswitchinterval(SWITCH_S)
     bootstrap: Bootstrap = pickle.load(sys.stdin.buffer)
-    sys.path[:] = bootstrap.search_path
     post = LocalPost()
     exchange = _exchange(bootstrap, post)
     try:
@@ -53,7 +58,3 @@ def _exchange(bootstrap: Bootstrap, post: LocalPost) -> Exchange:
         on_peer_lost=on_peer_lost,
     )
     return exchange
-
-
-if __name__ == "__main__":
-    main()

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from sage_flow import by_value
 from sage_flow.channels.codec import cannot_pickle
@@ -41,6 +42,15 @@ __all__ = ["BYTE_WINDOW", "Bootstrap", "ProcessExecutor", "ProcessShell"]
 BYTE_WINDOW = 8 * 1024 * 1024
 """Encoded bytes on the way on one channel between two processes."""
 
+_WORKER: Final = """\
+import sys
+sys.path[:] = sys.argv[1:]
+del sys.argv[1:]
+from sage_flow.executors.process_worker import main
+main()
+"""
+"""What a worker process runs. `python -m`, or PYTHONPATH, would put the user's folders before the standard library."""
+
 _LOSS_S = 2.0
 """How long the end of a worker's connection may take to be seen after the end of the worker."""
 
@@ -53,7 +63,6 @@ class Bootstrap:
     directory: str
     key: bytes
     job: str
-    search_path: list[str]
     process_of: dict[int, int]
 
     def __repr__(self) -> str:
@@ -159,11 +168,10 @@ class _WorkerGroup:
     def _spawn(self, number: int, payload: bytes) -> subprocess.Popen[bytes]:
         search_path = [path or os.getcwd() for path in sys.path]
         process = subprocess.Popen(
-            [sys.executable, "-m", "sage_flow.executors.process_worker"],
+            [sys.executable, "-c", _WORKER, *search_path],
             stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
         )
-        bootstrap = Bootstrap(number, self._directory, self._key, self._plan.job, search_path, self._process_of)
+        bootstrap = Bootstrap(number, self._directory, self._key, self._plan.job, self._process_of)
         assert process.stdin is not None
         try:
             with process.stdin as stdin:

@@ -23,6 +23,7 @@ __all__ = ["Worker"]
 _PROGRESS_S = 0.2
 _FIRST_IDLE_S = 0.001
 _LONGEST_IDLE_S = 0.1
+_LEAST_WAIT_S = 0.001
 _DRAIN_S = 0.5
 """How long a blocking source may take to come back from the read that it is in when its job is drained."""
 
@@ -42,6 +43,8 @@ class Worker:
         self._shell = shell
         self._unit: Unit | None = None
         self._next_progress = 0.0
+        self._is_told = True  # all that is counted, or no more of it than a fifth of a second ago
+        self.port.progress_due_s, self.port.tell_progress = self._progress_due_s, self._report_progress
 
     def run(self) -> None:
         """The activation's body."""
@@ -95,13 +98,13 @@ class Worker:
                     chain.on_message(message)
             match chain.advance():
                 case GoOn():
-                    timeout_s, idle_s = 0.0, _FIRST_IDLE_S
+                    timeout_s, idle_s, self._is_told = 0.0, _FIRST_IDLE_S, False
                 case WaitForSource():
                     timeout_s, idle_s = idle_s, min(idle_s * 2, _LONGEST_IDLE_S)
                 case Done():
                     return
                 case _:
-                    timeout_s = None
+                    timeout_s = self._untold_s()
             self._report_progress()
 
     def _feed(self, chain: ChainSubtask) -> Feeder | None:
@@ -163,7 +166,15 @@ class Worker:
         now = self._shell.now()
         if now >= self._next_progress and self._unit is not None:
             self._next_progress = now + _PROGRESS_S
+            self._is_told = True
             self._tell(Progress(self._address, self._unit_report(self.port.queued)))
+
+    def _untold_s(self) -> float | None:
+        """How long a wait for messages may be, so that what was counted is told in time; None: all is told."""
+        return None if self._is_told else max(_LEAST_WAIT_S, self._progress_due_s())
+
+    def _progress_due_s(self) -> float:
+        return self._next_progress - self._shell.now()
 
     def _tell(self, message: Message) -> None:
         self._shell.send(self._address, DRIVER, message)

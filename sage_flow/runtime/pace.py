@@ -21,7 +21,7 @@ class Pace:
     __slots__ = ("size",)
 
     def __init__(self) -> None:
-        self.size = 16
+        self.size = 1  # a slow operator shows its first record at once; a quick one is soon at the full length
 
     def took(self, records: int, seconds: float) -> None:
         """The last slice of `records` took `seconds`."""

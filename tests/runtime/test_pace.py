@@ -8,26 +8,33 @@ from sage_flow.runtime.pace import Pace
 
 def test_it_doubles_while_slices_are_full_and_quick():
     pace, sizes = Pace(), []
-    for _ in range(10):
+    for _ in range(14):
         sizes.append(pace.size)
         pace.took(pace.size, 0.001)
-    assert sizes == [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4096]
+    assert sizes == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4096]
+
+
+def at_sixteen():
+    pace = Pace()
+    for _ in range(4):
+        pace.took(pace.size, 0.0)
+    return pace
 
 
 def test_a_short_slice_says_nothing_about_longer_ones():
-    pace = Pace()
+    pace = at_sixteen()
     pace.took(15, 0.0)
     assert pace.size == 16
 
 
 def test_between_quick_and_slow_it_stays():
-    pace = Pace()
+    pace = at_sixteen()
     pace.took(16, 0.005)
     assert pace.size == 16
 
 
 def test_a_slow_slice_shrinks_it_to_what_takes_two_milliseconds():
-    pace = Pace()
+    pace = at_sixteen()
     for _ in range(3):
         pace.took(pace.size, 0.001)
     pace.took(128, 0.064)

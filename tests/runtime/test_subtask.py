@@ -211,12 +211,12 @@ def test_a_source_is_asked_until_its_end():
 
 @pytest.mark.parametrize("steps", range(4))
 def test_a_source_that_is_drained_ends_behind_what_it_gave(steps):
-    made = from_source([1, 2], [3, 4], IDLE, [5], END)
+    made = from_source([1], [2, 3], IDLE, [4], END)
     for _ in range(steps):
         made.subtask.advance()
     made.subtask.on_message(Drain())
     assert made.run() == Done()
-    assert made.port.story(made.outs[0]) == [[], [1, 2], [1, 2], [1, 2, 3, 4]][steps] + [EndOfInput()]
+    assert made.port.story(made.outs[0]) == [[], [1], [1], [1, 2, 3]][steps] + [EndOfInput()]
 
 
 def test_a_drain_after_the_end_changes_nothing():
@@ -269,7 +269,7 @@ def test_slices_are_short_where_records_are_slow():
     for _ in range(3):
         made.subtask.advance()
         counts.append(made.counts()["step"])
-    assert counts == [16, 17, 18]
+    assert counts == [1, 2, 3]
 
 
 # --- a call before what was emitted is sent ---------------------------------------------------------------
