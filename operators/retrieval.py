@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -15,18 +17,13 @@ __all__ = ["Found", "PassageIndex", "check_installed", "terms"]
 
 _COLUMNS = 2**18  # of the hashed vocabulary: two of 10,000 words rarely meet
 
-_FUNCTION_WORDS = frozenset(
+_ASKING = frozenset(  # words that questions are put with, which scikit-learn's list lacks
     words("""
-    a about again all also am an and any are as at be because been before being between both but by can cannot
-    come comes could did do does doing don't done each either else every for from get gets give given gives go
-    had happen happened happens has have having he her here him his how i if in into is isn't it it's its itself
-    just let like made make makes many may me mean means might more most much must my neither no nor not now of
-    off on once one only onto or other our out over own per please same say says shall she should so some such
-    tell than that that's the their them then there these they this those through to too under until up upon us
-    use used uses using very was we were what what's when where whether which while who whom whose why will with
-    within without would you your
+    did does doing don gets given gives happen happened happens having just let like make makes mean means said say
+    says saying shall tell use used uses using
     """)
 )
+_CONTRACTION = re.compile(r"(n['’]t|['’]\w+)$")
 
 
 class Found(NamedTuple):
@@ -37,37 +34,34 @@ class Found(NamedTuple):
 
 
 def check_installed() -> None:
-    """Raises PipelineError if the library behind the index is missing; does not import it."""
-    if find_spec("sklearn") is None:
-        raise PipelineError("an index of passages needs scikit-learn: pip install scikit-learn")
+    """Raises PipelineError if a library behind the index is missing; imports none."""
+    for module, package in (("sklearn", "scikit-learn"), ("snowballstemmer", "snowballstemmer")):
+        if find_spec(module) is None:
+            raise PipelineError(f"an index of passages needs {package}: pip install {package}")
 
 
 def terms(text: str) -> list[str]:
-    """The words that tell what a text is about: without function words, and (English) without inflection.
+    """The words that tell what a text is about, in English: without stop words, and without inflection.
 
-    A term need not be a word: what matters is that the forms of a word have the same one.
+    Stop words are those of scikit-learn and what questions are put with, stems are those of Snowball. A term need not
+    be a word: what matters is that the forms of a word have the same one. Raises PipelineError if a library is missing.
 
     >>> terms("How are the queries of a service processed? The process queries services.")
-    ['query', 'servic', 'process', 'process', 'query', 'servic']
+    ['queri', 'servic', 'process', 'process', 'queri', 'servic']
     """
-    return [_stem(word) for word in words(text) if word not in _FUNCTION_WORDS]
+    stop_words, stem = _english()
+    told = [word for word in words(text) if not {word, _CONTRACTION.sub("", word)} & stop_words]
+    return [stem(word) for word in told]
 
 
-def _stem(word: str) -> str:
-    """Step 1 of Porter, An algorithm for suffix stripping (1980), with a length instead of his measure."""
-    if word.endswith("ies") and len(word) > 4:
-        word = word[:-3] + "y"
-    elif word.endswith(("sses", "xes", "ches", "shes")):
-        word = word[:-2]
-    elif word.endswith("s") and len(word) > 3 and not word.endswith(("ss", "us", "is")):
-        word = word[:-1]
-    for ending in ("ing", "ed"):
-        if word.endswith(ending) and len(word) - len(ending) >= 4 and not word.endswith("eed"):
-            word = word.removesuffix(ending)
-            if word[-1] == word[-2] and word[-1] not in "lsz":  # dropped, running
-                word = word[:-1]
-            break
-    return word[:-1] if word.endswith("e") and len(word) > 3 else word
+@lru_cache(maxsize=1)
+def _english() -> tuple[frozenset[str], Callable[[str], str]]:
+    check_installed()
+    import snowballstemmer
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    stem = snowballstemmer.stemmer("english").stemWord
+    return ENGLISH_STOP_WORDS | _ASKING, lru_cache(maxsize=65_536)(stem)
 
 
 class PassageIndex:
@@ -83,7 +77,7 @@ class PassageIndex:
     """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
-        """Raises PipelineError if scikit-learn is missing."""
+        """Raises PipelineError if a library is missing."""
         check_installed()
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 

@@ -102,8 +102,8 @@ class Environment(ABC):
     ) -> DataStream[str]:
         """The lines of text files, without their ends.
 
-        `paths`: one or several paths or globs. Gzip files are unpacked, and so are zip files; one that holds
-        several files needs `member`.
+        `paths`: one or several paths or globs; each file is read once. Compressed files (gz, bz2, xz, zst) are
+        unpacked, and so are zip files; one that holds several files needs `member`.
         """
         from sage_flow.connectors import TextSource
 
@@ -118,17 +118,25 @@ class Environment(ABC):
         types: Mapping[str, Callable[[str], Any]] | None = None,
         encoding: str = "utf-8",
         member: str | None = None,
+        max_cell_chars: int = 131_072,
         name: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream[dict[str, Any]]:
         """The rows of CSV files as dicts of str, or as `types` (by column) convert them.
 
-        `paths` and `member` as in `read_text`. The first row names the columns unless `fieldnames` does.
+        `paths` and `member` as in `read_text`. The first row names the columns unless `fieldnames` does. As a type
+        `bool` takes true, yes and 1, or false, no and 0, in any case. `max_cell_chars`: the longest cell.
         """
         from sage_flow.connectors import CsvSource
 
         source = CsvSource(
-            paths, delimiter=delimiter, fieldnames=fieldnames, types=types, encoding=encoding, member=member
+            paths,
+            delimiter=delimiter,
+            fieldnames=fieldnames,
+            types=types,
+            encoding=encoding,
+            member=member,
+            max_cell_chars=max_cell_chars,
         )
         return self._from(source, "csv", name, parallelism)
 

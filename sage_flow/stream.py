@@ -275,11 +275,22 @@ class Stream(HasOptions, Generic[T]):
 
         return self._sink(CsvSink(path, fieldnames=fieldnames), "write_csv", name, parallelism or 1)
 
-    def write_jsonl(self, path: Any, *, name: str | None = None, parallelism: int | None = None) -> DataStreamSink:
-        """Write every record as a line of JSON; published under `path` when the job has finished."""
+    def write_jsonl(
+        self,
+        path: Any,
+        *,
+        default: Callable[[Any], Any] | None = None,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> DataStreamSink:
+        """Write every record as a line of JSON; published under `path` when the job has finished.
+
+        `default` is called with what JSON cannot express, such as a datetime or a Decimal, and returns what is written
+        for it: `default=str`.
+        """
         from sage_flow.connectors import JsonlSink
 
-        return self._sink(JsonlSink(path), "write_jsonl", name, parallelism or 1)
+        return self._sink(JsonlSink(path, default=default), "write_jsonl", name, parallelism or 1)
 
     # -- engine ---------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 
 _MODULE_OF = {
     "TextSource": "files",
-    "CsvSource": "files",
+    "CsvSource": "csv_source",
     "JsonlSource": "files",
     "CollectionSource": "memory",
     "IterableSource": "memory",

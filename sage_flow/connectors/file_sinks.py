@@ -13,12 +13,13 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from sage_flow.connectors.files import Path, column_fault
+from sage_flow.connectors.csv_source import column_fault
+from sage_flow.connectors.files import Path
 from sage_flow.errors import InputError, PipelineError
 from sage_flow.functions import RuntimeContext, Sink
 
@@ -100,16 +101,51 @@ class TextSink(FileSink[str]):
 
 
 class JsonlSink(FileSink[Any]):
-    """One JSON value on each line. Dataclasses become objects; tuples and keys what `json` makes of them."""
+    """One JSON value on each line. Dataclasses become objects; tuples and keys what `json` makes of them.
+
+    Args:
+        default: called with a value that JSON cannot express, such as a datetime or a Decimal; returns what is
+            written for it. `str` does for both.
+    """
 
     errors = "backslashreplace"  # of a lone surrogate makes the escape by which JSON writes it
 
+    def __init__(self, path: Path, *, default: Callable[[Any], Any] | None = None) -> None:
+        if default is not None and not callable(default):
+            raise PipelineError(f"JsonlSink: default= must be a function, such as str, not {default!r}")
+        super().__init__(path)
+        self._default = default
+        self._fault: ValueError | None = None  # of `default`, and not of json
+
+    def open(self, ctx: RuntimeContext) -> None:
+        super().open(ctx)
+        self._encode = json.JSONEncoder(
+            ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=self._substitute
+        ).encode
+
     def write(self, value: Any) -> None:
         try:
-            text = _JSON.encode(value)
+            text = self._encode(value)
         except ValueError as fault:  # NaN, infinity, a list that holds itself
-            raise TypeError(f"JSON cannot express this {type(value).__name__}: {fault}") from fault
+            if fault is self._fault:
+                raise
+            cure = "; map NaN and infinity to None" if "Out of range" in str(fault) else ""
+            raise TypeError(f"JSON cannot express this {type(value).__name__}: {fault}{cure}") from fault
         self._file.write(text + "\n")
+
+    def _substitute(self, value: Any) -> Any:
+        if (record := _fields_of(value)) is not None:
+            return record
+        if self._default is None:
+            raise TypeError(
+                f"JSON cannot express a {type(value).__name__}; pass default=str (or a function of your own) to"
+                " write_jsonl, or map it to a str, number, list or dict"
+            )
+        try:
+            return self._default(value)
+        except ValueError as fault:
+            self._fault = fault
+            raise
 
 
 class CsvSink(FileSink[Any]):
@@ -184,12 +220,3 @@ def _fields_of(value: Any) -> dict[str, Any] | None:
     if not is_dataclass(value) or isinstance(value, type):
         return None
     return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def _json_of(value: Any) -> dict[str, Any]:
-    if (record := _fields_of(value)) is None:
-        raise TypeError(f"JSON cannot express a {type(value).__name__}; map it to a str, number, list or dict")
-    return record
-
-
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_json_of)

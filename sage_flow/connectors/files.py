@@ -1,29 +1,28 @@
-"""Records from files: lines of text, rows of CSV, one JSON value per line.
+"""Records from files: how files are found and opened; lines of text, one JSON value per line.
 
 Files are found when a source is made, so a wrong path stops the pipeline from being built, and read
-as streams; gzip and zip are read through.
+as streams; what is compressed is read through.
 """
 
 from __future__ import annotations
 
 import codecs
-import csv
 import glob
-import gzip
 import io
 import json
 import os
+import re
 import zipfile
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
+from sage_flow.connectors.compression import fault_at_start, read_faults, unpacked, why_undecodable
 from sage_flow.errors import InputError, PipelineError
 from sage_flow.functions import END, RuntimeContext, Source, SourceSignal
 
-__all__ = ["CsvSource", "FileSource", "JsonlSource", "Lines", "TextSource", "column_fault", "find_files"]
+__all__ = ["FileSource", "JsonlSource", "Lines", "Path", "Paths", "TextSource", "find_files", "is_url"]
 
 T = TypeVar("T")
 Path = str | os.PathLike[str]
@@ -32,18 +31,38 @@ Paths = Path | Iterable[Path]
 _BATCH = 1024  # records
 _BLOCK_CHARS = 1 << 16  # where lines are long, fewer than _BATCH make a batch
 _UNDECODABLE = "\udc80"  # stands for bytes not in the encoding; no decoder makes a lone surrogate
-_READ_FAULTS = (OSError, EOFError, UnicodeError, zlib.error, zipfile.BadZipFile, RuntimeError)
+_OFFICE = "[Content_Types].xml"
+_HEAD = 512  # bytes that tell what a file is
 
 # A strict decoder fails 8 KiB at a time and takes the good lines with it; a mark stays in its line.
 codecs.register_error("sage_flow.mark", lambda fault: (_UNDECODABLE, fault.end))  # type: ignore[attr-defined]
 
 
 def find_files(paths: Paths) -> list[str]:
-    """Return the absolute paths of the files that `paths` names, in order; those of a glob sorted."""
+    """Return the absolute paths of the files that `paths` names, in order; those of a glob sorted.
+
+    Each file comes once, by the first of its names: links and overlapping globs do not repeat it.
+    """
     several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not several:
         raise InputError("the list of paths is empty; name at least one file")
-    return [file for path in several for file in _find(os.fspath(path))]
+    by_identity: dict[object, str] = {}
+    for file in (file for path in several for file in _find(os.fspath(path))):
+        by_identity.setdefault(_identity(file), file)
+    return list(by_identity.values())
+
+
+def is_url(path: str) -> bool:
+    """Whether this is no path but the address of something elsewhere, such as `s3://bucket/a.csv`."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
+def _identity(file: str) -> object:
+    try:
+        entry = os.stat(file)
+    except OSError:  # who reads it says what is wrong
+        return file
+    return entry.st_dev, entry.st_ino
 
 
 def _find(path: str) -> list[str]:
@@ -53,6 +72,8 @@ def _find(path: str) -> list[str]:
     if os.path.exists(full):
         return [full]
     found = sorted(file for file in glob.glob(full, recursive=True) if not os.path.isdir(file))
+    if not found and is_url(path):
+        raise InputError(f"{path}: is a URL, and only files are read; copy it here, or read it in a Source of your own")
     if not found:
         raise InputError(f"{path}: no such file; a relative path starts at {os.getcwd()}")
     return found
@@ -74,17 +95,22 @@ class Lines:
 
     def __iter__(self) -> Iterator[list[str]]:
         fault: Exception | None = None
-        what = ""
+        what, head = "", b""
+        try:
+            head = cast("Any", self._file.buffer).peek(_HEAD)[:_HEAD]
+            what = fault_at_start(head, self._encoding)
+        except read_faults() as error:
+            fault, what = error, _reason(error)
         while not what:
             block: list[str] = []
             try:
                 block.extend(islice(self._file, self.per_block))  # keeps what came before a fault
-            except _READ_FAULTS as error:
+            except read_faults() as error:
                 fault, what = error, _reason(error)
             text = "".join(block)
             if _UNDECODABLE in text:
                 del block[next(i for i, line in enumerate(block) if _UNDECODABLE in line) :]
-                what = f"is not {self._encoding}; pass the encoding of the file, such as encoding='cp1252'"
+                what = why_undecodable(head, self._encoding)
             if block:
                 yield block
                 self.before += len(block)
@@ -102,7 +128,8 @@ class FileSource(Source[T]):
 
     Args:
         paths: a path or a list of them. `~` and globs (`**` too) are expanded; a file is preferred to
-            a glob of the same spelling. Gzip and zip are known by their first bytes or their name.
+            a glob of the same spelling. Each file is read once, however many links and globs lead to it.
+            What is compressed (gz, bz2, xz, zst, zip) is known by its first bytes or its name.
         encoding: of the text. In utf-8 a byte order mark is dropped.
         member: the file to read in a zip that holds several.
 
@@ -172,24 +199,27 @@ class FileSource(Source[T]):
         with ExitStack() as stack:
             try:
                 data = self._unpacked(path, stack.enter_context(open(path, "rb")), stack)
-            except _READ_FAULTS as fault:
+            except read_faults() as fault:
                 raise InputError(f"{path}: {_reason(fault)}") from fault
             codec = "utf-8-sig" if codecs.lookup(self._encoding).name == "utf-8" else self._encoding
             yield stack.enter_context(io.TextIOWrapper(data, codec, "sage_flow.mark", self.newline))
 
-    def _unpacked(self, path: str, file: io.BufferedReader, stack: ExitStack) -> IO[bytes] | gzip.GzipFile:
-        member = self._member
-        magic, ending = file.peek(4)[:4], os.path.splitext(path)[1].lower()
-        if magic == b"PK\x03\x04" or ending == ".zip":
-            archive = stack.enter_context(zipfile.ZipFile(file))
-            members = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-            name = members[0] if member is None and len(members) == 1 else member
-            if name not in members:
-                raise InputError(f"{path}: use member= to name one of its files: {', '.join(members)}")
-            return stack.enter_context(archive.open(name))
-        if member is not None:
-            raise InputError(f"{path}: is not a zip file, so it has no member {member!r}; leave out member=")
-        return gzip.GzipFile(fileobj=file) if magic[:2] == b"\x1f\x8b" or ending == ".gz" else file
+    def _unpacked(self, path: str, file: io.BufferedReader, stack: ExitStack) -> IO[bytes]:
+        head = file.peek(16)[:16]
+        if head.startswith(b"PK\x03\x04") or path.lower().endswith(".zip"):
+            return self._member_of(path, stack.enter_context(zipfile.ZipFile(file)), stack)
+        if self._member is not None:
+            raise InputError(f"{path}: is not a zip file, so it has no member {self._member!r}; leave out member=")
+        return unpacked(file, head, path)
+
+    def _member_of(self, path: str, archive: zipfile.ZipFile, stack: ExitStack) -> IO[bytes]:
+        members = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        if _OFFICE in members and self._member is None:
+            raise InputError(f"{path}: is an Office document, not a zip of text files; save it as CSV")
+        name = members[0] if self._member is None and len(members) == 1 else self._member
+        if name not in members:
+            raise InputError(f"{path}: use member= to name one of its files: {', '.join(members)}")
+        return stack.enter_context(archive.open(name))
 
     def snapshot(self) -> tuple[int, int]:
         return self._index, self._record
@@ -226,70 +256,3 @@ class JsonlSource(FileSource[Any]):
                         where = f"{lines.path}:{number}:{getattr(fault, 'pos', 0) + 1}"
                         what = getattr(fault, "msg", fault)
                         raise InputError(f"{where}: {what}; every line must be one JSON value") from fault
-
-
-class CsvSource(FileSource[dict[str, Any]]):
-    """The rows of CSV files as dicts. Blank lines are passed over.
-
-    Args, besides those of `FileSource`:
-        delimiter: one character.
-        fieldnames: the columns, if the files have no first row that names them.
-        types: a function for each column to convert, such as `{"distance": int}`; other cells are str.
-    """
-
-    newline = ""
-
-    def __init__(
-        self,
-        paths: Paths,
-        *,
-        delimiter: str = ",",
-        fieldnames: Sequence[str] | None = None,
-        types: Mapping[str, Callable[[str], Any]] | None = None,
-        encoding: str = "utf-8",
-        member: str | None = None,
-    ) -> None:
-        csv.reader([], delimiter=delimiter)  # raises TypeError for what cannot be one
-        self._delimiter = delimiter
-        self._types = dict(types or {})
-        self._fieldnames = fieldnames
-        if fieldnames is not None:
-            self._check(fieldnames, "fieldnames=")
-        super().__init__(paths, encoding=encoding, member=member)
-
-    def records(self, lines: Lines) -> Iterator[dict[str, Any]]:
-        # strict: else a quote that is never closed swallows the rest of the file.
-        reader = csv.reader(chain.from_iterable(lines), delimiter=self._delimiter, strict=True)
-        types = list(self._types.items())
-        try:
-            if (names := self._fieldnames or next(reader, None)) is None:
-                return
-            self._check(names, f"{lines.path}:{reader.line_num}")
-            for row in filter(None, reader):
-                if len(row) != len(names):
-                    what = f"{len(row)} cells in a row of {len(names)} columns ({', '.join(names)})"
-                    raise InputError(f"{lines.path}:{reader.line_num}: {what}")
-                record: dict[str, Any] = dict(zip(names, row))
-                for name, convert in types:
-                    try:
-                        record[name] = convert(record[name])
-                    except Exception as fault:
-                        what = f"column {name!r} has {record[name]!r:.99}, which does not convert: {fault!r}"
-                        raise InputError(f"{lines.path}:{reader.line_num}: {what}") from fault
-                yield record
-        except csv.Error as fault:
-            raise InputError(f"{lines.path}:{reader.line_num}: {fault}") from fault
-
-    def _check(self, names: Sequence[str], where: str) -> None:
-        if fault := column_fault(names):
-            raise InputError(f"{where}: {fault}")
-        if unknown := [name for name in self._types if name not in names]:
-            raise InputError(f"{where}: types= has unknown {unknown}; the columns are {', '.join(names)}")
-
-
-def column_fault(names: Sequence[str]) -> str:
-    """Return what is wrong with these column names; an empty str if nothing is."""
-    if isinstance(names, str) or not names:
-        return "a list of column names is needed" if names else "there are no column names"
-    twice = [name for position, name in enumerate(names) if name in names[:position]]
-    return f"every column needs a name of its own, these come twice: {twice}" if twice else ""

@@ -3,6 +3,8 @@
 import dataclasses
 import gzip
 import tempfile
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -346,13 +348,40 @@ def test_dataclasses_are_objects_at_any_depth(tmp_path):
 )
 def test_what_json_cannot_express_is_named(value, kind, tmp_path):
     message = refused(JsonlSink(tmp_path / "out.jsonl"), TypeError, value)
-    assert message.startswith(f"JSON cannot express a {kind};") or message.endswith(f"not {kind}")
+    assert message.startswith(f"JSON cannot express a {kind}; pass default=str") or message.endswith(f"not {kind}")
+
+
+def test_default_writes_what_json_cannot_express(tmp_path):
+    value = {"at": datetime(2024, 5, 1, 12, 30), "price": Decimal("1.10"), "trip": Trip((Flight("UA", 1),))}
+    write(JsonlSink(tmp_path / "out.jsonl", default=str), [value])
+    assert read(JsonlSource(tmp_path / "out.jsonl")) == [
+        {"at": "2024-05-01 12:30:00", "price": "1.10", "trip": {"flights": [{"carrier": "UA", "miles": 1}]}}
+    ]
+
+
+def test_what_default_returns_is_written_as_any_value(tmp_path):
+    sink = JsonlSink(tmp_path / "out.jsonl", default=lambda value: [value.real, {"imag": value.imag}])
+    write(sink, [{"z": 1 + 2j}])
+    assert read(JsonlSource(tmp_path / "out.jsonl")) == [{"z": [1.0, {"imag": 2.0}]}]
+
+
+def test_an_error_of_default_is_told_as_it_is(tmp_path):
+    def default(value):
+        raise ValueError("no such thing")
+
+    assert refused(JsonlSink(tmp_path / "out.jsonl", default=default), ValueError, {1}) == "no such thing"
+
+
+def test_a_default_that_cannot_be_called_is_refused_when_the_sink_is_made(tmp_path):
+    with pytest.raises(PipelineError, match="default= must be a function, such as str, not 'str'"):
+        JsonlSink(tmp_path / "out.jsonl", default="str")
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": float("inf")}])
 def test_numbers_that_json_does_not_have_are_refused(value, tmp_path):
     message = refused(JsonlSink(tmp_path / "out.jsonl"), TypeError, value)
     assert message.startswith(f"JSON cannot express this {type(value).__name__}: Out of range float")
+    assert message.endswith("; map NaN and infinity to None")
 
 
 def test_a_list_that_holds_itself_is_refused(tmp_path):
@@ -408,6 +437,12 @@ def test_csv_reads_back_the_same(data, columns, name):
     rows = st.fixed_dictionaries(dict.fromkeys(columns, CELLS))
     records = data.draw(st.lists(rows))
     assert round_trip(CsvSink, CsvSource, records, name) == records
+
+
+@given(st.lists(st.fixed_dictionaries({"ok": st.booleans()})))
+@settings(deadline=None)  # a disk may take its time to sync
+def test_bools_in_csv_read_back_the_same(records):
+    assert round_trip(CsvSink, lambda path: CsvSource(path, types={"ok": bool}), records, "out.csv") == records
 
 
 # --- the screen -----------------------------------------------------------------------------------

@@ -1,12 +1,17 @@
 """Text, CSV and JSON-lines files as sources."""
 
+import bz2
 import csv
 import gzip
 import importlib.util
 import io
 import json
+import lzma
 import os
+import re
+import subprocess
 import sys
+import tarfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -15,7 +20,7 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 
-from sage_flow.connectors import CsvSource, JsonlSource, TextSource
+from sage_flow.connectors import CsvSource, JsonlSource, TextSource, compression
 from sage_flow.errors import InputError, PipelineError
 from sage_flow.functions import END
 
@@ -123,6 +128,34 @@ def test_a_relative_path_is_found_again_after_a_change_of_directory(write, tmp_p
     source = TextSource("a.txt")
     monkeypatch.chdir("/")
     assert records(source) == ["a"]
+
+
+def test_a_file_is_read_once_whatever_leads_to_it(write, tmp_path):
+    first = write("d/2024/a.txt", "a\n")
+    write("d/2024/b.txt", "b\n")
+    (tmp_path / "d" / "latest").symlink_to("2024", target_is_directory=True)
+    (tmp_path / "d" / "hard.txt").hardlink_to(first)
+    (tmp_path / "d" / "soft.txt").symlink_to(first)
+    assert records(TextSource(tmp_path / "d" / "**" / "*.txt")) == ["a", "b"]
+    assert records(TextSource([tmp_path / "d" / "**" / "*.txt", first, tmp_path / "d" / "2024" / "*"])) == ["a", "b"]
+
+
+def test_files_of_equal_content_are_all_read(write, tmp_path):
+    write("a.txt", "same\n")
+    write("b.txt", "same\n")
+    assert records(TextSource(tmp_path / "*.txt")) == ["same", "same"]
+
+
+def test_a_link_to_nothing_is_an_input_error_of_its_own(write, tmp_path):
+    write("b.txt", "b\n")
+    (tmp_path / "a.txt").symlink_to("gone")
+    assert up_to_error(TextSource(tmp_path / "*.txt")) == ([], f"{tmp_path / 'a.txt'}: No such file or directory")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.csv", "https://example.org/a.csv"])
+def test_a_url_is_refused_as_what_it_is(url):
+    with pytest.raises(InputError, match=rf"{url}: is a URL, and only files are read; copy it here"):
+        CsvSource(url)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -319,6 +352,127 @@ def test_a_zip_with_corrupt_data_is_an_input_error(write):
     assert "a.zip:1: cannot be read" in up_to_error(TextSource(write("a.zip", bytes(data))))[1]
 
 
+# --- other compressions; what is no text ----------------------------------------------------------
+
+
+def zstd_frames(data):
+    """`data` in two frames, as tools make them that compress in parallel."""
+    zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    options, half = {zstd.CompressionParameter.checksum_flag: 1}, len(data) // 2
+    return zstd.compress(data[:half], options=options) + zstd.compress(data[half:], options=options)
+
+
+PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd_frames}
+
+
+@pytest.mark.parametrize("name", ["a.txt.{}", "a.txt"])
+@pytest.mark.parametrize("ending", PACKERS)
+def test_compressed_files_are_known_by_their_first_bytes_and_read_through(ending, name, write):
+    lines = [f"{n} é" for n in range(5000)]
+    path = write(name.format(ending), PACKERS[ending]("\n".join(lines).encode()))
+    assert records(TextSource(path)) == lines
+
+
+def test_lzma_files_are_known_by_their_name(write):
+    assert records(TextSource(write("a.lzma", lzma.compress(b"a\n", lzma.FORMAT_ALONE)))) == ["a"]
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_an_empty_file_has_no_records_whatever_it_is_called(ending, write):
+    assert records(TextSource(write(f"a.{ending}", b""))) == []
+    assert records(TextSource(write(f"b.{ending}", PACKERS[ending](b"")))) == []
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_truncated_compressed_file_is_an_input_error(ending, write):
+    whole = PACKERS[ending](os.urandom(100_000).hex().encode())
+    assert "the compressed data ends early" in up_to_error(TextSource(write("a", whole[: len(whole) // 3])))[1]
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_corrupt_compressed_file_is_an_input_error(ending, write):
+    data = bytearray(PACKERS[ending](os.urandom(100_000).hex().encode()))
+    data[1000:1100] = bytes(100)
+    assert "a:1: cannot be read" in up_to_error(TextSource(write("a", bytes(data))))[1]
+
+
+@pytest.mark.parametrize("name", ["bz2", "xz", "zst"])
+def test_a_file_that_is_not_what_its_name_says_is_an_input_error(name, write):
+    good, message = up_to_error(TextSource(write(f"a.{name}", "plain text\n" * 100)))
+    assert good == []
+    assert f"a.{name}:1: cannot be read: " in message
+
+
+def test_a_format_without_its_package_is_refused_with_what_to_install(write, monkeypatch):
+    monkeypatch.setattr(compression, "_has", lambda package: False)
+    monkeypatch.setattr(compression.sys, "version_info", (3, 13))
+    with pytest.raises(InputError, match=r"a\.zst: is zstd, .* not installed: pip install backports\.zstd"):
+        TextSource(write("a.zst", b"\x28\xb5\x2f\xfd..."))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("inner", PACKERS)
+def test_a_file_that_is_compressed_twice_says_so_in_any_encoding(inner, encoding, write):
+    path = write("a.gz", gzip.compress(PACKERS[inner](b"a\n")))
+    good, message = up_to_error(TextSource(path, encoding=encoding))
+    assert good == []
+    assert re.match(rf"{path}:1: is compressed twice, its content is \w+ again; unpack it once", message)
+
+
+def test_a_tar_archive_says_so(write):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(write("a.txt", "a\n"), "a.txt")
+    for name, data in {"a.tar": archive.getvalue(), "a.tar.gz": gzip.compress(archive.getvalue())}.items():
+        assert f"{name}:1: is a tar archive; unpack it" in up_to_error(TextSource(write(name, data)))[1]
+
+
+@pytest.mark.parametrize("given", ["utf-8", "cp1252"])
+@pytest.mark.parametrize(
+    ("encoding", "cure"),
+    [(name, name) for name in ("utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")],
+)
+def test_utf_16_and_utf_32_name_the_encoding_that_reads_them(encoding, cure, given, write):
+    path = write("a.csv", "name,größe\nanna,170\n".encode(encoding))
+    good, message = up_to_error(CsvSource(path, encoding=given))
+    assert (good, message) == ([], f"{path}:1: is {cure} and not {given}; pass encoding='{cure}'")
+    assert records(CsvSource(path, encoding=cure)) == [{"name": "anna", "größe": "170"}]
+
+
+@pytest.mark.parametrize(("head", "kind"), [(b"PAR1", "a Parquet file"), (b"7z\xbc\xaf'\x1c", "a 7z archive")])
+def test_a_known_binary_file_is_named(head, kind, write):
+    assert f"a:1: is {kind} and no text; convert it" in up_to_error(TextSource(write("a", head + b"\xff\xfe")))[1]
+
+
+def test_other_binary_data_is_not_taken_for_text_of_another_encoding(write):
+    message = up_to_error(TextSource(write("a", b"abc\0\0\xff\xfe\x80")))[1]
+    assert "a:1: is not utf-8, and binary data by its first bytes" in message
+    assert "cp1252" not in message
+
+
+@pytest.mark.parametrize("text", ["BZh is a word", "PAR1,PAR2", "a\0b and so on", "ORC", "Rar!"])
+def test_text_that_looks_a_little_like_something_else_is_text(text, write):
+    assert records(TextSource(write("a", text))) == [text]
+
+
+def test_an_office_document_says_so(write):
+    path = write("a.xlsx", zipped(**{"[Content_Types].xml": "<x/>", "xl/workbook.xml": "<x/>"}))
+    with pytest.raises(InputError, match=r"a\.xlsx: is an Office document, .*; save it as CSV"):
+        TextSource(path)
+
+
+def test_a_plain_file_is_read_without_importing_what_unpacks(write):
+    path = write("a.txt", "a\n")
+    code = f"""
+import sys
+from sage_flow.connectors import TextSource
+TextSource({str(path)!r}).next_batch()
+print(sorted({{"fsspec", "lzma", "bz2"}} & set(sys.modules)))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "fsspec" not in told
+
+
 # --- encodings ------------------------------------------------------------------------------------
 
 
@@ -475,6 +629,40 @@ def test_whatever_a_converter_raises_is_an_input_error(write):
     assert "KeyError('no')" in up_to_error(CsvSource(path, types={"a": {"yes": True}.__getitem__}))[1]
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("True", True), ("true", True), (" YES ", True), ("1", True), ("False", False), ("no", False), ("0", False)],
+)
+def test_bool_reads_what_is_written_for_a_truth_value(text, value, write):
+    assert records(CsvSource(write("a.csv", f"a\n{text}\n"), types={"a": bool})) == [{"a": value}]
+
+
+def test_bool_of_numpy_reads_the_same(write):
+    numpy = pytest.importorskip("numpy")
+    path = write("a.csv", "a\nFalse\nTrue\n")
+    assert records(CsvSource(path, types={"a": numpy.bool_})) == [{"a": numpy.False_}, {"a": numpy.True_}]
+
+
+@pytest.mark.parametrize("text", ["maybe", '""', "2", "t", "on"])
+def test_what_is_no_truth_value_is_an_input_error_with_line_and_column(text, write):
+    path = write("a.csv", f"n,ok\n1,true\n2,{text}\n")
+    good, message = up_to_error(CsvSource(path, types={"ok": bool}))
+    assert good == [{"n": "1", "ok": True}]
+    assert message.startswith(f"{path}:3: column 'ok' has ")
+    assert "not one of true, yes, 1, false, no, 0" in message
+
+
+@pytest.mark.parametrize("given", [list, tuple, set, frozenset])
+def test_types_that_would_split_a_cell_into_characters_are_refused(given, write):
+    with pytest.raises(PipelineError, match=rf"types= of column 'a': {given.__name__} splits .* such as json\.loads"):
+        CsvSource(write("a.csv", "a\n1\n"), types={"a": given})
+
+
+def test_a_type_that_cannot_be_called_is_refused_when_the_source_is_made(write):
+    with pytest.raises(PipelineError, match="types= of column 'a' is 'int'; pass a function, such as int"):
+        CsvSource(write("a.csv", "a\n1\n"), types={"a": "int"})
+
+
 def test_types_of_an_unknown_column_name_the_columns_there_are(write):
     path = write("a.csv", "a,b\n1,2\n")
     good, message = up_to_error(CsvSource(path, types={"c": int}))
@@ -486,10 +674,15 @@ def test_types_that_do_not_fit_the_fieldnames_are_refused_when_the_source_is_mad
         CsvSource(write("a.csv", "1,2\n"), fieldnames=["a", "b"], types={"c": int})
 
 
-@pytest.mark.parametrize("text", ["\n1,2\n", "\r\n"])
-def test_an_empty_header_is_an_input_error(text, write):
-    path = write("a.csv", text)
-    assert up_to_error(CsvSource(path)) == ([], f"{path}:1: there are no column names")
+@pytest.mark.parametrize("blank", ["\n", "\r\n", "\n\r\n\n"])
+def test_blank_lines_before_the_header_are_passed_over(blank, write):
+    assert records(CsvSource(write("a.csv", blank + "a,b\n1,2\n"))) == [{"a": "1", "b": "2"}]
+    assert records(CsvSource(write("b.csv", blank))) == []
+
+
+def test_errors_count_the_blank_lines_before_the_header(write):
+    path = write("a.csv", "\n\na,a\n")
+    assert up_to_error(CsvSource(path))[1].startswith(f"{path}:3: every column needs a name of its own")
 
 
 def test_two_columns_of_one_name_are_an_input_error(write):
@@ -505,12 +698,36 @@ def test_bad_fieldnames_are_refused_when_the_source_is_made(fieldnames, write):
         CsvSource(write("a.csv", "1,2\n"), fieldnames=fieldnames)
 
 
-def test_a_cell_over_the_field_limit_is_an_input_error(write):
-    path = write("a.csv", "a\n1\n" + "x" * (csv.field_size_limit() + 1) + "\n")
+@pytest.fixture
+def field_limit():
+    limit = csv.field_size_limit(131_072)
+    yield
+    csv.field_size_limit(limit)
+
+
+@pytest.mark.usefixtures("field_limit")
+def test_a_cell_over_the_limit_is_an_input_error_that_names_the_cure(write):
+    path = write("a.csv", "a\n1\n" + "x" * 131_073 + "\n")
     assert up_to_error(CsvSource(path)) == (
         [{"a": "1"}],
-        f"{path}:3: field larger than field limit ({csv.field_size_limit()})",
+        f"{path}:3: a cell has more than 131,072 characters: a quote is never closed, or pass max_cell_chars= to read"
+        " longer ones",
     )
+    assert records(CsvSource(path, max_cell_chars=131_073)) == [{"a": "1"}, {"a": "x" * 131_073}]
+
+
+@pytest.mark.usefixtures("field_limit")
+def test_a_limit_that_the_program_has_set_higher_stays(write):
+    path = write("a.csv", "a\n" + "x" * 200_000 + "\n")
+    csv.field_size_limit(300_000)
+    assert records(CsvSource(path)) == [{"a": "x" * 200_000}]
+    assert csv.field_size_limit() == 300_000
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "9"])
+def test_a_bad_limit_of_cells_is_refused_when_the_source_is_made(limit, write):
+    with pytest.raises(PipelineError, match="max_cell_chars must be a whole number of at least 1"):
+        CsvSource(write("a.csv", "a\n"), max_cell_chars=limit)
 
 
 def test_a_nul_is_what_the_csv_module_makes_of_it(write):
