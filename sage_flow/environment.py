@@ -16,6 +16,7 @@ from sage_flow.executors.execution import Execution, Executor
 from sage_flow.functions import Source
 from sage_flow.interrupts import interrupts_held
 from sage_flow.job import JobHandle, JobResult
+from sage_flow.plan.arguments import with_own_arguments
 from sage_flow.plan.builder import Graph, checked_count, make_operator
 from sage_flow.plan.callables import check_life_cycle
 from sage_flow.plan.drawing import draw, explain
@@ -71,7 +72,11 @@ class Environment(ABC):
     # -- sources --------------------------------------------------------------------------------------------
 
     def from_collection(self, items: Sequence[T], *, name: str | None = None) -> DataStream[T]:
-        """The items of a sequence (list, tuple, range), in order, by one subtask."""
+        """The items of a sequence (list, tuple, range), in order, by one subtask.
+
+        In the threads of a LocalEnvironment they are the program's own objects, not copies: what an operator changes
+        in them is changed in `items`, too. In other processes they are copies.
+        """
         from sage_flow.connectors import CollectionSource
 
         return self._from(CollectionSource(items), "collection", name)
@@ -85,7 +90,8 @@ class Environment(ABC):
         "How far a source runs ahead" in docs/operators.md.
 
         A function is called where the source runs, to make the iterable: give one where a generator could not
-        be pickled, or the pipeline runs more than once.
+        be pickled, or the pipeline runs more than once. As with `from_collection`, the threads of a LocalEnvironment
+        get the program's own objects.
         """
         from sage_flow.connectors import IterableSource
 
@@ -205,7 +211,8 @@ class Environment(ABC):
         """Register a service under a name: a class (or a function that makes the object) or a PipelineService.
 
         Args:
-            args, kwargs: for the class, which is called where the service runs.
+            args, kwargs: for the class, which is called where the service runs; each replica gets copies of them,
+                also in the threads of a LocalEnvironment.
             parallelism: replicas. Each replica of a class has a state of its own, so calls must say by
                 `ctx.service(name).options(key=...)` whose they mean, unless it is `stateless`: then calls go to
                 the replicas in turn, as they do for a PipelineService.
@@ -312,7 +319,7 @@ class Environment(ABC):
 
     def submit(self) -> JobHandle:
         """Start the pipeline and return at once."""
-        plan = self._graph.plan()
+        plan = with_own_arguments(self._graph.plan())
         if self._latest is not None:
             self._take_new_queues()
         execution = self._runs_by().start(replace(plan, queues=self._queues_now()), self._options)

@@ -195,6 +195,7 @@ class Source(Generic[T]):
 
     blocking: bool = False
     parallel: bool = False
+    _hands_over: bool = False  # its records are the program's own objects: within the process they are not copied
 
     def open(self, ctx: RuntimeContext) -> None:
         """Called once in every subtask, before the first `next_batch()`."""

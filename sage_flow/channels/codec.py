@@ -263,7 +263,7 @@ def copy_value(value: Any) -> Any:
     Exact int, float, str, bytes, bool, None and tuples of only those are returned as they are.
     Raises: CodecError as `Encoder.encode` and `Decoder.decode`.
     """
-    if _is_atomic(value):
+    if is_atomic(value):
         return value
     try:
         pickler = _idle_copiers.pop()
@@ -283,6 +283,11 @@ def copy_value(value: Any) -> Any:
         raise CodecError(f"the copy of a {_name(value)} cannot be decoded ({_describe(error)})") from error
 
 
+def copy_records(records: list[Any]) -> list[Any]:
+    """`copy_value` of each; of all together, so that what two of them share, their copies share, as in a frame."""
+    return records if all(map(is_atomic, records)) else copy_value(records)
+
+
 def _hold(pickler: _Pickler, definition: Any) -> Any:
     if importable(definition):
         return NotImplemented
@@ -292,10 +297,11 @@ def _hold(pickler: _Pickler, definition: Any) -> Any:
     return _defined, (number,)
 
 
-def _is_atomic(value: Any) -> bool:
+def is_atomic(value: Any) -> bool:
+    """Whether nobody can change it: exact int, float, str, bytes, bool, None, and tuples of only those."""
     if type(value) is not tuple:
         return type(value) in _ATOMS
-    return _ATOMS.issuperset(map(type, value)) or all(map(_is_atomic, value))
+    return _ATOMS.issuperset(map(type, value)) or all(map(is_atomic, value))
 
 
 def importable(definition: Any) -> bool:

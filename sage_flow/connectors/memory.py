@@ -30,6 +30,8 @@ class CollectionSource(Source[T]):
         PipelineError: `items` is no sequence, or is a str or bytes, which is one value and not many.
     """
 
+    _hands_over = True
+
     def __init__(self, items: Sequence[T]) -> None:
         if isinstance(items, (str, bytes, bytearray)):
             raise PipelineError(f"a {type(items).__name__} is one value, not a collection; put it in a list: [...]")
@@ -77,6 +79,7 @@ class IterableSource(Source[T]):
     """
 
     blocking = True
+    _hands_over = True  # a generator could not be copied anyway
 
     def __init__(self, iterable_or_factory: Iterable[T] | Callable[[], Iterable[T]]) -> None:
         given: Any = iterable_or_factory

@@ -249,6 +249,9 @@ class WorkerPort(CallingPort):
         self._drain()
         self._await_sent(channel)
 
+    def shares_objects(self, channel: int) -> bool:
+        return self._shell.shares_objects(self._address, self._outgoing[channel].consumer)
+
     def consumed(self, channel: int, cost: int) -> None:
         incoming = self._incoming[channel]
         amount = incoming.processed(cost)

@@ -94,6 +94,9 @@ class ProcessShell(ThreadShell):
     def medium(self, producer: int, consumer: int) -> str:
         return "memory" if self._process_of[producer] == self._process_of[consumer] else "unix socket"
 
+    def shares_objects(self, producer: int, consumer: int) -> bool:
+        return self._process_of[producer] == self._process_of[consumer] and super().shares_objects(producer, consumer)
+
     def window(self, producer: int, consumer: int) -> int:
         return record_window(consumer) if self.medium(producer, consumer) == "memory" else BYTE_WINDOW
 

@@ -73,5 +73,8 @@ class Shell(Post, Protocol):
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         """Make an event loop, to be run by an activation."""
 
+    def shares_objects(self, producer: int, consumer: int) -> bool:
+        """Whether records between these addresses arrive as the objects themselves, not as pickles."""
+
     def window(self, producer: int, consumer: int) -> int:
         """The credit window of a channel between these addresses, in the unit that `send` returns."""

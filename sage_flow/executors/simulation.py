@@ -317,6 +317,9 @@ class SimulationShell:
     def medium(self, producer: int, consumer: int) -> str:
         return "memory"
 
+    def shares_objects(self, producer: int, consumer: int) -> bool:
+        return not self._post.copies_records
+
     def window(self, producer: int, consumer: int) -> int:
         return record_window(consumer)
 

@@ -41,7 +41,7 @@ class LocalPost:
     """
 
     def __init__(self, *, copies_records: bool = False) -> None:
-        self._copies_records = copies_records
+        self.copies_records = copies_records
         self._receivers: dict[int, Callable[[Message], None]] = {}
 
     def register(self, address: int, deliver: Callable[[Message], None]) -> None:
@@ -69,7 +69,7 @@ class LocalPost:
             outputs = copy_value(message.outputs)
             if outputs is not message.outputs:
                 return message._replace(outputs=outputs)
-        elif self._copies_records and isinstance(message, Data):
+        elif self.copies_records and isinstance(message, Data):
             return message._replace(records=copy_value(message.records))
         return message
 
@@ -111,6 +111,9 @@ class ThreadShell:
 
     def medium(self, producer: int, consumer: int) -> str:
         return "memory"
+
+    def shares_objects(self, producer: int, consumer: int) -> bool:
+        return not self._post.copies_records
 
     def window(self, producer: int, consumer: int) -> int:
         return record_window(consumer)

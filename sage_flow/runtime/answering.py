@@ -87,6 +87,7 @@ class Answering:
         self._port = port
         self._outputs = outputs
         self._explain = explain
+        self._copying = [output for output in outputs if output.sends_copies]
         self._ticket: Ticket | None = None
         self._late: LateShare | None = None  # the latest that was split off the record under way
         self._deadline = 0.0
@@ -161,6 +162,8 @@ class Answering:
             self._port.reply(ticket.reply_to, Reply(ticket.call_id, ticket.share, ()))
         if total == 0:
             return
+        for output in self._copying:
+            output.make_own()
         part = ticket._replace(share=ticket.share / total, remaining_s=self._deadline - self._port.now())
         for output in self._outputs:
             output.flush(part)

@@ -35,8 +35,8 @@ def own_copy(function: Any, operator: Operator) -> Any:
             ) from error
     if not isinstance(function, _LIVING):
         return function
-    if isinstance(function, Source) and not function.parallel:
-        return copy.copy(function)  # it has one subtask, and may hold what is too large, or unable, to be pickled
+    if isinstance(function, Source) and function._hands_over:
+        return copy.copy(function)
     try:
         return pickle.loads(by_value.dumps(function))
     except Exception as error:

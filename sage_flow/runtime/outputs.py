@@ -12,6 +12,7 @@ from sage_flow.plan.graph import Partitioning
 from sage_flow.plan.physical import REPLY, Edge
 from sage_flow.runtime.failure import add_notes, shorten
 from sage_flow.runtime.port import Port
+from sage_flow.runtime.sharing import own_records
 
 __all__ = ["ChannelOutput", "Output", "ReplyOutput"]
 
@@ -29,6 +30,17 @@ class Output:
         self.edge = edge
         self.key = key
         self.records: list[Any] = []
+        self.sends_copies = False
+        """Another output hands over the same objects: see `separate`."""
+
+    @property
+    def shares_objects(self) -> bool:
+        """Whether whoever reads it gets the objects themselves, and may change them, and not pickles of them."""
+        return False
+
+    def make_own(self) -> None:
+        """Replace what is buffered by copies. Raises: CodecError."""
+        self.records[:] = own_records(self.records)
 
     def add(self, value: Any) -> None:
         """Append one record, with its key where the edge is keyed."""
@@ -71,13 +83,18 @@ class ChannelOutput(Output):
         super().__init__(edge, key)
         self._channels = channels
         self._port = port
+        self._sharing = [port.shares_objects(channel) for channel in channels]
         self._split = self._choose_split(index, max_parallelism)
+
+    @property
+    def shares_objects(self) -> bool:
+        return any(self._sharing)
 
     def _choose_split(self, index: int, max_parallelism: int) -> Split:
         count = len(self._channels)
         match self.edge.partitioning:
             case Partitioning.BROADCAST:
-                return lambda records: [(target, records) for target in range(count)]
+                return BroadcastSplit(self._sharing)
             case _ if count == 1:
                 return lambda records: [(0, records)]
             case Partitioning.HASH:
@@ -122,6 +139,18 @@ class ReplyOutput(Output):
 
     def send_element(self, element: ControlElement) -> None:
         """A caller's response channel has no control elements: its calls end it."""
+
+
+class BroadcastSplit:
+    """Everything to everyone. `sharing`: who gets the objects themselves, which can be one."""
+
+    def __init__(self, sharing: Sequence[bool]) -> None:
+        self._sharing = sharing
+        self._spared = sharing.index(True) if all(sharing) else None  # others pickle what they send
+
+    def __call__(self, records: list[Any]) -> Iterable[tuple[int, list[Any]]]:
+        copied = [shares and target != self._spared for target, shares in enumerate(self._sharing)]
+        return [(target, own_records(records) if copies else records) for target, copies in enumerate(copied)]
 
 
 class HashSplit:

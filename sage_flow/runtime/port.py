@@ -85,6 +85,9 @@ class Port(CallPort, Protocol):
     def emit_element(self, channel: int, element: ControlElement) -> None:
         """Send one control element behind the records sent before. Suspends like `emit`."""
 
+    def shares_objects(self, channel: int) -> bool:
+        """Whether the reader of a channel gets the records themselves, not pickles of them."""
+
     def consumed(self, channel: int, cost: int) -> None:
         """A frame of this cost was processed: its producer may send as much again."""
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sage_flow.channels.frame import Message, Reply, Request
 from sage_flow.errors import CodecError, PipelineError, ProtocolError, ServiceError, UnknownService
 from sage_flow.functions import RuntimeContext
+from sage_flow.plan.arguments import arguments_of
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.service_methods import check_methods, public_methods
 from sage_flow.runtime.answering import CallersGate, error_for_caller
@@ -52,7 +53,8 @@ class ServiceSubtask:
             queues=self.plan.queues,
         )
         with self._explained("its constructor"):
-            made = self._operator.functions[0](*self._operator.options["args"], **self._operator.options["kwargs"])
+            args, kwargs = arguments_of(self._operator)
+            made = self._operator.functions[0](*args, **kwargs)
         with self._explained("open()"):
             check_methods(self._operator.name, made)
             self._methods = public_methods(made)

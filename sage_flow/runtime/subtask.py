@@ -45,6 +45,7 @@ from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
 from sage_flow.runtime.pace import Pace
 from sage_flow.runtime.port import UNWINDING, Crashed, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
+from sage_flow.runtime.sharing import SideRecords, separate
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 
 __all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
@@ -86,7 +87,10 @@ class ChainSubtask:
         self._async_maps = dict(self._make_async_maps())  # by the operator's index
         self._keys: list[BoundOperator] = []  # of outputs
         self._outputs = [self._make_output(edge_id) for edge_id in range(len(plan.edges)) if self._is_mine(edge_id)]
+        separate(self._outputs)
+        self._copying = [output for output in self._outputs if output.sends_copies]
         self._by_tag = self._outputs_by_tag()
+        self._sides = dict(self._make_sides())  # by the operator's index
         inputs = [channel for channel in plan.channels if channel.consumer == subtask.address]
         self._gate = InputGate(channel.id for channel in inputs)
         self._input_edges = {channel.id: channel.edge for channel in inputs}
@@ -147,6 +151,15 @@ class ChainSubtask:
             if output.edge.tag is not None:
                 found.setdefault((output.edge.operator, output.edge.tag), []).append(output)
         return found
+
+    def _make_sides(self) -> Iterator[tuple[int, SideRecords]]:
+        for index in {index for index, _ in self._by_tag}:
+            bound = self._operators[index]
+            gives_any = bound.operator.kind in (Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS)
+            sides = SideRecords(is_alone=gives_any)
+            if gives_any:
+                bound.calls = tuple(map(sides.watching, bound.calls))
+            yield index, sides
 
     def _find_source(self) -> Source[Any] | None:
         head = self._operators[0]
@@ -450,23 +463,28 @@ class ChainSubtask:
                 f"nothing reads side output {tag!r} of {name!r}: read it with .side_output({tag!r})"
                 + (" (dead letters are read with .dead_letters())" if tag == DEAD_LETTERS else "")
             )
-        for output in outputs:
-            output.add(value)
+        self._sides[index].put(outputs, value, is_last=tag == DEAD_LETTERS)
         if len(outputs[0].records) >= FRAME_RECORDS:
             self._flush_full()
 
     def _flush(self, *, may_suspend: bool = True) -> None:
+        for output in self._copying:
+            self._blaming(self._operators[output.edge.operator].operator, output.make_own)
         for output in self._outputs:
-            if not output.records:
-                continue
-            try:
-                output.flush(may_suspend=may_suspend)
-            except Exception as error:
-                self._explain(error, output.edge.key or self._operators[output.edge.operator].operator)
-                raise
+            if output.records:
+                sender = output.edge.key or self._operators[output.edge.operator].operator
+                self._blaming(sender, partial(output.flush, may_suspend=may_suspend))
+
+    def _blaming(self, operator: Operator, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._explain(error, operator)
+            raise
 
     def _flush_full(self) -> None:
         """A buffer is full in the middle of a record."""
+        self._give_sides()
         if self._answering.is_active:
             self._answering.flush_half()
         self._flush()  # inside an answer only what carries no share is left: rows for the driver
@@ -474,7 +492,12 @@ class ChainSubtask:
     def _queue_before_call(self) -> None:
         """What was emitted before a call must not wait for its reply; shares of a request do, its count is open."""
         if not self._answering.is_active:
+            self._give_sides()
             self._flush(may_suspend=False)
+
+    def _give_sides(self) -> None:
+        for sides in self._sides.values():
+            sides.give()
 
     def _finish(self) -> None:
         """End of input: give out what was held back, then tell the outputs."""

@@ -50,6 +50,9 @@ class RecordingShell:
     def window(self, producer, consumer):
         return self._window
 
+    def shares_objects(self, producer, consumer):
+        return True
+
     def medium(self, producer, consumer):
         return "memory"
 

@@ -69,6 +69,9 @@ class FakePort:
     def emit_element(self, channel, element):
         self.sent.append(Control(channel, len(self.on(channel)), element))
 
+    def shares_objects(self, channel):
+        return True
+
     def consumed(self, channel, cost):
         self.credits.append(Credit(channel, cost))
 
