@@ -67,20 +67,23 @@ def test_all_copies_are_made_before_the_first_reader_can_change_anything():
     seen = []
 
     def change(frame):
-        seen.extend(dict(row) for row in frame.records)
+        seen.extend(row["n"] for row in frame.records)
         for row in frame.records:
             row["n"] = "changed"
 
     made.port.before_emit = change
     made.give(made.ins[0], {"n": 1}, {"n": 2})
-    assert seen == [{"n": 1}, {"n": 2}] * 5
+    assert sorted(seen) == [1] * 5 + [2] * 5
 
 
 def test_what_records_of_a_frame_share_their_copies_share_too():
     made = bench(two_readers, "step")
     part = []
-    made.give(made.ins[0], {"part": part}, {"part": part})
-    first, second = made.port.records(made.outs[1])
+    output = made.subtask._outputs[1]  # by hand: how many records a slice has is a matter of time
+    for _ in "ab":
+        output.add({"part": part})
+    output.make_own()
+    first, second = output.records
     assert first["part"] is second["part"] is not part
 
 
