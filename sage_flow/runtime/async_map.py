@@ -14,7 +14,8 @@ from typing import Any
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.answering import LateShare
-from sage_flow.runtime.failure import shorten
+from sage_flow.runtime.failure import is_of_pipeline, shorten
+from sage_flow.runtime.first_values import check_value
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.port import UNWINDING, Port, Task
 from sage_flow.service import ServiceFuture
@@ -98,7 +99,7 @@ class AsyncMap:
         """Take out the results that can leave. Raises what the function raised, unless `on_error` lets it pass."""
         for pending in self.finished():
             try:
-                result = pending.result()
+                result = self.result_of(pending)
             except UNWINDING:
                 raise
             except BaseException as error:
@@ -117,10 +118,14 @@ class AsyncMap:
             self._pending.remove(pending)
         yield from done
 
+    def result_of(self, pending: Pending) -> Any:
+        """Return the result of a record. Raises what the function raised; PipelineError if it is a promise again."""
+        return check_value(self._bound.operator, pending.result())
+
     def on_failure(self, pending: Pending, error: BaseException) -> None:
         """Let the record pass as `on_error` says, or raise the error; no StopIteration, which would end a loop."""
         operator = self._bound.operator
-        if operator.on_error != "fail" and isinstance(error, Exception):
+        if operator.on_error != "fail" and isinstance(error, Exception) and not is_of_pipeline(error):
             self._bound.reject(pending.record, error)
             return
         if isinstance(error, (StopIteration, StopAsyncIteration)):

@@ -16,7 +16,9 @@
 
 When a function raises, the line number is the operator and a local of the frame is its record: nothing is
 run a second time to find the culprit. Counts come from the length of the batch, from what filters dropped
-and what flat maps gave; an operator that keeps the number of records costs nothing to count.
+and what flat maps gave; an operator that keeps the number of records costs nothing to count. The first values of
+each function are looked at (`first_values`): until then `f0` is a `Look` at it, afterwards the same code runs with
+the function itself.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from __future__ import annotations
 import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any
 
 from sage_flow.channels.frame import FRAME_RECORDS
 from sage_flow.plan.graph import Kind, Operator
+from sage_flow.runtime.first_values import Look, look_at
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.report import Counters
@@ -43,12 +46,15 @@ MULTIPLIERS = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind
 @dataclass(frozen=True, slots=True)
 class Culprit:
     """The operator whose line raised, its index in the chain (None for the key of an output), its record
-    and, on a keyed stream, the record's key."""
+    and, on a keyed stream, the record's key. `so_far` is the state of an aggregate. `is_of_loop`: the line itself
+    raised and not the function that it calls."""
 
     operator: Operator
     index: int | None
     record: Any
     key: Any = None
+    so_far: Any = None
+    is_of_loop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +67,42 @@ class _Line:
 class CompiledChain:
     """`run(batch)` sends a batch through the operators from `start` on, into the outputs' buffers."""
 
-    def __init__(self, run: Callable[[list[Any]], None], lines: dict[int, _Line], source: str) -> None:
-        self.run = run
+    def __init__(
+        self,
+        function: FunctionType,
+        names: dict[str, Any],
+        looks: dict[str, Look],
+        lines: dict[int, _Line],
+        source: str,
+    ) -> None:
+        self.run: Callable[[list[Any]], None] = function
         self.source = source
+        self._function = function
+        self._names = names
+        self._looks = looks
         self._lines = lines
+        for look in looks.values():
+            look.on_done = self._bind
+        self._bind()
+
+    def _bind(self) -> None:
+        """From the next batch on, call what has been looked at directly. The code stays the same."""
+        function = self._function
+        looks = {name: look for name, look in self._looks.items() if not look.is_done}
+        values = tuple({**self._names, **looks}.values())
+        self.run = FunctionType(function.__code__, function.__globals__, function.__name__, values)
 
     def culprit(self, traceback: TracebackType | None) -> Culprit | None:
         """Return who raised, None if the traceback does not pass through this chain."""
         found = None
         while traceback is not None:
             frame = traceback.tb_frame
-            if frame.f_code is self.run.__code__ and traceback.tb_lineno in self._lines:
+            if frame.f_code is self._function.__code__ and traceback.tb_lineno in self._lines:
                 line = self._lines[traceback.tb_lineno]
                 names = frame.f_locals
-                found = Culprit(line.operator, line.index, names.get(line.variable), names.get("k"))
+                is_of_loop = traceback.tb_next is None
+                record, key, so_far = names.get(line.variable), names.get("k"), names.get("a")
+                found = Culprit(line.operator, line.index, record, key, so_far, is_of_loop)
             traceback = traceback.tb_next
         return found
 
@@ -110,6 +138,7 @@ class _Writer:
         self._body: list[tuple[int, str]] = []  # depth and text
         self._lines: dict[int, _Line] = {}  # by position in the body, later by line number
         self._names: dict[str, Any] = {"MISSING": MISSING}
+        self._looks: dict[str, Look] = {}
         self._counts: list[tuple[int, bool]] = []  # operator index, whether the counter counts what it gave
         self._depth = 3
         self._value = "v"
@@ -127,7 +156,7 @@ class _Writer:
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         first = 5  # line number of the first line of the body
         lines = {position + first: line for position, line in self._lines.items()}
-        return CompiledChain(namespace["chain"], lines, source)
+        return CompiledChain(namespace["chain"], self._names, self._looks, lines, source)
 
     def _write(self, text: str, *, depth: int | None = None, line: _Line | None = None) -> None:
         if line is not None:
@@ -191,13 +220,18 @@ class _Writer:
     def _call(self, index: int, bound: BoundOperator, side: int) -> str:
         if side >= len(bound.calls):
             return ""  # an operator without a function of its own
-        self._names[f"f{index}"] = bound.calls[side]
+        self._name_function(f"f{index}", bound.calls[side], bound.operator)
         if not bound.operator.with_ctx[side]:
             return f"f{index}({self._value})"
         self._names[f"c{index}"] = bound.context
         if bound.operator.keyed:
             self._write(f"c{index}.key = k")
         return f"f{index}({self._value}, c{index})"
+
+    def _name_function(self, name: str, function: Callable[..., Any], operator: Operator) -> None:
+        self._names[name] = function
+        if (look := look_at(operator, function)) is not None:
+            self._looks[name] = look
 
     def _write_aggregate(self, index: int, bound: BoundOperator, line: _Line) -> None:
         self._names[f"s{index}"] = bound.table
@@ -232,7 +266,8 @@ class _Writer:
         if (index, False) not in self._counts:
             self._count(index, gives=False)
         self._write(f"try: {text}", line=line)
-        self._write(f"except Exception as e: e{index}({line.variable}, e); d{index} += 1; continue")
+        # It is the operator's line, too: `reject` raises what is no fault of the record.
+        self._write(f"except Exception as e: e{index}({line.variable}, e); d{index} += 1; continue", line=line)
 
     def _count(self, index: int, *, gives: bool) -> None:
         if (index, gives) not in self._counts:
@@ -249,7 +284,7 @@ class _Writer:
             if key is None or output.key is None:
                 self._write(f"o{number}({self._value})")
                 continue
-            self._names[f"q{number}"] = output.key
+            self._name_function(f"q{number}", output.key, key)
             line = _Line(key, None, self._value)
             self._write(f"o{number}((q{number}({self._value}), {self._value}))", line=line)
         if main and self._depth > 3:

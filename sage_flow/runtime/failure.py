@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from sage_flow import by_value
-from sage_flow.errors import RemoteError
+from sage_flow.errors import PipelineError, RemoteError
 from sage_flow.functions import Sink
 from sage_flow.plan.graph import Kind, Operator
 from sage_flow.plan.location import is_engine_file, short_path
@@ -28,6 +28,7 @@ __all__ = [
     "explain_failure",
     "explain_service_failure",
     "fold_engine_frames",
+    "is_of_pipeline",
     "pack_error",
     "rebuild_error",
     "shorten",
@@ -149,7 +150,7 @@ def explain_failure(
     notes = [f"operator  {operator.name!r} ({operator.kind}), {subtask}, job {job!r}, written at {operator.location}"]
     if has_record:
         notes.append(f"record    {shorten(record)}")
-        if isinstance(error, Exception) and (cure := _past_such_records(operator)):
+        if isinstance(error, Exception) and not is_of_pipeline(error) and (cure := _past_such_records(operator)):
             notes.append(f"          on_error={cure} lets the job go on past such records")
     add_notes(error, notes)
 
@@ -167,6 +168,11 @@ def _notes_here(error: BaseException) -> list[str]:
     notes = list(getattr(error, "__notes__", ()))
     last = max((index for index, note in enumerate(notes) if note.startswith("service  ")), default=-1)
     return notes[last + 1 :]
+
+
+def is_of_pipeline(error: BaseException) -> bool:
+    """Whether the pipeline is wrong and not the record: `on_error` then does not let the record pass."""
+    return isinstance(error, PipelineError)
 
 
 def _past_such_records(operator: Operator) -> str | None:

@@ -12,6 +12,8 @@ from sage_flow import by_value
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
 from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, Kind, Operator
+from sage_flow.runtime.failure import is_of_pipeline
+from sage_flow.runtime.first_values import check_outputs, looked_items
 from sage_flow.runtime.report import Counters
 from sage_flow.state import KeyTable, default_factory
 
@@ -84,7 +86,12 @@ class BoundOperator:
         return ()
 
     def reject(self, record: Any, error: Exception) -> None:
-        """A record failed and the operator's `on_error` lets the job go on."""
+        """A record failed and the operator's `on_error` lets the job go on.
+
+        Raises a PipelineError: the pipeline is wrong and not the record, and every other record would fail, too.
+        """
+        if is_of_pipeline(error):
+            raise error
         if self.operator.on_error == "skip":
             self._counters.skipped[self._index] += 1
             return
@@ -114,7 +121,7 @@ class BoundOperator:
 
         def guarded(value: Any, *ctx: Any) -> Iterator[Any]:
             try:
-                yield from call(value, *ctx)
+                yield from check_outputs(self.operator, call(value, *ctx))
             except Exception as error:
                 self.reject(value, error)
 
@@ -129,8 +136,8 @@ class BoundOperator:
 
     def _run_batch(self, values: list[Any]) -> Iterable[Any]:
         context = (self.context,) if self.operator.with_ctx[0] else ()
-        outputs: Iterable[Any] = self.functions[0](values, *context)
-        return outputs
+        outputs = self.functions[0](values, *context)
+        return looked_items(self.operator, check_outputs(self.operator, outputs))
 
 
 def _may_return_none(function: Any) -> Callable[..., Iterable[Any]]:

@@ -29,7 +29,6 @@ from sage_flow.channels.frame import (
 )
 from sage_flow.errors import CodecError, InternalError, InvalidKeyError, PipelineError, ProtocolError
 from sage_flow.functions import END, IDLE, RuntimeContext, Sink, Source
-from sage_flow.keys import stable_hash
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Plan
 from sage_flow.plan.physical import Subtask as SubtaskPlan
@@ -38,6 +37,7 @@ from sage_flow.runtime.async_map import AsyncMap, Pending
 from sage_flow.runtime.barrier import AbandonAndHold, Hold, TakeSnapshot
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.chain import MULTIPLIERS, CompiledChain, Culprit, compile_chain
+from sage_flow.runtime.clearer import clearer_error
 from sage_flow.runtime.failure import explain_failure, explain_service_failure
 from sage_flow.runtime.gate import AllInputsEnded, InputGate
 from sage_flow.runtime.operators import BoundOperator
@@ -380,7 +380,7 @@ class ChainSubtask:
             raise InternalError("a record of a service without its share")
         with self._answering.record(pending.share.ticket(self._port.now())):
             try:
-                result = pending.result()
+                result = made.result_of(pending)
             except UNWINDING:
                 raise
             except BaseException as error:
@@ -397,10 +397,10 @@ class ChainSubtask:
             raise
         except BaseException as error:  # also KeyboardInterrupt and its like: user code raised it
             culprit = entry.culprit(error.__traceback__)
-            bad_key = _unhashable_key(culprit, error)
-            self._blame(culprit, bad_key or error)
-            if bad_key is not None:
-                raise bad_key from error
+            clearer = clearer_error(culprit, error)
+            self._blame(culprit, clearer or error)
+            if clearer is not None:
+                raise clearer from error
             raise
 
     def _blame(self, culprit: Culprit | None, error: BaseException) -> None:
@@ -522,17 +522,6 @@ class ChainSubtask:
         except Exception as error:
             self._explain(error, bound.operator)
             raise
-
-
-def _unhashable_key(culprit: Culprit | None, error: BaseException) -> InvalidKeyError | None:
-    """Without routing, an unhashable key first shows as a TypeError of the state's dict: say what it is."""
-    if culprit is None or not isinstance(error, TypeError) or not str(error).startswith("unhashable type"):
-        return None
-    try:
-        stable_hash(culprit.key)
-    except InvalidKeyError as bad_key:
-        return bad_key
-    return None
 
 
 class Slices:

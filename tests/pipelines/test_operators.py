@@ -56,7 +56,7 @@ STATELESS = {
         lambda s: s.flat_map(lambda n: (m for m in (n, -n))),
         [m for n in NUMBERS for m in (n, -n)],
     ),
-    "flat_map of a string": (lambda s: s.flat_map(str), [c for n in NUMBERS for c in str(n)]),
+    "flat_map of characters": (lambda s: s.flat_map(lambda n: list(str(n))), [c for n in NUMBERS for c in str(n)]),
     "process of generators": (lambda s: s.process(lambda n, ctx: iter([n])), NUMBERS),
     "process of None": (lambda s: s.process(lambda n: None), []),
     "process of lists": (lambda s: s.process(lambda n: [n, n]), [m for n in NUMBERS for m in (n, n)]),

@@ -1,0 +1,40 @@
+"""Errors that Python words by its own means, said in the words of the pipeline."""
+
+from __future__ import annotations
+
+from sage_flow.errors import InvalidKeyError
+from sage_flow.keys import stable_hash
+from sage_flow.plan.graph import Kind
+from sage_flow.runtime.chain import MULTIPLIERS, Culprit
+from sage_flow.runtime.failure import add_notes
+from sage_flow.runtime.first_values import not_iterable
+
+__all__ = ["clearer_error"]
+
+
+def clearer_error(culprit: Culprit | None, error: BaseException) -> Exception | None:
+    """Return the error to raise in the place of one that a compiled chain raised; None: that is clear as it is."""
+    if culprit is None:
+        return None
+    if (
+        culprit.operator.kind is Kind.FOLD
+        and culprit.so_far is None
+        and culprit.operator.options["initial"] is not None
+    ):
+        add_notes(error, ["          its function returned None for an earlier record of this key"])
+    if not isinstance(error, TypeError):
+        return None
+    if culprit.is_of_loop and culprit.operator.kind in MULTIPLIERS and "iter" in str(error):
+        return not_iterable(culprit.operator, error)
+    return _unhashable_key(culprit, error)
+
+
+def _unhashable_key(culprit: Culprit, error: TypeError) -> InvalidKeyError | None:
+    """Without routing, an unhashable key first shows as a TypeError of the state's dict."""
+    if not str(error).startswith("unhashable type"):
+        return None
+    try:
+        stable_hash(culprit.key)
+    except InvalidKeyError as bad_key:
+        return bad_key
+    return None
