@@ -34,6 +34,7 @@ __all__ = [
     "busy_thread",
     "call_case",
     "calls_in_flight",
+    "collected",
     "calls_one_by_one",
     "timed_by_operator",
 ]
@@ -131,6 +132,48 @@ def timed_by_operator(env: Environment, service: str, measure: Measure, size: in
     env.from_collection([size]).map(call).collect("timed")
     timed: Timed = env.execute(progress=False).collected["timed"][0]
     return timed
+
+
+def call_and_collect(env: Environment, service: str, size: int) -> float:
+    """Mean seconds of a call that a map makes for each record, where the replies are collected.
+
+    The map takes the time from its first record to its last, so the start of the job is not in it.
+    """
+
+    def call(number: int, ctx: RuntimeContext) -> tuple[int, float]:
+        return ctx.service(service).process(number), time.perf_counter()
+
+    env.from_collection(range(size + 1)).map(call).collect("timed")
+    rows = env.execute(progress=False).collected["timed"]
+    times = [when for _, when in rows]
+    return (times[-1] - times[0]) / size
+
+
+def collected(make: Callable[[str], Environment]) -> tuple[Calls, Calls]:
+    """Calls by an operator that does nothing else, and calls by a map record by record."""
+
+    def bare(size: int) -> Timed:
+        env = make("bare")
+        env.register_service("echo", Echo)
+        return timed_by_operator(env, "echo", mean_of_calls, size)
+
+    def by_map(size: int) -> Timed:
+        env = make("collect")
+        env.register_service("echo", Echo)
+        mean_s = call_and_collect(env, "echo", size)
+        return Timed(size, mean_s, 1 / mean_s)
+
+    return bare, by_map
+
+
+def mean_of_calls(echo: ServiceHandle, size: int, _: CpuClock) -> Timed:
+    """Without a clock around each call, as in a map."""
+    echo.process(0)
+    began = time.perf_counter()
+    for number in range(size):
+        echo.process(number)
+    mean_s = (time.perf_counter() - began) / size
+    return Timed(size, mean_s, 1 / mean_s)
 
 
 # -- beside a busy neighbour ----------------------------------------------------------------------------------
@@ -287,4 +330,11 @@ CASES = (
     *_cases("call", "a class service", Echo, bar=4.0),
     *_cases("call-pipeline", "a pipeline service", ECHO_PIPELINE, bar=None),
     *(_nested(depth) for depth in (2, 3, 4)),
+    call_case(
+        "call-collect",
+        "call for each record in a map whose results are collected, against the same calls in a loop",
+        5000,
+        *collected(LocalEnvironment),
+        bar=1.3,
+    ),
 )

@@ -8,7 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calls import Calls, Echo, Measure, call_case, calls_in_flight, calls_one_by_one, timed_by_operator
+from benchmarks.calls import (
+    Calls,
+    Echo,
+    Measure,
+    call_case,
+    calls_in_flight,
+    calls_one_by_one,
+    collected,
+    timed_by_operator,
+)
 from benchmarks.case import Case, Figure, Timed
 from benchmarks.ray_cluster import ProcessClock, start_ray, wait_until
 from benchmarks.timing import in_flight, one_by_one
@@ -229,4 +238,21 @@ _ONE = replace(
     rounds=3,
 )
 
-CASES = (_ONE, _rate_case(16, None), _rate_case(256, 12.0), *_costs())
+
+def _environment(name: str) -> RemoteEnvironment:
+    start_ray()
+    return RemoteEnvironment(name)
+
+
+_COLLECT = replace(
+    call_case(
+        "ray-call-collect",
+        "call between actors for each record in a map whose results are collected, against the same calls in a loop",
+        2000,
+        *collected(_environment),
+        bar=1.3,
+    ),
+    rounds=3,
+)
+
+CASES = (_ONE, _COLLECT, _rate_case(16, None), _rate_case(256, 12.0), *_costs())

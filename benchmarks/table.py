@@ -84,7 +84,8 @@ def _calls_row(one: Measured) -> list[str]:
     cells = _name(one)
     for side in (one.hand, one.flow):
         p50, p99 = _known(side, lambda r: r.wall_s), _known(side, lambda r: r.p99_s)
-        cells += [f"{_seconds(p50)} / {_seconds(p99)}", _rate(side), _seconds(_known(side, lambda r: r.cpu_s))]
+        times = _seconds(p50) if p99 is None else f"{_seconds(p50)} / {_seconds(p99)}"
+        cells += [times, _rate(side), _seconds(_known(side, lambda r: r.cpu_s))]
     return [*cells, _spread(one.ratio("wall"), _times), _verdict(one, _times, "≤")]
 
 

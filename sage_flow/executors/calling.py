@@ -82,7 +82,7 @@ class CallingPort:
             if self._is_stopped:
                 self._check()
             taken = self._calls.open(*take)
-        return taken or self._suspend(partial(self._calls.open, *take), deadline)
+        return taken or self._await(partial(self._calls.open, *take), deadline)
 
     def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
         with self._lock:
@@ -117,14 +117,14 @@ class CallingPort:
     # -- what comes of them ---------------------------------------------------------------------------------
 
     def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
-        return call.outcome or self._suspend(lambda: call.outcome, deadline) or self.poll(call)
+        return call.outcome or self._await(lambda: call.outcome, deadline) or self.poll(call)
 
     def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
         def ready() -> bool:
             return sum(call.outcome is not None for call in calls) >= count
 
         if not ready():
-            self._suspend(ready, deadline)
+            self._await(ready, deadline)
 
     def poll(self, call: OpenCall) -> Outcome | None:
         if call.outcome is None and call.deadline <= self.now():
@@ -210,6 +210,10 @@ class CallingPort:
         self._call_back(late)
 
     # -- waiting --------------------------------------------------------------------------------------------
+
+    def _await(self, what: Callable[[], T | None], deadline: float | None) -> T | None:
+        """Wait inside user code."""
+        return self._suspend(what, deadline)
 
     def _suspend(self, what: Callable[[], T | None], deadline: float | None) -> T | None:
         """Return `what()`, asked under the condition, once it is neither None nor False; None: `deadline` has passed.

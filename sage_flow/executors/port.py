@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sage_flow.channels.frame import (
     DRIVER,
@@ -44,7 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerPort"]
 
+T = TypeVar("T")
+
 _ASK_DRIVER_S = 60.0
+_HOLD_S = 0.001
+_HOLD_WAITS = 64
+"""For how long, and over how many waits, records that user code has emitted are held back for company."""
 
 
 class _Outgoing:
@@ -77,6 +82,9 @@ class WorkerPort(CallingPort):
         self._requests = IncomingRequests(self._service) if subtask.address in self._heads(plan) else None
         self._allowed: set[str] = set()  # services that this service may call
         self._thread: int | None = None
+        self._queue_emitted: Callable[[], None] | None = None
+        self._held_until = 0.0
+        self._held_waits = 0
         self._event_loop: EventLoop | None = None
         self._draining = False
         self._poked = False
@@ -267,11 +275,14 @@ class WorkerPort(CallingPort):
     def in_activation(self) -> bool:
         return threading.get_ident() == self._thread
 
+    def before_long_wait(self, queue_emitted: Callable[[], None]) -> None:
+        self._queue_emitted = queue_emitted
+
     def suspend_until(self, is_ready: Callable[[], bool]) -> None:
         # Nothing is counted while an activation waits: before a long wait all that was counted is told, once.
-        if self._suspend(is_ready, self.now() + self.progress_due_s()) is None:
+        if self._await(is_ready, self.now() + self.progress_due_s()) is None:
             self.tell_progress()
-            self._suspend(is_ready, None)
+            self._await(is_ready, None)
 
     def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
         with self._lock:
@@ -306,6 +317,26 @@ class WorkerPort(CallingPort):
         self._fault, self._is_stopped = error, True
 
     # -- waiting and sending --------------------------------------------------------------------------------
+
+    def _await(self, what: Callable[[], T | None], deadline: float | None) -> T | None:
+        """Wait inside user code, and send the records that it has emitted, since `what` may depend on them.
+
+        A frame for each record would cost as much as the call that the record comes from. So they are held back
+        while answers come within a millisecond. What bounds this is the time since the last frame and not that of
+        one wait: user code may ask again and again until a record has arrived. In the simulation, where time stands
+        still while there is something to do, the number of waits bounds it.
+        """
+        if self._queue_emitted is None or not self.in_activation():
+            return self._suspend(what, deadline)
+        self._held_waits += 1
+        if self._held_waits < _HOLD_WAITS and self.now() < self._held_until:
+            held_until = self._held_until if deadline is None else min(deadline, self._held_until)
+            found = self._suspend(what, held_until)
+            if found or held_until == deadline:
+                return found
+        self._queue_emitted()
+        self._held_until, self._held_waits = self.now() + _HOLD_S, 0
+        return self._suspend(what, deadline)
 
     def _check(self) -> None:
         if self._fault is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,17 +28,11 @@ activation_deadline: ContextVar[float | None] = ContextVar("deadline of the call
 
 
 class Caller:
-    """The `ServiceCaller` of one subtask, and of those outside the job.
+    """The `ServiceCaller` of one subtask, and of those outside the job."""
 
-    `before_wait` is called before the subtask's own activation waits for a call.
-    """
-
-    def __init__(
-        self, services: Mapping[str, ServicePlan], port: CallPort, before_wait: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, services: Mapping[str, ServicePlan], port: CallPort) -> None:
         self._services = services
         self._port = port
-        self._before_wait = before_wait
         self._found: dict[tuple[str, str], ServicePlan] = {}  # by service and method, which were found to be right
         self._closing = False
 
@@ -51,21 +45,15 @@ class Caller:
 
     def call(self, call: Call) -> Any:
         plan, timeout_s, group = self._checked(call)
-        port = self._port
-        if port.in_activation():
-            self._before_wait()
-        made = port.call(plan, call, timeout_s, group)
-        outcome = port.await_call(made)
+        made = self._port.call(plan, call, timeout_s, group)
+        outcome = self._port.await_call(made)
         if outcome is None:
             raise InternalError(f"a call of {made.label} came back without an outcome")
         return outcome.get()
 
     def start(self, call: Call) -> ServiceFuture:
         plan, timeout_s, group = self._checked(call)
-        port = self._port
-        if not port.has_place(plan) and port.in_activation():
-            self._before_wait()
-        return ServiceFuture(port, port.call(plan, call, timeout_s, group))
+        return ServiceFuture(self._port, self._port.call(plan, call, timeout_s, group))
 
     def _checked(self, call: Call) -> tuple[ServicePlan, float, int | None]:
         """Return whom to call, seconds to wait, and the key group, None if any replica may answer."""

@@ -31,9 +31,6 @@ class CallPort(Protocol):
         A call that could not be made comes back with its outcome, an error.
         """
 
-    def has_place(self, service: ServicePlan) -> bool:
-        """Whether a call made now would not wait for a place."""
-
     def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
         """Suspend until a call has its outcome, and return that; None: `deadline` has passed."""
 
@@ -105,6 +102,12 @@ class Port(CallPort, Protocol):
 
     def wake(self) -> None:
         """Wake the subtask, from any thread: something that it looks at has changed."""
+
+    def before_long_wait(self, queue_emitted: Callable[[], None]) -> None:
+        """Set what is called when the activation waits inside user code and does not get its answer at once.
+
+        `queue_emitted` queues the records that user code has emitted, since the answer may depend on them.
+        """
 
     def suspend_until(self, is_ready: Callable[[], bool]) -> None:
         """Suspend until `is_ready()`, which is asked whenever the subtask is woken."""

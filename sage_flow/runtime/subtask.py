@@ -82,7 +82,8 @@ class ChainSubtask:
         self.subtask = subtask
         self._port = port
         self._counters = Counters(subtask.chain.operators)
-        self._caller = Caller(plan.services, port, self._queue_before_call)
+        self._caller = Caller(plan.services, port)
+        port.before_long_wait(self._queue_emitted)
         self._operators = [self._bind(index, operator) for index, operator in enumerate(subtask.chain.operators)]
         self._async_maps = dict(self._make_async_maps())  # by the operator's index
         self._keys: list[BoundOperator] = []  # of outputs
@@ -489,7 +490,7 @@ class ChainSubtask:
             self._answering.flush_half()
         self._flush()  # inside an answer only what carries no share is left: rows for the driver
 
-    def _queue_before_call(self) -> None:
+    def _queue_emitted(self) -> None:
         """What was emitted before a call must not wait for its reply; shares of a request do, its count is open."""
         if not self._answering.is_active:
             self._give_sides()

@@ -42,7 +42,10 @@ class FakeTask:
 
 
 class FakePort:
-    """Keeps what it is given. `answer(service, method, args)` is called for calls, `before_emit(frame)` for frames."""
+    """Keeps what it is given. `answer(service, method, args)` is called for calls, `before_emit(frame)` for frames.
+
+    Calls take long, unless `answers_at_once`.
+    """
 
     def __init__(self):
         self.clock = VirtualClock()
@@ -53,6 +56,8 @@ class FakePort:
         self.answer = lambda service, method, args: None
         self.before_emit = lambda frame: None
         self.while_suspended = lambda: None
+        self.queue_emitted = lambda: None
+        self.answers_at_once = False
         self.woken = 0
         self.begun = []
         self.tasks = []
@@ -80,12 +85,11 @@ class FakePort:
 
     def call(self, service, call, timeout_s, group):
         label = f"{service.name}.{call.method}"
+        if not self.answers_at_once:
+            self.queue_emitted()
         made = OpenCall(0, service.name, service.name, label, self.now(), self.now() + timeout_s)
         made.outcome = Outcome(value=self.answer(service.name, call.method, call.args))
         return made
-
-    def has_place(self, service):
-        return True
 
     def await_call(self, call, deadline=None):
         self.await_calls([call], 1, deadline)
@@ -111,6 +115,9 @@ class FakePort:
         task = FakeTask(awaitable)
         self.tasks.append(task)
         return task
+
+    def before_long_wait(self, queue_emitted):
+        self.queue_emitted = queue_emitted
 
     def suspend_until(self, is_ready):
         self.while_suspended()

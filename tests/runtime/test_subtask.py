@@ -272,7 +272,7 @@ def test_slices_are_short_where_records_are_slow():
     assert counts == [1, 2, 3]
 
 
-# --- a call before what was emitted is sent ---------------------------------------------------------------
+# --- what was emitted before a call ------------------------------------------------------------------------
 
 
 class Echo:
@@ -280,7 +280,8 @@ class Echo:
         return value
 
 
-def test_what_was_emitted_before_a_call_is_queued_before_it():
+@pytest.mark.parametrize(("answers_at_once", "sent_before"), [(False, [1, 2]), (True, [])])
+def test_what_was_emitted_before_a_call_is_sent_if_the_reply_does_not_come_at_once(answers_at_once, sent_before):
     def build(env):
         env.register_service("echo", Echo)
 
@@ -293,8 +294,9 @@ def test_what_was_emitted_before_a_call_is_queued_before_it():
         step.for_each(print)
 
     made = bench(build, "ask")
+    made.port.answers_at_once = answers_at_once
     sent_at_call = []
     made.port.answer = lambda service, method, args: sent_at_call.append(made.port.records(made.outs[0])) or "reply"
     made.give(made.ins[0], 1, 2, 3, 4)
-    assert sent_at_call == [[1, 2]]
+    assert sent_at_call == [sent_before]
     assert made.port.records(made.outs[0]) == [1, 2, "reply", 4]
