@@ -67,6 +67,11 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
         "--address", metavar="ADDRESS", help='"auto", "local", "host:port" or "ray://host:port"; implies --ray'
     )
     run.add_argument("--name", help="the job's name; default: that of the file")
+    run.add_argument(
+        "--check-shared-records",
+        action="store_true",
+        help="fail where an operator changes a record that others hold, and name it; slow, and not with --ray",
+    )
     _add_working_dir(run)
 
 
@@ -144,7 +149,9 @@ def environment(job: JobFile, arguments: argparse.Namespace) -> Environment:
     if on_ray is None:
         on_ray = is_submission or arguments.address is not None
     if not on_ray:
-        return LocalEnvironment(name, arguments.parallelism)
+        return LocalEnvironment(name, arguments.parallelism, check_shared_records=arguments.check_shared_records)
+    if arguments.check_shared_records:
+        raise PipelineError("--check-shared-records looks at a job in this process: run it without --ray and --address")
     address = arguments.address or ("auto" if is_submission or "RAY_ADDRESS" in os.environ else "local")
     if is_http(address if address != "auto" else os.environ.get("RAY_ADDRESS", "")):
         raise PipelineError("http://... is the address of a job server: `sage-flow submit` sends a job there")

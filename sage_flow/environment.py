@@ -25,6 +25,7 @@ from sage_flow.plan.location import caller_location
 from sage_flow.plan.queues import JobQueues, new_scope
 from sage_flow.plan.resources import ActorOptionsDict, actor_options
 from sage_flow.plan.service_methods import check_methods
+from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
 from sage_flow.stream import DataStream
@@ -44,6 +45,8 @@ class Environment(ABC):
         progress: whether a run shows its progress on stderr where nothing else is asked for; None, the default: if
             that is a terminal. A pipeline that uses the terminal itself sets it to False.
     """
+
+    _check_shared_records = False
 
     def __init__(self, name: str, parallelism: int, cancel_grace_s: float, executor: Executor | str | None) -> None:
         if not isinstance(name, str) or not name:
@@ -322,7 +325,9 @@ class Environment(ABC):
         plan = with_own_arguments(self._graph.plan())
         if self._latest is not None:
             self._take_new_queues()
-        execution = self._runs_by().start(replace(plan, queues=self._queues_now()), self._options)
+        shared = SharedRecords() if self._check_shared_records else None
+        plan = replace(plan, queues=self._queues_now(), shared_records=shared)
+        execution = self._runs_by().start(plan, self._options)
         self._latest = weakref.ref(execution)
         return self._handle(execution)
 
@@ -352,6 +357,8 @@ class LocalEnvironment(Environment):
         cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
         executor: how to run: "threads", the default, a thread per subtask; "processes", subtasks spread over two
             plain processes; or an executor of your own making, such as `ProcessExecutor(workers=4)`.
+        check_shared_records: for development: raise SharedRecordError, which names the operator, when one changes a
+            record that others hold: another reader, the program, or whoever got it from the operator before. Slow.
 
     Raises: PipelineError for an executor that is none.
     """
@@ -363,11 +370,13 @@ class LocalEnvironment(Environment):
         *,
         cancel_grace_s: float = 5.0,
         executor: Executor | Literal["threads", "processes"] | None = None,
+        check_shared_records: bool = False,
     ) -> None:
         self._kind = "threads"
         if executor == "threads" or executor == "processes":
             self._kind, executor = executor, None
         super().__init__(name, parallelism, cancel_grace_s, executor)
+        self._check_shared_records = bool(check_shared_records)
 
     def _make_executor(self) -> Executor:
         if self._kind == "processes":

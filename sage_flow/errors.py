@@ -2,6 +2,7 @@
 
     SageFlowError
     ├── PipelineError            the pipeline, as written, cannot run; raised while it is built
+    │   └── SharedRecordError    an operator changed a record that others hold (with check_shared_records=True)
     ├── InputError               an input file is missing or malformed; says file:line
     ├── InvalidKeyError          a key is unhashable, NaN, or of a type without a stable hash
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
@@ -38,6 +39,7 @@ from __future__ import annotations
 __all__ = [
     "SageFlowError",
     "PipelineError",
+    "SharedRecordError",
     "InputError",
     "InvalidKeyError",
     "CodecError",
@@ -72,6 +74,10 @@ class SageFlowError(Exception):
 
 class PipelineError(SageFlowError):
     """The pipeline, as written, cannot run; says where it was written and what to change."""
+
+
+class SharedRecordError(PipelineError):
+    """An operator changed a record that others hold: found where `check_shared_records=True` looks for it."""
 
 
 class InputError(SageFlowError):

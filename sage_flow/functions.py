@@ -197,6 +197,10 @@ class Source(Generic[T]):
     parallel: bool = False
     _hands_over: bool = False  # its records are the program's own objects: within the process they are not copied
 
+    def _holds_records(self) -> bool:
+        """Whether the program has the very objects that it gives."""
+        return False
+
     def open(self, ctx: RuntimeContext) -> None:
         """Called once in every subtask, before the first `next_batch()`."""
 

@@ -120,9 +120,16 @@ class Mode:
     parallelism: int
     make_executor: Callable[[], Executor]
 
-    def environment(self, name: str = "test", parallelism: int | None = None) -> LocalEnvironment:
-        """Return an environment that runs in this mode."""
-        return LocalEnvironment(name, parallelism or self.parallelism, executor=self.make_executor())
+    def environment(
+        self, name: str = "test", parallelism: int | None = None, *, check_shared_records: bool = False
+    ) -> LocalEnvironment:
+        """Return an environment that runs in this mode; `check_shared_records` as `LocalEnvironment` has it."""
+        return LocalEnvironment(
+            name,
+            parallelism or self.parallelism,
+            executor=self.make_executor(),
+            check_shared_records=check_shared_records,
+        )
 
     @property
     def shares_memory(self) -> bool:

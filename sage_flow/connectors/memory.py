@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -43,6 +43,9 @@ class CollectionSource(Source[T]):
             )
         self._items = items
         self._position = 0
+
+    def _holds_records(self) -> bool:
+        return True
 
     def open(self, ctx: RuntimeContext) -> None:
         self.restore(0)
@@ -94,6 +97,9 @@ class IterableSource(Source[T]):
         self._reading = _Reading()  # shared by the copies of all runs
         self._position = 0
         self._iterator: Iterator[T] | None = None
+
+    def _holds_records(self) -> bool:
+        return isinstance(self._given, Collection)
 
     def open(self, ctx: RuntimeContext) -> None:
         given: Any = self._given

@@ -8,6 +8,7 @@ from functools import cached_property
 from sage_flow.plan.graph import Operator, Partitioning
 from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
+from sage_flow.plan.shared_records import SharedRecords
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
 
@@ -109,7 +110,10 @@ class Channel:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job runs. `queues`: where its own queues are; None for a plan that is not to be run."""
+    """What a job runs. `queues`: where its own queues are; None for a plan that is not to be run.
+
+    `shared_records`: those that are known, where operators that change them are looked for.
+    """
 
     job: str
     chains: tuple[Chain, ...]
@@ -118,6 +122,7 @@ class Plan:
     max_parallelism: int = MAX_PARALLELISM
     version: int = PLAN_VERSION
     queues: JobQueues | None = None
+    shared_records: SharedRecords | None = None
 
     @cached_property
     def subtasks(self) -> tuple[Subtask, ...]:

@@ -32,6 +32,7 @@ class Output:
         self.records: list[Any] = []
         self.sends_copies = False
         """Another output hands over the same objects: see `separate`."""
+        self.on_copied: Callable[[list[Any], list[Any]], None] | None = None
 
     @property
     def shares_objects(self) -> bool:
@@ -40,7 +41,10 @@ class Output:
 
     def make_own(self) -> None:
         """Replace what is buffered by copies. Raises: CodecError."""
-        self.records[:] = own_records(self.records)
+        own = own_records(self.records)
+        if self.on_copied is not None:
+            self.on_copied(self.records, own)
+        self.records[:] = own
 
     def add(self, value: Any) -> None:
         """Append one record, with its key where the edge is keyed."""

@@ -44,6 +44,7 @@ from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
 from sage_flow.runtime.pace import Pace
 from sage_flow.runtime.port import UNWINDING, Crashed, Port
+from sage_flow.runtime.record_watch import RecordWatch
 from sage_flow.runtime.report import Counters, SubtaskReport
 from sage_flow.runtime.sharing import SideRecords, separate
 from sage_flow.runtime.watermark import Advance, BecomeIdle
@@ -89,6 +90,7 @@ class ChainSubtask:
         self._keys: list[BoundOperator] = []  # of outputs
         self._outputs = [self._make_output(edge_id) for edge_id in range(len(plan.edges)) if self._is_mine(edge_id)]
         separate(self._outputs)
+        self._watch = self._watch_records()
         self._copying = [output for output in self._outputs if output.sends_copies]
         self._by_tag = self._outputs_by_tag()
         self._sides = dict(self._make_sides())  # by the operator's index
@@ -152,6 +154,14 @@ class ChainSubtask:
             if output.edge.tag is not None:
                 found.setdefault((output.edge.operator, output.edge.tag), []).append(output)
         return found
+
+    def _watch_records(self) -> RecordWatch | None:
+        shared = self.plan.shared_records
+        if shared is None:
+            return None
+        watch = RecordWatch(self.plan, shared)
+        watch.install(self._operators, self._outputs)
+        return watch
 
     def _make_sides(self) -> Iterator[tuple[int, SideRecords]]:
         for index in {index for index, _ in self._by_tag}:
@@ -258,6 +268,8 @@ class ChainSubtask:
                 self._gate.on_record(message.channel)
                 entry = self._entry_for(message.channel)
                 records = self._unpacked(message)
+                if self._watch is not None:
+                    self._watch.received(records, self._input_edges[message.channel])
                 self._slices = Slices(entry, records, message.tickets, message.channel, message.cost)
             case Control():
                 self._on_element(message)
@@ -307,6 +319,8 @@ class ChainSubtask:
         if batch is END:
             self._finish()
         elif isinstance(batch, list):
+            if self._watch is not None:
+                self._watch.hands_over(batch, self._operators[0].functions[0], self._operators[0].operator.name)
             self._slices = Slices(self._entry(0, 0, keyed=False), batch)
         else:
             operator = self._operators[0].operator
