@@ -183,10 +183,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.address is not None:
         return cluster_commands.inspect(arguments)
     try:
-        statistics = find_job(arguments.job).ask()
+        job = find_job(arguments.job)
+        statistics = job.ask()
     except Exception as error:
         return fail(error, in_use=True)
-    print(cluster_commands.statistics_text(arguments, statistics))
+    print(cluster_commands.statistics_text(arguments, statistics, name=job.name, process=job.pid))
     return 0
 
 

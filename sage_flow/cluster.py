@@ -19,20 +19,22 @@ class Cluster:
         self._namespace = namespace
 
     def jobs(self) -> list[JobRecord]:
-        """The jobs that run or have run, the latest first."""
+        """The jobs that run or have run, the latest first. Raises ClusterError if the cluster does not answer."""
+        from sage_flow.executors.ray.answers import ANSWER_S
         from sage_flow.executors.ray.records import JobRecords
 
-        return JobRecords(self._namespace).all()
+        return JobRecords(self._namespace, ANSWER_S).all()
 
     def job(self, job: str) -> JobHandle:
         """A handle of the job with this id, or of the latest of this name. It leaves the job alone when it goes.
 
-        Raises PipelineError, listing the jobs there are.
+        Raises PipelineError, listing the jobs there are; ClusterError if the cluster does not answer.
         """
+        from sage_flow.executors.ray.answers import ANSWER_S
         from sage_flow.executors.ray.client import RayExecution
         from sage_flow.executors.ray.records import JobRecords
 
-        return JobHandle(RayExecution(self._namespace, JobRecords(self._namespace).find(job)), is_owner=False)
+        return JobHandle(RayExecution(self._namespace, JobRecords(self._namespace, ANSWER_S).find(job)), is_owner=False)
 
 
 def connect(address: str = "auto", *, namespace: str = "sage_flow") -> Cluster:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.console import FAILED, INTERRUPTED, OK, fail, tell
 from sage_flow.errors import PipelineError
+from sage_flow.executors.ray.answers import ANSWER_S
 
 if TYPE_CHECKING:
     from sage_flow.cluster import Cluster
     from sage_flow.environment import Environment
+    from sage_flow.executors.execution import Execution
     from sage_flow.executors.ray.records import JobRecord
     from sage_flow.job import JobHandle
     from sage_flow.jobfile import JobFile
@@ -28,7 +30,7 @@ exit codes:
   0    done
   1    the job failed, or was cancelled by somebody else
   2    wrong use: no such job, no such option, no such file
-  3    no cluster can be reached
+  3    no cluster can be reached, or it does not answer within 30 s
   130  Ctrl-C
 """
 
@@ -329,18 +331,20 @@ def _print_lines(arguments: argparse.Namespace, name: str, text: str) -> None:
 
 
 def _cancel(cluster: Cluster, arguments: argparse.Namespace) -> int:
-    return _end(cluster, arguments, lambda handle: handle.cancel("cancelled by `sage-flow cancel`"))
+    return _end(cluster, arguments, lambda job: job.cancel("cancelled by `sage-flow cancel`"))
 
 
 def _drain(cluster: Cluster, arguments: argparse.Namespace) -> int:
-    return _end(cluster, arguments, lambda handle: handle.drain())
+    return _end(cluster, arguments, lambda job: job.drain())
 
 
-def _end(cluster: Cluster, arguments: argparse.Namespace, end: Callable[[JobHandle], Any]) -> int:
+def _end(cluster: Cluster, arguments: argparse.Namespace, end: Callable[[Execution], None]) -> int:
     handle, record = _found(cluster, arguments.job)
     was_over = record.status.is_final
     if not was_over:
-        end(handle)
+        end(handle._execution)
+        while not handle.wait(_FOLLOW_S).is_final:  # each look at the status asks the cluster, within its limit
+            pass
         record = _found(cluster, handle.id)[1]
     _print(arguments, record.as_dict(), lambda: f"job {record.id} {'was over' if was_over else 'is'}: {record.status}")
     return _code(record)
@@ -355,23 +359,30 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    from sage_flow.executors.ray.client import queues_of_job
+
     handle, record = _found(cluster, arguments.job)
     if record.status.is_final:
         raise PipelineError(f"job {record.id} is over: {record.status}")
-    print(statistics_text(arguments, handle.statistics()))
+    statistics = handle.statistics()
+    if arguments.what == "channels":
+        statistics["queues"] = queues_of_job(arguments.namespace, record)
+    print(statistics_text(arguments, statistics, name=record.name, id=record.id))
     return OK
 
 
-def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any]) -> str:
-    """What `sage-flow channels` and `services` print of it."""
+def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any], **whose: Any) -> str:
+    """What `sage-flow channels` and `services` print of it. `whose`: what the job is found by, its name first."""
     from sage_flow.inspection import channels_text, services_text
 
     if arguments.json:
         import json
 
         shown = (arguments.what, *(["queues"] if arguments.what == "channels" else []), "stories", "unresponsive")
-        return json.dumps({name: statistics.get(name, []) for name in shown}, indent=2)
-    return (channels_text if arguments.what == "channels" else services_text)(statistics)
+        return json.dumps({"job": whose, **{name: statistics.get(name, []) for name in shown}}, indent=2)
+    name, *others = whose.items()
+    title = f"{arguments.what} of job {name[1]!r} ({', '.join(f'{what} {value}' for what, value in others)})"
+    return f"{title}\n\n{(channels_text if arguments.what == 'channels' else services_text)(statistics)}"
 
 
 # -- what they share ------------------------------------------------------------------------------------------
@@ -392,7 +403,7 @@ def _found(cluster: Cluster, job: str) -> tuple[JobHandle, JobRecord]:
     """The job, and what is known of it; of one that is over everything is there, also if its master just died."""
     handle = _awaited(cluster, job)
     if handle.status.is_final:
-        handle.wait()
+        handle.wait(ANSWER_S)
     return handle, next(record for record in cluster.jobs() if record.id == handle.id)
 
 

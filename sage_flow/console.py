@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import sys
 
 __all__ = ["FAILED", "INTERRUPTED", "NO_CLUSTER", "OK", "USAGE", "discard_stdout", "fail", "tell"]
@@ -20,6 +22,7 @@ def fail(error: BaseException, *, in_use: bool = False) -> int:
     Raises the error again if it is a bug of sage_flow: that needs its whole traceback.
     """
     from sage_flow.errors import ClusterError, InternalError, PipelineError, SageFlowError
+    from sage_flow.executors.ray.answers import ClusterSilent
     from sage_flow.runtime.failure import describe, user_frames
 
     frames = user_frames(error.__traceback__)
@@ -31,8 +34,19 @@ def fail(error: BaseException, *, in_use: bool = False) -> int:
     else:
         tell(*describe(error))
     if isinstance(error, ClusterError):
+        if isinstance(error, ClusterSilent):
+            atexit.register(_leave, NO_CLUSTER)
         return NO_CLUSTER
     return USAGE if isinstance(error, SageFlowError if in_use else PipelineError) else FAILED
+
+
+def _leave(code: int) -> None:
+    """End this program before Ray's own end, registered earlier, which waits for the cluster without a limit."""
+    import os
+
+    with contextlib.suppress(OSError, ValueError):  # closed, or its reader gone
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def tell(*lines: str) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from sage_flow.errors import ClusterError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
@@ -150,10 +152,12 @@ class _Watch:
             with _screen(self._stderr) as screen:
                 pause_s = screen.first_s
                 while not self._stop.wait(pause_s):
-                    screen.show(self._snapshot(self._speed))
+                    with contextlib.suppress(ClusterError):  # no answer now: the last counts stay
+                        screen.show(self._snapshot(self._speed))
                     pause_s = screen.interval_s
         whole_run = Speedometer(self._start_s)
-        print(line_of(self._snapshot(whole_run)), file=self._stderr, flush=True)
+        with contextlib.suppress(ClusterError):
+            print(line_of(self._snapshot(whole_run)), file=self._stderr, flush=True)
 
     def _snapshot(self, speed: Speedometer) -> Snapshot:
         metrics = self._job.metrics()

@@ -3,18 +3,22 @@
 Every job announces itself in a directory of the user's own (0700): a socket, and a file that says its name,
 its process and the key of the socket. Both are gone when the job has ended; what a killed process left is
 removed by who finds it.
+
+A job is there if its socket listens. The number of its process says nothing: a container that starts again gives it
+to somebody else, and from another container that shares the directory it means another process, or none.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import queue
 import secrets
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +34,8 @@ __all__ = ["RunningJob", "announced", "find_job", "running_jobs"]
 
 _NAME = "inspect"
 _ANSWER_S = 5.0
-_numbers = itertools.count(1)
+_FILE, _SOCKET, _PART = ".json", ".sock", ".part"
+_OLD_S = 60.0  # a job needs no longer to announce itself
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def announced(job: JobHandle) -> Iterator[None]:
     from sage_flow.channels.queues_here import queues_here
     from sage_flow.channels.transport import UnixAddress
 
-    path = _directory() / f"{os.getpid()}-{next(_numbers)}"
+    path = _directory() / f"{os.getpid()}-{secrets.token_hex(4)}"  # the number comes again in a container
     key = secrets.token_bytes(32)
 
     def answer(link: Link) -> None:
@@ -89,32 +94,77 @@ def announced(job: JobHandle) -> Iterator[None]:
         # Asking the job waits for its subtasks, which this thread must not.
         threading.Thread(target=answer, args=(link,), name=f"answer of {job.name}", daemon=True).start()
 
-    listener = Listener(UnixAddress(f"{path}.sock"), key, _NAME, on_message=on_message)
-    file = path.with_suffix(".json")
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        json.dump({"name": job.name, "pid": os.getpid(), "key": key.hex()}, opened)
+    listener = Listener(UnixAddress(str(path.with_suffix(_SOCKET))), key, _NAME, on_message=on_message)
+    file = path.with_suffix(_FILE)
     try:
+        _write_whole(file, json.dumps({"name": job.name, "pid": os.getpid(), "key": key.hex()}))
         yield
     finally:
         file.unlink(missing_ok=True)
         listener.close()
 
 
+def _write_whole(file: Path, content: str) -> None:
+    """Nobody finds half of it."""
+    part = file.with_suffix(_PART)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(content)
+    part.rename(file)
+
+
 def running_jobs() -> list[RunningJob]:
-    """Return the jobs that are announced and whose process is alive, oldest first."""
+    """Return the jobs that are announced and that can be asked, oldest first.
+
+    Raises: ChannelNotReachable if the directory is not ours alone.
+    """
+    directory = _directory()
+    _remove_ends(directory)
     found = []
-    for file in sorted(_directory().glob("*.json"), key=lambda file: file.stat().st_mtime):
-        try:
-            told = json.loads(file.read_text())
-        except (FileNotFoundError, ValueError):  # it ends, or begins, just now
-            continue
-        if _is_alive(told["pid"]):
-            path = str(file.with_suffix(".sock"))
-            found.append(RunningJob(told["name"], told["pid"], path, bytes.fromhex(told["key"])))
-        else:
+    for file in sorted(directory.glob(f"*{_FILE}"), key=_age):
+        path = str(file.with_suffix(_SOCKET))
+        if not _listens(path):
             file.unlink(missing_ok=True)
-            file.with_suffix(".sock").unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
+        elif (job := _announcement(file, path)) is not None:
+            found.append(job)
     return found
+
+
+def _age(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # it ends just now
+        return 0.0
+
+
+def _announcement(file: Path, path: str) -> RunningJob | None:
+    """What it says; None if that is no announcement of ours, or gone by now."""
+    try:
+        told = json.loads(file.read_bytes())
+        return RunningJob(str(told["name"]), int(told["pid"]), path, bytes.fromhex(told["key"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _listens(path: str) -> bool:
+    """Whether there is a process behind a socket, running or stopped, here or in another container."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:  # above all BlockingIOError, as so many ask it already
+            return True
+    return True
+
+
+def _remove_ends(directory: Path) -> None:
+    """Sockets and parts of files whose process was killed before it had announced its job."""
+    for path in directory.iterdir():
+        is_end = path.suffix in (_SOCKET, _PART) and not path.with_suffix(_FILE).exists()
+        if is_end and time.time() - _age(path) > _OLD_S and not _listens(str(path.with_suffix(_SOCKET))):
+            path.unlink(missing_ok=True)
 
 
 def find_job(wanted: str | None = None) -> RunningJob:
@@ -129,27 +179,26 @@ def find_job(wanted: str | None = None) -> RunningJob:
     running = ", ".join(f"{job.name!r} (process {job.pid})" for job in jobs) or "none"
     if not matching:
         what = "no job runs" if wanted is None else f"no job {wanted!r} runs"
-        raise PipelineError(f"{what} on this machine for this user; running: {running}")
+        raise PipelineError(
+            f"{what} on this machine for this user; running: {running} (a job on a Ray cluster is found with --address)"
+        )
     raise PipelineError(f"several jobs run, say which by name or process id: {running}")
 
 
 def _directory() -> Path:
-    """Where this user's jobs announce themselves; made if it is not there."""
+    """Where this user's jobs announce themselves; made if it is not there. Raises ChannelNotReachable."""
     from sage_flow.channels.transport import check_private
 
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     base = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
     directory = base / (f"sage_flow-{os.geteuid()}")
-    directory.mkdir(mode=0o700, exist_ok=True)
-    check_private(str(directory))
-    return directory
-
-
-def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's by now
-        return False
-    return True
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        check_private(str(directory))
+    except OSError as error:
+        raise ChannelNotReachable(
+            f"jobs announce themselves in {directory}, which cannot be made: {error.strerror}; set XDG_RUNTIME_DIR or"
+            " TMPDIR to a directory of your own"
+        ) from error
+    return directory

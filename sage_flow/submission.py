@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 from sage_flow._version import __version__
 from sage_flow.console import FAILED
 from sage_flow.errors import ClusterError, PipelineError
+from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent
+from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, use_own_token
 
 __all__ = ["JobServer", "Submission", "entrypoint", "is_http", "shipped"]
 
@@ -66,13 +68,13 @@ class JobServer:
         self.address = address
         _check_address(address)
         _check_somebody_listens(address)
-        from ray.job_submission import JobSubmissionClient
-
         _silence_ray()
-        from sage_flow.executors.ray.logs import api_server
-
-        with api_server(address):
-            self._client = self._ask(JobSubmissionClient, address)
+        try:
+            self._client = self._ask(_client, address)
+        except _WrongToken:
+            if not use_own_token(urlsplit(address).hostname or ""):
+                raise
+            self._client = self._ask(_client, address)
 
     def submit(self, entrypoint: str, metadata: dict[str, str], runtime_env: dict[str, Any] | None = None) -> str:
         """Start it; return the id of the submission."""
@@ -125,15 +127,39 @@ class JobServer:
 
     def _ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Its result; Ray's errors of the job API, and those of HTTP under it, become ours."""
+        import requests
         from ray.exceptions import RayError  # a token that is missing or wrong
 
         try:
             return question(*args, **kwargs)
         except BrokenPipeError:  # who reads what we show has had enough
             raise
+        except requests.exceptions.Timeout:
+            raise ClusterSilent(f"the job server at {self.address}", ANSWER_S) from None
         except (RuntimeError, ValueError, OSError, RayError) as error:
-            told = _telling(str(error)) or type(error).__name__
+            text = str(error)
+            if is_refusal(text):
+                raise _WrongToken(f"the job server at {self.address} refuses us: {TOKEN_CURE}") from None
+            told = _telling(text) or type(error).__name__
         raise ClusterError(f"the job server at {self.address} refuses: {told}")
+
+
+class _WrongToken(ClusterError):
+    """It wants a token, or another one."""
+
+
+def _client(address: str) -> Any:
+    """Ray's client of a job server, with a limit for each silence of the server; Ray's own has none."""
+    from ray.job_submission import JobSubmissionClient
+
+    from sage_flow.executors.ray.logs import api_server
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._do_request(*args, **{"timeout": ANSWER_S, **kwargs})
+
+    with api_server(address):
+        return Client(address)
 
 
 def is_http(address: str) -> bool:

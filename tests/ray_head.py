@@ -33,6 +33,8 @@ class RayHead:
     environment: dict[str, str] = field(repr=False)
     client: str = ""
     """Address of Ray's client server."""
+    gcs: int = 0
+    """Its process."""
 
     def start(self, *command: str, cwd: Path | str) -> subprocess.Popen[str]:
         """Start a program that can reach it."""
@@ -50,12 +52,25 @@ class RayHead:
 @pytest.fixture(scope="module")
 def ray_head() -> Iterator[RayHead]:
     """A head of four CPUs."""
+    with started_head() as head:
+        yield head
+
+
+@contextlib.contextmanager
+def started_head(*, token_in_file: bool = False) -> Iterator[RayHead]:
+    """`token_in_file`: nothing in the environment speaks of tokens, as after Ray has made one for itself."""
     with tempfile.TemporaryDirectory(prefix="sfh-", ignore_cleanup_errors=True) as folder:  # sockets: a short path
         port, dashboard, client = free_port(), free_port(), free_port()
+        environment = ray_environment(folder)
+        token = environment["RAY_AUTH_TOKEN"]
+        if token_in_file:
+            del environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN"]
+            (Path(folder) / ".ray").mkdir()
+            (Path(folder) / ".ray" / "auth_token").write_text(token)
         head = RayHead(
             f"{HEAD_IP}:{port}",
             f"http://127.0.0.1:{dashboard}",
-            ray_environment(folder),
+            environment,
             f"ray://{HEAD_IP}:{client}",
         )
         command = [
@@ -65,9 +80,21 @@ def ray_head() -> Iterator[RayHead]:
             *("--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(client)),
             *("--min-worker-port", "0", "--max-worker-port", "0"),
         ]
-        with ended_with_block(command, head.environment, folder):
-            await_http(head)
+        with ended_with_block(command, head.environment, folder) as process:
+            await_http(head, token)
+            head.gcs = child_named("gcs_server", process.pid)
             yield head
+
+
+def child_named(name: str, parent: int) -> int:
+    """The process of this name that this one has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            pid, _, rest = stat.read_text().partition(" (")
+            command, _, fields = rest.rpartition(") ")
+            if command == name[:15] and int(fields.split()[1]) == parent:
+                return int(pid)
+    raise AssertionError(f"process {parent} has no child {name}")
 
 
 @contextlib.contextmanager
@@ -86,9 +113,8 @@ def ended_with_block(command: list[str], environment: dict[str, str], folder: st
         process.wait()
 
 
-def await_http(head: RayHead) -> None:
+def await_http(head: RayHead, token: str) -> None:
     """Wait for the job server."""
-    token = head.environment["RAY_AUTH_TOKEN"]
     request = urllib.request.Request(f"{head.url}/api/version", headers={"Authorization": f"Bearer {token}"})
     until = time.monotonic() + _START_S
     while True:

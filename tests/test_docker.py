@@ -163,7 +163,7 @@ def test_the_commands_of_the_services_are_a_cluster_that_runs_the_job(image, tmp
         folder, apart = stack.enter_context(short_folder()), stack.enter_context(short_folder())
         first = f"--node-ip-address={HEAD_IP} --temp-dir={folder} --dashboard-port={dashboard} {ports()}"
         stack.enter_context(started(f"{here(shell_command('head'))} {first} {own}", environment, folder))
-        await_http(head)
+        await_http(head, head.environment["RAY_AUTH_TOKEN"])
         # In one folder the nodes would unpack what travels over each other's.
         second = f"--node-ip-address={WORKER_IP} --temp-dir={apart} {ports(client=False)}"
         stack.enter_context(started(f"{here(shell_command('worker'))} {second} {own}", environment, apart))

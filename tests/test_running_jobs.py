@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -76,18 +78,21 @@ def start(tmp_path):
 
 
 def test_a_running_job_shows_its_channels_and_services(start, capsys):
-    start("shown")
+    pid = start("shown").pid
     assert main(["channels"]) == 0
-    shown = capsys.readouterr().out.splitlines()
+    whose, _, *shown = capsys.readouterr().out.splitlines()
+    assert whose == f"channels of job 'shown' (process {pid})"
     assert shown[0].split()[:3] == ["channel", "kind", "medium"]
     assert any("collection-1[1/1] => map-1[1/2]" in line and "memory" in line for line in shown)
     assert any("requests of adder" in line for line in shown)
     assert main(["services", "shown"]) == 0
-    title, row = capsys.readouterr().out.splitlines()[:2]
+    whose, _, title, row = capsys.readouterr().out.splitlines()[:4]
+    assert whose == f"services of job 'shown' (process {pid})"
     assert title.split()[:4] == ["service", "method", "calls", "errors"]
     assert row.split()[:2] == ["adder", "add"]
     assert main(["services", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
+    assert told["job"] == {"name": "shown", "process": pid}
     assert told["services"]["adder"]["add"]["calls"] >= 6
     assert told["unresponsive"] == []
 
@@ -113,7 +118,9 @@ def test_jobs_are_told_apart_by_name_and_process(start, capsys):
     assert main(["channels", "two"]) == 0
     assert main(["channels", str(one.pid)]) == 0
     assert main(["channels", "three"]) == 2
-    assert "no job 'three' runs" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no job 'three' runs" in told
+    assert "(a job on a Ray cluster is found with --address)" in told
 
 
 def test_what_a_killed_job_left_is_taken_away(start, own_directory, capsys):
@@ -152,6 +159,110 @@ def test_a_job_that_has_ended_leaves_nothing(own_directory):
         found.ask()
     with pytest.raises(PipelineError, match="no job 'ending' runs"):
         running_jobs.find_job("ending")
+
+
+@pytest.fixture
+def directory(own_directory):
+    """Where this user's jobs announce themselves."""
+    path = Path(own_directory, f"sage_flow-{os.geteuid()}")
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
+def announcement(directory):
+    """What a job of this process announces while it runs, in a file that a test may copy."""
+    lets_go = threading.Event()
+    env = LocalEnvironment("there")
+    env.from_iterable(lambda: iter(lambda: lets_go.wait(0.01), True)).for_each(str)
+    with env.submit() as job:
+        waiting = threading.Thread(target=job.wait)
+        waiting.start()
+        yield await_(lambda: next(directory.glob("*.json"), None))
+        lets_go.set()
+        waiting.join()
+
+
+def await_(condition):
+    until = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return found
+
+
+def dead_socket(path):
+    """As a killed process leaves it."""
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(path))
+        ended.listen()
+
+
+def test_a_job_is_announced_where_one_of_the_same_process_number_was_killed(directory, announcement, capsys):
+    stale = directory / f"{os.getpid()}-1.json"  # as in a container that has started again
+    stale.write_text(json.dumps({"name": "before", "pid": os.getpid(), "key": "00"}))
+    dead_socket(stale.with_suffix(".sock"))
+    assert main(["channels"]) == 0
+    assert "before" not in capsys.readouterr().out
+    assert sorted(path.name for path in directory.iterdir()) == sorted(
+        [announcement.name, announcement.with_suffix(".sock").name]
+    )
+
+
+def test_a_job_of_another_container_is_found_whatever_its_process_number(announcement):
+    told = json.loads(announcement.read_text())
+    announcement.write_text(json.dumps({**told, "pid": 2**22 + 1}))  # nobody has it here
+    found = running_jobs.find_job("there")
+    assert found.ask()["queues"] == []
+    assert announcement.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"name": "x", "key": "00"}', '{"name": 1, "pid": [], "key": 2}']
+)
+def test_a_file_that_is_no_announcement_is_passed_over(announcement, content):
+    broken = announcement.with_name("broken.json")
+    broken.write_text(content)
+    os.link(announcement.with_suffix(".sock"), broken.with_suffix(".sock"))  # somebody listens there
+    assert [job.name for job in running_jobs.running_jobs()] == ["there"]
+    assert broken.exists()
+
+
+def test_what_was_left_before_a_job_was_announced_goes_in_time(directory, monkeypatch):
+    for name in ("1-a.sock", "2-b.sock"):
+        dead_socket(directory / name)
+    (directory / "1-a.part").touch()
+    assert running_jobs.running_jobs() == []
+    assert len(list(directory.iterdir())) == 3
+    os.utime(directory / "1-a.sock", (0, 0))
+    os.utime(directory / "1-a.part", (0, 0))
+    assert running_jobs.running_jobs() == []
+    assert [path.name for path in directory.iterdir()] == ["2-b.sock"]
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a file", "a link"])
+@pytest.mark.parametrize("command", [["channels"], ["services", "x"]])
+def test_a_directory_that_is_not_ours_alone_is_a_clear_error(own_directory, kind, command, capsys):
+    path = Path(own_directory, f"sage_flow-{os.geteuid()}")
+    if kind == "a file":
+        path.touch()
+    elif kind == "a link":
+        path.symlink_to(own_directory, target_is_directory=True)
+    else:
+        path.mkdir(0o755)
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert f"{path} must be a directory of mode 0700 that belongs to user {os.geteuid()}" in err
+    assert "set XDG_RUNTIME_DIR or TMPDIR" in err
+    assert "bug" not in err
+
+
+def test_a_directory_that_cannot_be_made_is_a_clear_error(own_directory, monkeypatch, capsys):
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", f"{own_directory}/nowhere")
+    assert main(["channels"]) == 2
+    err = capsys.readouterr().err
+    assert "which cannot be made: No such file or directory; set XDG_RUNTIME_DIR" in err
 
 
 def test_a_directory_that_others_can_enter_is_not_used(own_directory, caplog):

@@ -42,7 +42,8 @@ SLOW = """
 
 
     def build(env, options: Options):
-        numbers = env.from_source(Slow, name="numbers")
+        seen = env.queue("seen")
+        numbers = env.from_source(Slow, name="numbers").map(lambda n: seen.put(n) or n, name="noted")
         (numbers.map(check, name="check") if options.fails else numbers).for_each(lambda n: None, name="out")
 
 
@@ -169,7 +170,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_go_on(ray_head, project):
     told = record(ray_head, "left", project)
     assert told["status"] == "RUNNING"
     (subtask,) = told["subtasks"]
-    assert subtask["name"] == "numbers -> out[1/1]"
+    assert subtask["name"] == "numbers -> noted -> out[1/1]"
     assert subtask["status"] == "RUNNING"
     assert len(subtask["node"]) > 20
     assert subtask["pid"] > 0
@@ -184,7 +185,13 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_go_on(ray_head, project):
     assert "number 0." not in driver
 
     asked = ray_head.sage_flow("services", "left", "--address", ray_head.address, "--json", cwd=project)
-    assert json.loads(asked[1]) == {"services": {}, "stories": {}, "unresponsive": []}
+    whose = {"name": "left", "id": told["id"]}
+    assert json.loads(asked[1]) == {"job": whose, "services": {}, "stories": {}, "unresponsive": []}
+    asked = ray_head.sage_flow("channels", "left", "--address", ray_head.address, cwd=project)
+    assert asked[1].startswith(f"channels of job 'left' (id {told['id']})\n")
+    (seen,) = [line.split() for line in asked[1].splitlines() if line.startswith("seen of left-")]
+    assert seen[3] == "ray"
+    assert int(seen[-8].replace(",", "")) > 0  # that wait
 
     code, out, _ = ray_head.sage_flow("cancel", "left", "--address", ray_head.url, cwd=project)
     assert (code, out) == (0, f"job {told['id']} is: CANCELLED\n")

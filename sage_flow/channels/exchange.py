@@ -42,6 +42,7 @@ from sage_flow.channels.packed import Packing
 from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
 from sage_flow.errors import InternalError, LinkClosed, ProtocolError
+from sage_flow.silence import Silence
 from sage_flow.story import Story
 
 _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
@@ -131,13 +132,14 @@ class Exchange:
         self._inlets: dict[int, Link] = {}
         self._received: Counter[str] = Counter()  # from peers that are lost
         self._heard: dict[int, tuple[float, int]] = {}  # when a lease was last renewed, and messages until then
+        self._silences: dict[int, Silence] = {}
         self._story = Story()
 
     def start(self) -> None:
         """Listen at our address and start the thread.
 
-        Raises: ProtocolError if others can get at a socket's directory; SageFlowError if its path is too long; OSError
-        if our number is taken.
+        Raises: ChannelNotReachable if others can get at a socket's directory; SageFlowError if its path is too long;
+        OSError if our number is taken.
         """
         own = self._addresses(self._identity.process)
         if isinstance(own, UnixAddress):
@@ -359,19 +361,21 @@ class Exchange:
                 outlet = self._outlets.get(peer) or self._new_outlet(peer)
                 with contextlib.suppress(LinkClosed):
                     outlet.send(_SIGN_OF_LIFE, lane=_SIGN_OF_LIFE)
-            if (inlet := self._inlets.get(peer)) is not None and self._silence_s(peer, inlet, now) > self._lease_s:
+            if (inlet := self._inlets.get(peer)) is not None and self._is_silent(peer, inlet, now, self._lease_s):
                 self._lose(peer, f"it was silent for {self._lease_s:g} s, the length of its lease")
         self.loop.after(self._lease_s / _SIGNS, self._renew_leases)
 
-    def _silence_s(self, peer: int, inlet: Link, now: float) -> float:
-        """How long the peer has said nothing, as far as these looks tell."""
+    def _is_silent(self, peer: int, inlet: Link, now: float, lease_s: float) -> bool:
+        """Whether the peer has said nothing for a lease, as far as these looks tell."""
         when, messages = self._heard.get(peer, (now, -1))
-        if inlet.received_messages == messages and now - when > self._lease_s / 2:  # type: ignore[operator]
+        silence = self._silences.setdefault(peer, Silence(lease_s, now))
+        if inlet.received_messages == messages and now - when > lease_s / 2:
             inlet.drain()  # it was perhaps this process that stood still
         if inlet.received_messages != messages:
             when = now
+            silence.heard(now)
         self._heard[peer] = (when, inlet.received_messages)
-        return now - when
+        return silence.is_over(now)
 
     def _outlet_closed(self, peer: int, outlet: Link, reason: str) -> None:
         """What the peer had written before it went still counts, also if its end shows here first."""

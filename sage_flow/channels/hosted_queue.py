@@ -184,6 +184,12 @@ class HostedQueue:
         over = [name for gone_at, name in sorted(gone) if now - gone_at >= RESUME_S]
         return [decision for name in over for decision in self._end_session(name, now)]
 
+    def excuse(self, session: str, now: float) -> None:
+        """Its host stood still, and could not see whether it comes back: it has the whole time again."""
+        gone = self._sessions.get(session)
+        if gone is not None and gone.gone_at is not None:
+            gone.gone_at = now
+
     def knows(self, session: str) -> bool:
         """It has come, and not ended."""
         return session in self._sessions

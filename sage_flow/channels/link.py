@@ -435,7 +435,7 @@ def _send_at_once(pipe: Pipe, data: bytes) -> None:
 
 def text_of(error: BaseException) -> str:
     """`repr` for what does not explain itself."""
-    explained = (Lost, CodecError, ProtocolError)
+    explained = (Lost, CodecError, ProtocolError, ChannelNotReachable)
     if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
         return str(error)
     return repr(error)
@@ -463,7 +463,7 @@ def dial(
     until = time.monotonic() + connect_timeout_s
     try:
         pipe = address.dial(connect_timeout_s)
-    except (OSError, ProtocolError) as error:
+    except (OSError, ChannelNotReachable) as error:
         raise ChannelNotReachable(f"nobody to talk to at {address}: {text_of(error)}") from error
     settled = threading.Event()
     given_up = False

@@ -25,6 +25,7 @@ from sage_flow.channels.loop import exchange_loop
 from sage_flow.channels.queue_items import relayed
 from sage_flow.channels.transport import Address
 from sage_flow.errors import LinkClosed, ProtocolError
+from sage_flow.silence import Silence
 
 _log = logging.getLogger("sage_flow.channels")
 
@@ -140,10 +141,23 @@ class QueueHost:
         for seat in self._links.pop(link).values():
             if self._seats.get((seat.name, seat.session)) is seat:  # it has not come back over another link
                 self._decide(seat, seat.queue.disconnect(seat.session, time.monotonic()))
-                exchange_loop().after(RESUME_S, lambda seat=seat: self._expire(seat))  # type: ignore[misc]
+                self._await_return(seat, Silence(RESUME_S, time.monotonic()))
 
-    def _expire(self, seat: _Seat) -> None:
-        now = time.monotonic()
+    def _await_return(self, seat: _Seat, silence: Silence) -> None:
+        """A session may come back in time; if it was this process that stood still it may already be at the door."""
+
+        def look() -> None:
+            now = time.monotonic()
+            if silence.is_over(now):
+                self._expire(seat, now)
+            else:
+                if silence.starts_anew:
+                    seat.queue.excuse(seat.session, now)
+                self._await_return(seat, silence)
+
+        exchange_loop().after(silence.pause_s, look)
+
+    def _expire(self, seat: _Seat, now: float) -> None:
         decisions = seat.queue.expire(now)
         if not seat.queue.knows(seat.session) and self._seats.get((seat.name, seat.session)) is seat:
             del self._seats[seat.name, seat.session]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sage_flow.channels.pipe import Pipe
-from sage_flow.errors import ChannelNotReachable, ProtocolError, SageFlowError
+from sage_flow.errors import ChannelNotReachable, SageFlowError
 
 if TYPE_CHECKING:
     import ssl
@@ -45,7 +45,7 @@ class Address(Protocol):
         """Return the address as others may dial it, once it is bound."""
 
     def accept(self, listener: socket.socket) -> Pipe:
-        """Raises: BlockingIOError if nobody is there; ProtocolError if the peer is not welcome; OSError."""
+        """Raises: BlockingIOError if nobody is there; ChannelNotReachable if the peer is not welcome; OSError."""
 
     def dial(self, timeout_s: float) -> Pipe:
         """Connect, and wait for it. Raises: OSError, TimeoutError."""
@@ -79,7 +79,7 @@ class UnixAddress:
         return not self.path.startswith("\0")
 
     def check_private(self) -> None:
-        """Raises: ProtocolError if others than our user can get at the directory of the socket."""
+        """Raises: ChannelNotReachable if others than our user can get at the directory of the socket."""
         if self.is_file:
             check_private(os.path.dirname(self.path))
 
@@ -213,11 +213,14 @@ def sockets_in(directory: str) -> Callable[[int], UnixAddress]:
 
 
 def check_private(directory: str) -> None:
-    """Raises: ProtocolError if others than our user can get at the directory."""
+    """Raises: ChannelNotReachable if others than our user can get at the directory."""
     entry = os.lstat(directory)
     if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.geteuid() or entry.st_mode & 0o077:
-        found = f"{stat.filemode(entry.st_mode)}, user {entry.st_uid}"
-        raise ProtocolError(f"{directory} must be a directory of mode 0700 of ours, is {found}")
+        raise ChannelNotReachable(
+            f"{directory} must be a directory of mode 0700 that belongs to user {os.geteuid()}; it is"
+            f" {stat.filemode(entry.st_mode)} of user {entry.st_uid}: remove it, or set XDG_RUNTIME_DIR or TMPDIR to a"
+            " directory of your own"
+        )
 
 
 def _tune(sock: socket.socket) -> None:
@@ -241,4 +244,6 @@ def _check_user(sock: socket.socket) -> None:
         credentials = struct.Struct("3i")  # pid, uid, gid
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
         if (user := credentials.unpack(raw)[1]) != os.geteuid():
-            raise ProtocolError(f"a socket of user {user}, this process belongs to user {os.geteuid()}")
+            raise ChannelNotReachable(
+                f"the process at the other end of the socket belongs to user {user}, this one to user {os.geteuid()}"
+            )

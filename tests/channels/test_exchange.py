@@ -17,7 +17,7 @@ from sage_flow.channels.endpoint import Credentials
 from sage_flow.channels.frame import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
 from sage_flow.channels.handshake import Accepted, Dialer, Identity
 from sage_flow.channels.transport import TcpAddress
-from sage_flow.errors import CodecError, InternalError, ProtocolError, SageFlowError
+from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, ProtocolError, SageFlowError
 from tests.channels.exchanges import KEY, PATIENCE_S, End, FailsToLoad, directory, open_end
 
 __all__ = ["directory", "open_end"]
@@ -464,7 +464,7 @@ def test_a_second_process_with_the_same_number_is_refused(open_end, directory):
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701])
 def test_a_directory_that_others_can_enter_is_refused(open_end, directory, mode):
     os.chmod(directory, mode)
-    with pytest.raises(ProtocolError, match="must be a directory of mode 0700"):
+    with pytest.raises(ChannelNotReachable, match="must be a directory of mode 0700"):
         open_end(1, start=False).exchange.start()
 
 

@@ -131,6 +131,19 @@ def test_a_lease_ends_with_its_acknowledgement():
     assert queue.depth == 1
 
 
+def test_a_session_that_its_host_could_not_hear_has_the_whole_time_again():
+    queue, client = queue_and_client()
+    client.put(1, "a")
+    client.get(2)
+    client.lose()
+    queue.excuse("s", RESUME_S)
+    queue.excuse("nobody", RESUME_S)
+    assert queue.expire(2 * RESUME_S - 0.001) == []
+    assert queue.knows("s")
+    queue.expire(2 * RESUME_S)
+    assert not queue.knows("s")
+
+
 def test_what_a_lost_session_held_comes_back_to_the_front_in_order():
     queue, client = queue_and_client()
     other = Client(queue, "other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import time
@@ -11,14 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.channels.job_queues import end_job_queues
+from sage_flow.channels.ray_queue import host_name
 from sage_flow.errors import ChannelNotReachable, ClusterError, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.executors.processes import pickled_plan
+from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent, answered
 from sage_flow.executors.ray.cluster import connect_to_ray, is_client, this_submission
 from sage_flow.executors.ray.logs import job_logs
-from sage_flow.executors.ray.master import CONCURRENCY, JobMaster
-from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, is_led
+from sage_flow.executors.ray.master import CONCURRENCY, START_S, JobMaster
+from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, find_actor, is_led
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.ray.service_door import RelayPort
 from sage_flow.executors.ray.worker import this_node
@@ -35,12 +38,15 @@ if TYPE_CHECKING:
 
     from sage_flow.remote_service import ServedService
 
-__all__ = ["RayExecution", "RayExecutor"]
+__all__ = ["RayExecution", "RayExecutor", "queues_of_job"]
+
+_log = logging.getLogger("sage_flow")
 
 _RETRY_S: Final = 0.2  # while a master is being started again
 _MASTER_BACK_S: Final = 60.0  # for that
 _DIAL_S: Final = 30.0
 _LEASE_END_S: Final = 10.0
+_ROWS_S: Final = 300.0  # for rows, which may be many
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,13 @@ class RayExecutor:
         payload = pickled_plan(plan)
         had_connection = ray.is_initialized()
         connect_to_ray(self.address, self.runtime_env)
-        records = JobRecords(self.namespace)
+        records = JobRecords(self.namespace, ANSWER_S)
         base = (self.runtime_env or {}).get("working_dir")
         led = replace(self.options, driver=options, search_path=SearchPath(base), queues=plan.queues)
         record = records.add(plan.job, payload, led, this_submission())
         is_of_job = not had_connection  # what the connection was made with, this actor has, too
         placed = {} if self.runtime_env is None or is_of_job else {"runtime_env": self.runtime_env}
-        ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
+        master = ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
             name=record.master,
             namespace=self.namespace,
             lifetime="detached",
@@ -73,12 +79,34 @@ class RayExecutor:
             max_task_retries=0,
             num_cpus=0,
             **placed,
-        ).remote(record.id, self.namespace)
+        )
+        answered(partial(master.remote, record.id, self.namespace), "the GCS of the cluster")
         return RayExecution(self.namespace, record, is_owner=led.is_attached, lease_s=led.lease_s, queues=plan.queues)
 
     def queues(self, scope: str) -> JobQueues:
         """In an actor of the job's namespace."""
         return JobQueues(scope, "ray", metadata={"namespace": self.namespace})
+
+
+def queues_of_job(namespace: str, record: JobRecord) -> list[dict[str, Any]]:
+    """The statistics of each queue of a job, as `queues_here` has them for a process. Raises ClusterError."""
+    import ray
+
+    queues = JobRecords(namespace, ANSWER_S).options(record.id).queues
+    host = None if queues is None else find_actor(namespace, host_name(queues.scope))
+    if host is None:  # nobody has used one yet
+        return []
+    try:
+        told = ray.get(host.statistics.remote(), timeout=ANSWER_S)
+    except ray.exceptions.GetTimeoutError:
+        raise ClusterSilent(f"the host of the queues of job {record.id!r}", ANSWER_S) from None
+    except ray.exceptions.RayActorError:  # the job has just ended
+        return []
+    where = f"process {told['process']} of node {told['node'][:8]}"
+    return [
+        {"kind": "ray", "host": where, "scope": scope, "channel_id": name, **queue}
+        for (scope, name), queue in told["queues"].items()
+    ]
 
 
 class RayExecution(Execution):
@@ -98,7 +126,7 @@ class RayExecution(Execution):
     ) -> None:
         self._namespace = namespace
         self._record = record
-        self._records = JobRecords(namespace)
+        self._records = JobRecords(namespace, ANSWER_S)
         self._outcome: JobOutcome | None = None
         self._queues = queues
         self._lock = threading.Lock()
@@ -160,7 +188,7 @@ class RayExecution(Execution):
         try:
             if reference is not None:
                 ray.get(reference)
-                self._end(pickle.loads(self._ask(lambda master: master.outcome.remote())))
+                self._end(pickle.loads(self._ask(lambda master: master.outcome.remote(), None)))
                 return
         except (ray.exceptions.RayActorError, ClusterError):
             pass  # it may have told the records, or come back
@@ -208,7 +236,7 @@ class RayExecution(Execution):
     def collected(self) -> dict[str, list[Any]]:
         if self._outcome is not None:
             return self._outcome.collected
-        told: bytes | None = self._command(lambda master: master.collected.remote())
+        told: bytes | None = self._command(lambda master: master.collected.remote(), _ROWS_S)
         return {} if told is None else pickle.loads(told)
 
     def subtasks(self) -> list[SubtaskInfo]:
@@ -232,7 +260,7 @@ class RayExecution(Execution):
             return self._connections[name].handle
 
     def _door(self, service: str) -> Door:
-        address = self._command(lambda master: master.door.remote(service, this_node()))
+        address = self._command(lambda master: master.door.remote(service, this_node()), START_S + ANSWER_S)
         if address is None:
             raise ChannelNotReachable(f"job {self.id!r} is over")
         door: Door = address.door(this_node())
@@ -255,15 +283,10 @@ class RayExecution(Execution):
     # -- the master -----------------------------------------------------------------------------------------
 
     def _master(self) -> Any:
-        import ray
+        return find_actor(self._namespace, self._record.master)
 
-        try:
-            return ray.get_actor(self._record.master, namespace=self._namespace)
-        except ValueError:
-            return None
-
-    def _ask(self, question: Callable[[Any], Any]) -> Any:
-        """The master's answer. Raises ClusterError if it is not there, and does not come back."""
+    def _ask(self, question: Callable[[Any], Any], limit_s: float | None = ANSWER_S) -> Any:
+        """The master's answer. Raises ClusterError if it is not there, and does not come back; or if it is silent."""
         import ray
 
         until = time.monotonic() + _MASTER_BACK_S
@@ -272,7 +295,9 @@ class RayExecution(Execution):
             if master is None:
                 raise ClusterError(f"the master of job {self.id!r} is gone")
             try:
-                return ray.get(question(master))
+                return ray.get(question(master), timeout=limit_s)
+            except ray.exceptions.GetTimeoutError:
+                raise ClusterSilent(f"the master of job {self.id!r}", limit_s or 0.0) from None
             except ray.exceptions.ActorUnavailableError as error:
                 if time.monotonic() > until:
                     raise ClusterError(f"the master of job {self.id!r} does not answer: {error}") from error
@@ -282,21 +307,26 @@ class RayExecution(Execution):
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
 
-    def _command(self, question: Callable[[Any], Any]) -> Any:
-        """Its answer; None if the job is over."""
+    def _command(self, question: Callable[[Any], Any], limit_s: float | None = ANSWER_S) -> Any:
+        """Its answer; None if the job is over. Raises ClusterError if it is there, and silent."""
         if self._outcome is not None:
             return None
         try:
-            return self._ask(question)
+            return self._ask(question, limit_s)
+        except ClusterSilent:
+            raise
         except ClusterError:
             return None
 
 
 class _Lease:
-    """Tells a job's master, every `pause_s`, that this process is there."""
+    """Tells a job's master, every `pause_s`, that this process is there.
 
-    def __init__(self, master: Callable[[], Any], pause_s: float) -> None:
-        self._master = master
+    The master is looked for once: a cluster whose GCS is away must not keep us from it.
+    """
+
+    def __init__(self, find_master: Callable[[], Any], pause_s: float) -> None:
+        self._find_master = find_master
         self._pause_s = pause_s
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease of a job", daemon=True)
@@ -310,6 +340,12 @@ class _Lease:
     def _renew(self) -> None:
         import ray
 
+        master = None
         while not self._is_over.wait(self._pause_s) and ray.is_initialized():
-            if (master := self._master()) is not None:
+            if master is None:
+                try:
+                    master = self._find_master()
+                except ClusterError as error:  # it may answer the next time
+                    _log.warning("the lease of a job cannot be renewed: %s", error)
+            if master is not None:
                 master.renew.remote()

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from sage_flow.errors import ClusterError
+from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent, answered
+from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, token_headers, use_own_token
 
-__all__ = ["connect_to_ray", "is_client", "this_submission"]
+__all__ = ["check_answers", "connect_to_ray", "is_client", "this_submission"]
 
 _DIAL_S: Final = 5.0
+_CLIENT_S: Final = 60.0  # for a connection by ray://, for which the cluster starts a process
+_CLIENT_QUESTION: Final = "/ray.rpc.RayletDriver/ClusterInfo"
 _WORD: Final = re.compile(r"^(?:ray://)?(\[[^\]]+\]|[^:/]+):(\d+)$")
 
 
@@ -23,16 +31,14 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
     `address`: "auto" (the cluster of this machine, or that of RAY_ADDRESS), "local" (one in this process, which ends
     with it), "host:port", or "ray://host:port".
 
-    Raises: ClusterError if nobody answers there, it is a Ray of another version, or this process is connected to
-    another cluster than this "host:port".
+    Raises: ClusterError if nobody answers there within 30 s (60 s for "ray://"), it is a Ray of another version or
+    wants a token, or this process is connected to another cluster than this "host:port".
     """
     import ray
 
     if ray.is_initialized():
         _check_same_cluster(address)
         return
-    if address not in ("auto", "local"):
-        _check_somebody_listens(address)
     options: dict[str, Any] = {"address": address}  # "local", too: without it Ray takes any cluster that it finds
     if runtime_env is not None:
         options["runtime_env"] = runtime_env
@@ -40,7 +46,14 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         os.environ.setdefault("RAY_worker_niceness", "0")  # else actors yield to everything else of the machine
         options["include_dashboard"] = False
     try:
-        ray.init(logging_level=logging.WARNING, **options)
+        where = None if address == "local" else check_answers(address)
+        connect = partial(ray.init, logging_level=logging.WARNING, **options)
+        if where is not None and where.startswith("ray://") and runtime_env is None:
+            # Ray waits for its client server without a limit. A folder that travels may take long.
+            with _without_warnings("ray._private.worker"):  # of signals, for which it is in the wrong thread
+                answered(connect, f"the Ray client server at {where!r}", _CLIENT_S)
+        else:
+            connect()
     except ConnectionError as error:
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: start one with `ray start --head`, or give"
@@ -50,6 +63,89 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         if "version" in str(error).lower():
             raise ClusterError(f"the cluster at {address!r} runs another version: {_one_line(error)}") from error
         raise
+
+
+@contextmanager
+def _without_warnings(logger: str) -> Iterator[None]:
+    found = logging.getLogger(logger)
+    before = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        found.setLevel(before)
+
+
+def check_answers(address: str) -> str:
+    """Ask the cluster at `address` for a word, which Ray itself does for minutes; return the address that it is.
+
+    It takes the token of this user from here on if the cluster is on this machine and refuses us without one.
+
+    Raises: ClusterError if there is no answer, or a refusal; ConnectionError if no cluster runs on this machine.
+    """
+    where = _resolved(address)
+    host = _check_somebody_listens(where)
+    ask = _ask_client_server if where.startswith("ray://") else _ask_gcs
+    refused = ask(where)
+    if refused is not None and use_own_token(host):
+        refused = ask(where)
+    if refused is not None:
+        raise ClusterError(f"the cluster at {where!r} refuses us: {TOKEN_CURE}")
+    return where
+
+
+def _resolved(address: str) -> str:
+    """What "auto" means here, and any other address as it is. Raises ConnectionError if no cluster runs."""
+    if address != "auto":
+        return address
+    if (told := os.environ.get("RAY_ADDRESS")) and told != "auto":
+        return told
+    from ray._private.services import canonicalize_bootstrap_address
+
+    found: str | None = canonicalize_bootstrap_address("auto")
+    if found is None:
+        raise ConnectionError("no Ray runs on this machine")
+    return found
+
+
+def _ask_gcs(where: str) -> str | None:
+    """Return why it wants another token, None if it lets us in. Raises ClusterError."""
+    from ray.exceptions import RayError
+
+    raylet: Any = importlib.import_module("ray._raylet")
+
+    def ask() -> None:
+        raylet.GcsClient(address=where).internal_kv_get(b"", b"sage_flow", timeout=ANSWER_S)
+
+    try:
+        answered(ask, f"the cluster at {where!r}")
+    except RayError as error:
+        if is_refusal(str(error)):
+            return _one_line(error)
+        raise ClusterError(f"what listens at {where!r} does not answer as a Ray cluster: {_one_line(error)}") from error
+    return None
+
+
+def _ask_client_server(where: str) -> str | None:
+    """The same of the server for `ray://`."""
+    import grpc
+    from ray.core.generated import ray_client_pb2
+
+    ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING).SerializeToString()
+    token = tuple((name.lower(), value) for name, value in token_headers().items())
+    with grpc.insecure_channel(where.removeprefix("ray://")) as channel:
+        try:
+            channel.unary_unary(_CLIENT_QUESTION)(ping, timeout=ANSWER_S, metadata=token)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                return str(error.details())
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ClusterSilent(f"the Ray client server at {where!r}", ANSWER_S) from None
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise ClusterError(
+                    f"what listens at {where!r} does not answer as a Ray client server: {error.details()}"
+                ) from None
+    return None
 
 
 def this_submission() -> str | None:
@@ -80,16 +176,19 @@ def _check_same_cluster(address: str) -> None:
         )
 
 
-def _check_somebody_listens(address: str) -> None:
-    """Ray itself would try for minutes."""
-    match = _WORD.match(address)
+def _check_somebody_listens(where: str) -> str:
+    """Return the host. Ray itself would try for minutes."""
+    if where.startswith(("http://", "https://")):
+        raise ClusterError(f"{where!r} is the address of a job server: `sage-flow submit` sends a job there")
+    match = _WORD.match(where)
     if match is None:
-        raise ClusterError(f'{address!r} is no address of Ray: give "auto", "local", "host:port" or "ray://host:port"')
+        raise ClusterError(f'{where!r} is no address of Ray: give "auto", "local", "host:port" or "ray://host:port"')
     host, port = match[1].strip("[]"), int(match[2])
     try:
         socket.create_connection((host, port), _DIAL_S).close()
-    except OSError as error:
-        raise ClusterError(f"nobody answers at {address!r}: {error}") from error
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"nobody answers at {where!r}: {error}") from error
+    return host
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from sage_flow.errors import ClusterError
+from sage_flow.executors.ray.answers import ClusterSilent, answered
 
 __all__ = ["api_server", "dashboard_url", "job_logs"]
 
 _MOST_ACTORS: Final = 10_000
+_LOGS_S: Final = 120.0  # for a process of the cluster to start, and to fetch them
 _MARKS: Final = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own lines in these files
 
 
@@ -20,7 +23,11 @@ def job_logs(job_id: str, namespace: str) -> dict[str, str]:
     import ray
 
     if ray.util.client.ray.is_connected():  # only processes of the cluster are sure to reach the dashboard
-        told: dict[str, str] = ray.get(ray.remote(num_cpus=0)(_job_logs).remote(job_id, namespace))
+        asked = ray.remote(num_cpus=0)(_job_logs).remote(job_id, namespace)
+        try:
+            told: dict[str, str] = ray.get(asked, timeout=_LOGS_S)
+        except ray.exceptions.GetTimeoutError:
+            raise ClusterSilent("the process of the cluster that fetches the logs", _LOGS_S) from None
         return told
     return _job_logs(job_id, namespace)
 
@@ -30,9 +37,12 @@ def dashboard_url() -> str:
     from ray._private import ray_constants
     from ray.experimental import internal_kv
 
-    found = internal_kv._internal_kv_get(
-        ray_constants.DASHBOARD_ADDRESS.encode(), namespace=ray_constants.KV_NAMESPACE_DASHBOARD
+    find = partial(
+        internal_kv._internal_kv_get,
+        ray_constants.DASHBOARD_ADDRESS.encode(),
+        namespace=ray_constants.KV_NAMESPACE_DASHBOARD,
     )
+    found = answered(find, "the GCS of the cluster")
     if not found:
         raise ClusterError(
             "the logs are handed out by Ray's dashboard, and this cluster runs without: start it with"
@@ -69,7 +79,7 @@ def _job_logs(job_id: str, namespace: str) -> dict[str, str]:
         mine = [actor for actor in actors if (actor.name or "").startswith(f"{job_id}/")]
         mine.sort(key=lambda actor: str(actor.actor_id))
         return {actor.name: _printed(actor.actor_id) for actor in mine if actor.pid}
-    except (RayStateApiException, ConnectionError) as error:
+    except (RayStateApiException, OSError) as error:  # Ray gives each request 30 s
         raise ClusterError(f"Ray's dashboard at {url} does not hand out the logs: {error}") from error
 
 

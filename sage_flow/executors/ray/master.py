@@ -32,16 +32,18 @@ from sage_flow.restart import FailureClock, NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
 from sage_flow.runtime.report import OperatorCounts
+from sage_flow.silence import Silence
 
 __all__ = ["JobMaster"]
 
 _log = logging.getLogger("sage_flow")
 
 _LINGER_S: Final = 300.0  # for rows that are too many for the records
-_START_S: Final = 60.0  # for an attempt to run, whose services somebody wants to call
 _GOODBYE_S: Final = 1.0  # for the answers of calls that are under way
 _AT_LEAST_ONCE: Final = (Kind.SINK,)
 
+START_S: Final = 60.0
+"""For an attempt to run, whose services somebody wants to call, in seconds."""
 
 CONCURRENCY: Final = {"waiting": 64, "calls": 64}
 """Threads for clients that wait, so that those who ask or cancel always get in."""
@@ -72,7 +74,7 @@ class JobMaster:
         self._over = threading.Event()
         self._loaded = threading.Event()  # the plan, or it cannot be
         self._fetched = threading.Event()
-        self._renewed = time.monotonic()
+        self._is_renewed = threading.Event()  # the lease, since the last look
         threading.Thread(target=self._lead, name="lead", daemon=True).start()
 
     def __repr__(self) -> str:
@@ -97,7 +99,7 @@ class JobMaster:
 
     def renew(self) -> None:
         """Whoever submitted the job is still there."""
-        self._renewed = time.monotonic()
+        self._is_renewed.set()
 
     def cancel(self, reason: str) -> None:
         """Ask the job to end."""
@@ -157,7 +159,7 @@ class JobMaster:
     @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
     def door(self, service: str, node: str) -> ServiceAddress:
         """How a process on `node` reaches a service. Raises ServiceUnavailable, UnknownService."""
-        return self._opened_doors(_START_S).open(service, node)
+        return self._opened_doors(START_S).open(service, node)
 
     def services(self) -> Any:
         """The services of the job, as its plan has them."""
@@ -315,15 +317,16 @@ class JobMaster:
         self._records.write(self._record)
 
     def _watch_client(self) -> None:
-        """Cancel the job when nobody renews its lease."""
+        """Cancel the job when nobody renews its lease, though this process was there to hear it."""
         lease_s = self._options.lease_s
-        self._renewed = time.monotonic()
-        while self._outcome is None:
-            left_s = self._renewed + lease_s - time.monotonic()
-            if left_s <= 0:
+        silence = Silence(lease_s, time.monotonic())
+        while not self._over.wait(silence.pause_s):
+            if self._is_renewed.is_set():
+                self._is_renewed.clear()
+                silence.heard(time.monotonic())
+            if silence.is_over(time.monotonic()):
                 self.cancel(f"its driver gave no sign of life for {lease_s:g} s")
                 return
-            time.sleep(min(left_s, lease_s / 4))
 
     def _note(self, reason: str) -> str:
         return "" if isinstance(self._options.restart, NoRestart) else f"not restarted: {reason}"

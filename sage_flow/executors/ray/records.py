@@ -12,19 +12,21 @@ import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Literal
 
 from sage_flow import by_value
-from sage_flow.errors import PipelineError
+from sage_flow.errors import ClusterError, PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import JobOutcome
+from sage_flow.executors.ray.answers import answered
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import ActorOptions
 from sage_flow.restart import FailureClock, NoRestart, RestartHistory, RestartStrategy
 from sage_flow.runtime.coordinator import JobStatus
 
-__all__ = ["JobOptions", "JobRecord", "JobRecords"]
+__all__ = ["JobOptions", "JobRecord", "JobRecords", "find_actor", "is_led"]
 
 _KV: Final = b"sage_flow"  # the namespace of our keys in the GCS
 _MOST_BYTES: Final = 95_000_000  # a message to the GCS has at most 100 MB
@@ -82,10 +84,14 @@ class JobRecord:
 
 
 class JobRecords:
-    """The jobs of a namespace. Needs a connection to Ray; every call is a round trip to the GCS."""
+    """The jobs of a namespace. Needs a connection to Ray; every call is a round trip to the GCS.
 
-    def __init__(self, namespace: str) -> None:
+    A client gives `limit_s` seconds for each, after which ClusterError is raised; a master waits for its cluster.
+    """
+
+    def __init__(self, namespace: str, limit_s: float | None = None) -> None:
         self._prefix = f"{namespace}/"
+        self._limit_s = limit_s
 
     def add(self, name: str, plan: bytes, options: JobOptions, submission_id: str | None) -> JobRecord:
         """Store a new job and take its name. Raises PipelineError if a job of this name runs, or it is too large."""
@@ -208,16 +214,16 @@ class JobRecords:
     # The GCS. Its functions are called `internal` because their form is not promised; they work through `ray://`, too.
 
     def _put(self, key: str, value: bytes) -> None:
-        _kv("put")(self._prefix + key, value, namespace=_KV)
+        self._ask("put", self._prefix + key, value)
 
     def _create(self, key: str, value: bytes) -> bool:
-        return not _kv("put")(self._prefix + key, value, overwrite=False, namespace=_KV)
+        return not self._ask("put", self._prefix + key, value, overwrite=False)
 
     def _find(self, key: str) -> bytes | None:
         return self._find_key((self._prefix + key).encode())
 
     def _find_key(self, key: bytes) -> bytes | None:
-        found: bytes | None = _kv("get")(key, namespace=_KV)
+        found: bytes | None = self._ask("get", key)
         return found
 
     def _get(self, key: str) -> bytes:
@@ -227,28 +233,40 @@ class JobRecords:
         return found
 
     def _delete(self, key: str, *, and_below: bool = False) -> None:
-        _kv("del")(self._prefix + key, del_by_prefix=and_below, namespace=_KV)
+        self._ask("del", self._prefix + key, del_by_prefix=and_below)
 
     def _keys(self, prefix: str) -> list[bytes]:
-        found: list[bytes] = _kv("list")(self._prefix + prefix, namespace=_KV)
+        found: list[bytes] = self._ask("list", self._prefix + prefix)
         return found
+
+    def _ask(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        from ray.exceptions import RayError
+        from ray.experimental import internal_kv
+
+        question = partial(getattr(internal_kv, f"_internal_kv_{verb}"), *args, namespace=_KV, **kwargs)
+        if self._limit_s is None:
+            return question()
+        try:
+            return answered(question, "the GCS of the cluster", self._limit_s)
+        except RayError as error:
+            raise ClusterError(f"the GCS of the cluster cannot be asked: {error}") from error
 
 
 def is_led(namespace: str, record: JobRecord) -> bool:
-    """Whether the master of a job is there, or comes back."""
-    import ray
-
-    try:
-        ray.get_actor(record.master, namespace=namespace)
-    except ValueError:
+    """Whether the master of a job is there, or comes back. Raises ClusterError if the cluster does not answer."""
+    if find_actor(namespace, record.master) is None:
         return time.time() - record.submitted < 10  # it may be on its way
     return True
 
 
-def _kv(verb: str) -> Any:
-    from ray.experimental import internal_kv
+def find_actor(namespace: str, name: str) -> Any:
+    """A handle of this actor; None if there is none. Raises ClusterError if the cluster does not answer."""
+    import ray
 
-    return getattr(internal_kv, f"_internal_kv_{verb}")
+    try:
+        return answered(partial(ray.get_actor, name, namespace=namespace), "the GCS of the cluster")
+    except ValueError:
+        return None
 
 
 def _record(stored: bytes) -> JobRecord:

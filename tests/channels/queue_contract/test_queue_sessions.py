@@ -1,7 +1,13 @@
 """Clients that die, connections that break, servers that go: what becomes of items."""
 
+import contextlib
+import os
 import pickle
 import queue
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from forwarder import Forwarder
@@ -10,6 +16,7 @@ from queue_peer import get_and_freeze, put_there
 from test_queue_waiting import start, until
 
 from sage_flow.channels import RPCQueueDescriptor, RPCQueueServer
+from sage_flow.channels.hosted_queue import RESUME_S
 from sage_flow.errors import ChannelNotReachable, PutInDoubt, QueueClosed
 
 
@@ -272,3 +279,47 @@ def test_descriptors_of_one_server_share_a_connection(server):
     assert server.statistics()["links"] == 3
     break_link(pooled[0])
     assert [descriptor.get() for descriptor in pooled + alone] == ["a"] * 7
+
+
+SERVER = """
+import sys
+from sage_flow.channels import RPCQueueServer
+
+server = RPCQueueServer("127.0.0.1", 0, key=b"stands still")
+print(server.port, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.race
+def test_a_server_that_stood_still_lets_those_come_back_who_waited_at_its_door():
+    key = b"stands still"
+    with contextlib.ExitStack() as stack:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        server = stack.enter_context(subprocess.Popen([sys.executable, "-c", SERVER], **pipes))
+        stack.callback(server.kill)
+        line = Forwarder(int(server.stdout.readline()))
+        stack.callback(line.close)
+        there = RPCQueueDescriptor("127.0.0.1", line._target, queue_id="q", maxsize=1, key=key)
+        here = RPCQueueDescriptor("127.0.0.1", line.port, 30.0, 1000, queue_id="q", maxsize=1, key=key)
+        there.put("a")
+        putter = start(here.put, "b")
+        until(there, waiting_putters=1)
+        while True:  # until its connection is lost and the server stopped long before it forgets the session
+            began = time.monotonic()
+            line.refuse()
+            until(there, waiting_putters=0)
+            os.kill(server.pid, signal.SIGSTOP)
+            if time.monotonic() - began < RESUME_S / 2:
+                break
+            os.kill(server.pid, signal.SIGCONT)
+            line.admit()
+            until(there, waiting_putters=1)
+        before = line.accepted
+        line.admit()
+        putter.thread.join(RESUME_S + 1)
+        assert line.accepted > before
+        os.kill(server.pid, signal.SIGCONT)
+        assert there.get(timeout=60) == "a"
+        putter.result()  # it is known, and what it has said counts
+        assert there.get(timeout=60) == "b"

@@ -1,0 +1,57 @@
+"""A limit for every question to a cluster.
+
+Ray waits for a GCS that stands still as long as it takes, in calls that take no timeout. A client must not: it asks in
+a thread of its own, and gives up on that thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from sage_flow.errors import ClusterError
+
+__all__ = ["ANSWER_S", "ClusterSilent", "answered"]
+
+ANSWER_S: Final = 30.0
+"""So long a client waits for an answer of a cluster, in seconds."""
+
+_T = TypeVar("_T")
+
+
+class ClusterSilent(ClusterError):
+    """No answer within the limit. The thread that asked may wait in Ray for ever, and Ray's shutdown with it."""
+
+    def __init__(self, whom: str, limit_s: float) -> None:
+        super().__init__(
+            f"{whom} did not answer within {limit_s:g} s: it is stopped or overloaded, or the network is down"
+        )
+
+
+def answered(question: Callable[[], _T], whom: str, limit_s: float = ANSWER_S) -> _T:
+    """Return what `question` returns, raise what it raises. `whom`: who is asked, for the error.
+
+    Raises ClusterSilent after `limit_s` seconds.
+
+    >>> answered(lambda: 42, "the cluster")
+    42
+    """
+    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((True, question()))
+        except BaseException as error:  # it is raised again by who asks
+            answers.put((False, error))
+
+    threading.Thread(target=ask, name=f"question to {whom}", daemon=True).start()
+    try:
+        is_answer, answer = answers.get(timeout=limit_s)
+    except queue.Empty:
+        raise ClusterSilent(whom, limit_s) from None
+    if not is_answer:
+        raise answer
+    found: _T = answer
+    return found
