@@ -266,13 +266,13 @@ def _report(job: JobFile, result: JobResult, options: Any) -> None:
 
 
 def _table_of_counts(result: JobResult) -> str:
-    columns = [("records", result.counts), ("skipped", result.skipped), ("dead letters", result.dead_letters)]
-    shown = [(title, counts) for title, counts in columns if counts]
-    names = max(map(len, ["operator", *result.counts]))
-    lines = ["  ".join([f"{'operator':<{names}}", *(f"{title:>12}" for title, _ in shown)])]
-    for name in result.counts:
-        cells = (f"{counts.get(name, 0):>12,}" for _, counts in shown)
-        lines.append("  ".join([f"{name:<{names}}", *cells]))
+    titles = ["records", *["skipped"] * bool(result.skipped), *["dead letters"] * bool(result.dead_letters)]
+    table = result.table()
+    width = max(len(name) for name in ["operator", *(row[0] for row in table)])
+    lines = ["  ".join([f"{'operator':<{width}}", *(f"{title:>12}" for title in titles)])]
+    for name, records, skipped, letters in table:
+        numbers = [records, *[skipped] * bool(result.skipped), *[letters] * bool(result.dead_letters)]
+        lines.append("  ".join([f"{name:<{width}}", *(f"{number:>12,}" for number in numbers)]))
     return "\n".join(lines)
 
 

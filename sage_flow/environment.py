@@ -22,8 +22,10 @@ from sage_flow.plan.callables import check_life_cycle
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
 from sage_flow.plan.location import caller_location
+from sage_flow.plan.picture import Picture, picture_of
 from sage_flow.plan.queues import JobQueues, new_scope
 from sage_flow.plan.resources import ActorOptionsDict, actor_options
+from sage_flow.plan.rewriting import check_reads_alone
 from sage_flow.plan.service_methods import check_methods
 from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.restart import NoRestart, RestartStrategy
@@ -60,12 +62,21 @@ class Environment(ABC):
         self._queues: JobQueues | None = None
         self._latest: Callable[[], Execution | None] | None = None  # has the queues of this scope; its rows may go
 
+    def __repr__(self) -> str:
+        operators, services = len(self._graph.nodes), len(self._graph.services)
+        return f"<{type(self).__name__} {self.name!r}: {operators} operators, {services} services>"
+
+    def _repr_html_(self) -> str:
+        from sage_flow.notebook.displays import pipeline_html
+
+        return pipeline_html(type(self).__name__, self._graph, (), f"parallelism {self._graph.parallelism}")
+
     @abstractmethod
     def _make_executor(self) -> Executor:
         """What runs the jobs where none was given."""
 
-    def _handle(self, execution: Execution) -> JobHandle:
-        return JobHandle(execution)
+    def _handle(self, execution: Execution, picture: Picture) -> JobHandle:
+        return JobHandle(execution, picture=picture)
 
     def _runs_by(self) -> Executor:
         if self._executor is None:
@@ -179,21 +190,10 @@ class Environment(ABC):
         operator = make_operator(self._graph, Kind.SOURCE, name, base=base)
         with self._graph.releasing(operator.name):
             check_life_cycle(f"{operator.name!r} ({operator.location})", source)
-            self._check_reads_alone(source)
+            check_reads_alone(source, operator, self._graph.nodes)
         operator = _with_function(operator, source)
         node = self._graph.add(operator, parallelism=parallelism, max_parallelism=None if source.parallel else 1)
         return DataStream(self._graph, (Tap(node),))
-
-    def _check_reads_alone(self, source: Source[Any]) -> None:
-        """An iterator gives each item once: two sources would split them at random."""
-        iterator = getattr(source, "iterator", None)
-        for node in self._graph.nodes:
-            other = node.operator.functions[0] if node.kind is Kind.SOURCE else None
-            if iterator is not None and getattr(other, "iterator", None) is iterator:
-                raise PipelineError(
-                    f"a {type(iterator).__name__} gives its items once, and {node.name!r} ({node.operator.location})"
-                    " reads this one: use the stream of that source twice, or pass a function that makes the iterator"
-                )
 
     # -- services -------------------------------------------------------------------------------------------
 
@@ -229,10 +229,6 @@ class Environment(ABC):
         """
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of a service must be a non-empty str, not {name!r}")
-        self._graph.check_outside(name)
-        if name in self._graph.services:
-            where = self._graph.services[name].location
-            raise PipelineError(f"service {name!r} is registered already ({where}): give this one another name")
         for what, value in (
             ("parallelism", parallelism),
             ("concurrency", concurrency),
@@ -250,22 +246,25 @@ class Environment(ABC):
             uses=_checked_names(uses, name),
             actor_options=actor_options(f"service {name!r}", {} if ray_actor_options is None else ray_actor_options),
         )
-        if isinstance(service, PipelineService):
-            if args or kwargs or concurrency != 1:
-                raise PipelineError(f"PipelineService {name!r} takes no arguments and no concurrency: use parallelism")
-            replicas = checked_count(parallelism if parallelism != 1 else service.parallelism, "parallelism", name)
-            self._register_pipeline(
-                service, replace(definition, parallelism=replicas, stateless=True, many=service.reply == "many")
-            )
-            return
-        _check_factory(name, service, args, kwargs)
-        if stateless and hasattr(service, "snapshot"):
-            raise PipelineError(
-                f"service {name!r} has a snapshot(), so it keeps a state: register it without stateless=True, or remove"
-                " snapshot()"
-            )
-        self._graph.name_for(name, "service")  # no operator may share it: it names the counts of the service
-        self._graph.services[name] = replace(definition, factory=service, args=args, kwargs=kwargs)
+        with self._graph.registering(name):
+            if isinstance(service, PipelineService):
+                if args or kwargs or concurrency != 1:
+                    raise PipelineError(
+                        f"PipelineService {name!r} takes no arguments and no concurrency: use parallelism"
+                    )
+                replicas = checked_count(parallelism if parallelism != 1 else service.parallelism, "parallelism", name)
+                self._register_pipeline(
+                    service, replace(definition, parallelism=replicas, stateless=True, many=service.reply == "many")
+                )
+                return
+            _check_factory(name, service, args, kwargs)
+            if stateless and hasattr(service, "snapshot"):
+                raise PipelineError(
+                    f"service {name!r} has a snapshot(), so it keeps a state: register it without stateless=True, or"
+                    " remove snapshot()"
+                )
+            self._graph.name_for(name, Kind.SERVICE)  # no operator may share it: it names the counts of the service
+            self._graph.services[name] = replace(definition, factory=service, args=args, kwargs=kwargs)
 
     def _register_pipeline(self, service: PipelineService, definition: ServiceDefinition) -> None:
         name = definition.name
@@ -313,12 +312,18 @@ class Environment(ABC):
     # -- running --------------------------------------------------------------------------------------------
 
     def explain(self) -> str:
-        """Return the plan as text: chains, their parallelism, how records travel between them."""
-        return explain(self._graph.plan())
+        """Return the plan as text: chains, their parallelism, how records travel between them.
+
+        Of a pipeline that is not written to its end it says what is missing.
+        """
+        return explain(*self._graph.draft())
 
     def draw(self) -> str:
-        """Return the plan as a Mermaid flowchart."""
-        return draw(self._graph.plan())
+        """Return the plan as a Mermaid flowchart.
+
+        Of a pipeline that is not written to its end it says in comments what is missing.
+        """
+        return draw(*self._graph.draft())
 
     def submit(self) -> JobHandle:
         """Start the pipeline and return at once."""
@@ -329,7 +334,7 @@ class Environment(ABC):
         plan = replace(plan, queues=self._queues_now(), shared_records=shared)
         execution = self._runs_by().start(plan, self._options)
         self._latest = weakref.ref(execution)
-        return self._handle(execution)
+        return self._handle(execution, picture_of(plan))
 
     def execute(self, *, progress: bool | None = None) -> JobResult:
         """Run the pipeline to its end.
@@ -447,8 +452,8 @@ class RemoteEnvironment(Environment):
 
         return RayExecutor(*self._address, JobOptions(**self._led))
 
-    def _handle(self, execution: Execution) -> JobHandle:
-        return JobHandle(execution, is_owner=not self._detached)
+    def _handle(self, execution: Execution, picture: Picture) -> JobHandle:
+        return JobHandle(execution, is_owner=not self._detached, picture=picture)
 
 
 def _checked_executor(executor: Any) -> Executor | None:

@@ -20,17 +20,21 @@ from sage_flow.service import ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
+    from sage_flow.plan.picture import Picture
     from sage_flow.remote_service import ServedService
 
 __all__ = ["JobHandle", "JobResult", "JobStatus"]
 
 _log = logging.getLogger("sage_flow")
 
+_SHOWN = 20
+"""Names in the repr of a result."""
+
 _SHORT_JOB_S = 0.5
 """A job that takes no longer is not announced."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JobResult:
     """What a job came to.
 
@@ -49,6 +53,27 @@ class JobResult:
     skipped: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     stuck: list[str] = field(default_factory=list)
+    _picture: Picture | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """Short, whatever it holds: rows are counted."""
+        rows = _first({label: len(rows) for label, rows in self.collected.items()})
+        more = {"skipped": self.skipped, "dead_letters": self.dead_letters, "stuck": self.stuck}
+        shown = [str(self.status), f"rows={rows}", f"counts={_first(self.counts)}"]
+        return f"JobResult({', '.join([*shown, *(f'{name}={value}' for name, value in more.items() if value)])})"
+
+    def table(self) -> list[tuple[str, int, int, int]]:
+        """Of each operator its name (and that of its rows, where it collects), records, skipped and dead letters."""
+        titles = {name: name for name in self.counts} if self._picture is None else self._picture.titles
+        return [
+            (title, self.counts[name], self.skipped.get(name, 0), self.dead_letters.get(name, 0))
+            for name, title in titles.items()
+        ]
+
+    def _repr_html_(self) -> str:
+        from sage_flow.notebook.displays import result_html
+
+        return result_html(self)
 
 
 class JobHandle:
@@ -58,8 +83,9 @@ class JobHandle:
     job that runs detached, or that `Cluster.job` found, leaves the job alone: only `cancel` and `drain` end that.
     """
 
-    def __init__(self, execution: Execution, *, is_owner: bool = True) -> None:
+    def __init__(self, execution: Execution, *, is_owner: bool = True, picture: Picture | None = None) -> None:
         self._execution = execution
+        self._picture = picture
         self._is_announcing = threading.Lock()
         self._is_owner = is_owner
         _open_handles.difference_update([handle for handle in _open_handles if handle._execution.is_over])
@@ -140,7 +166,7 @@ class JobHandle:
                 f"job {self.name!r} is {outcome.status}, but its rows were too many for Ray's records, and its master,"
                 " which had them, is gone: fetch them while it is there, or write such results to files"
             )
-        return _result(outcome)
+        return _result(outcome, self._picture)
 
     def service(self, service: str | type) -> ServiceHandle:
         """Return a handle of a service of the job, for calls from outside, by any thread of this process.
@@ -204,6 +230,14 @@ class JobHandle:
         """
         return self._execution.statistics()
 
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        from sage_flow.notebook.displays import handle_html
+
+        return handle_html(self)
+
     def __enter__(self) -> JobHandle:
         return self
 
@@ -227,7 +261,7 @@ class JobHandle:
         return error
 
 
-def _result(outcome: JobOutcome) -> JobResult:
+def _result(outcome: JobOutcome, picture: Picture | None) -> JobResult:
     counts = outcome.counts
     return JobResult(
         outcome.status,
@@ -236,7 +270,15 @@ def _result(outcome: JobOutcome) -> JobResult:
         {name: count.skipped for name, count in counts.items() if count.skipped},
         {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
         outcome.stuck,
+        picture,
     )
+
+
+def _first(numbers: dict[str, int]) -> str:
+    """A dict of numbers, of which a long one is cut."""
+    shown = [f"{name!r}: {number}" for name, number in list(numbers.items())[:_SHOWN]]
+    left = len(numbers) - len(shown)
+    return f"{{{', '.join([*shown, *([f'... {left} more'] if left else [])])}}}"
 
 
 def _numbers(outcome: JobOutcome) -> dict[str, int]:

@@ -56,4 +56,6 @@ class DataStreamSink(HasOptions):
         self._taps = (tap,)
 
     def __repr__(self) -> str:
-        return f"<sink {self._taps[0].node.name!r}>"
+        operator = self._taps[0].node.operator
+        rows = "" if operator.label == operator.name else f" of the rows {operator.label!r}"
+        return f"<sink {operator.name!r}{rows}>"

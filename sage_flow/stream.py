@@ -18,6 +18,7 @@ from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sin
 from sage_flow.operator_options import DataStreamSink, HasOptions
 from sage_flow.plan.builder import Graph, checked_count, make_collect, make_operator
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, OnError, Partitioning, Tap
+from sage_flow.stream_display import ShownStream
 
 __all__ = ["ConnectedStreams", "DataStream", "KeyedStream"]
 
@@ -34,7 +35,7 @@ _OF_THE_RECORD = frozenset({Kind.COUNT, Kind.SUM, Kind.MIN, Kind.MAX})
 Processing = Callable[[T], Iterable[U] | None] | Callable[[T, RuntimeContext], Iterable[U] | None]
 
 
-class Stream(HasOptions, Generic[T]):
+class Stream(ShownStream, HasOptions, Generic[T]):
     """What plain and keyed streams have in common."""
 
     _keyed = False
@@ -42,6 +43,9 @@ class Stream(HasOptions, Generic[T]):
     def __init__(self, graph: Graph, taps: tuple[Tap, ...]) -> None:
         self._graph = graph
         self._taps = taps
+
+    def _inputs(self) -> tuple[tuple[Tap, ...], ...]:
+        return (self._taps,)
 
     # -- one record at a time -------------------------------------------------------------------------------
 
@@ -532,13 +536,16 @@ class KeyedStream(Stream[T], Generic[K, T]):
         return self._step(kind, function, name, parallelism, on_error, with_ctx=False, values=values, options=options)
 
 
-class ConnectedStreams(Generic[L, R]):
+class ConnectedStreams(ShownStream, Generic[L, R]):
     """Two streams that one operator reads, with a function for each. Keyed state is shared by both."""
 
     def __init__(self, graph: Graph, left: tuple[Tap, ...], right: tuple[Tap, ...], *, keyed: bool) -> None:
         self._graph = graph
         self._sides = (left, right)
         self._keyed = keyed
+
+    def _inputs(self) -> tuple[tuple[Tap, ...], ...]:
+        return self._sides
 
     def map(
         self,

@@ -39,11 +39,10 @@ def test_run_without_a_report_prints_the_counts(job_folder, capsys):
     write(job_folder / "counted.py", COUNT)
     assert main(["run", "counted.py", "--option", "top=2"]) == 0
     assert capsys.readouterr().out == (
-        "operator        records\n"
-        "texts                 2\n"
-        "numbers               2\n"
-        "collect-1             2\n"
-        "rows                  2\n"
+        "operator              records\n"
+        "texts                       2\n"
+        "numbers                     2\n"
+        "collect-1: rows             2\n"
     )  # fmt: skip
 
 
@@ -54,11 +53,10 @@ def test_the_counts_tell_what_was_skipped(job_folder, capsys):
     write(job_folder / "skipping.py", SKIP)
     assert main(["run", "skipping.py", "--option", "top=4"]) == 0
     assert capsys.readouterr().out == (
-        "operator        records       skipped\n"
-        "texts                 4             0\n"
-        "numbers               3             1\n"
-        "collect-1             3             0\n"
-        "rows                  3             0\n"
+        "operator              records       skipped\n"
+        "texts                       4             0\n"
+        "numbers                     3             1\n"
+        "collect-1: rows             3             0\n"
     )
 
 

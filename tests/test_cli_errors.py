@@ -34,7 +34,6 @@ SKIP = COUNT.replace("parse, name", "parse, on_error='skip', name")
         (["empty.py"], "sage-flow: error: empty.py has no function build"),
         (["counting.py", "--option", "tpo=1"], "has no option 'tpo'; did you mean 'top'?\noptions of counting.py:\n"),
         (["counting.py", "--option", "top=x"], "sage-flow: error: option 'top' must be int, not 'x'\n"),
-        (["sinkless.py"], "PipelineError: "),
         (["unkeyed.py"], "PipelineError: .count() works per key"),
         (["unread.py"], "InputError: no/such/file: no such file"),
     ],
@@ -52,6 +51,15 @@ def test_a_wrong_use_is_told_with_exit_code_2(job_folder, capsys, command, argum
     assert out == ""
     assert message.replace("PipelineError: ", "") in err
     assert "Traceback" not in err
+
+
+def test_half_a_pipeline_is_shown_with_what_it_lacks_and_does_not_run(job_folder, capsys):
+    write(job_folder / "sinkless.py", "def build(env):\n    env.from_collection([1]).map(str)\n")
+    for command in ("explain", "draw"):
+        assert main([command, "sinkless.py"]) == 0
+        assert "missing: the pipeline has no sink" in capsys.readouterr().out
+    assert main(["run", "sinkless.py"]) == 2
+    assert "the pipeline has no sink" in capsys.readouterr().err
 
 
 def test_an_error_of_a_function_names_it_and_its_record(job_folder, capsys):

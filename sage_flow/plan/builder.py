@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from sage_flow.errors import PipelineError
 from sage_flow.plan.callables import check_function, check_life_cycle, takes_context
-from sage_flow.plan.graph import Kind, Node, OnError, Operator, ServiceDefinition, Tap
-from sage_flow.plan.location import Location, caller_location
+from sage_flow.plan.graph import SINKS, Kind, Node, OnError, Operator, ServiceDefinition, Tap
+from sage_flow.plan.location import Location, caller_location, current_cell
 from sage_flow.plan.physical import Plan
-from sage_flow.plan.planner import build_plan
+from sage_flow.plan.planner import build_draft, build_plan
+from sage_flow.plan.rewriting import (
+    check_sources_read_alone,
+    check_up_to_date,
+    keys_of,
+    leading_to_sinks,
+    outdated_readers,
+    without_leftovers,
+)
+from sage_flow.plan.validation import missing
 
 __all__ = ["Graph", "checked_count", "make_collect", "make_operator"]
 
 _POLICIES = ("fail", "skip", "dead_letter")
+
+
+class _Written(NamedTuple):
+    """What a graph holds, to go back to it."""
+
+    nodes: list[Node]
+    keys: list[Operator]
+    services: dict[str, ServiceDefinition]
+    taken: dict[str, Location]
+    labels: dict[str, Location]
+    counters: dict[str, int]
+    outdated: list[tuple[Operator, Location]]
 
 
 class Graph:
@@ -31,41 +52,114 @@ class Graph:
         self._taken: dict[str, Location] = {}
         self._labels: dict[str, Location] = {}  # of the rows of collect sinks
         self._counters: dict[str, int] = {}
+        self._outdated: list[tuple[Operator, Location]] = []  # whose names later cells of a notebook have taken
+        self._before: dict[str, _Written] = {}  # what there was before a name was taken from an earlier cell
         self._service: str | None = None  # whose body is being written
 
     def plan(self) -> Plan:
-        """Validate and plan. Raises PipelineError."""
-        return build_plan(self.job, self.nodes, self.services, self.parallelism, self.keys)
+        """Validate and plan. Raises PipelineError.
 
-    def name_for(self, given: str | None, base: str) -> str:
+        In a notebook what earlier cells have written, and nothing reads, is left out.
+        """
+        nodes, keys, cell = self.nodes, self.keys, current_cell()
+        if cell is not None:
+            nodes = leading_to_sinks(nodes, self.services, cell)
+            keys = keys_of(keys, nodes, cell)
+            check_up_to_date(nodes, self._outdated)
+            check_sources_read_alone(nodes)
+        return build_plan(self.job, nodes, self.services, self.parallelism, keys)
+
+    def draft(self) -> tuple[Plan, list[str]]:
+        """Plan what is there, be it half a pipeline; say what it lacks.
+
+        Raises PipelineError for what is wrong and more writing cannot mend.
+        """
+        nodes, keys, cell = self.nodes, self.keys, current_cell()
+        if cell is not None:
+            nodes = without_leftovers(nodes, self._outdated)
+            keys = keys_of(keys, nodes, cell)
+        lacks = [*outdated_readers(nodes, self._outdated), *missing(nodes, self.services, keys)]
+        return build_draft(self.job, nodes, self.services, self.parallelism), lacks
+
+    def name_for(self, given: str | None, kind: Kind, base: str | None = None) -> str:
         """Return the full name: the given one or `base-n`, below the service's name inside its body.
 
         Raises PipelineError if it is taken.
         """
-        name = self._scoped(given) or self._next_name(self._scope + base)
         where = caller_location()
-        if name in self._taken:
-            raise PipelineError(
-                f"two operators are named {name!r} ({self._taken[name]} and {where}):"
-                " the name is the identity of an operator's state and counts, give one of them another name="
-            )
+        name = self._scoped(given)
+        if name is None:
+            base = self._scope + (base or kind.value)
+            again = self._sink_written_again(base, where) if kind in SINKS else None
+            name = self._next_name(base) if again is None else again.name
+        if (earlier := self._taken.get(name)) is not None:
+            if name in self.services or kind is Kind.SERVICE or not where.is_after(earlier):
+                raise PipelineError(
+                    f"two operators are named {name!r} ({earlier} and {where}):"
+                    " the name is the identity of an operator's state and counts, give one of them another name="
+                )
+            self._take_over(name, where)
         self._taken[name] = where
         return name
 
-    def label_for(self, given: str | None, operator: str) -> str:
-        """Return the label of the rows of a collect sink: the given one, else the operator's name.
+    def names_of_rows(self, given: str | None) -> tuple[str, str]:
+        """Return the name of a collect sink, and the label of its rows: the given one, else the same.
 
-        Raises PipelineError if other rows have it.
+        Raises PipelineError if other rows have the label.
         """
-        label = self._scoped(given) or operator
         where = caller_location()
-        if label in self._labels:
+        label = self._scoped(given)
+        if label is None:
+            name = label = self.name_for(None, Kind.COLLECT)
+        elif (earlier := self._labels.get(label)) is None:
+            name = self.name_for(None, Kind.COLLECT)
+        elif where.is_after(earlier):
+            (name,) = [node.name for node in self.nodes if node.kind is Kind.COLLECT and node.operator.label == label]
+            self._take_over(name, where)
+            self._taken[name] = where
+        else:
             raise PipelineError(
-                f"two collect sinks have the name {label!r} ({self._labels[label]} and {where}):"
+                f"two collect sinks have the name {label!r} ({earlier} and {where}):"
                 " their rows would be mixed in result.collected, give one of them another name"
             )
         self._labels[label] = where
-        return label
+        return name, label
+
+    def _sink_written_again(self, base: str, where: Location) -> Node | None:
+        """The sink without a name of its own that an earlier run of this cell has written at this line."""
+        for node in self.nodes:
+            unnamed = node.name.rpartition("-")[0] == base and node.operator.label == node.name
+            if node.kind in SINKS and unnamed and where.is_again(node.operator.location):
+                return node
+        return None
+
+    def _take_over(self, name: str, where: Location) -> None:
+        """Let a later cell have the name: a sink leaves, another operator must not be read any more."""
+        self._before[name] = self._written()
+        for node in self.nodes:
+            if node.name == name and node.kind in SINKS:
+                self.nodes = [other for other in self.nodes if other is not node]
+                self._labels.pop(node.operator.label, None)
+        operators = [*(node.operator for node in self.nodes), *self.keys]
+        known = [operator for operator, _ in self._outdated]
+        self._outdated = [
+            *self._outdated,
+            *((o, where) for o in operators if o.name == name and not any(o is other for other in known)),
+        ]
+
+    def _written(self) -> _Written:
+        return _Written(
+            list(self.nodes),
+            list(self.keys),
+            dict(self.services),
+            dict(self._taken),
+            dict(self._labels),
+            dict(self._counters),
+            list(self._outdated),
+        )
+
+    def _restore(self, written: _Written) -> None:
+        self.nodes, self.keys, self.services, self._taken, self._labels, self._counters, self._outdated = written
 
     @property
     def _scope(self) -> str:
@@ -103,30 +197,55 @@ class Graph:
 
     @contextmanager
     def releasing(self, name: str) -> Iterator[None]:
-        """If what is inside refuses the operator, its name is free again."""
+        """If what is inside refuses the operator, its name is free again, or an earlier cell's again."""
         try:
             yield
         except PipelineError:
             self._taken.pop(name, None)
+            if name in self._before:
+                self._restore(self._before.pop(name))
             raise
 
     @contextmanager
-    def body_of(self, service: str) -> Iterator[None]:
-        """What is written inside belongs to the pipeline of this service; if that fails nothing is left of it."""
-        nodes, keys = len(self.nodes), len(self.keys)
-        taken, labels, counters = dict(self._taken), dict(self._labels), dict(self._counters)
-        self._service = service
+    def registering(self, service: str) -> Iterator[None]:
+        """What is inside registers this service, be it again in a later cell; if that fails all is as it was.
+
+        Raises PipelineError if it is registered already.
+        """
+        self._check_outside(service)
+        before = self._written()
+        if service in self.services:
+            earlier, where = self.services[service].location, caller_location()
+            if not where.is_after(earlier):
+                raise PipelineError(
+                    f"service {service!r} is registered already ({earlier}): give this one another name"
+                )
+            self._forget(service)
         try:
             yield
         except BaseException:
-            del self.nodes[nodes:], self.keys[keys:]
-            self._taken, self._labels, self._counters = taken, labels, counters
-            self.services.pop(service, None)
+            self._restore(before)
             raise
+
+    def _forget(self, service: str) -> None:
+        inside = f"{service}/"
+        self.nodes = [node for node in self.nodes if node.service != service]
+        self.keys = [key for key in self.keys if not key.name.startswith(inside)]
+        self.services = {name: other for name, other in self.services.items() if name != service}
+        for names in (self._taken, self._labels, self._counters):
+            for name in [name for name in names if name == service or name.startswith(inside)]:
+                del names[name]
+
+    @contextmanager
+    def body_of(self, service: str) -> Iterator[None]:
+        """What is written inside belongs to the pipeline of this service."""
+        self._service = service
+        try:
+            yield
         finally:
             self._service = None
 
-    def check_outside(self, service: str) -> None:
+    def _check_outside(self, service: str) -> None:
         """Raises PipelineError if a service's pipeline is being written."""
         if self._service is not None:
             raise PipelineError(
@@ -155,7 +274,7 @@ def make_operator(
 ) -> Operator:
     """Make an operator of functions, each with the number of values it is called with. Raises PipelineError."""
     where = caller_location()
-    full_name = graph.name_for(name, base or kind.value)
+    full_name = graph.name_for(name, kind, base)
     with graph.releasing(full_name):
         if on_error not in _POLICIES:
             raise PipelineError(
@@ -172,7 +291,5 @@ def make_operator(
 
 def make_collect(graph: Graph, given: str | None) -> Operator:
     """Make a collect sink; `given` labels its rows, and is free for an operator. Raises PipelineError."""
-    name = graph.name_for(None, Kind.COLLECT.value)
-    with graph.releasing(name):
-        label = graph.label_for(given, name)
+    name, label = graph.names_of_rows(given)
     return Operator(name, Kind.COLLECT, (), (), caller_location(), options={"label": label})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sage_flow.plan.graph import Operator
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Chain, Edge, Plan
 
-__all__ = ["draw", "explain"]
+__all__ = ["draw", "explain", "how", "shown"]
 
 
-def explain(plan: Plan) -> str:
-    """One block per chain: its operators, then where its records go."""
+def explain(plan: Plan, missing: Sequence[str] = ()) -> str:
+    """One block per chain: its operators, then where its records go; at the end what is `missing`."""
     subtasks = len(plan.subtasks)
     lines = [f"job {plan.job!r}: {len(plan.chains)} chains, {subtasks} subtasks"]
     for chain in plan.chains:
@@ -21,15 +23,16 @@ def explain(plan: Plan) -> str:
             lines.append("      " + "  ".join(parts))
         for edge in plan.edges:
             if edge.source == chain.id:
-                lines.append(f"   -> {_target(plan, edge)}  by {_how(edge)}")
+                lines.append(f"   -> {_target(plan, edge)}  by {how(edge)}")
     for service in plan.services.values():
         lines.append(f"\nservice {service.name!r}: calls go to [{service.chain}], timeout {service.timeout_s:g} s")
+    lines.extend(f"\nmissing: {text}" for text in missing)
     return "\n".join(lines)
 
 
-def draw(plan: Plan) -> str:
-    """A Mermaid flowchart: a box per chain, arrows for edges, services framed."""
-    lines = ["flowchart LR"]
+def draw(plan: Plan, missing: Sequence[str] = ()) -> str:
+    """A Mermaid flowchart: a box per chain, arrows for edges, services framed; in comments what is `missing`."""
+    lines = ["flowchart LR", *(f"    %% missing: {_quote(text)}" for text in missing)]
     for chain in plan.chains:
         if chain.service is None:
             lines.append("    " + _box(chain))
@@ -39,7 +42,7 @@ def draw(plan: Plan) -> str:
         lines.append("    end")
     for edge in plan.edges:
         if edge.target not in (DRIVER_CHAIN, REPLY):
-            lines.append(f'    c{edge.source} -->|"{_quote(_how(edge))}"| c{edge.target}')
+            lines.append(f'    c{edge.source} -->|"{_quote(how(edge))}"| c{edge.target}')
     return "\n".join(lines) + "\n"
 
 
@@ -48,12 +51,13 @@ def _notes(operator: Operator) -> list[str]:
     return notes if operator.label == operator.name else [*notes, f"rows {operator.label!r}"]
 
 
-def _shown(operator: Operator) -> str:
+def shown(operator: Operator) -> str:
+    """The name of an operator, with that of the rows where it collects."""
     return operator.name if operator.label == operator.name else f"{operator.name}: {operator.label}"
 
 
 def _box(chain: Chain) -> str:
-    lines = [*map(_shown, chain.operators), f"x{chain.parallelism}"]
+    lines = [*map(shown, chain.operators), f"x{chain.parallelism}"]
     if chain.options:
         lines.append(str(chain.options))
     return f'c{chain.id}["{"<br/>".join(map(_quote, lines))}"]'
@@ -71,7 +75,8 @@ def _target(plan: Plan, edge: Edge) -> str:
     return f"[{edge.target}] {plan.chains[edge.target].name}"
 
 
-def _how(edge: Edge) -> str:
+def how(edge: Edge) -> str:
+    """How records travel on an edge."""
     how = str(edge.partitioning)
     if edge.key is not None:
         how += f" of {edge.key.name}"

@@ -17,7 +17,7 @@ from sage_flow.plan.resources import ActorOptions
 from sage_flow.plan.service_methods import public_methods, type_key
 from sage_flow.plan.validation import main_consumers, validate
 
-__all__ = ["build_plan"]
+__all__ = ["build_draft", "build_plan"]
 
 
 def build_plan(
@@ -29,6 +29,13 @@ def build_plan(
 ) -> Plan:
     """Validate and plan. Raises PipelineError."""
     validate(nodes, services, keys)
+    return build_draft(job, nodes, services, default_parallelism)
+
+
+def build_draft(
+    job: str, nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], default_parallelism: int
+) -> Plan:
+    """Plan what may be half a pipeline, to be looked at. Raises PipelineError for what is wrong."""
     return _Planner(job, nodes, services, default_parallelism).plan()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import (
@@ -17,40 +18,64 @@ from sage_flow.plan.graph import (
     Tap,
 )
 
-__all__ = ["main_consumers", "validate"]
+__all__ = ["main_consumers", "missing", "validate"]
+
+
+class Fault(NamedTuple):
+    """What is wrong with a pipeline. `is_missing`: nothing but what is still to be written."""
+
+    text: str
+    is_missing: bool = False
 
 
 def validate(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], keys: Sequence[Operator]) -> None:
     """Raises PipelineError for the first fault, in the order of definition. `keys`: of key_by, which is no node."""
+    for fault in _faults(nodes, services, keys):
+        raise PipelineError(fault.text)
+
+
+def missing(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], keys: Sequence[Operator]) -> list[str]:
+    """Return what a half-written pipeline lacks. Raises PipelineError for what more writing cannot mend."""
+    found = []
+    for fault in _faults(nodes, services, keys):
+        if not fault.is_missing:
+            raise PipelineError(fault.text)
+        found.append(fault.text)
+    return found
+
+
+def _faults(
+    nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], keys: Sequence[Operator]
+) -> Iterator[Fault]:
     if not any(node.kind in SINKS for node in nodes):
-        raise PipelineError(
-            "the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ..."
+        yield Fault(
+            "the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ...",
+            is_missing=True,
         )
-    _check_uses(services)
+    yield from _uses(services)
     taps = _all_taps(nodes, services.values())
-    _check_keys(keys, taps)
+    yield from _keys(keys, taps)
     read = {(tap.node, tap.tag) for tap in taps}
     for node in nodes:
-        _check_is_read(node, read)
+        yield from _readers(node, read)
         if node.service is not None:
-            _check_in_service(node)
+            yield from _in_service(node)
         for tap in (tap for side in node.inputs for tap in side):
-            _check_scope(node, tap)
+            yield from _scope(node, tap)
 
 
-def _check_uses(services: Mapping[str, ServiceDefinition]) -> None:
+def _uses(services: Mapping[str, ServiceDefinition]) -> Iterator[Fault]:
     for service in services.values():
         for used in service.uses:
             if used not in services:
-                raise PipelineError(
+                yield Fault(
                     f"service {service.name!r} ({service.location}) uses {used!r}, which is not registered;"
-                    f" registered: {', '.join(map(repr, services))}"
+                    f" registered: {', '.join(map(repr, services))}",
+                    is_missing=True,
                 )
         circle = _circle(service.name, services, (service.name,))
         if circle is not None:
-            raise PipelineError(
-                f"service {service.name!r} ({service.location}) would wait for itself: {' -> '.join(circle)}"
-            )
+            yield Fault(f"service {service.name!r} ({service.location}) would wait for itself: {' -> '.join(circle)}")
 
 
 def _circle(start: str, services: Mapping[str, ServiceDefinition], path: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -77,55 +102,58 @@ def _all_taps(nodes: Iterable[Node], services: Iterable[ServiceDefinition]) -> l
     return taps + [tap for service in services for tap in service.output]
 
 
-def _check_keys(keys: Iterable[Operator], taps: Iterable[Tap]) -> None:
+def _keys(keys: Iterable[Operator], taps: Iterable[Tap]) -> Iterator[Fault]:
     used = [tap.key for tap in taps]
     for key in keys:
         if not any(key is other for other in used):
-            raise PipelineError(
-                f"nothing is keyed by {key.name!r} ({key.location}): use the stream that it returns, or remove it"
+            yield Fault(
+                f"nothing is keyed by {key.name!r} ({key.location}): use the stream that it returns, or remove it",
+                is_missing=True,
             )
 
 
-def _check_is_read(node: Node, read: set[tuple[Node, str | None]]) -> None:
+def _readers(node: Node, read: set[tuple[Node, str | None]]) -> Iterator[Fault]:
     tags = {tag for reader, tag in read if reader is node}
     if node.kind not in SINKS and node.kind is not Kind.REQUESTS and not tags:
-        raise PipelineError(
+        yield Fault(
             f"nothing reads the output of {node.name!r} ({node.operator.location}):"
-            " end the branch with a sink such as .collect(), or remove it"
+            " end the branch with a sink such as .collect(), or remove it",
+            is_missing=True,
         )
     if node.operator.on_error == "dead_letter" and DEAD_LETTERS not in tags:
-        raise PipelineError(
+        yield Fault(
             f'{node.name!r} ({node.operator.location}) has on_error="dead_letter" but nothing reads its dead letters:'
-            ' use its .dead_letters() stream, or on_error="skip" to only count them'
+            ' use its .dead_letters() stream, or on_error="skip" to only count them',
+            is_missing=True,
         )
 
 
-def _check_in_service(node: Node) -> None:
+def _in_service(node: Node) -> Iterator[Fault]:
     operator = node.operator
     if operator.kind is Kind.SOURCE:
-        raise PipelineError(
+        yield Fault(
             f"{node.name!r} ({operator.location}) is a source inside a PipelineService, which reads its requests only"
         )
     ends = operator.kind is Kind.MAP_BATCHES or (operator.kind in AGGREGATES and operator.emits_at_end)
     if ends:
-        raise PipelineError(
+        yield Fault(
             f"{node.name!r} ({operator.location}) joins records of several requests, which a PipelineService cannot"
             " answer one by one: every output must descend from one request"
         )
     for tap in (tap for side in node.inputs for tap in side):
         if tap.partitioning is Partitioning.BROADCAST:
-            raise PipelineError(
+            yield Fault(
                 f"{node.name!r} ({operator.location}) reads a broadcast inside a PipelineService:"
                 " every copy would be an output of the same request"
             )
 
 
-def _check_scope(node: Node, tap: Tap) -> None:
+def _scope(node: Node, tap: Tap) -> Iterator[Fault]:
     if tap.node.service == node.service:
         return
     inside = f"the service {node.service!r}" if node.service else "the main pipeline"
     outside = f"the service {tap.node.service!r}" if tap.node.service else "the main pipeline"
-    raise PipelineError(
+    yield Fault(
         f"{node.name!r} ({node.operator.location}) in {inside} reads {tap.node.name!r} of {outside}:"
         " a service's pipeline can only read its requests"
     )

@@ -311,7 +311,8 @@ def test_a_declared_use_must_be_registered():
     env.register_service("a", Calculator, uses=["b"])
     env.from_collection([1]).for_each(str)
     with pytest.raises(PipelineError, match=r"'a' .* uses 'b', which is not registered"):
-        env.explain()
+        env.submit()
+    assert "\nmissing: service 'a'" in env.explain()
 
 
 def test_a_declared_use_closes_a_circle_with_a_call_that_was_not_declared():

@@ -1,6 +1,7 @@
 """What shares a chain, what travels on which channel."""
 
 import pickle
+import re
 
 import pytest
 from hypothesis import given
@@ -261,7 +262,7 @@ def test_subtasks_are_counted_from_one_in_their_names(env):
     assert [s.name for s in env._graph.plan().subtasks] == ["s[1/1]", "a -> b[1/2]", "a -> b[2/2]"]
 
 
-@pytest.mark.parametrize(
+NOTHING = pytest.mark.parametrize(
     ("write", "match"),
     [
         (lambda env: env.from_collection([1]), "no sink"),
@@ -272,7 +273,18 @@ def test_subtasks_are_counted_from_one_in_their_names(env):
         ),
     ],
 )
+
+
+@NOTHING
 def test_what_can_come_to_nothing_is_refused(env, write, match):
     write(env)
     with pytest.raises(PipelineError, match=match):
-        env.explain()
+        env.submit()
+
+
+@NOTHING
+def test_half_a_pipeline_is_explained_and_drawn_with_what_it_lacks(env, write, match):
+    write(env)
+    assert re.search(rf"^missing: .*{match}", env.explain(), re.MULTILINE)
+    assert re.search(rf"^    %% missing: .*{match}", env.draw(), re.MULTILINE)
+    assert "[0] collection-1 " in env.explain()

@@ -246,4 +246,5 @@ def test_a_plan_with_options_pickles(env):
 
 
 def test_a_sink_shows_itself_by_name(env):
-    assert repr(env.from_collection([1]).collect("rows")) == "<sink 'collect-1'>"
+    assert repr(env.from_collection([1]).collect("rows")) == "<sink 'collect-1' of the rows 'rows'>"
+    assert repr(env.from_collection([1]).for_each(same, name="each")) == "<sink 'each'>"
