@@ -6,14 +6,19 @@ import contextlib
 import inspect
 import io
 import re
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, errors
+from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, RemoteEnvironment, errors
+from sage_flow.cli import _parser
+from sage_flow.executors.threads import ThreadExecutor
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 def texts_in(folder: str) -> list[Path]:
@@ -41,6 +46,43 @@ def readme_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    text: str
+
+    @property
+    def promised(self) -> list[str]:
+        """What the comments behind its prints say."""
+        return re.findall(r"^print\(.*\)\s+# (.*)$", self.text, re.MULTILINE)
+
+    @property
+    def needs_ray(self) -> bool:
+        return "import ray\n" in self.text
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def python_blocks() -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            found.append(Block(page, text[: match.start()].count("\n") + 1, match[1]))
+    return found
+
+
+def run_block(block: Block) -> list[str]:
+    """Run it with nothing before it; return the lines that it prints."""
+    printed = io.StringIO()
+    code = compile("\n" * block.line + block.text, str(block.page), "exec")
+    with contextlib.redirect_stdout(printed):
+        exec(code, {"__name__": f"block_{block.page.stem.replace('-', '_')}"})
+    return printed.getvalue().splitlines()
+
+
 def test_readme_example_prints_what_it_says_and_draws_its_picture():
     source = readme_blocks("python")[0]
     printed = io.StringIO()
@@ -52,14 +94,32 @@ def test_readme_example_prints_what_it_says_and_draws_its_picture():
     assert readme_blocks("mermaid")[0] == names["env"].draw()
 
 
-@pytest.mark.parametrize("name", ["services", "channels"])
-def test_the_first_example_of_the_page_prints_what_it_says(name):
-    page = (ROOT / f"docs/{name}.md").read_text()
-    source = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(source, {"__name__": name})
-    assert printed.getvalue().splitlines() == re.findall(r"^print\(.*\)\s+# (.*)$", source, re.MULTILINE)
+@pytest.mark.parametrize("block", [block for block in python_blocks() if not block.needs_ray], ids=str)
+def test_every_block_of_a_page_runs_alone_and_prints_what_it_says(block, tmp_path, monkeypatch):
+    """A page about clusters runs here, too: its jobs run in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RemoteEnvironment, "_make_executor", lambda self: ThreadExecutor())
+    assert run_block(block) == block.promised
+
+
+@pytest.mark.parametrize("block", [block for block in python_blocks() if block.needs_ray], ids=str)
+def test_every_block_that_needs_ray_prints_what_it_says(block, ray_cluster):
+    assert run_block(block) == block.promised
+
+
+def test_no_block_of_a_page_is_of_a_kind_that_is_not_tested():
+    for page in PAGES:
+        opened = re.findall(r"^```(.*)\n(?:.*\n)*?```$", page.read_text("utf-8"), re.MULTILINE)
+        assert set(opened) <= {"", "python", "console", "mermaid"}, page
+
+
+def test_every_command_of_a_page_is_one_of_ours():
+    pages = [*PAGES, ROOT / "README.md", ROOT / "docker" / "README.md"]
+    blocks = [block for page in pages for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)]
+    commands = re.findall(r"^\$ sage-flow (.*)$", "".join(blocks), re.MULTILINE)
+    assert len(commands) > 10
+    for command in commands:
+        _parser().parse_args(shlex.split(command, comments=True))
 
 
 def test_the_failure_table_names_every_error_that_a_caller_can_get():
