@@ -141,15 +141,3 @@ def test_nobody_is_told_to_install_sage_flow_from_an_index_that_has_it_not():
     files = [ROOT / "README.md", ROOT / "Makefile", *(file for folder in folders for file in texts_in(folder))]
     told = {str(file): re.findall(r"pip install [^\n]*\bsage-flow\b.*", file.read_text("utf-8")) for file in files}
     assert {file: lines for file, lines in told.items() if lines} == {}
-
-
-def test_the_example_of_reading_past_malformed_lines_does_so(tmp_path, monkeypatch):
-    page = (ROOT / "docs/files.md").read_text()
-    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "events.jsonl").write_text('{"n": 1}\n{"n": \n{"n": 3}\n')
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "files"}
-    exec(source, names)
-    assert names["env"].execute().collected["events"] == [{"n": 1}, {"n": 3}]
-    (refused,) = (tmp_path / "refused.txt").read_text().splitlines()
-    assert refused == 'JSONDecodeError: Expecting value: line 1 column 7 (char 6): {"n": '
