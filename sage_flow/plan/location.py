@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ class Location:
 
     def is_again(self, other: Location) -> bool:
         """Whether this is the same line of the same cell, which was run again."""
-        return self.is_after(other) and (self.file, self.line) == (other.file, other.line)
+        return self.is_after(other) and (_text_of(self.file), self.line) == (_text_of(other.file), other.line)
 
 
 def short_path(file: str) -> str:
@@ -66,10 +67,15 @@ def current_cell() -> int | None:
     return None if shell is None else int(shell.execution_count)
 
 
+def _text_of(file: str) -> str:
+    """The name of a cell's file without the number that IPython 7, and IPython in a terminal, put into it."""
+    return re.sub(r"^<ipython-input-\d+-", "<ipython-input-", file)
+
+
 def _title(file: str) -> str:
     """The name of the cell that IPython has compiled under this name; "" for a real file."""
-    shell = _ipython()
-    named = None if shell is None else shell.compile.format_code_name(file)
+    name_of = getattr(getattr(_ipython(), "compile", None), "format_code_name", None)  # IPython 7 has none
+    named = None if name_of is None else name_of(file)
     return "" if named is None else str(named[1])
 
 

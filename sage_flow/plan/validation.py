@@ -48,8 +48,9 @@ def _faults(
     nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], keys: Sequence[Operator]
 ) -> Iterator[Fault]:
     if not any(node.kind in SINKS for node in nodes):
+        empty = "" if nodes else " (it is empty: streams that another environment made belong to that one)"
         yield Fault(
-            "the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ...",
+            f"the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ...{empty}",
             is_missing=True,
         )
     yield from _uses(services)

@@ -129,6 +129,24 @@ def test_what_earlier_cells_have_written_and_nothing_reads_is_left_out_and_told(
     assert "nothing reads the output of 'lost'" in cell.error("numbers.map(str, name='lost')\nenv.execute()")
 
 
+def test_streams_of_an_environment_that_was_made_again_are_told(cell):
+    cell.run("numbers = env.from_collection([1])")
+    cell.run("env = LocalEnvironment('notebook')")
+    cell.run("numbers.collect('out')")
+    assert "it is empty: streams that another environment made belong to that one" in cell.error("env.execute()")
+
+
+def test_to_show_the_handle_of_a_service_calls_nothing(cell):
+    cell.run("class Answer:\n    def get(self):\n        return 42\nenv.register_service('answer', Answer)")
+    cell.run("import threading\ngo = threading.Event()")
+    cell.run("env.from_collection([1]).map(lambda n: go.wait(60)).collect('out')\njob = env.submit()")
+    cell.run("service = job.service('answer')\nservice")
+    assert cell.text("service.get()") == "42"
+    assert cell.text("go.set() or job.metrics()['services']['answer']['get']['calls']") == "1"
+    assert cell.text("list(job.metrics()['services']['answer'])") == "['get']"
+    cell.run("job.wait()")
+
+
 # --- what is shown ----------------------------------------------------------------------------------------
 
 
