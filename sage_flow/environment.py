@@ -331,7 +331,7 @@ class Environment(ABC):
         if self._latest is not None:
             self._take_new_queues()
         shared = SharedRecords() if self._check_shared_records else None
-        plan = replace(plan, queues=self._queues_now(), shared_records=shared)
+        plan = replace(plan, queues=self._queues_now(), job_id=self._scope, shared_records=shared)
         execution = self._runs_by().start(plan, self._options)
         self._latest = weakref.ref(execution)
         return self._handle(execution, picture_of(plan))

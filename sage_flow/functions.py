@@ -66,6 +66,8 @@ class RuntimeContext:
 
     Attributes:
         job_name, operator_name: as given in the pipeline.
+        job_id, attempt: of this run of the job, which no other run has, and the number of its start, from 1: a job
+            that restarts keeps its id and begins attempt 2.
         subtask_index, parallelism: this is copy `subtask_index` (from 0) of `parallelism`.
         key: of the record that is being processed, on a keyed stream.
     """
@@ -81,8 +83,12 @@ class RuntimeContext:
         services: ServiceCaller | None = None,
         side_output: Callable[[str, Any], None] | None = None,
         queues: JobQueues | None = None,
+        job_id: str = "",
+        attempt: int = 1,
     ) -> None:
         self.job_name = job_name
+        self.job_id = job_id or job_name
+        self.attempt = attempt
         self.operator_name = operator_name
         self.subtask_index = subtask_index
         self.parallelism = parallelism
@@ -208,6 +214,10 @@ class Source(Generic[T]):
         """Return some records (a few thousand at the most), `IDLE` or `END`."""
         raise NotImplementedError(f"{type(self).__name__} must implement next_batch()")
 
+    def files_read(self) -> Iterable[str]:
+        """The files that it reads, as far as they are known when the pipeline is built: no sink may write one."""
+        return ()
+
     def snapshot(self) -> Any:
         """Return the position: a small picklable value that `restore` understands."""
         raise NotImplementedError(f"{type(self).__name__} cannot be restored: it has no snapshot()")
@@ -237,6 +247,10 @@ class Sink(Generic[T]):
 
     def close(self) -> None:
         """Called once in every subtask that was opened, also after an error or a cancel."""
+
+    def files_written(self, parallelism: int) -> Iterable[str]:
+        """The files that its subtasks write and replace: no other sink may write one, and no source may read one."""
+        return ()
 
     def commit(self) -> None:
         """Publish what was written; called after every subtask of the job has closed."""

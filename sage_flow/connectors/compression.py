@@ -14,7 +14,15 @@ from typing import IO, Any, NamedTuple
 
 from sage_flow.errors import InputError
 
-__all__ = ["check_can_write", "fault_at_start", "packed", "read_faults", "unpacked", "why_undecodable"]
+__all__ = [
+    "check_can_write",
+    "fault_at_start",
+    "packed",
+    "read_faults",
+    "unpacked",
+    "why_undecodable",
+    "without_ending",
+]
 
 
 class _Format(NamedTuple):
@@ -93,6 +101,12 @@ def check_can_write(path: str) -> None:
         raise InputError(f"{path}: zip files are read and not written; use .gz")
     if (name := _by_ending(path)) is not None:
         _opener(name, path)
+
+
+def without_ending(path: str) -> str:
+    """Return `path` without the ending of a compression: `a.csv` of `a.csv.gz`."""
+    ending = next((each.ending for each in _FORMATS if path.lower().endswith(each.ending)), "")
+    return path[: len(path) - len(ending)]
 
 
 def _opener(name: str, path: str) -> Any:

@@ -1,26 +1,24 @@
 """Records into files - lines of text, rows of CSV, one JSON value per line - and onto the screen.
 
-A file is written under a hidden temporary name beside its own, and gets its own when the whole job
-has finished: who reads it sees all or nothing.
+A file is written under a hidden temporary name beside its own, and gets its own when the whole job has finished: who
+reads it sees all or nothing (`output_file.py`).
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import os
 import sys
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from sage_flow.connectors.csv_source import column_fault
 from sage_flow.connectors.files import Path
-from sage_flow.errors import InputError, PipelineError
+from sage_flow.connectors.output_file import OutputFile
+from sage_flow.connectors.output_path import check_output, is_device, part_path, parts_of
+from sage_flow.errors import PipelineError
 from sage_flow.functions import RuntimeContext, Sink
 
 __all__ = ["CsvSink", "FileSink", "JsonlSink", "PrintSink", "TextSink"]
@@ -32,58 +30,54 @@ class FileSink(Sink[T]):
     """Base of the sinks that write a file; a subclass writes records to `self._file`.
 
     Args:
-        path: the file, in a directory that exists; gzipped if it ends in `.gz`. Where there are
-            several subtasks, each writes a file of its own, such as `flights-00000-of-00004.csv`.
+        path: the file, in a directory that exists; compressed if it ends in `.gz`, `.bz2`, `.xz` or `.zst`. Where there
+            are several subtasks, each writes a file of its own, such as `flights-00000-of-00004.csv`. A character
+            device such as /dev/null is written as the records come.
 
     Raises:
-        InputError: `path` is a directory, or the directory it is to be in does not exist.
+        InputError: `path` is a directory, a FIFO or a socket, or the directory it is to be in does not exist.
     """
 
     newline = "\n"
     errors = "strict"
 
     def __init__(self, path: Path) -> None:
-        given = os.fspath(path)
-        self._path = os.path.abspath(os.path.expanduser(given))
-        if os.path.isdir(self._path) or given.endswith(os.sep):
-            raise InputError(f"{given}: is a directory; name a file in it")
-        if not os.path.isdir(folder := os.path.dirname(self._path)):
-            raise InputError(f"{given}: there is no directory {folder}; make it first")
-        self._temporary = ""
-        self._raw: io.BufferedWriter | None = None
+        self._path = check_output(path)
+        self._output: OutputFile | None = None
+        self._is_open = False
+
+    @property
+    def publishes_at_end(self) -> bool:
+        """Whether nothing is to be seen before the job has finished."""
+        return not is_device(self._path)
+
+    def files_written(self, parallelism: int) -> list[str]:
+        if not self.publishes_at_end:
+            return []
+        own = [part_path(self._path, index, parallelism) for index in range(parallelism)]
+        return [self._path, *own, *(part.path for part in parts_of(self._path))]
 
     def open(self, ctx: RuntimeContext) -> None:
-        if ctx.parallelism > 1:
-            self._path = _part(self._path, ctx.subtask_index, ctx.parallelism)
-        folder, name = os.path.split(self._path)
-        temporary = os.path.join(folder, f".{name}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
-        self._raw = open(temporary, "xb")  # noqa: SIM115 - close() closes it
-        self._temporary = temporary
-        gzipped = name.endswith(".gz")
-        data = gzip.GzipFile("", "wb", 6, self._raw, mtime=0) if gzipped else self._raw
-        self._file = io.TextIOWrapper(data, "utf-8", self.errors, self.newline)
+        self._output = OutputFile.open(self._path, ctx)
+        self._file = io.TextIOWrapper(self._output.data, "utf-8", self.errors, self.newline)
+        self._is_open = True
 
     def close(self) -> None:
-        raw, self._raw = self._raw, None
-        if raw is None:
+        was_open, self._is_open = self._is_open, False
+        if self._output is None or not was_open:
             return
-        with raw:
-            data = self._file.detach()
-            if data is not raw:
-                data.close()  # ends the gzip stream, which leaves the file below it open
-            raw.flush()
-            os.fsync(raw.fileno())
+        try:
+            self._file.detach()
+        finally:
+            self._output.close()
 
     def commit(self) -> None:
-        if self._temporary:
-            os.replace(self._temporary, self._path)
-            self._temporary = ""
+        if self._output is not None:
+            self._output.publish()
 
     def abort(self) -> None:
-        if self._temporary:
-            with suppress(FileNotFoundError):
-                os.remove(self._temporary)
-            self._temporary = ""
+        if self._output is not None:
+            self._output.remove()
 
 
 class TextSink(FileSink[str]):
@@ -208,12 +202,6 @@ class PrintSink(Sink[Any]):
 
     def write(self, value: Any) -> None:
         sys.stdout.write(f"{self._prefix}{value}\n")  # one call: lines of several subtasks do not mix
-
-
-def _part(path: str, index: int, count: int) -> str:
-    gz = ".gz" if path.endswith(".gz") else ""
-    stem, suffix = os.path.splitext(path.removesuffix(gz))
-    return f"{stem}-{index:05d}-of-{count:05d}{suffix}{gz}"
 
 
 def _fields_of(value: Any) -> dict[str, Any] | None:

@@ -157,6 +157,9 @@ class FileSource(Source[T]):
         """Return the records of one file; what is malformed raises `InputError`."""
         raise NotImplementedError(f"{type(self).__name__} must implement records(lines)")
 
+    def files_read(self) -> list[str]:
+        return self._files
+
     def open(self, ctx: RuntimeContext) -> None:
         self._files = self._files[ctx.subtask_index :: ctx.parallelism]
 

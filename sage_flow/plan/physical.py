@@ -113,6 +113,7 @@ class Plan:
     """What a job runs. `queues`: where its own queues are; None for a plan that is not to be run.
 
     `shared_records`: those that are known, where operators that change them are looked for.
+    `job_id`: of this run, which no other run has, also none of the same name. `attempt`: how often it has been started.
     """
 
     job: str
@@ -123,6 +124,8 @@ class Plan:
     version: int = PLAN_VERSION
     queues: JobQueues | None = None
     shared_records: SharedRecords | None = None
+    job_id: str = ""
+    attempt: int = 1
 
     @cached_property
     def subtasks(self) -> tuple[Subtask, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Kind, Node, Operator, Partitioning, ServiceDefinition, Tap
+from sage_flow.plan.outputs import check_outputs
 from sage_flow.plan.physical import DRIVER_CHAIN, MAX_PARALLELISM, REPLY, Chain, Edge, Plan, ServicePlan
 from sage_flow.plan.resources import ActorOptions
 from sage_flow.plan.service_methods import public_methods, type_key
@@ -29,7 +30,9 @@ def build_plan(
 ) -> Plan:
     """Validate and plan. Raises PipelineError."""
     validate(nodes, services, keys)
-    return build_draft(job, nodes, services, default_parallelism)
+    plan = build_draft(job, nodes, services, default_parallelism)
+    check_outputs((operator, chain.parallelism) for chain in plan.chains for operator in chain.operators)
+    return plan
 
 
 def build_draft(

@@ -51,6 +51,8 @@ class ServiceSubtask:
             self.subtask.chain.parallelism,
             services=self._caller,
             queues=self.plan.queues,
+            job_id=self.plan.job_id,
+            attempt=self.plan.attempt,
         )
         with self._explained("its constructor"):
             args, kwargs = arguments_of(self._operator)

@@ -122,6 +122,8 @@ class ChainSubtask:
             services=self._caller,
             side_output=partial(self._side_output, index, operator.name),
             queues=self.plan.queues,
+            job_id=self.plan.job_id,
+            attempt=self.plan.attempt,
         )
         return BoundOperator(operator, index, context, self._counters)
 

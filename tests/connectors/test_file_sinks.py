@@ -3,10 +3,10 @@
 import dataclasses
 import gzip
 import tempfile
+import types
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 
 import cloudpickle
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sage_flow.connectors import CsvSink, CsvSource, JsonlSink, JsonlSource, PrintSink, TextSink, TextSource
 from sage_flow.errors import InputError, PipelineError
-from sage_flow.functions import END
+from sage_flow.functions import END, RuntimeContext
 
 FILE_SINKS = [TextSink, CsvSink, JsonlSink]
 
@@ -31,20 +31,38 @@ class Trip:
     flights: tuple[Flight, ...]
 
 
-def opened(sink, index=0, parallelism=1):
+def context(index=0, parallelism=1, job_id="test-1", attempt=1):
+    return RuntimeContext("test", "sink", index, parallelism, job_id=job_id, attempt=attempt)
+
+
+def opened(sink, *args, **kwargs):
     copy = cloudpickle.loads(cloudpickle.dumps(sink))
-    copy.open(SimpleNamespace(subtask_index=index, parallelism=parallelism))
+    copy.open(context(*args, **kwargs))
     return copy
 
 
-def write(sink, records, index=0, parallelism=1):
-    sink = opened(sink, index, parallelism)
+def write(sink, records, *args, **kwargs):
+    sink = opened(sink, *args, **kwargs)
     try:
         for record in records:
             sink.write(record)
     finally:
         sink.close()
     sink.commit()
+
+
+def opened_parts(path, *texts, **kwargs):
+    """The closed sinks of a run with a subtask for each text; nothing is published."""
+    sinks = [opened(TextSink(path), index, len(texts), **kwargs) for index in range(len(texts))]
+    for sink, text in zip(sinks, texts, strict=True):
+        sink.write(text)
+        sink.close()
+    return sinks
+
+
+def write_parts(path, *texts, **kwargs):
+    for sink in opened_parts(path, *texts, **kwargs):
+        sink.commit()
 
 
 def refused(sink, error, *records):
@@ -62,7 +80,7 @@ def refused(sink, error, *records):
 
 
 def read(source):
-    source.open(SimpleNamespace(subtask_index=0, parallelism=1))
+    source.open(context())
     found = []
     while (batch := source.next_batch()) is not END:
         found += batch
@@ -134,8 +152,7 @@ def test_an_empty_result_is_an_empty_file(sink, name, tmp_path):
 
 
 def test_several_subtasks_write_a_file_each(tmp_path):
-    for index in range(3):
-        write(TextSink(tmp_path / "out.v1.txt"), [str(index)], index, 3)
+    write_parts(tmp_path / "out.v1.txt", "0", "1", "2")
     assert names(tmp_path) == [f"out.v1-0000{index}-of-00003.txt" for index in range(3)]
     assert read(TextSource(tmp_path / "*.txt")) == ["0", "1", "2"]
 
@@ -146,8 +163,8 @@ def test_the_files_of_several_subtasks_keep_both_endings(tmp_path):
     assert read(JsonlSource(tmp_path / "*.gz")) == [1]
 
 
-def test_two_openings_of_one_sink_do_not_share_a_temporary_file(tmp_path):
-    first, second = (opened(TextSink(tmp_path / "out.txt")) for _ in range(2))
+def test_two_runs_at_once_do_not_share_a_temporary_file(tmp_path):
+    first, second = (opened(TextSink(tmp_path / "out.txt"), job_id=job) for job in ("test-1", "test-2"))
     assert len(names(tmp_path)) == 2
     for sink, text in ((first, "first"), (second, "second")):
         sink.write(text)
@@ -177,8 +194,8 @@ def test_a_sink_that_was_never_opened_can_be_closed_committed_and_aborted(tmp_pa
 
 def test_a_sink_that_could_not_be_opened_can_be_closed_and_aborted(tmp_path):
     sink = TextSink(tmp_path / ("x" * 250))
-    with pytest.raises(OSError, match="name too long"):
-        sink.open(SimpleNamespace(subtask_index=0, parallelism=1))
+    with pytest.raises(InputError, match="name too long"):
+        sink.open(context(parallelism=2))
     sink.close()
     sink.abort()
     assert names(tmp_path) == []
@@ -464,7 +481,7 @@ def test_print_puts_the_prefix_first(capsys):
 
 def test_print_makes_one_write_call_per_record(monkeypatch):
     calls = []
-    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=calls.append))
+    monkeypatch.setattr("sys.stdout", types.SimpleNamespace(write=calls.append))
     PrintSink("> ").write(1)
     PrintSink("> ").write(2)
     assert calls == ["> 1\n", "> 2\n"]

@@ -144,6 +144,17 @@ def test_with_a_strategy_a_killed_actor_restarts_the_job_from_the_beginning(ray_
     assert record.attempt == 2
 
 
+def test_a_new_attempt_removes_the_temporary_files_of_the_killed_one(ray_cluster, tmp_path):
+    killing = kill_self_once(str(tmp_path / "killed"))
+    (folder := tmp_path / "data").mkdir()
+    env = RemoteEnvironment("sweeps", restart=FixedDelay(2, 0.1))
+    env.from_collection(range(50)).map(killing).map(lambda n, ctx: str(ctx.attempt)).write_text(folder / "out.txt")
+    env.execute(progress=False)
+    assert (tmp_path / "killed").exists()
+    assert [path.name for path in folder.iterdir()] == ["out.txt"]
+    assert (folder / "out.txt").read_text().split() == ["2"] * 50
+
+
 def test_restarts_come_to_an_end(ray_cluster):
     def always(n):
         raise KeyError(n)

@@ -335,7 +335,7 @@ class JobMaster:
 def _publishes_at_end(sink: Any) -> bool:
     from sage_flow.connectors.file_sinks import FileSink
 
-    return isinstance(sink, FileSink)
+    return isinstance(sink, FileSink) and sink.publishes_at_end
 
 
 def _with_note(failure: PackedError, note: str) -> PackedError:

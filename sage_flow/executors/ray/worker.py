@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sage_flow.channels.endpoint import Credentials, Endpoint
@@ -127,6 +127,7 @@ class Worker:
             where = f"actor {self._label!r} (process {os.getpid()} of node {this_node()[:8]})"
             refuse_plan(error, where, mine[0], exchange)
             return
+        loaded = replace(loaded, job_id=membership.job, attempt=membership.attempt)
         run_subtasks(loaded, me, process_of, post, exchange)
 
     def _on_peer_lost(self, peer: int, reason: str) -> None:

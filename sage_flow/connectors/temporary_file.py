@@ -1,0 +1,123 @@
+"""The hidden file in which an output grows, beside the name that it gets in the end.
+
+Its name says whose it is: `.out.csv.JOB.aATTEMPT.sSUBTASK.MACHINE.tmp`. Its writer holds a lock on it (flock) until it
+is published or removed, which the kernel takes away from a process that dies, however it dies. So there are two rules
+for what is left behind, and neither asks whether a process id is alive:
+
+* An attempt of a job removes the files of that job's earlier attempts.
+* Another job on the same machine, or the same one started anew, removes a file whose lock is free. `MACHINE` stands for
+  the running kernel: of a file system that several machines share nobody can say what a free lock means elsewhere.
+
+A file that is prepared and outlives its writer will need another name, which the second rule does not touch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sage_flow.errors import InputError
+from sage_flow.functions import RuntimeContext
+
+__all__ = ["TemporaryFile"]
+
+_LONGEST_JOB = 40
+
+
+@dataclass(frozen=True)
+class TemporaryFile:
+    """A file that exists and is locked. `descriptor` holds the lock; whoever writes duplicates it."""
+
+    path: str
+    descriptor: int
+
+    @classmethod
+    def create(cls, path: str, folder: str, mode: int, ctx: RuntimeContext) -> TemporaryFile:
+        """Make the file in `folder` for the output `path` of this subtask; remove what was left behind for it.
+
+        Raises InputError if it is there.
+        """
+        _sweep(path, folder, ctx)
+        ending = f".{_job(ctx)}.a{ctx.attempt}.s{ctx.subtask_index}.{_machine()}.tmp"
+        temporary = os.path.join(folder, f".{_shown(path, folder)}{ending}")
+        while True:
+            try:
+                descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            except FileExistsError as fault:
+                raise InputError(f"{path}: another sink of this job writes it ({temporary} is there)") from fault
+            with suppress(OSError):  # a file system without locks: there nobody finds one free, either
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return cls(temporary, descriptor)
+            os.close(descriptor)  # it was removed before it was locked
+
+    def remove(self) -> None:
+        """Remove the file, if it is there, and end the lock."""
+        with suppress(FileNotFoundError):
+            os.remove(self.path)
+        os.close(self.descriptor)
+
+    def rename(self, target: str) -> None:
+        """Give the file its own name, and end the lock."""
+        os.replace(self.path, target)
+        os.close(self.descriptor)
+
+
+def _sweep(path: str, folder: str, ctx: RuntimeContext) -> None:
+    shown = re.escape(_shown(path, folder))
+    named = re.compile(rf"\.{shown}\.(?P<job>[\w-]+)\.a(?P<attempt>\d+)\.s\d+\.(?P<machine>[0-9a-f]{{8}})\.tmp", re.A)
+    with os.scandir(folder) as entries:
+        found = [match for entry in entries if (match := named.fullmatch(entry.name))]
+    for match in found:
+        file = os.path.join(folder, match[0])
+        if match["job"] == _job(ctx):
+            if int(match["attempt"]) < ctx.attempt:
+                with suppress(FileNotFoundError):  # another subtask was faster
+                    os.remove(file)
+        elif match["machine"] == _machine():
+            _remove_if_left_behind(file)
+
+
+def _remove_if_left_behind(file: str) -> None:
+    with suppress(OSError):  # its writer lives, or it is somebody else's: it stays
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.remove(file)
+        finally:
+            os.close(descriptor)
+
+
+def _job(ctx: RuntimeContext) -> str:
+    return re.sub(r"[^\w-]", "_", ctx.job_id, flags=re.ASCII)[-_LONGEST_JOB:]  # what makes it unique is its end
+
+
+def _shown(path: str, folder: str) -> str:
+    """The name of the output, shortened if what is put around it would not fit."""
+    name = os.path.basename(path)
+    room = os.pathconf(folder, "PC_NAME_MAX") - _LONGEST_JOB - 48
+    if len(os.fsencode(name)) <= room:
+        return name
+    while len(os.fsencode(name)) > room - 9:
+        name = name[:-1]
+    return f"{name}~{_digest(os.path.basename(path))}"
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return _digest(file.read())
+    except OSError:  # not Linux
+        return _digest(f"{platform.node()} {uuid.getnode()}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(os.fsencode(text), digest_size=4).hexdigest()
