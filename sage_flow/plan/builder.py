@@ -19,6 +19,7 @@ from sage_flow.plan.rewriting import (
     leading_to_sinks,
     outdated_readers,
     without_leftovers,
+    without_replaced_files,
 )
 from sage_flow.plan.validation import missing
 
@@ -63,7 +64,7 @@ class Graph:
         """
         nodes, keys, cell = self.nodes, self.keys, current_cell()
         if cell is not None:
-            nodes = leading_to_sinks(nodes, self.services, cell)
+            nodes = leading_to_sinks(without_replaced_files(nodes), self.services, cell)
             keys = keys_of(keys, nodes, cell)
             check_up_to_date(nodes, self._outdated)
             check_sources_read_alone(nodes)
@@ -76,7 +77,7 @@ class Graph:
         """
         nodes, keys, cell = self.nodes, self.keys, current_cell()
         if cell is not None:
-            nodes = without_leftovers(nodes, self._outdated)
+            nodes = without_leftovers(without_replaced_files(nodes), self._outdated)
             keys = keys_of(keys, nodes, cell)
         lacks = [*outdated_readers(nodes, self._outdated), *missing(nodes, self.services, keys)]
         return build_draft(self.job, nodes, self.services, self.parallelism), lacks

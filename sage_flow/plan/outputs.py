@@ -9,7 +9,7 @@ from sage_flow.errors import PipelineError
 from sage_flow.functions import Sink, Source
 from sage_flow.plan.graph import Operator
 
-__all__ = ["check_outputs"]
+__all__ = ["check_outputs", "file_identity"]
 
 
 def check_outputs(operators: Iterable[tuple[Operator, int]]) -> None:
@@ -28,7 +28,7 @@ def check_outputs(operators: Iterable[tuple[Operator, int]]) -> None:
                 _add_writer(writers, operator, function.files_written(parallelism))
     for operator, source in readers if writers else ():
         for path in source.files_read():
-            if (found := writers.get(_identity(path))) is not None:
+            if (found := writers.get(file_identity(path))) is not None:
                 writer, written = found
                 raise PipelineError(
                     f"{writer.name!r} ({writer.location}) writes {written}, which {operator.name!r}"
@@ -38,7 +38,7 @@ def check_outputs(operators: Iterable[tuple[Operator, int]]) -> None:
 
 def _add_writer(writers: dict[object, tuple[Operator, str]], operator: Operator, paths: Iterable[str]) -> None:
     for path in paths:
-        other, _ = writers.setdefault(_identity(path), (operator, path))
+        other, _ = writers.setdefault(file_identity(path), (operator, path))
         if other is not operator:
             raise PipelineError(
                 f"{other.name!r} ({other.location}) and {operator.name!r} ({operator.location}) both write {path}: give"
@@ -46,7 +46,7 @@ def _add_writer(writers: dict[object, tuple[Operator, str]], operator: Operator,
             )
 
 
-def _identity(path: str) -> object:
+def file_identity(path: str) -> object:
     """Equal for all names of one file, whether it exists or not."""
     try:
         entry = os.stat(path)

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sage_flow.errors import PipelineError
+from sage_flow.functions import Sink
 from sage_flow.plan.graph import SINKS, Kind, Node, Operator, ServiceDefinition
 from sage_flow.plan.location import Location
+from sage_flow.plan.outputs import file_identity
 
 __all__ = [
     "check_reads_alone",
@@ -22,6 +24,7 @@ __all__ = [
     "leading_to_sinks",
     "outdated_readers",
     "without_leftovers",
+    "without_replaced_files",
 ]
 
 Outdated = Sequence[tuple[Operator, Location]]
@@ -37,6 +40,25 @@ def leading_to_sinks(nodes: Sequence[Node], services: Mapping[str, ServiceDefini
     this_cell = [node for node in nodes if node.operator.location.cell == cell]
     wanted = _upstream([*ends, *this_cell])
     return [node for node in nodes if node in wanted]
+
+
+def without_replaced_files(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes without the sinks whose file a sink of a later cell writes."""
+    latest: dict[object, Node] = {}
+    replaced: set[Node] = set()
+    for node in nodes:
+        for path in _files_written(node):
+            earlier = latest.get(identity := file_identity(path))
+            if earlier is not None and node.operator.location.is_after(earlier.operator.location):
+                replaced.add(earlier)
+            latest[identity] = node
+    return [node for node in nodes if node not in replaced]
+
+
+def _files_written(node: Node) -> Iterable[str]:
+    for function in node.operator.functions:
+        if isinstance(function, Sink):
+            yield from function.files_written(node.parallelism or 1)
 
 
 def without_leftovers(nodes: Sequence[Node], outdated: Outdated) -> list[Node]:

@@ -61,6 +61,15 @@ def test_sinks_without_a_name_are_replaced_by_their_own_cell(cell):
     assert cell.text("sorted(seen)") == "[-2, -1, 1, 2]"
 
 
+def test_a_file_that_a_later_cell_writes_again_is_written_by_that_one_alone(cell):
+    cell.run("texts = env.from_collection(['a'])\ntexts.write_text('out.txt')")
+    cell.run("texts.map(str.upper).write_text('./out.txt')")
+    cell.run("env.execute()")
+    assert cell.text("open('out.txt').read()") == repr("A\n")
+    cell.run("texts.write_text('out.txt', name='one')\ntexts.write_text('out.txt')")
+    assert "both write" in cell.error("env.execute()")
+
+
 def test_a_source_that_is_registered_again_feeds_the_cells_that_run_after_it(cell):
     cell.run("numbers = env.from_collection([1], name='numbers')")
     cell.run("numbers.collect('out')")
