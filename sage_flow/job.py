@@ -187,7 +187,8 @@ class JobHandle:
     ) -> ServedService:
         """Let other processes call this service, with `connect_service(host, port, service, key=key)`.
 
-        `key` opens this service and nothing else; without one only this machine can connect. Port 0: any that is
+        `key` opens this service and nothing else. Without one only this machine can connect, and the service makes a
+        key, which programs of the same user find by themselves; to others give the result's `key`. Port 0: any that is
         free, see the result's `port`. It ends with the job. Raises UnknownService; ChannelNotReachable if the port
         is in use, or a key is missing; TypeError and ValueError for a key that is not bytes, or none of them.
         """

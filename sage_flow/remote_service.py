@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.channels.frame import CancelRequest, Message, Reply
 from sage_flow.channels.link import Link, dial
 from sage_flow.channels.listener import Listener
+from sage_flow.channels.local_keys import LocalKey, found_key, made_key
 from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
@@ -58,9 +59,12 @@ class ServedService:
         self._service = service
         # What a client has given up may not have ended here.
         self._roomy = replace(service, max_pending=2 * service.max_pending)
+        given = check_key(key)
+        self.key = made_key(address, given)
+        """What opens it; made by it if none was given. Keep it secret."""
         self._listener = Listener(
             address,
-            check_key(key),
+            self.key,
             _name(service.name),
             on_link=self._greet,
             on_message=self._on_message,
@@ -71,11 +75,23 @@ class ServedService:
         self.host, self.port = "", 0
         if isinstance(self.address, TcpAddress):
             self.host, self.port = self.address.host, self.address.port
-        port.at_close(partial(self._listener.close, wait=False))
+        self._made: LocalKey | None = None
+        if self.key != given and isinstance(self.address, TcpAddress):
+            try:
+                self._made = LocalKey(self.address, self.key)
+            except BaseException:
+                self._listener.close()
+                raise
+        port.at_close(self._end)
 
     def close(self) -> None:
         """Take no more calls; the replies of those that have come are sent as long as they are there."""
-        self._listener.close()
+        self._end(wait=True)
+
+    def _end(self, *, wait: bool = False) -> None:
+        if self._made is not None:
+            self._made.remove()
+        self._listener.close(wait=wait)
 
     def statistics(self) -> dict[str, Any]:
         """Connected processes, refused connections, the last events."""
@@ -281,7 +297,7 @@ class ServiceConnection:
         address, key = self._where()
         return dial(
             address,
-            key,
+            key or found_key(address),
             _name(self._service),
             on_message=self._on_message,
             on_closed=self._on_closed,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.link import dial
+from sage_flow.channels.local_keys import found_key
 from sage_flow.channels.local_link import AnyLink
 from sage_flow.channels.loop import exchange_loop
 from sage_flow.channels.queue_host import host_here
@@ -55,12 +56,13 @@ class QueueConnection:
         """The link, dialed if there is none. Waits. Raises: ChannelNotReachable."""
         with self._dialing:
             link = self._link
-            if link is None and (host := host_here(self._address, self._key)) is not None:
+            key = (self._key or found_key(self._address)) if link is None else b""
+            if link is None and (host := host_here(self._address, key)) is not None:
                 link = self._link = host.connect(self._on_message, self._on_closed)
             elif link is None:
                 link = self._link = dial(
                     self._address,
-                    self._key,
+                    key,
                     wire.PROTOCOL,
                     on_message=self._on_message,
                     on_closed=self._on_closed,

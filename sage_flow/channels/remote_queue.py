@@ -441,4 +441,6 @@ class RemoteQueue(LiveQueue):
 
 
 def _cure(error: ChannelError) -> str:
-    return " (a descriptor carries no key: with_credentials(key=...) gives it one)" if "key" in str(error) else ""
+    if "key" not in str(error):
+        return ""
+    return " (a descriptor carries no key: with_credentials(key=...) gives it one, which the server's `key` tells)"

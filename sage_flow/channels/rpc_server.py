@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any, cast
 
+from sage_flow.channels.local_keys import LocalKey, made_key
 from sage_flow.channels.queue_host import QueueHost
 from sage_flow.channels.reach import check_key
 from sage_flow.channels.transport import TcpAddress
@@ -14,8 +15,10 @@ class RPCQueueServer:
     """Serves queues at `host`:`port` (0: a free port) from its construction to `close()`; also a context manager.
 
     A queue is made when it is first asked for, with the `maxsize` of the descriptor that does. `key` must be known to
-    all clients; without one the server can only listen at a loopback address. `ssl_context`: for TLS. Nothing that is
-    put is unpickled here. What is in the queues is in the memory of this process, and is lost with it.
+    all clients. Without one the server can only listen at a loopback address, and makes a key, which other programs of
+    the same user on the same machine find by themselves; to others give `server.key`. `ssl_context`: for TLS.
+
+    Nothing that is put is unpickled here. What is in the queues is in the memory of this process, and is lost with it.
 
     >>> with RPCQueueServer("127.0.0.1", 0, key=b"secret") as server:
     ...     server.port > 0
@@ -27,13 +30,30 @@ class RPCQueueServer:
     def __init__(
         self, host: str, port: int, key: bytes | None = None, *, ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        self._host = QueueHost(TcpAddress(host, port, ssl_context), check_key(key))
+        where = TcpAddress(host, port, ssl_context)
+        given = check_key(key)
+        self._key = made_key(where, given)
+        self._host = QueueHost(where, self._key)
         address = cast(TcpAddress, self._host.address)
         self.host, self.port = address.host, address.port
         """Where it listens."""
+        self._made: LocalKey | None = None
+        if self._key != given:
+            try:
+                self._made = LocalKey(address, self._key)
+            except BaseException:
+                self._host.close()
+                raise
+
+    @property
+    def key(self) -> bytes:
+        """What a client proves that it knows: `RPCQueueDescriptor(host, port, key=server.key)`. Keep it secret."""
+        return self._key
 
     def close(self) -> None:
         """Close all queues and all connections. What is in the queues is dropped, counted and logged."""
+        if self._made is not None:
+            self._made.remove()
         self._host.close()
 
     def statistics(self) -> dict[str, Any]:
