@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.channels.frame import CancelRequest, Message, Reply
 from sage_flow.channels.link import Link, dial
 from sage_flow.channels.listener import Listener
-from sage_flow.channels.local_keys import LocalKey, found_key, made_key
+from sage_flow.channels.local_keys import HiddenKey, LocalKey, found_key, made_key
 from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
@@ -60,11 +60,11 @@ class ServedService:
         # What a client has given up may not have ended here.
         self._roomy = replace(service, max_pending=2 * service.max_pending)
         given = check_key(key)
-        self.key = made_key(address, given)
-        """What opens it; made by it if none was given. Keep it secret."""
+        opens = made_key(address, given)
+        self._key = HiddenKey(opens)
         self._listener = Listener(
             address,
-            self.key,
+            opens,
             _name(service.name),
             on_link=self._greet,
             on_message=self._on_message,
@@ -76,13 +76,18 @@ class ServedService:
         if isinstance(self.address, TcpAddress):
             self.host, self.port = self.address.host, self.address.port
         self._made: LocalKey | None = None
-        if self.key != given and isinstance(self.address, TcpAddress):
+        if opens != given and isinstance(self.address, TcpAddress):
             try:
-                self._made = LocalKey(self.address, self.key)
+                self._made = LocalKey(self.address, opens)
             except BaseException:
                 self._listener.close()
                 raise
         port.at_close(self._end)
+
+    @property
+    def key(self) -> bytes:
+        """What opens it, for `connect_service(host, port, service, key=served.key)`. Keep it secret."""
+        return self._key.reveal()
 
     def close(self) -> None:
         """Take no more calls; the replies of those that have come are sent as long as they are there."""

@@ -21,12 +21,12 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from sage_flow.channels.transport import Address, TcpAddress, check_private
 from sage_flow.errors import ChannelNotReachable, ProtocolError
 
-__all__ = ["LocalKey", "found_key", "made_key"]
+__all__ = ["HiddenKey", "LocalKey", "found_key", "made_key"]
 
 _KEY_BYTES: Final = 32
 _SUFFIX: Final = ".key"
@@ -36,6 +36,25 @@ def made_key(address: Address, given: bytes) -> bytes:
     """The key of a server at `address`: the given one, or a new one where only this machine can connect."""
     makes = not given and isinstance(address, TcpAddress) and address.is_loopback
     return secrets.token_bytes(_KEY_BYTES) if makes else given
+
+
+class HiddenKey:
+    """Holds a key where no text and no pickle of its holder shows it."""
+
+    __slots__ = ("_reveal",)
+
+    def __init__(self, key: bytes) -> None:
+        self._reveal = lambda: key
+
+    def reveal(self) -> bytes:
+        """The key."""
+        return self._reveal()
+
+    def __repr__(self) -> str:
+        return "HiddenKey()"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a server cannot be pickled: it holds a key")
 
 
 class LocalKey:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any, cast
 
-from sage_flow.channels.local_keys import LocalKey, made_key
+from sage_flow.channels.local_keys import HiddenKey, LocalKey, made_key
 from sage_flow.channels.queue_host import QueueHost
 from sage_flow.channels.reach import check_key
 from sage_flow.channels.transport import TcpAddress
@@ -32,15 +32,16 @@ class RPCQueueServer:
     ) -> None:
         where = TcpAddress(host, port, ssl_context)
         given = check_key(key)
-        self._key = made_key(where, given)
-        self._host = QueueHost(where, self._key)
+        key = made_key(where, given)
+        self._key = HiddenKey(key)
+        self._host = QueueHost(where, key)
         address = cast(TcpAddress, self._host.address)
         self.host, self.port = address.host, address.port
         """Where it listens."""
         self._made: LocalKey | None = None
-        if self._key != given:
+        if key != given:
             try:
-                self._made = LocalKey(address, self._key)
+                self._made = LocalKey(address, key)
             except BaseException:
                 self._host.close()
                 raise
@@ -48,7 +49,7 @@ class RPCQueueServer:
     @property
     def key(self) -> bytes:
         """What a client proves that it knows: `RPCQueueDescriptor(host, port, key=server.key)`. Keep it secret."""
-        return self._key
+        return self._key.reveal()
 
     def close(self) -> None:
         """Close all queues and all connections. What is in the queues is dropped, counted and logged."""
