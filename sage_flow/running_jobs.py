@@ -83,7 +83,7 @@ def announced(job: JobHandle) -> Iterator[None]:
     from sage_flow.channels.queues_here import queues_here
     from sage_flow.channels.transport import UnixAddress
 
-    path = _directory() / f"{os.getpid()}-{secrets.token_hex(4)}"  # the number comes again in a container
+    path = _directory() / f"{os.getpid()}-{os.urandom(4).hex()}"  # the number comes again in a container
     key = secrets.token_bytes(32)
 
     def answer(link: Link) -> None:

@@ -19,7 +19,7 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -44,7 +44,7 @@ class HiddenKey:
     __slots__ = ("_reveal",)
 
     def __init__(self, key: bytes) -> None:
-        self._reveal = lambda: key
+        self._reveal: Callable[[], bytes] = lambda: key
 
     def reveal(self) -> bytes:
         """The key."""
@@ -68,7 +68,7 @@ class LocalKey:
         _sweep(directory)
         self._process = os.getpid()
         self._path = directory / _name(_listening_ip(address), address.port)
-        part = directory / f"{secrets.token_hex(8)}.part"
+        part = directory / f"{os.urandom(8).hex()}.part"
         try:
             self._file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             _lock(self._file)
