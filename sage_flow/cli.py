@@ -229,7 +229,9 @@ def _finish(
             release_interrupts()
             with watching(handle, progress):
                 result = handle.result()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if handle.status is JobStatus.FAILED:  # code of the job raised it, nobody has pressed Ctrl-C
+                return None, fail(interrupt)
             tell("sage-flow: interrupted, cancelling the job")
             handle.cancel("interrupted")
             _tell_end_of_cancelled(handle)

@@ -29,10 +29,8 @@ def fail(error: BaseException, *, in_use: bool = False) -> int:
     is_of_user = bool(frames or error.__cause__ or getattr(error, "__notes__", ()))
     if isinstance(error, InternalError) or not (is_of_user or isinstance(error, SageFlowError)):
         raise error
-    if isinstance(error, SageFlowError) and not frames:
-        tell(f"sage-flow: error: {error}", *getattr(error, "__notes__", ()))
-    else:
-        tell(*describe(error))
+    header, *details = describe(error)
+    tell(f"sage-flow: error: {error}" if isinstance(error, SageFlowError) and not frames else header, *details)
     if isinstance(error, ClusterError):
         if isinstance(error, ClusterSilent):
             atexit.register(_leave, NO_CLUSTER)

@@ -50,7 +50,8 @@ END: Literal[SourceSignal.END] = SourceSignal.END
 class DeadLetter:
     """A record that an operator with on_error="dead_letter" failed on.
 
-    `error` reads "ValueError: ..."; `operator` is the operator's name.
+    `error` reads "ValueError: ...", with what led to it and the members of a group behind. `operator` is the
+    operator's name.
     """
 
     record: Any

@@ -108,3 +108,34 @@ def test_a_function_that_exits_does_not_end_the_program_as_if_all_were_well(job_
     write(job_folder / "exiting.py", job)
     assert main(["run", "exiting.py"]) == 1
     assert capsys.readouterr().err.startswith("SystemExit: 0\n")
+
+
+def test_an_interrupt_that_code_of_the_job_raises_is_an_error_of_the_job(job_folder, capsys):
+    function = "def stop(n):\n    raise KeyboardInterrupt('mine')\n"
+    write(job_folder / "stopping.py", f"{function}def build(env):\n    env.from_collection([7]).for_each(stop)\n")
+    assert main(["run", "stopping.py"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("KeyboardInterrupt: mine\n")
+    assert "record    7" in err
+    assert "interrupted" not in err
+
+
+def test_all_that_led_to_an_error_is_told(job_folder, capsys):
+    write(
+        job_folder / "chained.py",
+        """
+        def start(n):
+            try:
+                raise ConnectionRefusedError("no answer")
+            except ConnectionRefusedError as error:
+                raise RuntimeError("cannot start") from error
+
+        def build(env):
+            env.from_collection([7]).for_each(start)
+        """,
+    )
+    assert main(["run", "chained.py"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "RuntimeError: cannot start"
+    assert "caused by ConnectionRefusedError: no answer" in lines
+    assert "chained.py:4 in start" in lines[-1]

@@ -12,7 +12,7 @@ from sage_flow import by_value
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
 from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, Kind, Operator
-from sage_flow.runtime.failure import is_of_pipeline
+from sage_flow.runtime.failure import is_of_pipeline, summary
 from sage_flow.runtime.first_values import check_outputs, looked_items
 from sage_flow.runtime.report import Counters
 from sage_flow.state import KeyTable, default_factory
@@ -96,7 +96,7 @@ class BoundOperator:
             self._counters.skipped[self._index] += 1
             return
         self._counters.dead_letters[self._index] += 1
-        letter = DeadLetter(record, f"{type(error).__name__}: {error}", self.operator.name)
+        letter = DeadLetter(record, summary(error), self.operator.name)
         self.context.output(DEAD_LETTERS, letter)
 
     def _has_calls(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import traceback
 
 import pytest
 from services_under_test import asked
@@ -60,7 +61,7 @@ def test_an_exit_in_a_service_is_an_error_of_its_caller_and_the_service_lives_on
 @pytest.mark.parametrize("kind", SERVICES)
 def test_the_error_tells_the_code_and_the_line(kind):
     service, method = SERVICES[kind]
-    ask = calling(method, lambda error: (str(error), str(error.__cause__)))
+    ask = calling(method, lambda error: (str(error), "".join(traceback.format_exception(error))))
     ((message, remote),) = asked(ask, items=[3], register=[("leaving", service)])
     assert "sys.exit(3)" in message
     assert "return sys.exit(number)" in remote
