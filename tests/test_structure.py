@@ -65,7 +65,7 @@ PUBLIC = [
 SILENT = {
     # (file, function): why `except Exception: pass` is right there
     ("channels/culprit.py", "find_culprit"): "it walks the user's objects; what they raise ends the search",
-    ("runtime/failure.py", "_pickled"): "cloudpickle is tried next",
+    ("runtime/packed_error.py", "_pickled"): "cloudpickle is tried next",
 }
 
 
