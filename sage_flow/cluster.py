@@ -18,6 +18,11 @@ class Cluster:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
 
+    @property
+    def namespace(self) -> str:
+        """Of its jobs."""
+        return self._namespace
+
     def jobs(self) -> list[JobRecord]:
         """The jobs that run or have run, the latest first. Raises ClusterError if the cluster does not answer."""
         from sage_flow.executors.ray.answers import ANSWER_S

@@ -8,11 +8,13 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.console import FAILED, INTERRUPTED, OK, fail, tell
 from sage_flow.errors import PipelineError
 from sage_flow.executors.ray.answers import ANSWER_S
+from sage_flow.known_jobs import JoblessSubmission, KnownJobs, awaited_job, server_of_cluster
 
 if TYPE_CHECKING:
     from sage_flow.cluster import Cluster
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from sage_flow.executors.ray.records import JobRecord
     from sage_flow.job import JobHandle
     from sage_flow.jobfile import JobFile
-    from sage_flow.submission import JobServer, Submission
+    from sage_flow.submission import JobServer
 
 __all__ = ["add_commands", "add_run_options", "environment", "inspect", "statistics_text"]
 
@@ -93,6 +95,9 @@ def add_commands(commands: Any) -> None:
     waits.add_argument("--detach", dest="waits", action="store_false", help="print the submission's id and return")
     submit.add_argument(
         "--no-check", action="store_true", help="do not load the job file here, where its imports may be missing"
+    )
+    submit.add_argument(
+        "--no-build", action="store_true", help="do not call build() here, where files that it needs may be missing"
     )
     submit.set_defaults(waits=True)
     _add_query(commands, "list", "list the jobs of a cluster, those that are over, too", _list, has_job=False)
@@ -173,7 +178,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         command = entrypoint(arguments.jobfile, arguments.working_dir, _passed_on(arguments))
         name = arguments.name or os.path.splitext(os.path.basename(arguments.jobfile))[0]
         if not arguments.no_check:
-            _check_job(arguments)
+            _check_job(arguments, name)
         server = JobServer(arguments.address or _default_server())
         submission = server.submit(command, metadata_of(name), runtime_env)
         if not arguments.waits:
@@ -199,11 +204,32 @@ def _wait_for(server: JobServer, submission: str) -> int:
     return ended.code or (OK if ended.status == "SUCCEEDED" else FAILED)
 
 
-def _check_job(arguments: argparse.Namespace) -> None:
-    """What is wrong with a job file and its options is told before anything travels."""
-    from sage_flow.jobfile import load_job
+def _check_job(arguments: argparse.Namespace, name: str) -> None:
+    """What is wrong with a job file, its options and its pipeline is told before anything travels.
 
-    load_job(arguments.jobfile).options(arguments.option)
+    `build` is called as on the cluster: on Ray, in the folder that travels. Nothing is connected, and nothing runs.
+    """
+    from sage_flow.environment import RemoteEnvironment
+    from sage_flow.jobfile import load_job
+    from sage_flow.runtime.failure import add_notes
+
+    path = os.path.abspath(arguments.jobfile)
+    before = os.getcwd()
+    os.chdir(arguments.working_dir)
+    try:
+        job = load_job(path)
+        options = job.options(arguments.option)
+        if arguments.no_build:
+            return
+        env = RemoteEnvironment(name, arguments.parallelism)
+        try:
+            job.build_pipeline(env, options)
+            env._graph.plan()
+        except Exception as error:
+            add_notes(error, ["raised here, before anything travels; --no-build leaves the call of build() out"])
+            raise
+    finally:
+        os.chdir(before)
 
 
 def _passed_on(arguments: argparse.Namespace) -> list[str]:
@@ -261,30 +287,36 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 def _list(cluster: Cluster, arguments: argparse.Namespace) -> int:
     from sage_flow.inspection import jobs_text
 
-    jobs = [record.as_dict() for record in cluster.jobs()]
+    known = KnownJobs(cluster)
+    jobs = known.shown()
     _print(arguments, jobs, lambda: jobs_text(jobs))
+    if known.trouble is not None:
+        tell(f"sage-flow: {known.trouble}")
     return OK
 
 
 def _status(cluster: Cluster, arguments: argparse.Namespace) -> int:
     from sage_flow.inspection import job_text
 
-    handle, record = _found(cluster, arguments.job)
-    told = {
-        **record.as_dict(),
-        "subtasks": [vars(subtask) for subtask in handle.subtasks()],
-        "operators": {name: counts._asdict() for name, counts in handle.metrics()["operators"].items()},
-    }
+    job = KnownJobs(cluster).find(arguments.job)
+    told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}}
+    if not isinstance(job, JoblessSubmission):
+        handle, record = _handle_of(cluster, job)
+        counted = handle.metrics()["operators"].items()
+        told = {
+            **record.as_dict(),
+            "subtasks": [vars(subtask) for subtask in handle.subtasks()],
+            "operators": {name: counts._asdict() for name, counts in counted},
+        }
     _print(arguments, told, lambda: job_text(told))
-    return _code(record)
+    return _code(told["status"])
 
 
 def _logs(cluster: Cluster, arguments: argparse.Namespace) -> int:
-    try:
-        handle, record = _found(cluster, arguments.job)
-    except _NoJobOfSubmission as error:
-        print(_server_of_cluster().log(arguments.job), end="")
-        return error.code
+    job = awaited_job(cluster, arguments.job) if arguments.follow else KnownJobs(cluster).find(arguments.job)
+    if isinstance(job, JoblessSubmission):
+        return _log_of_driver(job, arguments)
+    handle, record = _handle_of(cluster, job)
     if arguments.follow:
         return _follow_logs(cluster, handle, record, arguments)
     logs = _logs_of(handle, record)
@@ -292,11 +324,21 @@ def _logs(cluster: Cluster, arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _log_of_driver(job: JoblessSubmission, arguments: argparse.Namespace) -> int:
+    server, id, name = server_of_cluster(), job.submission.id, f"driver ({job.submission.id})"
+    if arguments.follow:
+        server.follow(id, lambda text: _print_lines(arguments, name, text))
+        return server.look(id).code
+    log = {name: server.log(id)}
+    _print(arguments, log, lambda: log[name])
+    return job.submission.code if job.submission.is_over else OK
+
+
 def _logs_of(handle: JobHandle, record: JobRecord) -> dict[str, str]:
     """By process; that of the driver is known of a submission only, and has the lines of the others, too."""
     if record.submission_id is None:
         return handle.logs()
-    log = _server_of_cluster().log(record.submission_id).splitlines(keepends=True)
+    log = server_of_cluster().log(record.submission_id).splitlines(keepends=True)
     own = [line for line in log if not _COLOR.sub("", line).startswith(f"({record.id}/")]
     return {f"driver ({record.submission_id})": "".join(own), **handle.logs()}
 
@@ -313,12 +355,12 @@ def _follow_logs(cluster: Cluster, handle: JobHandle, record: JobRecord, argumen
             _print_lines(arguments, name, whole[seen.get(name, 0) :])
             seen[name] = len(whole)
         if is_over:
-            return _code(_found(cluster, handle.id)[1])
+            return _code(_handle_of(cluster, record)[1].status)
 
 
 def _await_report(submission: str) -> None:
     """The driver tells what the job came to when that is over; it may have more to do."""
-    server, until = _server_of_cluster(), time.monotonic() + _REPORT_S
+    server, until = server_of_cluster(), time.monotonic() + _REPORT_S
     while not server.look(submission).is_over and time.monotonic() < until:
         time.sleep(_FOLLOW_S / 4)
 
@@ -331,7 +373,19 @@ def _print_lines(arguments: argparse.Namespace, name: str, text: str) -> None:
 
 
 def _cancel(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    job = KnownJobs(cluster).find(arguments.job)
+    if isinstance(job, JoblessSubmission):
+        return _cancel_submission(job, arguments)
     return _end(cluster, arguments, lambda job: job.cancel("cancelled by `sage-flow cancel`"))
+
+
+def _cancel_submission(job: JoblessSubmission, arguments: argparse.Namespace) -> int:
+    """Its driver ends, and cancels its job if it has started one by now."""
+    was_over = job.submission.is_over
+    stopped = replace(job, submission=server_of_cluster().stop(job.submission.id))
+    what = f"submission {job.submission.id} {'was over' if was_over else 'is'}: {stopped.status}"
+    _print(arguments, stopped.as_dict(), lambda: what)
+    return _code(stopped.status)
 
 
 def _drain(cluster: Cluster, arguments: argparse.Namespace) -> int:
@@ -345,9 +399,9 @@ def _end(cluster: Cluster, arguments: argparse.Namespace, end: Callable[[Executi
         end(handle._execution)
         while not handle.wait(_FOLLOW_S).is_final:  # each look at the status asks the cluster, within its limit
             pass
-        record = _found(cluster, handle.id)[1]
+        record = _handle_of(cluster, record)[1]
     _print(arguments, record.as_dict(), lambda: f"job {record.id} {'was over' if was_over else 'is'}: {record.status}")
-    return _code(record)
+    return _code(record.status)
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -388,57 +442,24 @@ def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any], *
 # -- what they share ------------------------------------------------------------------------------------------
 
 
-class _NoJobOfSubmission(PipelineError):
-    """A submission has ended, with this exit code, before its driver had started a job."""
-
-    def __init__(self, submission: str, ended: Submission) -> None:
-        self.code = ended.code
-        super().__init__(
-            f"submission {submission} has started no job: it is {ended.status}, {ended.message}; `sage-flow logs"
-            f" {submission}` prints what it said"
-        )
-
-
 def _found(cluster: Cluster, job: str) -> tuple[JobHandle, JobRecord]:
-    """The job, and what is known of it; of one that is over everything is there, also if its master just died."""
-    handle = _awaited(cluster, job)
+    """The job; that of a submission is waited for. Raises PipelineError if there is none, ClusterError."""
+    found = awaited_job(cluster, job)
+    if isinstance(found, JoblessSubmission):
+        raise PipelineError(f"submission {found.submission.id} is {found.status}: {found.message}")
+    return _handle_of(cluster, found)
+
+
+def _handle_of(cluster: Cluster, record: JobRecord) -> tuple[JobHandle, JobRecord]:
+    """A handle, and what is known now; of one that is over everything is there, also if its master just died."""
+    handle = cluster.job(record.id)
     if handle.status.is_final:
         handle.wait(ANSWER_S)
-    return handle, next(record for record in cluster.jobs() if record.id == handle.id)
+    return handle, next((known for known in cluster.jobs() if known.id == record.id), record)
 
 
-def _awaited(cluster: Cluster, job: str) -> JobHandle:
-    """A submission needs seconds until its job is known."""
-    while True:
-        ended = _end_of_submission(job)  # before we look for the job: it may start in between
-        try:
-            return cluster.job(job)
-        except PipelineError:
-            if ended is None:
-                raise
-        if ended.is_over:
-            raise _NoJobOfSubmission(job, ended)
-        time.sleep(_FOLLOW_S)
-
-
-def _end_of_submission(job: str) -> Submission | None:
-    """Where a submission of this id is; None if there is none."""
-    if not job.startswith("raysubmit_"):
-        return None
-    server = _server_of_cluster()
-    return server.look(job) if server.knows(job) else None
-
-
-def _server_of_cluster() -> JobServer:
-    """That of the cluster to which this process is connected."""
-    from sage_flow.executors.ray.logs import dashboard_url
-    from sage_flow.submission import JobServer
-
-    return JobServer(dashboard_url())
-
-
-def _code(record: JobRecord) -> int:
-    return FAILED if str(record.status) == "FAILED" else OK
+def _code(status: object) -> int:
+    return FAILED if str(status) == "FAILED" else OK
 
 
 def _print(arguments: argparse.Namespace, value: Any, text: Callable[[], str]) -> None:

@@ -90,7 +90,7 @@ def jobs_text(jobs: Sequence[dict[str, Any]]) -> str:
     """
     rows = [
         (
-            job["id"],
+            job["id"] or "-",
             job["name"],
             job["status"],
             f"{job['attempt']:>7}",
@@ -105,8 +105,8 @@ def jobs_text(jobs: Sequence[dict[str, Any]]) -> str:
 def job_text(job: dict[str, Any]) -> str:
     """A job, its subtasks, its counts."""
     told = {
-        "job": f"{job['id']} ({job['name']})",
-        "status": f"{job['status']}, attempt {job['attempt']}",
+        "job": f"{job['id']} ({job['name']})" if job["id"] else job["name"],
+        "status": f"{job['status']}, attempt {job['attempt']}" if job["id"] else job["status"],
         "submitted": _when(job["submitted"]) + (f" as {job['submission_id']}" if job["submission_id"] else ""),
         "ended": _when(job["ended"]) if job["ended"] else "",
         "message": job["message"],

@@ -26,7 +26,9 @@ _TOLD_LINES: Final = 5
 def run_on_cluster(address: str, command: Sequence[str]) -> int:
     """Run `sage-flow COMMAND` there, print what it prints, return its exit code. Raises ClusterError."""
     server = JobServer(address)
-    submission = server.submit(shlex.join(["python", "-m", "sage_flow.relay", *command]), metadata_of("sage-flow"))
+    submission = server.submit(
+        shlex.join(["python", "-m", "sage_flow.relay", *command]), metadata_of("sage-flow", command[0])
+    )
     unpacker = Unpacker(sys.stdout, sys.stderr)
     try:
         server.follow(submission, unpacker.feed)

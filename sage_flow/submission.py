@@ -41,6 +41,9 @@ EXCLUDES: Final = (
 
 _PACKERS: Final = tuple(f"ray._private.runtime_env.{module}" for module in ("packaging", "working_dir"))
 
+_VERSION: Final = "sage_flow"  # in the metadata of what we submit
+_COMMAND: Final = "sage_flow_command"
+
 _DIAL_S: Final = 5.0
 _POLL_S: Final = 0.3
 _TOLD: Final = 500  # characters of an error of the server
@@ -48,11 +51,18 @@ _TOLD: Final = 500  # characters of an error of the server
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of one: `status` in Ray's words, the exit code of its driver."""
+    """What became of one: `status` in Ray's words, the exit code of its driver.
+
+    `name`: of its job; None if it was not sent by `sage-flow submit`. Times are seconds since the epoch.
+    """
 
     status: str
     code: int
     message: str
+    id: str = ""
+    name: str | None = None
+    started: float = 0.0
+    ended: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -101,28 +111,27 @@ class JobServer:
 
     def look(self, submission_id: str) -> Submission:
         """Where it is."""
-        info = self._ask(self._client.get_job_info, submission_id)
-        status = info.status.value
-        code = info.driver_exit_code
-        if code is None:
-            code = 0 if status == "SUCCEEDED" else FAILED
-        message = (info.message or "").split(", last available logs")[0]  # they can be had apart
-        return Submission(status, code if code >= 0 else FAILED, message)
+        return _submission(self._ask(self._client.get_job_info, submission_id))
 
-    def knows(self, submission_id: str) -> bool:
-        """Whether there is such a submission."""
-        return any(found.submission_id == submission_id for found in self._ask(self._client.list_jobs))
+    def submissions(self) -> list[Submission]:
+        """Those it knows; commands that were run there on behalf of others are none."""
+        found = self._ask(self._client.list_jobs)
+        return [_submission(info) for info in found if info.submission_id and _COMMAND not in (info.metadata or {})]
 
     def log(self, submission_id: str) -> str:
         """What it has printed so far."""
         found: str = self._ask(self._client.get_job_logs, submission_id)
         return found
 
-    def forget(self, submission_id: str) -> None:
-        """End it, if it runs, and let the server forget it."""
+    def stop(self, submission_id: str) -> Submission:
+        """End it, if it runs, as by SIGTERM; return what became of it."""
         if not self.look(submission_id).is_over:
             self._ask(self._client.stop_job, submission_id)
-            self.wait(submission_id)
+        return self.wait(submission_id)
+
+    def forget(self, submission_id: str) -> None:
+        """End it, if it runs, and let the server forget it."""
+        self.stop(submission_id)
         self._ask(self._client.delete_job, submission_id)
 
     def _ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -187,9 +196,27 @@ def entrypoint(jobfile: str, working_dir: str, arguments: Sequence[str]) -> str:
     return shlex.join(command)
 
 
-def metadata_of(name: str) -> dict[str, str]:
-    """What the job server keeps with a submission."""
-    return {"job_name": name, "sage_flow": __version__}
+def metadata_of(name: str, command: str | None = None) -> dict[str, str]:
+    """What the job server keeps with a submission. `command`: it runs no job, but this command of `sage-flow`."""
+    return {"job_name": name, _VERSION: __version__, **({} if command is None else {_COMMAND: command})}
+
+
+def _submission(info: Any) -> Submission:
+    status = info.status.value
+    code = info.driver_exit_code
+    if code is None:
+        code = 0 if status == "SUCCEEDED" else FAILED
+    message = (info.message or "").split(", last available logs")[0]  # they can be had apart
+    metadata = info.metadata or {}
+    return Submission(
+        status,
+        code if code >= 0 else FAILED,
+        message,
+        info.submission_id or "",
+        metadata.get("job_name") if _VERSION in metadata else None,
+        (info.start_time or 0) / 1000,
+        info.end_time / 1000 if info.end_time else None,
+    )
 
 
 def _silence_ray() -> None:

@@ -114,6 +114,37 @@ def test_the_job_file_and_its_options_are_checked_before_anything_travels(job_fo
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("build", "code", "told"),
+    [
+        ("env.from_collection(range(options.top)).map(abs)", 2, "has no sink"),
+        ("env.from_collection([1]).collect('rows')\n    1 // (options.top - 3)", 1, "ZeroDivisionError"),
+        ("env.from_collection(open('only_there.txt')).collect('rows')", 1, "only_there.txt"),
+    ],
+)
+def test_the_pipeline_is_written_before_anything_travels(job_folder, nobody, capsys, build, code, told):
+    write(job_folder / "written.py", JOB.replace('env.from_collection(range(options.top)).collect("rows")', build))
+    submit = ["submit", "written.py", "--address", f"http://{nobody}"]
+    assert main(submit) == code
+    err = capsys.readouterr().err
+    assert told in err
+    assert "--no-build leaves the call of build() out" in err
+    assert main([*submit, "--no-build"]) == 3  # it goes on, to nobody
+    assert main([*submit, "--no-check"]) == 3
+
+
+def test_the_pipeline_is_written_in_the_folder_that_travels(job_folder, nobody, capsys):
+    here = os.getcwd()
+    source = JOB.replace("range(options.top)", "__import__('pathlib').Path('words.txt').read_text().split()")
+    write(job_folder / "travels" / "jobs" / "reads_words.py", source)
+    submit = ["submit", "travels/jobs/reads_words.py", "--working-dir", "travels", "--address", f"http://{nobody}"]
+    assert main(submit) == 1
+    assert "words.txt" in capsys.readouterr().err
+    write(job_folder / "travels" / "words.txt", "a b")
+    assert main(submit) == 3
+    assert os.getcwd() == here
+
+
 def test_a_job_file_has_to_be_in_what_travels(job_folder, nobody, capsys):
     write(job_folder / "outside.py", JOB)
     (job_folder / "project").mkdir()
@@ -369,7 +400,7 @@ class FakeServer:
         self.forgotten = []
 
     def submit(self, entrypoint, metadata):
-        self.entrypoint = entrypoint
+        self.entrypoint, self.metadata = entrypoint, metadata
         return "raysubmit_1"
 
     def follow(self, submission_id, show):
@@ -397,6 +428,7 @@ def test_what_a_command_prints_on_the_cluster_is_printed_here(monkeypatch, capsy
     assert out == ""
     assert err.startswith("sage-flow: error: 'nowhere' is no address of Ray")
     assert server.entrypoint == "python -m sage_flow.relay status 'x y'"
+    assert server.metadata["sage_flow_command"] == "status"  # it is no submission of a job
     assert server.forgotten == ["raysubmit_1"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -242,19 +244,78 @@ def test_a_submission_that_is_stopped_cancels_its_job(ray_head, project):
 
 
 def test_a_submission_that_starts_no_job_tells_why(ray_head, project):
-    arguments = ("jobs/importing.py", "--address", ray_head.url, "--detach")
+    arguments = ("jobs/importing.py", "--address", ray_head.url, "--detach", "--name", "importing it")
     refused = ray_head.sage_flow("submit", *arguments, cwd=project)
     assert refused[:2] == (1, "")  # before it travels
     assert "No module named 'no_such_module'" in refused[2]
     code, out, _ = ray_head.sage_flow("submit", *arguments, "--no-check", cwd=project)
     assert code == 0
     submission = out.strip()
-    code, _, err = ray_head.sage_flow("status", submission, "--address", ray_head.address, cwd=project)
-    assert code == 2
-    assert f"submission {submission} has started no job: it is FAILED" in err
-    code, log, _ = ray_head.sage_flow("logs", "-f", submission, "--address", ray_head.url, cwd=project)
-    assert code == 1
-    assert "No module named 'no_such_module'" in log
+    await_status(ray_head, "importing it", "FAILED", project)
+    for name in ("importing it", submission):
+        code, out, _ = ray_head.sage_flow("status", name, "--address", ray_head.address, cwd=project)
+        assert code == 1
+        assert "job        importing it\nstatus     FAILED\n" in out
+        assert f" as {submission}\n" in out
+        assert "message    its driver has started no job: Job entrypoint command failed with exit code 1" in out
+        for flags in ([], ["-f"]):
+            code, log, _ = ray_head.sage_flow("logs", *flags, name, "--address", ray_head.url, cwd=project)
+            assert code == 1
+            assert "No module named 'no_such_module'" in log
+        code, _, err = ray_head.sage_flow("drain", name, "--address", ray_head.address, cwd=project)
+        assert code == 2
+        assert f"submission {submission} is FAILED: its driver has started no job: " in err
+        code, out, _ = ray_head.sage_flow("cancel", name, "--address", ray_head.address, cwd=project)
+        assert (code, out) == (1, f"submission {submission} was over: FAILED\n")
+    _, table, _ = ray_head.sage_flow("list", "--address", ray_head.address, cwd=project)
+    (row,) = [line for line in table.splitlines() if submission in line]
+    assert row.split()[:4] == ["-", "importing", "it", "FAILED"]
+    assert "sage-flow" not in table  # nor is a command that the cluster has run
+
+
+def await_status(head: RayHead, job: str, status: str, project: Path) -> dict[str, Any]:
+    until = time.monotonic() + PATIENCE_S
+    while (told := record(head, job, project))["status"] != status:
+        assert time.monotonic() < until, told
+        time.sleep(0.2)
+    return told
+
+
+def test_a_submission_whose_driver_is_still_writing_its_pipeline_can_be_cancelled_by_name(ray_head, project):
+    write(project / "jobs" / "writing.py", "import time\ndef build(env):\n    time.sleep(3600)\n")
+    arguments = ("jobs/writing.py", "--address", ray_head.url, "--detach", "--name", "writes", "--no-build")
+    assert ray_head.sage_flow("submit", *arguments, cwd=project)[0] == 0
+    told = record(ray_head, "writes", project)
+    assert (told["id"], told["status"]) == (None, "SUBMITTED")
+    assert told["message"] == "its driver has started no job yet"
+    code, out, err = ray_head.sage_flow("cancel", "writes", "--address", ray_head.address, cwd=project)
+    assert (code, out) == (0, f"submission {told['submission_id']} is: CANCELLED\n"), err
+
+
+def test_a_job_whose_driver_was_killed_says_so(ray_head, project):
+    submission = submit(ray_head, project, "--name", "orphan")
+    os.kill(driver_of(ray_head, "orphan"), signal.SIGKILL)
+    told = await_status(ray_head, "orphan", "CANCELLED", project)
+    assert told["submission_id"] == submission
+    assert told["message"] == "its driver gave no sign of life for 10 s"
+
+
+def driver_of(head: RayHead, name: str) -> int:
+    """The process of this machine that runs the job of this name."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = path.joinpath("cmdline").read_bytes().decode().split("\0")
+            environment = path.joinpath("environ").read_bytes().decode(errors="replace")
+            is_ours = f"HOME={head.environment['HOME']}\0" in environment
+            if (
+                is_ours
+                and "sage_flow.cli" in words
+                and "run" in words
+                and name in words
+                and words[0].endswith("python")
+            ):
+                return int(path.name)
+    raise AssertionError(f"no driver of {name}")
 
 
 def test_no_such_job_lists_those_there_are(ray_head, project):

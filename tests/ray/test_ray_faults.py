@@ -241,15 +241,16 @@ def driver(ray_cluster):
 
     def start(detached):
         code = textwrap.dedent(DRIVER).format(here=str(HERE), address=ray_cluster.address, detached=detached)
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         started.append(process)
         return process, process.stdout.readline().strip()
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()
 
 
 def test_a_killed_driver_ends_its_job(driver):
@@ -258,7 +259,22 @@ def test_a_killed_driver_ends_its_job(driver):
     subtasks = running(job)
     process.kill()
     assert job.wait(60) is JobStatus.CANCELLED
+    assert job._execution.record.message == "its driver gave no sign of life for 2 s"
     wait_for(lambda: are_gone([subtask.pid for subtask in subtasks]))
+
+
+def test_a_driver_that_stood_still_for_longer_than_its_lease_is_told_why_its_job_was_cancelled(driver):
+    process, id = driver(detached=False)
+    job = connect().job(id)
+    running(job)
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        assert job.wait(60) is JobStatus.CANCELLED
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"job {id} was cancelled: its driver gave no sign of life for 2 s\n" in err
 
 
 def test_a_detached_job_outlives_its_driver(driver):

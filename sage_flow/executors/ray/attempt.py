@@ -40,6 +40,7 @@ _log = logging.getLogger("sage_flow")
 _LOSS_S: Final = 2.0  # what is left when a connection ends: so long may Ray take to say that its process did
 _END_S: Final = 10.0  # for a killed actor to be gone
 _LOOK_S: Final = 0.2  # between looks whether the job was cancelled while it starts
+_LONGEST_LOOK_S: Final = 2.0  # what one counts: in a longer one this process stood still
 _PATIENCE_S: Final = 5.0  # before it is told that actors wait for resources
 
 
@@ -83,12 +84,14 @@ class Crew:
         for number, member in self.members.items():
             member.actor = self._pooled(number) if self._options.pool else self._made(member.spec)
         asked = {member.actor.place.remote(): member for member in self.members.values()}
-        began, waiting, told = time.monotonic(), list(asked), False
+        waited_s, looked, waiting, told = 0.0, time.monotonic(), list(asked), False
         while waiting:
             done, waiting = ray.wait(waiting, timeout=_LOOK_S)
             for reference in done:
                 asked[reference].place = self._answer(asked[reference], reference)
-            waited_s = time.monotonic() - began
+            now = time.monotonic()
+            waited_s += min(now - looked, _LONGEST_LOOK_S)
+            looked = now
             if is_cancelled():
                 raise JobCancelled("cancelled while its actors were being started")
             if waiting and waited_s > _PATIENCE_S and not told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import threading
@@ -128,6 +129,7 @@ class RayExecution(Execution):
         self._record = record
         self._records = JobRecords(namespace, ANSWER_S)
         self._outcome: JobOutcome | None = None
+        self._has_cancelled = False
         self._queues = queues
         self._lock = threading.Lock()
         self._waiting: Any = None
@@ -205,6 +207,8 @@ class RayExecution(Execution):
 
     def _end(self, outcome: JobOutcome) -> None:
         if self._outcome is None:
+            if outcome.status is JobStatus.CANCELLED and self._lease is not None and not self._has_cancelled:
+                self._tell_why()
             end_job_queues(self._queues)
             self._outcome = outcome
         if self._lease is not None:
@@ -212,7 +216,13 @@ class RayExecution(Execution):
         for connection in self._connections.values():
             connection.close()
 
+    def _tell_why(self) -> None:
+        """Our job was cancelled by somebody else, above all because it took this process for dead."""
+        with contextlib.suppress(ClusterError):
+            _log.warning("job %s was cancelled: %s", self.id, self.record.message or "nobody says why")
+
     def cancel(self, reason: str) -> None:
+        self._has_cancelled = True
         self._command(lambda master: master.cancel.remote(reason))
 
     def drain(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sage_flow.errors import ClusterError
 from sage_flow.executors.ray.answers import ClusterSilent, answered
 
-__all__ = ["api_server", "dashboard_url", "job_logs"]
+__all__ = ["api_server", "dashboard_url", "has_dashboard", "job_logs"]
 
 _MOST_ACTORS: Final = 10_000
 _LOGS_S: Final = 120.0  # for a process of the cluster to start, and to fetch them
@@ -34,6 +34,21 @@ def job_logs(job_id: str, namespace: str) -> dict[str, str]:
 
 def dashboard_url() -> str:
     """Where the dashboard of the cluster is that this process is connected to. Raises ClusterError if it has none."""
+    found = _dashboard()
+    if not found:
+        raise ClusterError(
+            "the logs are handed out by Ray's dashboard, and this cluster runs without: start it with"
+            ' `ray start --head --include-dashboard=true`, with "ray[default]" installed'
+        )
+    return f"http://{found}"
+
+
+def has_dashboard() -> bool:
+    """Whether the cluster has one. Raises ClusterError if it does not answer."""
+    return bool(_dashboard())
+
+
+def _dashboard() -> str:
     from ray._private import ray_constants
     from ray.experimental import internal_kv
 
@@ -42,13 +57,7 @@ def dashboard_url() -> str:
         ray_constants.DASHBOARD_ADDRESS.encode(),
         namespace=ray_constants.KV_NAMESPACE_DASHBOARD,
     )
-    found = answered(find, "the GCS of the cluster")
-    if not found:
-        raise ClusterError(
-            "the logs are handed out by Ray's dashboard, and this cluster runs without: start it with"
-            ' `ray start --head --include-dashboard=true`, with "ray[default]" installed'
-        )
-    return f"http://{found.decode()}"
+    return (answered(find, "the GCS of the cluster") or b"").decode()
 
 
 @contextmanager

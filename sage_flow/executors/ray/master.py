@@ -190,7 +190,8 @@ class JobMaster:
         is_stored = outcome is not None
         if outcome is None:
             outcome = self._run_to_end()
-            is_stored = self._records.write_outcome(self._record, outcome)
+            reason = (self._cancelled or "") if outcome.status is JobStatus.CANCELLED else ""
+            is_stored = self._records.write_outcome(self._record, outcome, reason)
         self._loaded.set()
         self._end_queues()
         self._outcome = outcome

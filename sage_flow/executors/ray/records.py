@@ -26,12 +26,13 @@ from sage_flow.plan.resources import ActorOptions
 from sage_flow.restart import FailureClock, NoRestart, RestartHistory, RestartStrategy
 from sage_flow.runtime.coordinator import JobStatus
 
-__all__ = ["JobOptions", "JobRecord", "JobRecords", "find_actor", "is_led"]
+__all__ = ["JobOptions", "JobRecord", "JobRecords", "REMEMBERED", "find_actor", "is_led"]
 
 _KV: Final = b"sage_flow"  # the namespace of our keys in the GCS
 _MOST_BYTES: Final = 95_000_000  # a message to the GCS has at most 100 MB
 _SMALL_OUTCOME: Final = 1 << 20  # bytes; a larger one stays with the master until somebody has fetched it
-_REMEMBERED: Final = 200  # jobs that are over
+REMEMBERED: Final = 200
+"""So many jobs that are over are known."""
 
 Wish = Literal["cancel", "drain"]
 """How somebody wants a job to end."""
@@ -154,15 +155,18 @@ class JobRecords:
         """Tell where a job is."""
         self._put(f"record/{record.id}", json.dumps(record.as_dict()).encode())
 
-    def write_outcome(self, record: JobRecord, outcome: JobOutcome) -> bool:
-        """Tell what a job came to; return whether its rows are stored, too, and its master is not needed any more."""
+    def write_outcome(self, record: JobRecord, outcome: JobOutcome, reason: str = "") -> bool:
+        """Tell what a job came to; return whether its rows are stored, too, and its master is not needed any more.
+
+        `reason`: why it was cancelled, if it was.
+        """
         content = by_value.dumps(outcome)
         is_whole = len(content) <= _SMALL_OUTCOME
         self._put(
             f"outcome/{record.id}",
             content if is_whole else by_value.dumps(replace(outcome, collected={}, has_rows=False)),
         )
-        message = "" if outcome.failure is None else f"{outcome.failure.type_name}: {outcome.failure.message}"
+        message = reason if outcome.failure is None else f"{outcome.failure.type_name}: {outcome.failure.message}"
         self.write(replace(record, status=outcome.status, ended=time.time(), message=message))
         self._delete(f"plan/{record.id}")
         if self._find(f"name/{record.name}") == record.id.encode():
@@ -205,7 +209,7 @@ class JobRecords:
 
     def _forget_the_oldest(self) -> None:
         over = [record for record in self.all() if record.status.is_final]
-        for record in over[_REMEMBERED:]:
+        for record in over[REMEMBERED:]:
             for kind in ("record", "outcome", "options", "history"):
                 self._delete(f"{kind}/{record.id}")
             for kind in ("attempt", "wish"):
