@@ -78,7 +78,6 @@ class JobServer:
         self.address = address
         _check_address(address)
         _check_somebody_listens(address)
-        _silence_ray()
         try:
             self._client = self._ask(_client, address)
         except _WrongToken:
@@ -167,6 +166,7 @@ def _client(address: str) -> Any:
         def _do_request(self, *args: Any, **kwargs: Any) -> Any:
             return super()._do_request(*args, **{"timeout": ANSWER_S, **kwargs})
 
+    _silence_ray()  # what is imported now has set its own level
     with api_server(address):
         return Client(address)
 
