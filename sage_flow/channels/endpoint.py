@@ -10,10 +10,10 @@ from __future__ import annotations
 import datetime
 import os
 import ssl
-import tempfile
 from dataclasses import dataclass, field
 from typing import Final
 
+from sage_flow.channels.private_directory import temporary_private
 from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
 from sage_flow.errors import ChannelNotReachable
 
@@ -72,7 +72,7 @@ class Credentials:
         context.check_hostname = False  # there is one certificate, whoever has it is one of us
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=self.certificate.decode())
-        with tempfile.TemporaryDirectory(prefix="sage-flow-") as directory:  # ssl reads keys from files only
+        with temporary_private() as directory:  # ssl reads keys from files only
             path = os.path.join(directory, "pair.pem")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(self.private_key + self.certificate)

@@ -9,15 +9,14 @@ that of a job, which whoever needs it first makes, with the job.
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 import threading
 from typing import Final
 
 from sage_flow.channels.channel import this_process
+from sage_flow.channels.private_directory import hold, let_go, make_private, remove_private
 from sage_flow.channels.queue_connection import pooled_connection
 from sage_flow.channels.queue_host import QueueHost
 from sage_flow.channels.queue_methods import LiveQueue
@@ -37,23 +36,17 @@ def sockets_of_this_process() -> str:
     global _directory
     with _lock:
         if _directory is None:
-            _directory = tempfile.mkdtemp(prefix="sage-flow-")
-            atexit.register(_remove, _directory, os.getpid())
+            _directory = make_private()
         return _directory
 
 
-def job_sockets() -> str:
-    """A name for the directory of a job's sockets; nothing is made."""
-    return os.path.join(tempfile.gettempdir(), f"sage-flow-{os.urandom(6).hex()}")
-
-
 def make_job_sockets(directory: str) -> None:
-    """Make it, if nobody has; it goes with the job, or else with this process."""
+    """Make it, if nobody has; it goes with the job, or else with the process that made it."""
     try:
-        os.mkdir(directory, 0o700)
-    except FileExistsError:
-        return
-    atexit.register(_remove, directory, os.getpid())
+        hold(directory)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):  # another process was faster, and we will hold it when we serve
+            make_private(directory)
 
 
 def end_process_queues(directory: str, *, removes: bool) -> None:
@@ -63,7 +56,9 @@ def end_process_queues(directory: str, *, removes: bool) -> None:
     if host is not None:
         host.close()
     if removes:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_private(directory)
+    else:
+        let_go(directory)
 
 
 def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: int) -> LiveQueue:
@@ -82,6 +77,8 @@ def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: in
 
 def _serve(directory: str, path: str) -> None:
     """Serve at `path`, unless another process does."""
+    with contextlib.suppress(FileNotFoundError):  # it goes just now: what follows says so
+        hold(directory)
     with _lock:
         own = os.path.join(directory, this_process())
         if directory not in _hosts:
@@ -91,11 +88,6 @@ def _serve(directory: str, path: str) -> None:
     except FileExistsError:
         return  # another process was faster: it serves
     _hosts[directory].answers_at(UnixAddress(path))
-
-
-def _remove(directory: str, process: int) -> None:
-    if os.getpid() == process:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _after_fork() -> None:

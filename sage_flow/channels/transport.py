@@ -5,23 +5,21 @@ An address says how to listen and how to dial.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import ipaddress
 import os
 import secrets
-import shutil
 import socket
 import stat
 import struct
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sage_flow.channels.pipe import Pipe
+from sage_flow.channels.private_directory import make_private
 from sage_flow.errors import ChannelNotReachable, SageFlowError
 
 if TYPE_CHECKING:
@@ -69,9 +67,7 @@ class UnixAddress:
         """
         if sys.platform == "linux":
             return cls(f"\0sage-flow-{secrets.token_hex(8)}")
-        directory = tempfile.mkdtemp(prefix="sage-flow-")
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        return cls(os.path.join(directory, "s"))
+        return cls(os.path.join(make_private(), "s"))
 
     @property
     def is_file(self) -> bool:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +24,7 @@ from sage_flow.channels.codec import cannot_pickle
 from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Message, PeerLost
 from sage_flow.channels.job_queues import end_job_queues
+from sage_flow.channels.private_directory import make_private, private_name, remove_private
 from sage_flow.channels.transport import sockets_in
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
@@ -126,9 +125,7 @@ class ProcessExecutor:
 
     def queues(self, scope: str) -> JobQueues:
         """In whichever process of the job uses one first."""
-        from sage_flow.channels.process_queue import job_sockets
-
-        return JobQueues(scope, home=job_sockets(), metadata={"use_multiprocessing": True})
+        return JobQueues(scope, home=private_name(), metadata={"use_multiprocessing": True})
 
 
 class _WorkerGroup:
@@ -137,7 +134,7 @@ class _WorkerGroup:
     def __init__(self, plan: Plan, process_of: Mapping[int, int]) -> None:
         self._plan = plan
         self._process_of = dict(process_of)
-        self._directory = tempfile.mkdtemp(prefix="sage-flow-")
+        self._directory = make_private()
         self._key = secrets.token_bytes(32)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._lost: dict[int, threading.Event] = {}  # by process, as is what follows
@@ -242,7 +239,7 @@ class _WorkerGroup:
                 process.wait()
         if self._exchange is not None:
             self._exchange.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        remove_private(self._directory)
 
 
 def pickled_plan(plan: Plan) -> bytes:
