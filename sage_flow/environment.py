@@ -50,13 +50,22 @@ class Environment(ABC):
 
     _check_shared_records = False
 
-    def __init__(self, name: str, parallelism: int, cancel_grace_s: float, executor: Executor | str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        parallelism: int,
+        cancel_grace_s: float,
+        close_grace_s: float,
+        executor: Executor | str | None,
+    ) -> None:
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
         self.name = name
         self.progress: bool | None = None
         self._graph = Graph(name, parallelism, self)
-        self._options = DriverOptions(cancel_grace_s=cancel_grace_s)
+        self._options = DriverOptions(
+            cancel_grace_s=cancel_grace_s, close_grace_s=_checked_timeout(close_grace_s, name, "close_grace_s of job")
+        )
         self._executor = _checked_executor(executor)
         self._scope = new_scope(name)
         self._queues: JobQueues | None = None
@@ -360,6 +369,9 @@ class LocalEnvironment(Environment):
         parallelism: subtasks per operator where the operator does not say. In one process it gives the semantics
             of parallelism, not its speed.
         cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
+        close_grace_s: seconds that user code has to come back at the normal end: a `close()`, a sink that publishes, a
+            service's method whose callers have given up, a coroutine that was cancelled. Then the job fails with
+            CloseTimeout, which names the line.
         executor: how to run: "threads", the default, a thread per subtask; "processes", subtasks spread over two
             plain processes; or an executor of your own making, such as `ProcessExecutor(workers=4)`.
         check_shared_records: for development: raise SharedRecordError, which names the operator, when one changes a
@@ -374,13 +386,14 @@ class LocalEnvironment(Environment):
         parallelism: int = 1,
         *,
         cancel_grace_s: float = 5.0,
+        close_grace_s: float = 30.0,
         executor: Executor | Literal["threads", "processes"] | None = None,
         check_shared_records: bool = False,
     ) -> None:
         self._kind = "threads"
         if executor == "threads" or executor == "processes":
             self._kind, executor = executor, None
-        super().__init__(name, parallelism, cancel_grace_s, executor)
+        super().__init__(name, parallelism, cancel_grace_s, close_grace_s, executor)
         self._check_shared_records = bool(check_shared_records)
 
     def _make_executor(self) -> Executor:
@@ -407,6 +420,7 @@ class RemoteEnvironment(Environment):
             begins at the beginning.
         detached: the job outlives this process; else it is cancelled when this process is gone.
         cancel_grace_s: seconds that user code has to come back after a cancel or a failure; then its actor is killed.
+        close_grace_s: seconds that user code has to come back at the normal end; then the job fails with CloseTimeout.
         lease_s: a process of the job that says nothing for so many seconds is taken for dead, and ended.
         start_timeout_s: seconds for the cluster to start all actors.
         transport_security: "tls" between nodes, with a certificate for each job, or "plaintext".
@@ -426,12 +440,13 @@ class RemoteEnvironment(Environment):
         restart: RestartStrategy | None = None,
         detached: bool = False,
         cancel_grace_s: float = 5.0,
+        close_grace_s: float = 30.0,
         lease_s: float = 10.0,
         start_timeout_s: float = 60.0,
         transport_security: Literal["tls", "plaintext"] = "tls",
         executor: Executor | None = None,
     ) -> None:
-        super().__init__(name, parallelism, cancel_grace_s, executor)
+        super().__init__(name, parallelism, cancel_grace_s, close_grace_s, executor)
         if transport_security not in ("tls", "plaintext"):
             raise PipelineError(f'transport_security must be "tls" or "plaintext", not {transport_security!r}')
         if restart is not None and not isinstance(restart, get_args(RestartStrategy)):

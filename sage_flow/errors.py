@@ -8,6 +8,7 @@
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
+    ├── CloseTimeout             user code holds up the end of a job (also a TimeoutError)
     ├── ClusterError             no Ray answers, or one that does not fit, or a job's master does not
     ├── ChannelError             what a channel outside the job's own can do to you
     │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
@@ -45,6 +46,7 @@ __all__ = [
     "CodecError",
     "CollectLimitError",
     "WorkerDied",
+    "CloseTimeout",
     "ClusterError",
     "ChannelError",
     "ChannelNotReachable",
@@ -98,6 +100,14 @@ class CollectLimitError(SageFlowError):
 
 class WorkerDied(SageFlowError):
     """A worker process ended without reporting; names the process, how it ended and its subtasks."""
+
+
+class CloseTimeout(SageFlowError, TimeoutError):
+    """User code did not return within `close_grace_s` seconds after the work of its subtask was done; names its line.
+
+    It is a service's method whose callers have given up, a `close()`, a coroutine that swallows its cancellation, or a
+    sink that publishes.
+    """
 
 
 class ClusterError(SageFlowError):

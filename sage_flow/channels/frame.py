@@ -206,6 +206,27 @@ class Ended(NamedTuple):
     failure: Any = None
 
 
+class Closing(NamedTuple):
+    """Subtask to driver: its records are processed, what was left of coroutines is ended now and everything closed."""
+
+    subtask: int
+
+
+class Locate(NamedTuple):
+    """Driver to subtask: tell where your user code is (`Located`), now, whatever it is doing."""
+
+
+class Located(NamedTuple):
+    """Subtask to driver: the lines of user code (`file:line in function`) that its threads and coroutines are in.
+
+    `left_s`: for so many seconds somebody waits for what is under way there; 0 or less if nobody does.
+    """
+
+    subtask: int
+    left_s: float
+    places: tuple[str, ...]
+
+
 class PeerLost(NamedTuple):
     """Process to driver: `process` has lost its connection with `peer`, which may be alive."""
 
@@ -234,4 +255,7 @@ Message = (
     | Inspected
     | PeerLost
     | Drain
+    | Closing
+    | Locate
+    | Located
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from sage_flow.executors.positions import coroutine_places, thread_place
 from sage_flow.executors.shell import Shell
 
 __all__ = ["EventLoop"]
@@ -24,6 +26,7 @@ class EventLoop:
         self._condition = shell.condition()
         self._lock = self._condition.lock
         self._stops = self._is_over = False
+        self._thread: int | None = None
         shell.spawn(name, self._run)
 
     def start(
@@ -43,8 +46,16 @@ class EventLoop:
             while not self._is_over:
                 self._condition.wait()
 
+    def places(self) -> list[str]:
+        """The lines of user code that its coroutines are in."""
+        if self._is_over:
+            return []
+        running = thread_place(self._thread)
+        return [*([] if running is None else [running]), *coroutine_places(self._loop)]
+
     def _run(self) -> None:
         loop = self._loop
+        self._thread = threading.get_ident()
         asyncio.set_event_loop(loop)
         try:
             while not self._stops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import sys
 from collections import deque
@@ -14,6 +15,8 @@ from sage_flow.channels.frame import (
     DRIVER,
     OUTSIDE,
     Cancel,
+    Closing,
+    Commit,
     Control,
     Credit,
     Data,
@@ -24,18 +27,21 @@ from sage_flow.channels.frame import (
     Finished,
     Inspect,
     Inspected,
+    Locate,
+    Located,
     Message,
     Progress,
     Reply,
     Request,
 )
-from sage_flow.errors import CodecError, CollectLimitError, ProtocolError
+from sage_flow.errors import CloseTimeout, CodecError, CollectLimitError, ProtocolError
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import DRIVER_CHAIN, Plan
 from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobStatus, Tell
 from sage_flow.runtime.credits import ConsumedCredit
+from sage_flow.runtime.ending import Blocked, EndWatch
 from sage_flow.runtime.failure import add_notes, pack_error
 from sage_flow.runtime.report import OperatorCounts, PortReport, SubtaskReport
 from sage_flow.runtime.statistics import CallStatistics, merged
@@ -50,11 +56,13 @@ class DriverOptions:
     """Limits of a job.
 
     `cancel_grace_s`: how long user code may take to come back after a cancel before the job ends without it.
+    `close_grace_s`: how long it may take to come back at the normal end before the job fails without it.
     `collect_rows`, `collect_bytes`: what one job's `collect` sinks may hold together.
     `restarts`: should this attempt fail, another one follows, and user code that waits is unwound with JobRestarting.
     """
 
     cancel_grace_s: float = 5.0
+    close_grace_s: float = 30.0
     collect_rows: int = 1_000_000
     collect_bytes: int = 1_000_000_000
     restarts: bool = False
@@ -83,7 +91,7 @@ class Driver:
         plan: Plan,
         shell: Shell,
         options: DriverOptions,
-        where_stuck: Callable[[int], str] = lambda _: "its position is unknown",
+        where_stuck: Callable[[int], str] = lambda _: "",
         outside: OutsidePort | None = None,
     ) -> None:
         self.plan = plan
@@ -108,6 +116,10 @@ class Driver:
         self._inspections = 0
         self._inspected: dict[int, Inspected] = {}
         self._give_up_at: float | None = None
+        self._ending = EndWatch(options.close_grace_s)
+        self._not_started = {subtask.address for subtask in plan.subtasks}
+        self._end_at_start: set[int] = set()  # their end began before they did
+        self._names_of = {subtask.address: subtask.name for subtask in plan.subtasks}
         for chain in plan.chains:
             for operator in chain.operators:
                 if operator.kind is Kind.COLLECT:
@@ -205,17 +217,18 @@ class Driver:
         while not over:
             messages = self._take()
             over = any(self._obey(self._handle(message)) for message in messages)
-            if not messages and self._is_late():
-                self._give_up()
-                return
+            over = over or self._look_after_ends()
 
     def _take(self) -> list[Message | WorkersDied]:
         with self._lock:
             while not self._inbox:
-                left = None if self._give_up_at is None else self._give_up_at - self._shell.now()
-                if left is not None and left <= 0:
+                look_at = self._ending.next_look
+                if self._give_up_at is not None:
+                    look_at = min(look_at, self._give_up_at)
+                left = look_at - self._shell.now()
+                if left <= 0:
                     return []
-                self._condition.wait(left)
+                self._condition.wait(None if math.isinf(left) else left)
             taken = list(self._inbox)
             self._inbox.clear()
             return taken
@@ -225,14 +238,21 @@ class Driver:
             case Data():
                 return self._collect(message)
             case Progress(subtask, report):
+                self._note_start(subtask)
                 self._note_report(subtask, report)
+            case Closing(subtask):
+                self._begin_end([subtask])
+            case Located():
+                self._ending.on_located(message)
             case Finished(subtask, report, called):
+                self._ending.over(subtask)
                 self._note_report(subtask, report)
                 return self._coordinator.on_finished(subtask, called)
             case Failed(subtask, report, failure):
                 self._note_report(subtask, report)
                 return self._coordinator.on_failed(subtask, failure)
             case Ended(subtask, report, failure):
+                self._ending.over(subtask)
                 self._note_report(subtask, report)
                 if failure is not None:
                     _log.error("closing subtask %d failed: %s", subtask, failure.text)
@@ -244,6 +264,8 @@ class Driver:
             case Drain():
                 return self._coordinator.on_drain()
             case WorkersDied(addresses, error):
+                for address in addresses:
+                    self._ending.over(address)
                 return self._coordinator.on_died(addresses, pack_error(error))
             case Control(channel, seq):
                 self._check_sequence(channel, seq)
@@ -256,11 +278,15 @@ class Driver:
         for decision in decisions:
             match decision:
                 case Tell(address, message):
-                    if isinstance(message, Cancel) and self._give_up_at is None:
-                        self._give_up_at = self._shell.now() + self._options.cancel_grace_s
-                        self._close_outside(message.reason)
-                    if isinstance(message, EndService):
-                        message = self._with_outside(address, message)
+                    match message:
+                        case Cancel(reason):
+                            self._begin_cancel(reason)
+                        case EndService():
+                            message = self._with_outside(address, message)
+                            service = self._service_of[address]
+                            self._begin_end(a for a, name in self._service_of.items() if name == service)
+                        case Commit():
+                            self._begin_end([address])
                     self._shell.send(DRIVER, address, message)
                 case JobEnded(status, failure):
                     self._close_outside("it has ended")
@@ -279,15 +305,84 @@ class Driver:
         if self.outside is not None:
             self.outside.close(f"job {self.plan.job!r} cannot answer calls: {why}")
 
-    def _is_late(self) -> bool:
-        return self._give_up_at is not None and self._shell.now() >= self._give_up_at
+    # -- user code that does not come back --------------------------------------------------------------------
 
-    def _give_up(self) -> None:
-        """Some user code does not come back: end without it, and say where it is."""
-        names = {subtask.address: subtask.name for subtask in self.plan.subtasks}
-        self.stuck = [f"{names[address]}: {self._where_stuck(address)}" for address in self._coordinator.alive]
-        error = TimeoutError("; ".join(self.stuck))
-        self._obey(self._coordinator.on_died(self._coordinator.alive, pack_error(error)))
+    def is_ending(self, address: int) -> bool:
+        """Whether a subtask has processed all its records."""
+        return address in self._ending
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether every subtask was told to unwind."""
+        return self._give_up_at is not None
+
+    def _begin_end(self, addresses: Iterable[int]) -> None:
+        """Only their end is left, or the next step of it."""
+        if self._give_up_at is None:
+            for address in addresses:
+                if address in self._not_started:
+                    self._end_at_start.add(address)
+                else:
+                    self._ending.begin(address, self._shell.now())
+
+    def _note_start(self, address: int) -> None:
+        """A subtask tells of itself. What a process needs to start is not the time of its end."""
+        self._not_started.discard(address)
+        if address in self._end_at_start:
+            self._end_at_start.remove(address)
+            self._begin_end([address])
+
+    def _begin_cancel(self, reason: str) -> None:
+        if self._give_up_at is None:
+            self._give_up_at = self._shell.now() + self._options.cancel_grace_s
+            self._ending.clear()
+            self._close_outside(reason)
+
+    def _look_after_ends(self) -> bool:
+        """Ask who is late where it is, and end what is held up; return whether the job is over."""
+        now = self._shell.now()
+        if self._give_up_at is None:
+            self._ask(self._ending.look(now))
+            return self._fail_blocked(self._ending.verdict(now))
+        if now >= self._give_up_at:
+            self._give_up_at = math.inf  # from now on only the answers are waited for
+            self._ending.ask(self._coordinator.alive, now)
+            self._ask(self._coordinator.alive)
+        return self._ending.is_answered(now) and self._give_up(self._ending.answers())
+
+    def _ask(self, addresses: Iterable[int]) -> None:
+        for address in addresses:
+            self._shell.send(DRIVER, address, Locate())
+
+    def _give_up(self, places: Mapping[int, tuple[str, ...] | None]) -> bool:
+        """After a cancel: end without the user code that has not come back, and say where it is."""
+        alive = self._coordinator.alive
+        self.stuck += [f"{self._names_of[a]}: {self._stuck_at(a, places.get(a))}" for a in alive]
+        return self._obey(self._coordinator.on_died(alive, pack_error(TimeoutError("; ".join(self.stuck)))))
+
+    def _fail_blocked(self, blocked: tuple[Blocked, ...]) -> bool:
+        """User code holds up the normal end: the job fails, by an error that says where it is."""
+        if not blocked:
+            return False
+        where = [f"{self._names_of[b.address]}: {self._stuck_at(b.address, b.places)}" for b in blocked]
+        commits = self._coordinator.is_committing
+        error = CloseTimeout(
+            f"user code of job {self.plan.job!r} has not returned {self._options.close_grace_s:g} s (close_grace_s)"
+            f" after its work was done: {'; '.join(where)}; "
+            + ("what other sinks have published stays" if commits else "nothing was published")
+        )
+        if not commits:
+            return self._obey(self._coordinator.on_failed(blocked[0].address, pack_error(error)))
+        alive = self._coordinator.alive  # their time is over, too, and a cancel would reach them while they publish
+        self.stuck += where
+        return self._obey(self._coordinator.on_died(alive, pack_error(error)))
+
+    def _stuck_at(self, address: int, places: tuple[str, ...] | None) -> str:
+        known = self._where_stuck(address)
+        if places is None:
+            return known or "it gives no answer"
+        stuck = f"stuck at {', '.join(places)}" if places else "in the engine itself"
+        return f"{known}: {stuck}" if known else stuck
 
     def _note_report(self, subtask: int, report: SubtaskReport | None) -> None:
         if report is not None:

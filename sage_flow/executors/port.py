@@ -23,6 +23,8 @@ from sage_flow.channels.frame import (
     Data,
     Inspect,
     Inspected,
+    Locate,
+    Located,
     Message,
     Reply,
     Request,
@@ -31,6 +33,7 @@ from sage_flow.channels.frame import (
 from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError
 from sage_flow.executors.calling import CallingPort, cannot_be_sent
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
+from sage_flow.executors.positions import thread_place
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Channel, Plan, ServicePlan, Subtask
 from sage_flow.runtime.calls import Outcome
@@ -81,10 +84,15 @@ class WorkerPort(CallingPort):
         self._incoming = dict(_incoming(plan, subtask, shell))
         self._requests = IncomingRequests(self._service) if subtask.address in self._heads(plan) else None
         self._allowed: set[str] = set()  # services that this service may call
+        self.given_up_at: Callable[[], float] = lambda: -math.inf
+        """Until when somebody waits for what the subtask is doing."""
+        self.on_taken_back: Callable[[int, int], object] = lambda caller, call: None
+        """Called when a caller has given up a call that may be under way."""
         self._thread: int | None = None
         self._queue_emitted: Callable[[], None] | None = None
         self._held_until = 0.0
         self._held_waits = 0
+        self._threads: list[int] = []  # of all its activations
         self._event_loop: EventLoop | None = None
         self._draining = False
         self._poked = False
@@ -98,6 +106,11 @@ class WorkerPort(CallingPort):
     def enter_activation(self) -> None:
         """The calling thread is the subtask's own."""
         self._thread = threading.get_ident()
+        self._threads.append(self._thread)
+
+    def enter_further_activation(self) -> None:
+        """The calling thread answers requests of the subtask, too."""
+        self._threads.append(threading.get_ident())
 
     def deliver(self, message: Message) -> None:
         """Take a message, on whatever thread it came."""
@@ -113,6 +126,8 @@ class WorkerPort(CallingPort):
                 self.wake()
         elif isinstance(message, Inspect):
             self._shell.send(self._address, DRIVER, Inspected(self._address, message.number, self.report()))
+        elif isinstance(message, Locate):
+            self._shell.send(self._address, DRIVER, self.located())
         else:
             with self._lock:
                 self._note_message(message)
@@ -207,6 +222,15 @@ class WorkerPort(CallingPort):
                 channels.append(self._responses(now))
         return PortReport(now, tuple(channels), calls, self._story.events())
 
+    def located(self) -> Located:
+        """Where the user code of the subtask is."""
+        with self._lock:
+            until = max(self.given_up_at(), self._calls.last_deadline)
+        places = [place for thread in self._threads if (place := thread_place(thread)) is not None]
+        if self._event_loop is not None:
+            places += self._event_loop.places()
+        return Located(self._address, until - self.now(), tuple(dict.fromkeys(places)))
+
     @staticmethod
     def _heads(plan: Plan) -> set[int]:
         """The subtasks that requests go to."""
@@ -233,6 +257,7 @@ class WorkerPort(CallingPort):
             if isinstance(message, Request) and (message.reply_to, message.call_id) == taken:
                 self._inbox.remove(message)
                 return
+        self.on_taken_back(*taken)
 
     # -- the runtime's side ---------------------------------------------------------------------------------
 

@@ -8,12 +8,19 @@ nothing else can; so a deadline that passes means that something really did not 
 happen again the run ends with an error that says who waits.
 
 The same seed gives the same trace, in any process (deterministic simulation testing, as in FoundationDB).
+
+User code that blocks in real time (`time.sleep`, a lock of its own) keeps the baton, and virtual time stands still.
+While the job runs that is the user's affair; at its end and after a cancel the grace times hold in real seconds, too:
+then the activation is abandoned.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +34,7 @@ from sage_flow.channels.local_queue import wait_by
 from sage_flow.errors import InternalError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution
+from sage_flow.executors.positions import thread_place
 from sage_flow.executors.shell import record_window
 from sage_flow.executors.threads import LocalPost, queues_of_process
 from sage_flow.executors.worker import Worker
@@ -38,6 +46,8 @@ from sage_flow.runtime.port import Crashed
 if TYPE_CHECKING:
     import asyncio
 
+_log = logging.getLogger("sage_flow")
+
 __all__ = ["Deadlock", "SimulationExecutor", "VirtualClock"]
 
 _YIELD_AT_LOCK = 0.1
@@ -46,6 +56,8 @@ _LATE = 0.1
 _LATE_S = 0.005
 _FIRST_USE_LATE = 0.5
 _FIRST_USE_LATE_S = 0.05
+_LONG_S = 30.0  # real seconds that nobody expects an activation to keep the baton for
+_LOOK_S = 0.05  # real seconds between looks at an activation that does not come back
 
 
 class VirtualClock:
@@ -76,6 +88,7 @@ class _Activation:
         self.deadline: float | None = None
         self.crashes = False
         self.is_over = False
+        self.is_abandoned = False
         self.baton = _taken_lock()
         self.thread = threading.Thread(target=self._body, args=(run, scheduler), name=name, daemon=True)
         self.thread.start()
@@ -90,7 +103,7 @@ class _Activation:
             pass  # what a crash is: it just stops
         finally:
             self.is_over = True
-            scheduler.baton.release()
+            scheduler.take_back(self)
 
     @property
     def is_runnable(self) -> bool:
@@ -161,6 +174,10 @@ class Scheduler:
         self.trace: list[str] = []
         self.baton = _taken_lock()
         self.on_crash: Callable[[str], None] = lambda _: None
+        self.patience_s: Callable[[str], float] = lambda name: math.inf
+        """Real seconds that an activation may keep the baton, asked whenever one has it for long."""
+        self._handing_over = threading.Lock()
+        self._abandoned: dict[threading.Thread, _Activation] = {}
         self._random = random.Random(seed)
         self._crash_at = crash_at
         self._activations: list[_Activation] = []
@@ -179,6 +196,7 @@ class Scheduler:
         self._activations.append(_Activation(name, run, self))
 
     def send(self, sender: int, target: int, message: Message) -> None:
+        self._running_here()
         path = self._paths.get((sender, target))
         if path is None:
             path = self._paths[sender, target] = _Path(sender, target)
@@ -214,13 +232,30 @@ class Scheduler:
     def _running_here(self) -> _Activation | None:
         """The activation that this thread is; None for the scheduler's and for threads outside the simulation."""
         me = self._current
-        return me if me is not None and me.thread is threading.current_thread() else None
+        if me is not None and me.thread is threading.current_thread():
+            return me
+        if threading.current_thread() in self._abandoned:
+            raise Crashed
+        return None
 
     def _give_back(self, me: _Activation) -> None:
-        self.baton.release()
+        self.take_back(me)
+        if me.is_abandoned:
+            raise Crashed
         me.baton.acquire()
         if me.crashes:
             raise Crashed
+
+    def take_back(self, me: _Activation) -> None:
+        """It gives the baton back, unless it has kept it for so long that the others go on without it."""
+        with self._handing_over:
+            if not me.is_abandoned:
+                self.baton.release()
+
+    @property
+    def has_interrupts(self) -> bool:
+        """Whether somebody outside waits for the running step to end."""
+        return bool(self._interrupts)
 
     def interrupt(self, action: Callable[[], None]) -> None:
         """From a thread outside the simulation: do this between two steps."""
@@ -265,8 +300,26 @@ class Scheduler:
     def _resume(self, activation: _Activation) -> None:
         self._current = activation
         activation.baton.release()
-        self.baton.acquire()
+        if not self.baton.acquire(timeout=_LOOK_S):
+            self._wait_for(activation)
         self._current = None
+
+    def _wait_for(self, activation: _Activation) -> None:
+        since, is_told = time.monotonic(), False
+        while not self.baton.acquire(timeout=_LOOK_S):
+            if time.monotonic() - since >= _LONG_S and not is_told:
+                is_told = True
+                place = thread_place(activation.thread.ident)
+                _log.warning("the simulation stands still for %g s: %s is at %s", _LONG_S, activation.name, place)
+            if time.monotonic() - since < self.patience_s(activation.name):
+                continue
+            with self._handing_over:
+                if self.baton.acquire(blocking=False):
+                    return
+                activation.is_abandoned = activation.is_over = True
+                self._abandoned[activation.thread] = activation
+            self._note(f"abandoned {activation.name}")  # the driver finds out in virtual time, and asks it where it is
+            return
 
     def _let_time_pass(self) -> None:
         deadlines = [a.deadline for a in self._activations if a.waits_for is not None and a.deadline is not None]
@@ -377,19 +430,29 @@ class SimulationExecutor:
         receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
         execution = SimulatedExecution(driver, scheduler, self.seed)
         scheduler.spawn("driver", execution.lead)
+        workers = {subtask.address: Worker(plan, subtask, shell) for subtask in plan.subtasks}
         for subtask in plan.subtasks:
-            worker = Worker(plan, subtask, shell)
-            receivers[subtask.address] = worker.port.deliver
-            scheduler.spawn(subtask.name, worker.run)
+            receivers[subtask.address] = workers[subtask.address].port.deliver
+            scheduler.spawn(subtask.name, workers[subtask.address].run)
+
+        def owners(name: str) -> tuple[int, ...]:
+            """A service's further activations and event loops are its own."""
+            owner = name.partition(" #")[0].removesuffix(" event loop")
+            return tuple(subtask.address for subtask in plan.subtasks if subtask.name == owner)
 
         def on_crash(name: str) -> None:
-            owner = name.partition(" #")[0]  # a service's further activations die with it
-            gone = tuple(subtask.address for subtask in plan.subtasks if subtask.name == owner)
+            gone = owners(name)
             for address in gone:
                 receivers[address] = lambda message: None
             driver.deliver(WorkersDied(gone, WorkerDied(f"{name} was crashed by the simulation")))
 
-        scheduler.on_crash = on_crash
+        def patience_s(name: str) -> float:
+            if execution.is_over or scheduler.has_interrupts or driver.is_cancelled:
+                return options.cancel_grace_s
+            ends = any(driver.is_ending(address) or workers[address].is_ending for address in owners(name))
+            return options.close_grace_s if ends else math.inf
+
+        scheduler.on_crash, scheduler.patience_s = on_crash, patience_s
 
         def simulate() -> None:
             try:

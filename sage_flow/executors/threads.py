@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -21,8 +20,7 @@ from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.worker import Worker
-from sage_flow.plan.location import is_engine_file, short_path
-from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from sage_flow.channels.loop import EventLoop
 
-__all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "queues_of_process", "where_is"]
+__all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "queues_of_process"]
 
 
 class LocalPost:
@@ -81,7 +79,6 @@ class ThreadShell:
 
     def __init__(self, post: LocalPost) -> None:
         self._post = post
-        self.threads: dict[str, threading.Thread] = {}
         self._loops: dict[int, EventLoop] = {}  # by the address that is called by its sockets
 
     def condition(self, address: int | None = None) -> Condition:
@@ -92,9 +89,7 @@ class ThreadShell:
         self._loops.update(dict.fromkeys(addresses, loop))
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        self.threads[name] = thread
-        thread.start()
+        threading.Thread(target=run, name=name, daemon=True).start()
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         import asyncio
@@ -133,7 +128,7 @@ class ThreadExecutor:
         post = LocalPost(copies_records=self.copies_records)
         shell = ThreadShell(post)
         outside = OutsidePort(plan, shell, shell.read_at)
-        driver = Driver(plan, shell, options, partial(_where_stuck, shell, plan.subtasks), outside)
+        driver = Driver(plan, shell, options, outside=outside)
         post.register(DRIVER, driver.deliver)
         post.register(OUTSIDE, outside.deliver)
         workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]
@@ -153,18 +148,3 @@ class ThreadExecutor:
 def queues_of_process(scope: str) -> JobQueues:
     """Where a job has its queues that runs in this process."""
     return JobQueues(scope, home=this_process())
-
-
-def _where_stuck(shell: ThreadShell, subtasks: tuple[Subtask, ...], address: int) -> str:
-    name = next(subtask.name for subtask in subtasks if subtask.address == address)
-    return where_is(shell.threads[name])
-
-
-def where_is(thread: threading.Thread) -> str:
-    """The innermost line of user code that a thread is in."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and is_engine_file(frame.f_code.co_filename):
-        frame = frame.f_back
-    if frame is None:
-        return "in the engine itself"
-    return f"stuck at {short_path(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"

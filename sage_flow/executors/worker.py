@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from sage_flow.channels.frame import DRIVER, Commit, Drain, Ended, Failed, Finished, Message, Progress, Reply, Request
+from sage_flow.channels.frame import (
+    DRIVER,
+    Closing,
+    Commit,
+    Drain,
+    Ended,
+    Failed,
+    Finished,
+    Message,
+    Progress,
+    Reply,
+    Request,
+)
 from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
 from sage_flow.executors.feeder import Feeder
 from sage_flow.executors.port import WorkerPort
@@ -41,6 +53,8 @@ class Worker:
         self._plan = plan
         self._subtask = subtask
         self._shell = shell
+        self.is_ending = False
+        """All its records are processed."""
         self._unit: Unit | None = None
         self._next_progress = 0.0
         self._is_told = True  # all that is counted, or no more of it than a fifth of a second ago
@@ -57,10 +71,10 @@ class Worker:
         except Crashed:
             return
         except BaseException as error:  # also SystemExit of user code: the driver must know
-            if isinstance(error, JobCancelled) and self.port.is_cancelled:
-                self._end(self._clean_up())
-                return
-            self._tell(Failed(self._address, self._unit_report(), pack_error(error)))
+            if not (isinstance(error, JobCancelled) and self.port.is_cancelled):
+                # Before anything is closed: a coroutine that does not end must not keep it back.
+                self._tell(Failed(self._address, self._unit_report(), pack_error(error)))
+            self.port.stop_tasks()
             self._end(self._clean_up())
         else:
             self._end(_attempt(self._unit.commit if self._unit else None))
@@ -69,14 +83,14 @@ class Worker:
         self._next_progress = self._shell.now() + _PROGRESS_S
         if self._subtask.chain.head.kind is Kind.SERVICE:
             service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
+            self.port.given_up_at, self.port.on_taken_back = service.given_up_at, service.on_taken_back
             service.open()
-            try:
-                _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
-            finally:
-                self.port.stop_tasks()
+            _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
+            self._begin_end()
             service.close()
         else:
             chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port)
+            self.port.given_up_at = chain.given_up_at
             chain.open()
             feeder = self._feed(chain)
             try:
@@ -84,8 +98,13 @@ class Worker:
             finally:
                 if feeder is not None:
                     feeder.stop()
-                self.port.stop_tasks()
+            self._begin_end()
             chain.close()
+
+    def _begin_end(self) -> None:
+        self.is_ending = True
+        self._tell(Closing(self._address))
+        self.port.stop_tasks()
 
     def _run_chain(self, chain: ChainSubtask, feeder: Feeder | None) -> None:
         timeout_s: float | None = 0.0
@@ -191,8 +210,7 @@ class _ServiceLoop:
         self._port = port
         self._shell = shell
         self._after_each = after_each
-        self._condition = shell.condition()
-        self._lock = self._condition.lock
+        self._lock = shell.condition().lock
         self._free = deque(range(service.concurrency))  # places; what a deque does, other threads see done or not
         self._others = service.concurrency - 1 if service.blocks else 0
         self._awaits = service.awaits
@@ -208,23 +226,21 @@ class _ServiceLoop:
             self._fault = error
             self._port.wake()  # the others end when they look up; what fails the job does not wait for them
             raise
-        with self._lock:
-            while self._others:
-                self._condition.wait()
+        self._port.suspend_until(lambda: not self._others)
         if self._fault is not None:
             raise self._fault
         self._port.suspend_until(lambda: len(self._free) == self._service.concurrency)
 
     def _run_other(self) -> None:
+        self._port.enter_further_activation()
         try:
             self._answer_requests()
         except BaseException as error:  # raised again by the subtask's own activation
             self._fault = error
-            self._port.wake()
         finally:
             with self._lock:
                 self._others -= 1
-                self._condition.notify_all()
+            self._port.wake()
 
     def _answer_requests(self) -> None:
         while not self._service.is_over and self._fault is None:

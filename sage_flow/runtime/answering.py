@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -62,8 +63,8 @@ class LateShare:
     """The share of a part of a record whose result comes later; `deadline` is when nobody waits for it any more."""
 
     def __init__(self, ticket: Ticket, deadline: float) -> None:
+        self.deadline = deadline
         self._ticket = ticket
-        self._deadline = deadline
 
     def add(self, share: Fraction) -> None:
         """Nothing else came of the record: what was left of it counts here, and needs no reply of its own."""
@@ -71,7 +72,7 @@ class LateShare:
 
     def ticket(self, now: float) -> Ticket:
         """Return it as it is now."""
-        return self._ticket._replace(remaining_s=self._deadline - now)
+        return self._ticket._replace(remaining_s=self.deadline - now)
 
 
 class Answering:
@@ -91,6 +92,11 @@ class Answering:
         self._ticket: Ticket | None = None
         self._late: LateShare | None = None  # the latest that was split off the record under way
         self._deadline = 0.0
+
+    @property
+    def given_up_at(self) -> float:
+        """When the caller gives up whose record is under way; infinitely long ago without one."""
+        return -math.inf if self._ticket is None else self._deadline
 
     @property
     def is_active(self) -> bool:

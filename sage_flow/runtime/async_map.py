@@ -6,6 +6,7 @@ pipeline each carries a share of its call, which it takes from the record that i
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -66,6 +67,12 @@ class AsyncMap:
     def is_empty(self) -> bool:
         """No record is under way."""
         return not self._pending
+
+    @property
+    def given_up_at(self) -> float:
+        """When the first caller of a record under way gives up, or has; infinitely long ago without one."""
+        shares = [pending.share for pending in list(self._pending)]
+        return min((share.deadline for share in shares if share is not None), default=-math.inf)
 
     @property
     def is_full(self) -> bool:

@@ -174,6 +174,11 @@ class CallTable:
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
 
+    @property
+    def last_deadline(self) -> float:
+        """When the last open call will have timed out; infinitely long ago without one."""
+        return max((call.deadline for call in self._calls.values()), default=-math.inf)
+
     def __len__(self) -> int:
         """How many calls are open."""
         return len(self._calls)

@@ -84,6 +84,11 @@ class Coordinator:
         """The subtasks that have not ended."""
         return tuple(self._alive)
 
+    @property
+    def is_committing(self) -> bool:
+        """Whether every subtask has closed, so that they publish."""
+        return self._committing
+
     def statuses(self) -> dict[int, str]:
         """Of each subtask: RUNNING, FINISHED (closed, and waiting for the others) or ENDED."""
         told = dict.fromkeys((subtask.address for subtask in self._plan.subtasks), "ENDED")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -39,6 +40,8 @@ class ServiceSubtask:
         self.is_over = self._callers.are_all_gone
         """No request will come any more."""
         self._object: Any = None
+        self._under_way: dict[tuple[int, int], float] = {}  # deadlines of the calls that are being answered
+        self._taken_back: set[tuple[int, int]] = set()  # of these, perhaps of some that have just ended
         self._methods: frozenset[str] = frozenset()
         self._coroutines: frozenset[str] = frozenset()  # of the methods
 
@@ -96,6 +99,18 @@ class ServiceSubtask:
         """How many calls were answered."""
         return self._counters.report(queued)
 
+    def given_up_at(self) -> float:
+        """When the first caller of a call under way gives up, or has; infinitely long ago without one."""
+        under_way = dict(self._under_way)
+        if self._taken_back & under_way.keys():
+            return -math.inf
+        return min(under_way.values(), default=-math.inf)
+
+    def on_taken_back(self, caller: int, call: int) -> None:
+        """The caller has given up, from whatever thread."""
+        if (caller, call) in self._under_way:
+            self._taken_back.add((caller, call))
+
     def on_message(self, message: Message) -> Request | None:
         """Return the request that is to be answered, if the message is one. Raises ProtocolError."""
         if isinstance(message, Request):
@@ -124,6 +139,7 @@ class ServiceSubtask:
         if request.deadline <= now:
             release()
             return
+        self._under_way[request.reply_to, request.call_id] = request.deadline
         if request.method in self._coroutines:
             self._port.start(self._answer_awaiting(request, release), request.deadline - now)
             return
@@ -132,7 +148,7 @@ class ServiceSubtask:
             self._reply(request, self._outcome(request))
         finally:
             activation_deadline.reset(token)
-            release()
+            self._done(request, release)
 
     async def _answer_awaiting(self, request: Request, release: Callable[[], None]) -> None:
         activation_deadline.set(request.deadline)  # in this task, whose context is its own
@@ -148,7 +164,14 @@ class ServiceSubtask:
                 reply = self._error_reply(request, error)
             self._reply(request, reply)
         finally:
-            release()
+            self._done(request, release)
+
+    def _done(self, request: Request, release: Callable[[], None]) -> None:
+        call = request.reply_to, request.call_id
+        self._under_way.pop(call, None)
+        if self._taken_back:
+            self._taken_back.discard(call)
+        release()
 
     def _outcome(self, request: Request) -> Reply:
         try:

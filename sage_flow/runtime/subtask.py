@@ -7,6 +7,7 @@ time; between slices it sends what the chain gave, and the worker looks for comm
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -231,6 +232,10 @@ class ChainSubtask:
     def report(self, queued: int = 0) -> SubtaskReport:
         """How far this subtask is."""
         return self._counters.report(queued)
+
+    def given_up_at(self) -> float:
+        """When the caller of a record under way gives up, or has; infinitely long ago if nobody waits for one."""
+        return max(self._answering.given_up_at, *(made.given_up_at for made in self._async_maps.values()), -math.inf)
 
     # -- what arrives ---------------------------------------------------------------------------------------
 

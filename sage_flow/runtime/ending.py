@@ -1,0 +1,113 @@
+"""How long the end of a subtask may take, and what it waits for.
+
+A subtask *ends* once all its records are processed: coroutines that were left are cancelled, a service answers what is
+under way, functions are closed, sinks publish. Only user code can hold that up. After `grace_s` seconds the subtask is
+asked where it is; whoever has given up what it does is taken into account there (`Located.left_s`). It is blocked if
+it is in user code that nobody waits for any more, or gives no answer; a subtask that itself waits for others is not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from sage_flow.channels.frame import Located
+
+__all__ = ["ANSWER_S", "Blocked", "EndWatch"]
+
+ANSWER_S: Final = 5.0
+"""For a subtask to say where it is, which it can whatever its user code does: unless that keeps the interpreter."""
+
+
+class Blocked(NamedTuple):
+    """The end of this subtask is held up; `places` are lines of user code, None if it gave no answer."""
+
+    address: int
+    places: tuple[str, ...] | None
+
+
+class EndWatch:
+    """The subtasks that are ending. Times are seconds of any clock that never goes back."""
+
+    def __init__(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        self._due: dict[int, float] = {}  # when to ask each
+        self._asked: dict[int, Located | None] = {}
+        self._answer_by = math.inf
+
+    def begin(self, address: int, now: float) -> None:
+        """Only its end is left of a subtask, or its next step."""
+        self._asked.pop(address, None)
+        self._due[address] = now + self.grace_s
+
+    def over(self, address: int) -> None:
+        """It has ended, or that step of it."""
+        self._due.pop(address, None)
+        self._asked.pop(address, None)
+
+    def clear(self) -> None:
+        """The end of the job is not the normal one any more."""
+        self._due.clear()
+        self._asked.clear()
+
+    def __contains__(self, address: int) -> bool:
+        return address in self._due or address in self._asked
+
+    @property
+    def next_look(self) -> float:
+        """When to call `look` or `verdict`; infinite while nothing is ending."""
+        if self._asked:
+            return self._answer_by
+        return min(self._due.values(), default=math.inf)
+
+    def look(self, now: float) -> tuple[int, ...]:
+        """Return the subtasks to be asked now where they are."""
+        if self._asked:
+            return ()
+        late = tuple(address for address, when in self._due.items() if when <= now)
+        self.ask(late, now)
+        return late
+
+    def ask(self, addresses: tuple[int, ...], now: float) -> None:
+        """They are asked; `on_located` takes the answers."""
+        for address in addresses:
+            self._due.pop(address, None)
+            self._asked[address] = None
+        self._answer_by = now + ANSWER_S
+
+    def on_located(self, told: Located) -> None:
+        """An answer has come."""
+        if told.subtask in self._asked:
+            self._asked[told.subtask] = told
+
+    def is_answered(self, now: float) -> bool:
+        """Whether all that were asked have answered, or their time is over."""
+        return bool(self._asked) and (now >= self._answer_by or None not in self._asked.values())
+
+    def answers(self) -> dict[int, tuple[str, ...] | None]:
+        """Where those are that were asked; None: no answer. Nobody is asked any more."""
+        asked, self._asked = self._asked, {}
+        return {address: None if told is None else told.places for address, told in asked.items()}
+
+    def verdict(self, now: float) -> tuple[Blocked, ...]:
+        """Return who is blocked, once all have answered. The others get another while."""
+        if not self.is_answered(now):
+            return ()
+        asked, self._asked = self._asked, {}
+        blocked: list[Blocked] = []
+        waiting: list[int] = []
+        for address, told in asked.items():
+            if told is None:
+                blocked.append(Blocked(address, None))
+            elif told.left_s > 0:
+                self._due[address] = now + told.left_s + self.grace_s
+            elif told.places:
+                blocked.append(Blocked(address, told.places))
+            else:
+                waiting.append(address)
+        if blocked:
+            return tuple(blocked)
+        if not self._due:  # they wait for each other, or for what was lost: nothing else is left to wait for
+            return tuple(Blocked(address, ()) for address in waiting)
+        self._due.update(dict.fromkeys(waiting, now + self.grace_s))
+        return ()
