@@ -80,7 +80,13 @@ def test_a_call_that_everybody_has_given_up_does_not_hold_up_the_end_for_ever(sh
     env = environment(shell)
     env.register_service("slow", Slow, concurrency=concurrency)
     env.from_collection([1]).map(give_up(method), on_error="skip").collect("r")
-    text = blocked_end(env, "slow[1/1]", "in get" if method == "block" else f"in {method}", "0.2 s (close_grace_s)", "nothing was published")
+    text = blocked_end(
+        env,
+        "slow[1/1]",
+        "in get" if method == "block" else f"in {method}",
+        "0.2 s (close_grace_s)",
+        "nothing was published",
+    )
     assert "'h'" in text
 
 
@@ -200,10 +206,13 @@ def test_a_call_that_somebody_may_still_wait_for_is_not_given_up():
             time.sleep(0.5)
             answered.append(value)
 
+    def send(value, ctx):
+        ctx.service("gate").get.remote(value)
+
     answered = []
     env = LocalEnvironment("h", close_grace_s=0.05)
     env.register_service("gate", Gate, timeout=FOR_EVER)
-    env.from_collection([1, 2]).for_each(lambda n, ctx: ctx.service("gate").get.remote(n))
+    env.from_collection([1, 2]).for_each(send)
     assert env.execute(progress=False).status is JobStatus.FINISHED
     assert answered == [1, 2]
 
