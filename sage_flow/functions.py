@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.service import Call, ServiceCaller, ServiceFuture, ServiceHandle
-from sage_flow.state import NO_KEY, KeyedState
+from sage_flow.state import KeyedState
 
 if TYPE_CHECKING:
     from sage_flow.channels import BaseQueueDescriptor
@@ -70,8 +71,10 @@ class RuntimeContext:
         job_id, attempt: of this run of the job, which no other run has, and the number of its start, from 1: a job
             that restarts keeps its id and begins attempt 2.
         subtask_index, parallelism: this is copy `subtask_index` (from 0) of `parallelism`.
-        key: of the record that is being processed, on a keyed stream.
+        key: of the record that is being processed, on a keyed stream. Raises PipelineError where there is none.
     """
+
+    key: Any
 
     def __init__(
         self,
@@ -93,11 +96,35 @@ class RuntimeContext:
         self.operator_name = operator_name
         self.subtask_index = subtask_index
         self.parallelism = parallelism
-        self.key: Any = NO_KEY
         self._services = services
         self._side_output = side_output
         self._queues = queues
         self._state = KeyedState(self) if keyed else None
+
+    def __getattr__(self, name: str) -> Any:
+        """Asked for what is not set, so that to set the key of each record stays cheap."""
+        if name != "key":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if self._state is not None:
+            raise PipelineError(
+                f"{self.operator_name!r} has no key here: a key belongs to one record, which open(), close() and the"
+                " batches of map_batches do not have"
+            )
+        raise PipelineError(
+            f"{self.operator_name!r} has no ctx.key: its stream has no keys. A key_by(...) holds for the operator that"
+            " follows it and ends there; put it directly before this operator, or keep the key in the record"
+        )
+
+    def forget_key(self) -> None:
+        """No record is being processed any more."""
+        self.__dict__.pop("key", None)
+
+    def for_later(self) -> RuntimeContext:
+        """Return a context that keeps the key of this record, for a function that goes on when others come."""
+        made = copy.copy(self)
+        if self._state is not None:
+            made._state = self._state.seen_by(made)
+        return made
 
     @property
     def state(self) -> KeyedState:

@@ -18,13 +18,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class NoKey:
-    """Stands for the key while no record is being processed."""
-
-    __slots__ = ()
-
-
-NO_KEY = NoKey()
 MISSING: Any = object()
 
 
@@ -39,7 +32,7 @@ def check_key(key: Any) -> None:
 
 
 class HasKey(Protocol):
-    """Whoever knows the key of the record that is being processed."""
+    """Whoever knows the key of the record that is being processed, and refuses to tell it where there is none."""
 
     key: Any
 
@@ -78,12 +71,7 @@ class _Handle:
 
     @property
     def _key(self) -> Any:
-        key = self._context.key
-        if key is NO_KEY:
-            raise PipelineError(
-                "keyed state has no key here: use it while a record is processed, not in open() or close()"
-            )
-        return key
+        return self._context.key
 
     def clear(self) -> None:
         """Forget the entry of this key."""
@@ -213,6 +201,12 @@ class KeyedState:
         self._context = context
         self._handles: dict[str, _Handle] = {}
         self.tables: dict[str, KeyTable] = {}
+
+    def seen_by(self, context: HasKey) -> KeyedState:
+        """The same states, for the key of another context."""
+        other = KeyedState(context)
+        other.tables = self.tables
+        return other
 
     def value(self, name: str, default: Any = None) -> ValueState[Any]:
         """One value per key; `default` is a value (copied where it is mutable) or a factory such as `list`."""

@@ -135,35 +135,29 @@ class Stream(ShownStream, HasOptions, Generic[T]):
         return self._step(Kind.PROCESS, function, name, parallelism, on_error, with_ctx)
 
     @overload
-    def map_batches(self, function: Callable[[list[T]], Iterable[U]], *, batch_size: int = ..., name: str | None = ..., parallelism: int | None = ..., with_ctx: bool | None = ...) -> DataStream[U]: ...  # fmt: skip # noqa: E501
+    def map_batches(self, function: Callable[[list[T]], Iterable[U]], *, batch_size: int = ..., on_error: OnError = ..., name: str | None = ..., parallelism: int | None = ..., with_ctx: bool | None = ...) -> DataStream[U]: ...  # fmt: skip # noqa: E501
     @overload
-    def map_batches(self, function: Callable[[list[T], RuntimeContext], Iterable[U]], *, batch_size: int = ..., name: str | None = ..., parallelism: int | None = ..., with_ctx: bool | None = ...) -> DataStream[U]: ...  # fmt: skip # noqa: E501
+    def map_batches(self, function: Callable[[list[T], RuntimeContext], Iterable[U]], *, batch_size: int = ..., on_error: OnError = ..., name: str | None = ..., parallelism: int | None = ..., with_ctx: bool | None = ...) -> DataStream[U]: ...  # fmt: skip # noqa: E501
     def map_batches(
         self,
         function: Callable[..., Iterable[Any]],
         *,
         batch_size: int = 256,
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
         with_ctx: bool | None = None,
     ) -> DataStream[Any]:
         """Call `function` with lists of exactly `batch_size` records (the last one may be shorter).
 
-        For work that is cheaper by the batch, such as a model or a vectorised computation.
+        For work that is cheaper by the batch, such as a model or a vectorised computation. A batch that fails is not
+        run again: `on_error` holds for each of its records.
 
         >>> collect(stream_of(1, 2, 3).map_batches(lambda batch: [sum(batch)], batch_size=2))
         [3, 3]
         """
-        checked_count(batch_size, "batch_size", name or "map_batches")
-        return self._step(
-            Kind.MAP_BATCHES,
-            function,
-            name,
-            parallelism,
-            "fail",
-            with_ctx,
-            options={"batch_size": batch_size},
-        )
+        options = {"batch_size": checked_count(batch_size, "batch_size", name or "map_batches")}
+        return self._step(Kind.MAP_BATCHES, function, name, parallelism, on_error, with_ctx, options=options)
 
     def map_async(
         self,
@@ -423,7 +417,8 @@ class DataStream(Stream[T]):
 class KeyedStream(Stream[T], Generic[K, T]):
     """A stream whose records have a key; equal keys meet in one subtask, in order.
 
-    Functions with `ctx` find the key in `ctx.key` and keyed state in `ctx.state`. The aggregates give
+    Functions with `ctx` find the key in `ctx.key` and keyed state in `ctx.state`, except in `map_batches`: a batch has
+    records of many keys. What follows an operator has no key any more. The aggregates give
     `(key, value)` pairs: one for every record (`emit="updates"`), or one per key when the input ends
     (`emit="final"`).
     """

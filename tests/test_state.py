@@ -1,20 +1,19 @@
 """Keyed state: an entry per key, defaults of its own for each, keys that can be placed."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_flow.errors import InvalidKeyError, PipelineError
-from sage_flow.state import NO_KEY, KeyedState
+from sage_flow.functions import RuntimeContext
+from sage_flow.state import KeyedState
 
 
 class At:
     """Keyed state, and the key it is looked at with."""
 
     def __init__(self):
-        self.context = SimpleNamespace(key=NO_KEY)
+        self.context = RuntimeContext("job", "step", 0, 1, keyed=True)
         self.state = KeyedState(self.context)
 
     def __call__(self, key):
@@ -162,7 +161,7 @@ USES = {
 
 @pytest.mark.parametrize("use", USES)
 def test_without_a_record_there_is_no_key(at, use):
-    with pytest.raises(PipelineError, match=r"not in open\(\) or close\(\)"):
+    with pytest.raises(PipelineError, match=r"which open\(\), close\(\) and .* do not have"):
         USES[use](at.state)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_flow.errors import PipelineError
+from sage_flow.functions import RuntimeContext
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.answering import LateShare
 from sage_flow.runtime.failure import is_of_pipeline, shorten
@@ -143,13 +144,19 @@ class AsyncMap:
         raise error
 
     def _start(self, pending: Pending) -> None:
-        function, bound = self._bound.functions[0], self._bound
+        function = self._bound.functions[0]
         try:
-            made = function(pending.record, bound.context) if bound.operator.with_ctx[0] else function(pending.record)
-            pending.task = self._task(made)
+            pending.task = self._task(function(pending.record, *self._context()))
         except Exception as error:
             pending.error = error
         self._pending.append(pending)
+
+    def _context(self) -> tuple[RuntimeContext, ...]:
+        """With a key, each record has its own: when a coroutine goes on, another record is the latest."""
+        operator, context = self._bound.operator, self._bound.context
+        if not operator.with_ctx[0]:
+            return ()
+        return (context.for_later() if operator.keyed else context,)
 
     def _task(self, made: Any) -> Task:
         if isinstance(made, ServiceFuture):

@@ -32,7 +32,7 @@ __all__ = [
     "user_frames",
 ]
 
-_ALWAYS_FAIL = frozenset({Kind.SOURCE, Kind.KEY_BY, Kind.COUNT, Kind.MAP_BATCHES, Kind.COLLECT, Kind.SERVICE})
+_ALWAYS_FAIL = frozenset({Kind.SOURCE, Kind.KEY_BY, Kind.COUNT, Kind.COLLECT, Kind.SERVICE})
 """Operators without an `on_error`."""
 
 _shorten = reprlib.Repr()
@@ -62,7 +62,10 @@ def explain_failure(
         return
     notes = [f"operator  {operator.name!r} ({operator.kind}), {subtask}, job {job!r}, written at {operator.location}"]
     if has_record:
-        notes.append(f"record    {shorten(record)}")
+        is_batch = operator.kind is Kind.MAP_BATCHES
+        notes.append(
+            f"batch     {len(record)} records: {shorten(record)}" if is_batch else f"record    {shorten(record)}"
+        )
         notes += _about_on_error(error, operator)
     add_notes(error, notes)
 
@@ -93,7 +96,8 @@ def _about_on_error(error: BaseException, operator: Operator) -> list[str]:
     if policies is None:
         return []
     if isinstance(error, Exception):
-        return [f"          on_error={policies} lets the job go on past such records"]
+        failed = "batches, without their records" if operator.kind is Kind.MAP_BATCHES else "records"
+        return [f"          on_error={policies} lets the job go on past such {failed}"]
     what = "sys.exit() asks the program to end" if isinstance(error, SystemExit) else "it is no Exception"
     return [f"          {what}, so no on_error lets the job go on: to give up one record, raise an Exception"]
 

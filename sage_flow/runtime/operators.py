@@ -64,6 +64,7 @@ class BoundOperator:
         self._living = [function for function in copies.values() if isinstance(function, _LIVING)]
         self.table = KeyTable(_initial(operator)) if operator.kind in AGGREGATES else None
         self._pending: list[Any] = []  # of map_batches
+        self.batch: list[Any] = []  # that its function was called with last
         self.calls = tuple(self._call(side) for side in range(len(self.functions))) if self._has_calls() else ()
 
     def open(self) -> None:
@@ -73,6 +74,7 @@ class BoundOperator:
 
     def close(self) -> None:
         """Close what was opened."""
+        self.context.forget_key()
         for function in self._living:
             function.close()
 
@@ -135,9 +137,23 @@ class BoundOperator:
         return self._run_batch(pending)
 
     def _run_batch(self, values: list[Any]) -> Iterable[Any]:
+        self.batch = values
+        self.context.forget_key()  # that of its last record is not the batch's
+        return self._outputs_of_batch() if self.operator.on_error == "fail" else self._guarded_batch()
+
+    def _outputs_of_batch(self) -> Iterable[Any]:
         context = (self.context,) if self.operator.with_ctx[0] else ()
+        values = self.batch[:] if self.operator.on_error != "fail" else self.batch  # the function may change the list
         outputs = self.functions[0](values, *context)
         return looked_items(self.operator, check_outputs(self.operator, outputs))
+
+    def _guarded_batch(self) -> Iterator[Any]:
+        """What it gave before it raised stays given; it is not run again, and each of its records has failed."""
+        try:
+            yield from self._outputs_of_batch()
+        except Exception as error:
+            for value in self.batch:
+                self.reject(value, error)
 
 
 def _may_return_none(function: Any) -> Callable[..., Iterable[Any]]:

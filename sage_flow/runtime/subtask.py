@@ -318,7 +318,9 @@ class ChainSubtask:
     def _read_source(self, source: Source[Any]) -> Step:
         try:
             batch = END if self._drains else source.next_batch()
-        except Exception as error:
+        except UNWINDING:
+            raise
+        except BaseException as error:
             self._explain(error, self._operators[0].operator)
             raise
         if batch is IDLE:
@@ -429,13 +431,15 @@ class ChainSubtask:
         if culprit is None:
             self._explain(error, self._operators[-1].operator)
             return
-        operator = culprit.operator
+        operator, record = culprit.operator, culprit.record
         if culprit.index is not None:
             self._uncount(culprit.index)
+            if operator.kind is Kind.MAP_BATCHES:
+                record = self._operators[culprit.index].batch
             if isinstance(error, InvalidKeyError):  # it shows where the key is first used; who made it is to blame
                 before = [bound.operator for bound in self._operators[: culprit.index]]
                 operator = next((o for o in reversed(before) if o.kind is Kind.KEY_BY), operator)
-        explain_failure(error, operator, subtask=self._place(), job=self.plan.job, record=culprit.record)
+        explain_failure(error, operator, subtask=self._place(), job=self.plan.job, record=record)
 
     def _uncount(self, index: int) -> None:
         """The record that raised was counted as given by its operator and by those behind it."""
@@ -541,8 +545,13 @@ class ChainSubtask:
             records = iter(bound.at_end())
             while batch := list(islice(records, FRAME_RECORDS)):
                 yield batch
-        except Exception as error:
-            self._explain(error, bound.operator)
+        except UNWINDING:
+            raise
+        except BaseException as error:
+            if bound.operator.kind is Kind.MAP_BATCHES:
+                self._explain_record(error, bound.operator, bound.batch)
+            else:
+                self._explain(error, bound.operator)
             raise
 
 

@@ -244,7 +244,7 @@ def test_a_pipeline_that_cannot_run_is_refused_with_name_place_and_cure(write, f
         lambda env: numbers(env).map(str, paralelism=2),
         lambda env: numbers(env).key_by(str, parallelism=2),
         lambda env: numbers(env).key_by(str).count(on_error="skip"),
-        lambda env: numbers(env).map_batches(list, on_error="skip"),
+        lambda env: numbers(env).map_batches(list, max_records=3),
         lambda env: env.from_collection([1], parallelism=2),
         lambda env: env.execute(verbose=True),
         lambda env: LocalEnvironment("job", retries=2),
