@@ -1,5 +1,6 @@
 """The generated loop does what a naive interpreter of the operators does: outputs, counts, culprits."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_flow.errors import JobCancelled, PipelineError
+from sage_flow.runtime.failure import shorten
 
 # --- operators as data, so that both the engine and the interpreter can run them --------------------------
 
@@ -67,7 +69,7 @@ keys = st.builds(Fn, st.just(1), st.integers(0, 2), st.sampled_from([0, 5, 5, 5,
 @st.composite
 def steps(draw):
     kind = draw(st.sampled_from(["map", "filter", "flat_map", "process", "map_batches", *KEYED_ONLY]))
-    can_skip = kind not in ("count", "map_batches")
+    can_skip = kind != "count"
     return Step(
         kind,
         draw(fns),
@@ -92,7 +94,7 @@ def write(stream, step, name):
         case "process":
             result = stream.process(lambda v: None if number(v) % 3 == 0 else step.flat(v), **options)
         case "map_batches":
-            result = stream.map_batches(step.batch, batch_size=step.size, name=name)
+            result = stream.map_batches(step.batch, batch_size=step.size, **options)
         case "state":
 
             def remember(value, ctx):
@@ -130,6 +132,7 @@ class Naive:
         self.emitted, self.skipped, self.dead = [0] * n, [0] * n, [[] for _ in range(n)]
         self.tables = [{} for _ in range(n)]
         self.pending = [[] for _ in range(n)]
+        self.batches = [[] for _ in range(n)]  # that were run last
 
     def push(self, i, value):
         if i == len(self.steps):
@@ -142,11 +145,17 @@ class Naive:
                 self.emitted[i] += 1
                 self.push(i + 1, output)
         except Boom as error:
-            if step.on_error == "fail":
-                raise Failed(str(i), value) from error
-            self.skipped[i] += step.on_error == "skip"
-            if step.on_error == "dead_letter":
-                self.dead[i].append(value)
+            self.failed(i, step, self.batches[i] if step.kind == "map_batches" else value, error)
+
+    def failed(self, i, step, what, error):
+        """`what`: a record, of map_batches the batch."""
+        if step.on_error == "fail":
+            raise Failed(str(i), what) from error
+        records = what if step.kind == "map_batches" else [what]
+        if step.on_error == "skip":
+            self.skipped[i] += len(records)
+        else:
+            self.dead[i] += records
 
     def _try(self, name, value, function):
         try:
@@ -170,8 +179,8 @@ class Naive:
             case "map_batches":
                 self.pending[i].append(value)
                 if len(self.pending[i]) == step.size:
-                    batch, self.pending[i] = self.pending[i], []
-                    yield from step.batch(batch)
+                    self.batches[i], self.pending[i] = self.pending[i], []
+                    yield from step.batch(self.batches[i])
             case "state":
                 seen = table.get(key, 0) + 1
                 table[key] = seen
@@ -202,7 +211,7 @@ class Naive:
                 try:
                     held_back = step.batch(self.pending[i])
                 except Boom as error:
-                    raise Failed(str(i), None) from error
+                    self.failed(i, step, self.pending[i], error)
             elif step.kind in KEYED_ONLY and step.kind != "state" and step.emit == "final":
                 held_back = list(self.tables[i].items())
             for output in held_back:
@@ -235,7 +244,8 @@ def channels_to(made, name):
 def culprit_in(error):
     notes = error.__notes__
     name = notes[0].split("'")[1]
-    record = next((note[len("record    ") :] for note in notes if note.startswith("record  ")), None)
+    found = (re.match(r"record    (.*)|batch     \d+ records: (.*)", note) for note in notes)
+    record = next((match[1] or match[2] for match in found if match), None)
     return name, record
 
 
@@ -275,7 +285,7 @@ def test_the_generated_loop_does_what_a_naive_interpreter_does(pipeline, frames)
         assert made.port.records(channels_to(made, "keyed")[0]) == [(number(v) % 3, v) for v in naive.out]
     else:
         name, record = expected
-        assert raised == (name, None if record is None else repr(record))
+        assert raised == (name, shorten(record))
         assert sent == naive.out[: len(sent)]
     if expected is None or not failed_at_end:
         assert made.counts() == {str(i): count for i, count in enumerate(naive.emitted)}
