@@ -1,9 +1,11 @@
 """Which channels this process knows, and their live ends: one per channel, however many descriptors there are.
 
 All descriptors of one identity share one `Channel` object. It goes when they go - except while it owns the contents of
-its queue, which stay until `close()`. A channel that was closed here stays closed: a later descriptor with its
-identity must not wait on a new queue for those who used the old one. The last 10,000 of these are remembered. The same
-goes for all channels of a job that is over, by its scope.
+its queue and somebody may come by its name: then they stay until `close()`.
+
+A channel that was closed here stays closed: a later descriptor with its identity must not wait on a new queue for those
+who used the old one. The last 10,000 of these are remembered. The same goes for all channels of a job that is over, by
+its scope.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ _CLOSED: Final = 10_000
 _lock = threading.Lock()
 _channels: weakref.WeakValueDictionary[ChannelKey, Channel] = weakref.WeakValueDictionary()
 _owned: dict[ChannelKey, Channel] = {}  # whose contents are here
+_passing: weakref.WeakValueDictionary[ChannelKey, Channel] = (
+    weakref.WeakValueDictionary()
+)  # and go with the last handle
 _closed: dict[ChannelKey, None] = {}
 _ended: dict[str, None] = {}  # scopes
 _process = f"{os.getpid()}-{os.urandom(6).hex()}"
@@ -39,12 +44,15 @@ def this_process() -> str:
 class Channel:
     """One logical channel, as this process knows it."""
 
-    __slots__ = ("__weakref__", "_live", "_lock", "bound", "key")
+    __slots__ = ("__weakref__", "_kept", "_live", "_lock", "bound", "crosses", "key")
 
     def __init__(self, key: ChannelKey) -> None:
         self.key = key
         self.bound = False
         """Somebody has used, shared or serialised it: its clones are the same channel. Never unset."""
+        self.crosses = False
+        """Other processes of this machine reach it, too."""
+        self._kept = False
         self._lock = threading.Lock()
         self._live: Callable[[], LiveQueue | None] = _none
 
@@ -63,7 +71,7 @@ class Channel:
             self._live = (lambda: live) if live.owns_contents else weakref.ref(live)
             if live.owns_contents:
                 with _lock:
-                    _owned[self.key] = self
+                    (_owned if self._kept else _passing)[self.key] = self
                 if self.scope in _ended:  # since we looked
                     self.close(live)
             return live
@@ -72,6 +80,15 @@ class Channel:
     def scope(self) -> str:
         return self.key[-2]
 
+    def keep(self) -> None:
+        """It has a name that others know, or is in a serial form: its contents stay when all handles are gone."""
+        if self._kept:
+            return
+        with _lock:
+            self._kept = True
+            if _passing.pop(self.key, None) is not None:
+                _owned[self.key] = self
+
     def close(self, live: LiveQueue) -> None:
         """Close `live`, which `reach` returned, and forget it."""
         live.close()
@@ -79,6 +96,7 @@ class Channel:
             return
         with _lock:
             _owned.pop(self.key, None)
+            _passing.pop(self.key, None)
             _remember(self.key, _closed)
 
     def _check_open(self) -> None:
@@ -108,7 +126,7 @@ def channel(key: ChannelKey) -> Channel:
 def owned_channels() -> list[tuple[Channel, LiveQueue]]:
     """The channels whose contents are in this process, and their live ends."""
     with _lock:
-        owned = list(_owned.values())
+        owned = [*_owned.values(), *_passing.values()]
     return [(known, live) for known in owned if (live := known._live()) is not None]
 
 
@@ -131,15 +149,24 @@ def _none() -> None:
     return None
 
 
+def _before_fork() -> None:
+    """The child has handles of all that is known here: of what it can reach, they are shared with it."""
+    with _lock:
+        known = list(_channels.values())
+    for channel in known:
+        channel.bound |= channel.crosses
+
+
 def _after_fork() -> None:
     """Live ends belong to the parent: their contents are there, their connections are its own."""
     global _lock, _process
     _lock = threading.Lock()
     _process = f"{os.getpid()}-{os.urandom(6).hex()}"
     _owned.clear()
+    _passing.clear()
     for known in list(_channels.values()):
         known._abandon()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -6,6 +6,7 @@ read from its pickle, dict or JSON, has the same channel - in whatever process, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sage_flow.channels.channel import Channel, channel
 from sage_flow.channels.queue_methods import LiveQueue, QueueMethods
-from sage_flow.errors import ChannelConflict
+from sage_flow.errors import ChannelConflict, QueueClosed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,6 +46,8 @@ class BaseQueueDescriptor(QueueMethods):
         self._maxsize = _check_maxsize(maxsize)
         self._live: LiveQueue | None = None
         self._channel = self._find(label)
+        if queue_id is not None:
+            self._channel.keep()
 
     # What a kind says.
 
@@ -152,6 +155,8 @@ class BaseQueueDescriptor(QueueMethods):
         copy._label = f"{self._label}_clone" if new_queue_id is None else new_queue_id
         copy._home, copy._live = copy._new_home(), None
         copy._channel = copy._find(f"{copy._label}_{os.urandom(4).hex()}" if new_queue_id is None else new_queue_id)
+        if new_queue_id is not None:
+            copy._channel.keep()
         return copy
 
     def share(self) -> Self:
@@ -171,11 +176,21 @@ class BaseQueueDescriptor(QueueMethods):
         """End the channel, for all who use it: they get QueueClosed. What is in it is dropped, counted and logged."""
         self._channel.close(self.queue_instance)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """`close()`, if somebody has used, shared or serialised it."""
+        if self.is_bound:
+            with contextlib.suppress(QueueClosed):  # by somebody else
+                self.close()
+
     # Serial forms.
 
     def to_dict(self) -> dict[str, Any]:
         """All that `resolve_descriptor` needs, and no keys; binds the channel."""
         self._channel.bound = True
+        self._channel.keep()
         return {
             "queue_type": self.queue_type,
             "queue_id": self._label,
@@ -279,7 +294,14 @@ class BaseQueueDescriptor(QueueMethods):
         return type(self), self._label, self._channel.key, tuple(self.metadata.items())
 
     def _find(self, channel_id: str) -> Channel:
-        return channel((self.queue_type, *self._place, self._scope, channel_id))
+        found = channel((self.queue_type, *self._place, self._scope, channel_id))
+        found.crosses = self._crosses_processes
+        return found
+
+    @property
+    def _crosses_processes(self) -> bool:
+        """Whether a forked child can reach the queue."""
+        return True
 
     def _copy(self) -> Self:
         copy = object.__new__(type(self))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from sage_flow.channels.handshake import NONCE_BYTES, Acceptor, Identity
@@ -22,8 +25,12 @@ __all__ = ["Listener"]
 
 _HANDSHAKE_S: Final = 10.0  # for a peer that has connected
 _HALF_OPEN: Final = 128  # handshakes that may be under way
+_OF_FILES: Final = 4  # they take at most one of so many files that the process may have open
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_S: Final = 0.1  # before the next try to accept after one of these
+
+
+_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()  # of this process
 
 
 class Listener:
@@ -43,7 +50,7 @@ class Listener:
         on_closed: OnClosed = lambda link, reason: None,
         on_link: Callable[[Link], object] = lambda link: None,
         handshake_s: float = _HANDSHAKE_S,
-        half_open: int = _HALF_OPEN,
+        half_open: int | None = None,
         limit: int = MESSAGE_LIMIT,
         process: int = 0,
         attempt: int = 0,
@@ -52,8 +59,8 @@ class Listener:
         """Bind, and begin to accept.
 
         `handshake_s` and `half_open` bound what strangers can hold: seconds for a handshake, and how many may be
-        under way; one more ends the oldest. `limit`: bytes of a message at the most. `process`, `attempt`: ours
-        in a job; `loop`: another one than that of all links.
+        under way (default: 128, less where the process may open few files); one more ends the oldest. `limit`: bytes
+        of a message at the most. `process`, `attempt`: ours in a job; `loop`: another one than that of all links.
 
         Raises: ChannelNotReachable if the port is in use, or if there is no key and others than this machine
         could connect; SageFlowError if a path is too long.
@@ -68,7 +75,7 @@ class Listener:
         self._on_link = on_link
         self._on_closed = on_closed
         self._handshake_s = handshake_s
-        self._half_open_limit = half_open
+        self._half_open_limit = most_half_open() if half_open is None else half_open
         self._limit = limit
         self._half_open: dict[Link, None] = {}  # oldest first
         self._links: dict[Link, None] = {}
@@ -79,6 +86,7 @@ class Listener:
         self._sock = address.listen()
         self.address = address.bound(self._sock)
         self._loop = loop or exchange_loop()
+        _listeners.add(self)
         self._loop.order(self._listen)
 
     def __repr__(self) -> str:
@@ -119,8 +127,7 @@ class Listener:
         except Exception as error:
             self._note_refusal(text_of(error))
             if isinstance(error, OSError) and error.errno in _EXHAUSTED:  # it would be ready again at once
-                self._loop.forget(self._sock)
-                self._loop.after(_PAUSE_S, self._listen)
+                self._make_room(error)
             return
         link = Link(
             self._loop,
@@ -134,6 +141,23 @@ class Listener:
         if len(self._half_open) > self._half_open_limit:
             next(iter(self._half_open)).end(f"more than {self._half_open_limit} handshakes at once")
         link.begin(pipe, Acceptor(self._identity, os.urandom(NONCE_BYTES)), self._handshake_s)
+
+    def _make_room(self, error: OSError) -> None:
+        """No file is left for who wants to come in: the oldest stranger goes, here, or else at another listener."""
+        reason = f"{error.strerror}, and this is the oldest handshake"
+        if self._end_oldest(reason):
+            return  # whoever waits is accepted next
+        for other in list(_listeners):
+            if other is not self and other._half_open:
+                other._loop.order(partial(other._end_oldest, reason))
+        self._loop.forget(self._sock)
+        self._loop.after(_PAUSE_S, self._listen)
+
+    def _end_oldest(self, reason: str) -> bool:
+        oldest = next(iter(self._half_open), None)
+        if oldest is not None:
+            oldest.end(reason)
+        return oldest is not None
 
     def _admit(self, link: Link) -> None:
         self._on_link(link)
@@ -168,6 +192,12 @@ class Listener:
     def _settle(self) -> None:
         if self._closing and not self._links:
             self._closed.set()
+
+
+def most_half_open() -> int:
+    """Handshakes that may be under way at one listener: what strangers hold must leave files for everything else."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _HALF_OPEN if files == resource.RLIM_INFINITY else max(1, min(_HALF_OPEN, files // _OF_FILES))
 
 
 def _peer_of(pipe: Pipe) -> str:

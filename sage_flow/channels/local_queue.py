@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -85,6 +86,7 @@ class LocalQueue(LiveQueue):
         self._putters: deque[_Waiter] = deque()
         self._getters: deque[_Waiter] = deque()
         self._record = QueueRecord(time.monotonic())
+        weakref.finalize(self, _tell_lost, name, self._items).atexit = False
 
     @property
     def maxsize(self) -> int:
@@ -228,3 +230,9 @@ class LocalQueue(LiveQueue):
             putter = self._putters.popleft()
             self._add(putter.items)
             putter.settle()
+
+
+def _tell_lost(name: str, items: deque[Any]) -> None:
+    """Nobody has a handle of the queue any more, nor a name."""
+    if items:
+        _log.warning("queue %s is gone, as its last descriptor is, with %d items in it", name, len(items))

@@ -51,6 +51,10 @@ class PythonQueueDescriptor(BaseQueueDescriptor):
     def _host(self) -> str:
         return f"Unix socket in {self._home}" if self._use_multiprocessing else f"process {self._home}"
 
+    @property
+    def _crosses_processes(self) -> bool:
+        return self._use_multiprocessing
+
     def _new_home(self) -> str:
         if self._use_multiprocessing:
             from sage_flow.channels.process_queue import sockets_of_this_process

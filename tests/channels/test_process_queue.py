@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sage_flow.channels import PythonQueueDescriptor
+from sage_flow.channels import PythonQueueDescriptor, RPCQueueDescriptor
 from sage_flow.errors import ChannelNotReachable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -99,6 +99,37 @@ def test_a_python_queue_does_not_follow_a_fork(used):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_shares_what_nobody_has_used_yet():
+    """A child cannot learn that its parent used the queue after the fork, nor the parent that its child did."""
+    unused = PythonQueueDescriptor(use_multiprocessing=True)
+    lazy = RPCQueueDescriptor("127.0.0.1", 1)
+    assert not unused.is_bound
+
+    def clones():
+        return unused.is_bound, unused.clone("reply").same_channel(unused), lazy.clone().same_channel(lazy)
+
+    assert in_a_fork(clones) == clones() == (True, True, True)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_clone_in_a_forked_child_reaches_what_its_parent_puts_later():
+    descriptor = PythonQueueDescriptor(use_multiprocessing=True)
+    from_child, to_parent = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(to_parent, descriptor.clone("reply").get(timeout=60).encode())
+        finally:
+            os._exit(0)
+    descriptor.put("for the child")
+    assert os.read(from_child, 100) == b"for the child"
+    os.waitpid(child, 0)
+    descriptor.close()
+    for end in (from_child, to_parent):
+        os.close(end)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_clones_an_unused_descriptor_for_itself():
     descriptor = PythonQueueDescriptor()
 
@@ -112,7 +143,7 @@ def test_a_child_clones_an_unused_descriptor_for_itself():
 
 SERVE_AND_END = """
 import sys
-from sage_flow.channels import PythonQueueDescriptor
+from sage_flow.channels import PythonQueueDescriptor, RPCQueueDescriptor
 queue = PythonQueueDescriptor(use_multiprocessing=True)
 queue.put("a")
 print(queue.to_json())

@@ -12,6 +12,7 @@ import pytest
 
 from sage_flow.channels.handshake import HANDSHAKE_LIMIT, Dialer, Identity, Send
 from sage_flow.channels.link import dial
+from sage_flow.channels.listener import most_half_open
 from sage_flow.channels.transport import TcpAddress
 from sage_flow.channels.wire import HEADER, HELLO, MAGIC, PROOF, WIRE_VERSION, header
 from sage_flow.errors import ChannelNotReachable
@@ -191,6 +192,52 @@ def test_many_silent_strangers_keep_nobody_out(room):
     finally:
         for sock in silent:
             sock.close()
+
+
+@contextlib.contextmanager
+def no_file_left():
+    """Nothing can be opened in this process before something else is closed."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def half_open(room, count, **options):
+    """A listener with so many strangers that have said nothing, oldest first."""
+    listener, there = room.listener(handshake_s=10 * PATIENCE_S, **options)
+    silent = [stranger(listener) for _ in range(count)]
+    while listener.statistics()["half_open"] < count:
+        threading.Event().wait(0.001)
+    return listener, there, silent
+
+
+@pytest.mark.parametrize("at", ["the same listener", "another listener"])
+def test_without_file_descriptors_the_oldest_stranger_goes(room, at, request):
+    listener, there, silent = half_open(room, 3)
+    for sock in silent:
+        request.addfinalizer(sock.close)
+    door = listener if at == "the same listener" else room.listener()[0]
+    with socket.socket() as waiting:
+        waiting.settimeout(PATIENCE_S)
+        with no_file_left():
+            waiting.connect((door.address.host, door.address.port))
+            waiting.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"not a sage_flow process" in answers(waiting)
+            assert answers(silent[0]) == b""
+    assert "Too many open files, and this is the oldest handshake" in str(listener.statistics()["story"])
+    assert listener.statistics()["half_open"] == 2
+    served(room, listener, there)
+
+
+@pytest.mark.parametrize(("files", "most"), [(64, 16), (3, 1), (4096, 128), (resource.RLIM_INFINITY, 128)])
+def test_strangers_leave_most_file_descriptors_of_a_process_alone(monkeypatch, files, most):
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
+    assert most_half_open() == most
 
 
 def test_a_listener_without_file_descriptors_accepts_again_when_there_are_some(room):
