@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import threading
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -290,6 +291,16 @@ def test_close_may_come_early_and_twice(write):
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt", "A.GZ"])
 def test_gzip_is_known_by_its_first_bytes(name, write):
     assert records(TextSource(write(name, gzip.compress(b"a\nb\n")))) == ["a", "b"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_fifo_is_read_through_whatever_comes_out_of_it(pack, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    source = TextSource(tmp_path / "fifo")
+    feeder = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(pack(b"a\nb\n"),))
+    feeder.start()
+    assert records(source) == ["a", "b"]
+    feeder.join()
 
 
 def test_an_empty_file_called_gz_has_no_records(write):
