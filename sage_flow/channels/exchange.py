@@ -13,6 +13,7 @@ up the other, and whoever closes an exchange waits for a thread that cannot wait
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -92,7 +93,9 @@ class Exchange:
     lane; if it raises, or a message cannot be decoded, its sender is lost (its lanes would have gaps).
     `on_peer_lost(peer, reason)` runs on the exchange thread: once per peer, after all that the peer had sent, and not
     for peers after `close()`.
-    `connect_timeout_s`: for a peer to bind its socket, and again to finish the handshake. `flush_s`: see `close`.
+    `connect_timeout_s`: for a peer to finish the handshake. `bind_timeout_s`: before that, for one on this machine to
+    bind its socket; None where whoever started the peer says when it is gone, as a slow start is no death. `flush_s`:
+    see `close`.
     `lease_s`: after so many seconds without a word process 0 and the others take each other for lost; they say one
     several times in that time. None: they trust the connection alone.
     """
@@ -108,6 +111,7 @@ class Exchange:
         on_message: Callable[[int, Message], None],
         on_peer_lost: Callable[[int, str], None],
         connect_timeout_s: float = 15.0,
+        bind_timeout_s: float | None = 15.0,
         flush_s: float = 1.0,
         lease_s: float | None = None,
     ) -> None:
@@ -118,6 +122,7 @@ class Exchange:
         self._on_message = on_message
         self._on_peer_lost = on_peer_lost
         self._connect_timeout_s = connect_timeout_s
+        self._bind_timeout_s = math.inf if bind_timeout_s is None else bind_timeout_s
         self._flush_s = flush_s
         self._lease_s = lease_s
         self._lock = threading.RLock()  # guards the five below
@@ -263,7 +268,7 @@ class Exchange:
                 if self._ended or peer in self._lost:
                     outlet.end(self._lost.get(peer, "this process has closed its exchange"))
                 else:
-                    deadline = time.monotonic() + self._connect_timeout_s
+                    deadline = time.monotonic() + self._bind_timeout_s
                     self.loop.order(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
             return outlet
 
@@ -328,7 +333,7 @@ class Exchange:
             BlockingIOError,
         ) as error:  # not there yet, or too many at once
             if time.monotonic() >= deadline:
-                outlet.end(f"it did not listen for {self._connect_timeout_s} s: {error}")
+                outlet.end(f"it did not listen for {self._bind_timeout_s} s: {error}")
             else:
                 again = partial(self._dial, peer, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
                 self.loop.after(pause, again)

@@ -16,8 +16,8 @@ from sage_flow.channels.exchange import Exchange
 from sage_flow.channels.frame import DRIVER, PeerLost
 from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.channels.transport import sockets_in
-from sage_flow.executors.processes import Bootstrap
-from sage_flow.executors.subtasks import SWITCH_S, refuse_plan, run_subtasks
+from sage_flow.executors.processes import HANDSHAKE_S, Bootstrap
+from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
 from sage_flow.executors.threads import LocalPost
 from sage_flow.plan.physical import Plan
 
@@ -30,20 +30,24 @@ def main() -> None:
         signal.signal(number, lambda number, frame: None)
     sys.setswitchinterval(SWITCH_S)
     bootstrap: Bootstrap = pickle.load(sys.stdin.buffer)
-    post = LocalPost()
-    exchange = _exchange(bootstrap, post)
+    post, here = LocalPost(), SubtasksHere()
+    exchange = _exchange(bootstrap, post, here)
+    post.hold_early()
+    exchange.start()  # before the plan, whose imports may take long
     try:
         plan: Plan = pickle.load(sys.stdin.buffer)
     except BaseException as error:  # above all an import that fails: the driver must know which
         mine = [address for address, process in bootstrap.process_of.items() if process == bootstrap.process]
         refuse_plan(error, f"worker process {bootstrap.process} of job {bootstrap.job!r}", mine[0], exchange)
         raise
-    run_subtasks(plan, bootstrap.process, bootstrap.process_of, post, exchange)
+    run_subtasks(plan, bootstrap.process, bootstrap.process_of, post, exchange, here)
     end_job_queues(plan.queues, is_owner=False)
 
 
-def _exchange(bootstrap: Bootstrap, post: LocalPost) -> Exchange:
+def _exchange(bootstrap: Bootstrap, post: LocalPost, here: SubtasksHere) -> Exchange:
     def on_peer_lost(peer: int, reason: str) -> None:
+        if here.have_ended:
+            return  # the job is over, and the others go, too
         if peer == 0:
             os._exit(_DRIVER_GONE)  # nobody waits for this job any more; what a sink wrote stays temporary
         exchange.send(0, DRIVER, PeerLost(bootstrap.process, peer, reason))  # perhaps only the way to it is broken
@@ -56,5 +60,7 @@ def _exchange(bootstrap: Bootstrap, post: LocalPost) -> Exchange:
         attempt=1,
         on_message=post.deliver,
         on_peer_lost=on_peer_lost,
+        connect_timeout_s=HANDSHAKE_S,
+        bind_timeout_s=None,  # the driver watches the processes
     )
     return exchange

@@ -36,7 +36,7 @@ from sage_flow.executors.threads import LocalPost, ThreadShell
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
 
-__all__ = ["BYTE_WINDOW", "Bootstrap", "ProcessExecutor", "ProcessShell"]
+__all__ = ["BYTE_WINDOW", "HANDSHAKE_S", "Bootstrap", "ProcessExecutor", "ProcessShell"]
 
 BYTE_WINDOW = 8 * 1024 * 1024
 """Encoded bytes on the way on one channel between two processes."""
@@ -49,6 +49,9 @@ from sage_flow.executors.process_worker import main
 main()
 """
 """What a worker process runs. `python -m`, or PYTHONPATH, would put the user's folders before the standard library."""
+
+HANDSHAKE_S = 60.0
+"""For a process that listens to shake hands: a busy machine, or an import that keeps the interpreter, makes it slow."""
 
 _LOSS_S = 2.0
 """How long the end of a worker's connection may take to be seen after the end of the worker."""
@@ -157,6 +160,8 @@ class _WorkerGroup:
             attempt=1,
             on_message=post.deliver,
             on_peer_lost=self._on_peer_lost,
+            connect_timeout_s=HANDSHAKE_S,
+            bind_timeout_s=None,  # its watcher says when a process is gone
         )
         shell.exchange = self._exchange
         self._exchange.start()

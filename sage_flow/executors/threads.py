@@ -13,6 +13,7 @@ from sage_flow.channels.channel import this_process
 from sage_flow.channels.codec import copy_value
 from sage_flow.channels.frame import DRIVER, OUTSIDE, Data, Message, Reply, Request
 from sage_flow.channels.job_queues import end_job_queues
+from sage_flow.errors import ProtocolError
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import LocalExecution
@@ -41,10 +42,26 @@ class LocalPost:
     def __init__(self, *, copies_records: bool = False) -> None:
         self.copies_records = copies_records
         self._receivers: dict[int, Callable[[Message], None]] = {}
+        self._early: dict[int, list[Message]] | None = None
+        self._registering = threading.Lock()
 
     def register(self, address: int, deliver: Callable[[Message], None]) -> None:
-        """Messages for `address` go to `deliver`."""
-        self._receivers[address] = deliver
+        """Messages for `address` go to `deliver`; first those that came before it."""
+        with self._registering:
+            for message in (self._early or {}).pop(address, ()):
+                deliver(message)
+            self._receivers[address] = deliver
+
+    def hold_early(self) -> None:
+        """Others may send before it is known here who there is: what comes for somebody unknown waits until then."""
+        self._early = {}
+
+    def end_early(self) -> None:
+        """All are registered. Raises ProtocolError if something has come for somebody else."""
+        with self._registering:
+            early, self._early = self._early, None
+        if early:
+            raise ProtocolError(f"messages have come for {sorted(early)}, which are not in this process")
 
     def send(self, target: int, message: Message) -> int:
         """Deliver now. Raises CodecError where a copy is due and cannot be made."""
@@ -54,7 +71,16 @@ class LocalPost:
 
     def deliver(self, target: int, message: Message) -> None:
         """Deliver what came from another process."""
+        if self._early is not None and self._is_early(target, message):
+            return
         self._receivers[target](message)
+
+    def _is_early(self, target: int, message: Message) -> bool:
+        with self._registering:
+            if self._early is None or target in self._receivers:
+                return False
+            self._early.setdefault(target, []).append(message)
+            return True
 
     def copied(self, message: Message) -> Message:
         """Return the message as the receiver may have it."""

@@ -55,6 +55,8 @@ class Worker:
         self._shell = shell
         self.is_ending = False
         """All its records are processed."""
+        self.has_ended = False
+        """The last message to the driver is on its way."""
         self._unit: Unit | None = None
         self._next_progress = 0.0
         self._is_told = True  # all that is counted, or no more of it than a fifth of a second ago
@@ -169,6 +171,7 @@ class Worker:
 
     def _end(self, error: BaseException | None) -> None:
         failure = None if error is None else pack_error(error)
+        self.has_ended = True
         self._tell(Ended(self._address, self._unit_report(), failure))
 
     @property

@@ -65,6 +65,17 @@ def test_a_peer_may_be_dialed_before_it_exists(open_end):
     assert [two.next()[0] for _ in range(10)] == list(range(10))
 
 
+def test_a_peer_whose_process_is_watched_may_take_any_time_to_listen(open_end):
+    one = open_end(1, connect_timeout_s=PATIENCE_S, bind_timeout_s=None)
+    one.send(2, 7, Credit(0, 1))
+    other = open_end(1_000, bind_timeout_s=0.05)
+    other.send(3, 0, Credit(0, 1))
+    assert other.loss()[0] == 3  # so long that one with a limit would be lost
+    two = open_end(2)
+    assert two.next() == (7, Credit(0, 1))
+    assert one.losses.empty()
+
+
 def test_messages_may_be_sent_before_the_start(open_end):
     one, two = open_end(1, start=False), open_end(2)
     one.send(2, 0, Credit(1, 1))
@@ -73,7 +84,7 @@ def test_messages_may_be_sent_before_the_start(open_end):
 
 
 def test_a_peer_that_never_comes_is_lost(open_end):
-    one = open_end(1, connect_timeout_s=0.05)
+    one = open_end(1, bind_timeout_s=0.05)
     one.send(2, 0, Credit(1, 1))
     peer, reason = one.loss()
     assert peer == 2

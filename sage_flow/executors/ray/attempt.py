@@ -139,7 +139,8 @@ class Crew:
         references = {}
         for number, member in self.members.items():
             options = self._options
-            part = Membership(number, self._job_id, self._attempt, options.lease_s, options.search_path, key)
+            limits = options.lease_s, options.start_timeout_s
+            part = Membership(number, self._job_id, self._attempt, *limits, options.search_path, key)
             references[number] = member.actor.join.remote(part, spans_nodes, credentials)
         return {number: self._answer(self.members[number], r) for number, r in references.items()}
 
@@ -256,6 +257,8 @@ class Attempt:
             attempt=self.number,
             on_message=post.deliver,
             on_peer_lost=partial(self._on_peer_lost, driver),
+            connect_timeout_s=self._options.start_timeout_s,
+            bind_timeout_s=self._options.start_timeout_s,
             lease_s=self._options.lease_s,
         )
         own = book.own_endpoint(self._exchange, spans_nodes, credentials)

@@ -14,7 +14,7 @@ from sage_flow.channels.frame import DRIVER, PeerLost
 from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
 from sage_flow.errors import InternalError
 from sage_flow.executors.ray.search_path import SearchPath
-from sage_flow.executors.subtasks import SWITCH_S, refuse_plan, run_subtasks
+from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
 from sage_flow.executors.threads import LocalPost
 from sage_flow.plan.physical import Plan
 
@@ -31,6 +31,7 @@ class Membership:
     job: str
     attempt: int
     lease_s: float
+    start_timeout_s: float
     search_path: SearchPath = field(repr=False)
     key: bytes = field(repr=False)
 
@@ -83,6 +84,7 @@ class Worker:
         self._exchange: Exchange | None = None
         self._book: AddressBook | None = None
         self._membership: Membership | None = None
+        self._here = SubtasksHere()
         sys.setswitchinterval(SWITCH_S)
 
     def __repr__(self) -> str:
@@ -99,6 +101,7 @@ class Worker:
         """Take part in an attempt; return where the others find us. `listens`: for other nodes, too."""
         self._membership = membership
         self._post = LocalPost()
+        self._here = SubtasksHere()
         self._book = AddressBook(membership.process)
         self._exchange = Exchange(
             membership.process,
@@ -108,6 +111,8 @@ class Worker:
             attempt=membership.attempt,
             on_message=self._post.deliver,
             on_peer_lost=self._on_peer_lost,
+            connect_timeout_s=membership.start_timeout_s,
+            bind_timeout_s=membership.start_timeout_s,
             lease_s=membership.lease_s,
         )
         return self._book.own_endpoint(self._exchange, listens, credentials)
@@ -118,6 +123,8 @@ class Worker:
         if membership is None or exchange is None or post is None or book is None:
             raise InternalError("a worker runs before it has joined")
         book.learn(endpoints)
+        post.hold_early()
+        exchange.start()  # before the plan, whose imports may take long
         me = membership.process
         membership.search_path.follow()
         try:
@@ -128,10 +135,12 @@ class Worker:
             refuse_plan(error, where, mine[0], exchange)
             return
         loaded = replace(loaded, job_id=membership.job, attempt=membership.attempt)
-        run_subtasks(loaded, me, process_of, post, exchange)
+        run_subtasks(loaded, me, process_of, post, exchange, self._here)
 
     def _on_peer_lost(self, peer: int, reason: str) -> None:
         assert self._exchange is not None
+        if self._here.have_ended:
+            return  # the job is over, and the others go, too
         if peer != 0:  # perhaps only the way to it is broken: the master decides
             self._exchange.send(0, DRIVER, PeerLost(self._exchange.process, peer, reason))
             return

@@ -1,0 +1,117 @@
+"""A worker process that starts slowly is not dead, and one whose work is done goes without a word."""
+
+import os
+import time
+
+import pytest
+
+from sage_flow import LocalEnvironment, Service
+from sage_flow.channels.frame import Credit
+from sage_flow.errors import ProtocolError
+from sage_flow.executors import process_worker, processes
+from sage_flow.executors.processes import ProcessExecutor
+from sage_flow.executors.ray import worker as ray_worker
+from sage_flow.executors.subtasks import SubtasksHere
+from sage_flow.executors.threads import LocalPost
+
+
+def test_what_comes_before_its_subtask_is_made_waits_and_keeps_its_order():
+    post, seen = LocalPost(), []
+    post.hold_early()
+    for number in range(3):
+        post.deliver(7, Credit(number, 1))
+    post.register(7, seen.append)
+    post.deliver(7, Credit(3, 1))
+    post.end_early()
+    post.deliver(7, Credit(4, 1))
+    assert [credit.channel for credit in seen] == [0, 1, 2, 3, 4]
+
+
+def test_what_comes_for_a_subtask_of_another_process_is_refused_once_all_are_made():
+    post = LocalPost()
+    post.hold_early()
+    post.register(7, lambda message: None)
+    post.deliver(8, Credit(0, 1))
+    with pytest.raises(ProtocolError, match=r"messages have come for \[8\]"):
+        post.end_early()
+    with pytest.raises(KeyError):
+        post.deliver(8, Credit(0, 1))
+
+
+class Slow:
+    """Takes its time to be unpickled, as a plan does that imports much."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __reduce__(self):
+        return slowly, (self.seconds,)
+
+    def __call__(self, value):
+        return value
+
+
+def slowly(seconds):
+    time.sleep(seconds)
+    return Slow(seconds)
+
+
+class Echo(Service):
+    def echo(self, value):
+        return value
+
+
+def test_a_worker_process_that_is_slow_to_start_and_to_load_its_plan_is_not_killed(monkeypatch):
+    made, limits = processes.Exchange, []
+
+    def noting(*args, **options):
+        limits.append(options["bind_timeout_s"])
+        return made(*args, **options)
+
+    monkeypatch.setattr(processes, "Exchange", noting)
+    env = LocalEnvironment("slow", executor=ProcessExecutor())
+    env.register_service("echo", Echo, timeout=120.0)
+    env.from_collection([1, 2]).map(Slow(1.0)).collect("rows")
+    with env.submit() as job:
+        assert job.service("echo").echo("at once") == "at once"
+        assert sorted(job.result(timeout=300).collected["rows"]) == [1, 2]
+    assert limits == [None]
+
+
+class Ended:
+    def __init__(self, has_ended):
+        self.has_ended = has_ended
+
+
+@pytest.fixture
+def exits(monkeypatch):
+    """The codes of os._exit, which does nothing."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("subtasks", "codes"), [([True, True], []), ([True, False], [70]), ([], [70])], ids=["ended", "running", "no plan"]
+)
+def test_a_process_whose_subtasks_have_ended_hears_of_the_end_of_its_driver_in_silence(exits, capfd, subtasks, codes):
+    actor = ray_worker.Worker("job/actor")
+    actor._exchange = object()
+    actor._here.are([Ended(has_ended) for has_ended in subtasks])
+    actor._on_peer_lost(0, "it closed its connection")
+    assert exits == codes
+    told = capfd.readouterr().err
+    assert ("lost the job master" in told) == bool(codes)
+
+
+@pytest.mark.parametrize(("subtasks", "codes"), [([True], []), ([True, False], [70]), ([], [70])])
+def test_a_worker_process_without_work_does_not_die_of_its_driver(exits, monkeypatch, subtasks, codes):
+    told = {}
+    monkeypatch.setattr(process_worker, "Exchange", lambda *args, **options: told.update(options))
+    here = SubtasksHere()
+    here.are([Ended(has_ended) for has_ended in subtasks])
+    bootstrap = processes.Bootstrap(1, "", b"", [], {})
+    process_worker._exchange(bootstrap, LocalPost(), here)
+    told["on_peer_lost"](0, "it closed its connection")
+    assert exits == codes
+    assert told["bind_timeout_s"] is None
