@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow import cluster_commands
 from sage_flow._version import __version__
-from sage_flow.console import FAILED, INTERRUPTED, discard_stdout, fail, tell
-from sage_flow.interrupts import interrupts_held, termination_interrupts
+from sage_flow.console import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    discard_stdout,
+    fail,
+    fault_of_stdout,
+    occupy_standard_files,
+    tell,
+)
 
 if TYPE_CHECKING:
     from sage_flow.environment import Environment
-    from sage_flow.job import JobHandle, JobResult
+    from sage_flow.job import JobResult
     from sage_flow.jobfile import JobFile
 
 __all__ = ["main", "run_file"]
@@ -39,19 +47,40 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
-    0; 1 for a job that failed; 2 for a wrong use; 3 if no cluster can be reached; 130 for Ctrl-C.
+    0; 1 for a job that failed, or output that cannot be written; 2 for a wrong use; 3 if no cluster can be reached; 130
+    for Ctrl-C; 143 and 129 for a job that was cancelled by SIGTERM or SIGHUP.
     """
-    arguments = _parser().parse_args(argv)
+    occupy_standard_files()
     try:
-        code: int = arguments.command(arguments)
-        sys.stdout.flush()
-        return code
+        code = _do(argv)
     except KeyboardInterrupt:
         tell("sage-flow: interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:  # who reads the output, such as `head`, has had enough
-        discard_stdout()
-        return FAILED
+        code = INTERRUPTED
+    except BrokenPipeError as error:
+        return _cannot_print(error)
+    except SystemExit:  # of argparse, which has printed its help
+        if (fault := fault_of_stdout()) is None:
+            raise
+        code = _cannot_print(fault)
+    except OSError:
+        if (fault := fault_of_stdout()) is None:
+            raise  # it was about something else
+        return _cannot_print(fault)
+    fault = fault_of_stdout()
+    return code if fault is None else _cannot_print(fault)
+
+
+def _do(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    code: int = arguments.command(arguments)
+    return code
+
+
+def _cannot_print(error: OSError) -> int:
+    if not isinstance(error, BrokenPipeError):  # else who reads the output, such as `head`, has had enough
+        tell(f"sage-flow: error: cannot write to stdout: {error.strerror}")
+    discard_stdout()
+    return FAILED
 
 
 def run_file(file: str) -> int:
@@ -141,14 +170,17 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         job, options = _load(arguments)
         env = _written(job, options, cluster_commands.environment(job, arguments))
-        with termination_interrupts(), interrupts_held() as release:
-            result, code = _finish(env.submit(), env.progress if progress is None else progress, release)
+        is_shown = not arguments.quiet and arguments.progress is not False and env.progress is not False
+        result, code = _finish(env, env.progress if progress is None else progress, is_shown)
     except Exception as error:
         return fail(error, in_use=True)
     if result is None or arguments.quiet:
         return code
     try:
         _report(job, result, options)
+    except KeyboardInterrupt:
+        tell(f"sage-flow: interrupted; job {env.name!r} is {result.status}")
+        return INTERRUPTED
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -217,42 +249,27 @@ def _written(job: JobFile, options: Any, env: Environment) -> Environment:
     return env
 
 
-def _finish(
-    handle: JobHandle, progress: bool | None, release_interrupts: Callable[[], None]
-) -> tuple[JobResult | None, int]:
-    """Wait for the end of the job; return its result if it has finished, and the exit code."""
+def _finish(env: Environment, progress: bool | None, announces: bool) -> tuple[JobResult | None, int]:
+    """Run the job to its end; return its result if it has finished, and the exit code."""
     from sage_flow.job import JobStatus
     from sage_flow.metrics import watching
+    from sage_flow.stopping import exit_code, stoppable
 
-    with handle, termination_interrupts():  # once more: a connection to Ray brings a handler of its own
+    with stoppable(env.submit, announces=announces) as (job, signals):
         try:
-            release_interrupts()
-            with watching(handle, progress):
-                result = handle.result()
-        except KeyboardInterrupt as interrupt:
-            if handle.status is JobStatus.FAILED:  # code of the job raised it, nobody has pressed Ctrl-C
-                return None, fail(interrupt)
-            tell("sage-flow: interrupted, cancelling the job")
-            handle.cancel("interrupted")
-            _tell_end_of_cancelled(handle)
-            return None, INTERRUPTED
+            with watching(job, progress):
+                result = job.result()
         except BaseException as failure:  # also SystemExit of user code, which ends the job and not this program
+            if isinstance(failure, KeyboardInterrupt) and not job.status.is_final:
+                raise
             return None, fail(failure)
-    if result.status is JobStatus.CANCELLED:  # by somebody else
-        tell(f"sage-flow: job {handle.name!r} was cancelled")
+    is_cancelled = result.status is JobStatus.CANCELLED
+    if signals.came:
+        return None if is_cancelled else result, exit_code(signals, result.status)
+    if is_cancelled:  # by somebody else
+        tell(f"sage-flow: job {job.name!r} was cancelled")
         return None, FAILED
-    return result, 0
-
-
-def _tell_end_of_cancelled(handle: JobHandle) -> None:
-    try:
-        result = handle.result()
-    except Exception as error:  # of closing, or of the job just before
-        fail(error)
-        return
-    tell(f"sage-flow: job {handle.name!r} is {result.status}")
-    if result.stuck:
-        tell("code that did not come back:", *(f"  {where}" for where in result.stuck))
+    return result, OK
 
 
 # -- output ---------------------------------------------------------------------------------------------------

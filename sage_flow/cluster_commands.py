@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.console import FAILED, INTERRUPTED, OK, fail, tell
-from sage_flow.errors import PipelineError
+from sage_flow.errors import ClusterError, PipelineError
 from sage_flow.executors.ray.answers import ANSWER_S
 from sage_flow.known_jobs import JoblessSubmission, KnownJobs, awaited_job, server_of_cluster
+from sage_flow.runtime.failure import add_notes
 
 if TYPE_CHECKING:
     from sage_flow.cluster import Cluster
@@ -50,6 +51,11 @@ ADDRESS is "auto", the cluster of this machine or of RAY_ADDRESS; "host:port"; "
 dashboard, "http://host:8265": then the command is run on the cluster, by a short submission.
 
 """
+
+_NEXT: Final = ("status", "logs -f", "drain", "cancel")
+
+_ORDERS: Final = ("drain", "cancel")
+"""Without an address they are for jobs of this machine, too."""
 
 _FOLLOW_S: Final = 1.0
 _REPORT_S: Final = 5.0
@@ -104,8 +110,15 @@ def add_commands(commands: Any) -> None:
     _add_query(commands, "status", "show a job on a cluster: its subtasks, where they are, its counts", _status)
     logs = _add_query(commands, "logs", "print what the processes of a job have printed", _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
-    _add_query(commands, "cancel", "end a job and publish nothing", _cancel)
-    _add_query(commands, "drain", "end a job's sources, and let it finish with what they gave", _drain)
+    for name, summary, query in (
+        ("cancel", "end a job and publish nothing", _cancel),
+        ("drain", "end a job's sources, and let it finish with what they gave", _drain),
+    ):
+        order = _add_query(commands, name, summary, query)
+        order.description = (
+            f"{summary.capitalize()}. Without --address first a job of this user that runs on this machine outside a"
+            " cluster is looked for, by its name or the id of its process."
+        )
 
 
 def _add(
@@ -248,7 +261,7 @@ def _default_server() -> str:
 
 
 def _how_to_go_on(what: str, submission: str, address: str) -> list[str]:
-    commands = [f"sage-flow {command} {submission} --address {address}" for command in ("status", "logs -f", "cancel")]
+    commands = [f"sage-flow {command} {submission} --address {address}" for command in _NEXT]
     return [f"sage-flow: {what}; go on with:", *(f"  {command}" for command in commands)]
 
 
@@ -261,6 +274,12 @@ def _asking(arguments: argparse.Namespace) -> int:
 
     address = arguments.address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        if arguments.address is None and arguments.name in _ORDERS:
+            from sage_flow.local_commands import end_local
+
+            code = end_local(arguments)
+            if code is not None:
+                return code
         if is_http(address):
             from sage_flow.relay import run_on_cluster
 
@@ -269,10 +288,15 @@ def _asking(arguments: argparse.Namespace) -> int:
             raise PipelineError('"local" is a Ray inside the process that runs a job: give the address of a cluster')
         from sage_flow.cluster import connect
 
-        code: int = arguments.query(connect(address, namespace=arguments.namespace), arguments)
+        code = arguments.query(connect(address, namespace=arguments.namespace), arguments)
         return code
     except BrokenPipeError:
         raise
+    except ClusterError as error:
+        if arguments.name in _ORDERS and arguments.address is None and "RAY_ADDRESS" not in os.environ:
+            note = f"and no job {arguments.job!r} runs on this machine for this user, outside a cluster"
+            add_notes(error, [note])
+        return fail(error, in_use=True)
     except Exception as error:
         return fail(error, in_use=True)
 

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import sys
+from collections.abc import Callable, Iterator
 
-__all__ = ["FAILED", "INTERRUPTED", "NO_CLUSTER", "OK", "USAGE", "discard_stdout", "fail", "tell"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "NO_CLUSTER",
+    "OK",
+    "USAGE",
+    "discard_stdout",
+    "fail",
+    "fault_of_stdout",
+    "lose_stdout",
+    "occupy_standard_files",
+    "on_lost_stdout",
+    "tell",
+]
 
 OK = 0
 FAILED = 1
@@ -40,20 +55,71 @@ def fail(error: BaseException, *, in_use: bool = False) -> int:
 
 def _leave(code: int) -> None:
     """End this program before Ray's own end, registered earlier, which waits for the cluster without a limit."""
-    import os
-
-    with contextlib.suppress(OSError, ValueError):  # closed, or its reader gone
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, it is closed, or its reader gone
         sys.stdout.flush()
     os._exit(code)
 
 
 def tell(*lines: str) -> None:
-    """Print on stderr."""
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
+    """Print on stderr, where there is one: nobody can be told that it is gone."""
+    if sys.stderr is None:  # print would take stdout
+        return
+    try:
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # its reader or its terminal has gone; or it is closed
+        pass
+
+
+# -- stdout ---------------------------------------------------------------------------------------------------
+
+
+def occupy_standard_files() -> None:
+    """Open stdin, stdout and stderr on nothing where they are closed (`>&-`).
+
+    The next file that is opened would get the number, and what a library writes to stdout would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+
+
+def fault_of_stdout() -> OSError | None:
+    """Write what is buffered; return why that cannot be done."""
+    try:
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
 
 
 def discard_stdout() -> None:
     """What is still buffered goes nowhere, else the interpreter complains when it flushes at its end."""
-    import os
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # it is no file of the system
+        pass
+    finally:
+        os.close(nowhere)
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+@contextlib.contextmanager
+def on_lost_stdout(callback: Callable[[], None]) -> Iterator[None]:
+    """Call back, by whatever thread finds it out, when nobody reads what the program prints any more."""
+    _when_lost.append(callback)
+    try:
+        yield
+    finally:
+        _when_lost.remove(callback)
+
+
+def lose_stdout() -> None:
+    """Somebody has found out."""
+    for callback in list(_when_lost):
+        callback()
+
+
+_when_lost: list[Callable[[], None]] = []

@@ -14,7 +14,6 @@ from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, Executor
 from sage_flow.functions import Source
-from sage_flow.interrupts import interrupts_held
 from sage_flow.job import JobHandle, JobResult
 from sage_flow.plan.arguments import with_own_arguments
 from sage_flow.plan.builder import Graph, checked_count, make_operator
@@ -342,6 +341,7 @@ class Environment(ABC):
         shared = SharedRecords() if self._check_shared_records else None
         plan = replace(plan, queues=self._queues_now(), job_id=self._scope, shared_records=shared)
         execution = self._runs_by().start(plan, self._options)
+        execution.plan = plan
         self._latest = weakref.ref(execution)
         return self._handle(execution, picture_of(plan))
 
@@ -350,15 +350,21 @@ class Environment(ABC):
 
         `progress`: show it on stderr; default: as the environment says.
 
-        Raises the first error of user code, as its own type. Ctrl-C cancels the job and goes on as
-        KeyboardInterrupt.
-        """
-        from sage_flow.metrics import watching
+        Raises the first error of user code, as its own type.
 
-        with interrupts_held() as release, self.submit() as job:
-            release()
-            with watching(job, self.progress if progress is None else progress):
-                return job.result()
+        Ctrl-C drains the job - the sources end, what they gave is processed and published - and goes on as
+        KeyboardInterrupt when that is done; a second one cancels it, and publishes nothing. SIGTERM and SIGHUP do the
+        same, and then end the program. All this where `execute` runs in the main thread and the program has no handlers
+        of its own for these signals; for another way to end a job use `submit()`.
+        """
+        from sage_flow.metrics import is_shown, watching
+        from sage_flow.stopping import stoppable
+
+        progress = self.progress if progress is None else progress
+        with stoppable(self.submit, announces=is_shown(progress)) as (job, signals), watching(job, progress):
+            result = job.result()
+        signals.deliver()
+        return result
 
 
 class LocalEnvironment(Environment):

@@ -224,10 +224,12 @@ class Source(Generic[T]):
 
     Attributes:
         blocking: `next_batch()` may block.
+        bounded: `next_batch()` comes to `END` by itself. Who runs a job with another source is told how to stop it.
         parallel: several subtasks can share the work; otherwise the source always has one.
     """
 
     blocking: bool = False
+    bounded: bool = False
     parallel: bool = False
     _hands_over: bool = False  # its records are the program's own objects: within the process they are not copied
 

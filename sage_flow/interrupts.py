@@ -1,53 +1,106 @@
-"""Ctrl-C while a job starts has to wait until there is something to cancel; and SIGTERM is like Ctrl-C."""
+"""Signals that ask a program to stop: Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal is closed.
+
+While a job starts and runs they are noted and raise nothing: a half started job cannot be ended, and an exception in
+the middle of whatever the main thread does would leave it half done. `stopping.py` decides what they do to the job.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
+from typing import Any, Final
 
-__all__ = ["interrupts_held", "termination_interrupts"]
+__all__ = ["StopSignals", "stop_signals"]
+
+_DEFAULTS: Final = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+"""A program that handles a signal by itself, or ignores it (`nohup`, the background of a shell), goes on doing so."""
+
+_NAMES: Final = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+_LAST: Final = 2
+"""After so many the signals do again what they did before: a third one ends the program at once."""
+
+
+class StopSignals:
+    """Reasons to stop, in the order in which they came.
+
+    Attributes:
+        came: the numbers of the signals so far.
+    """
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        self._reasons: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # a signal handler may put into it
+        self._before: dict[signal.Signals, Any] = {}
+        self._has_asked = False
+
+    def next_reason(self) -> str | None:
+        """Wait for the next reason to stop, in a few words; None: `end_reasons` was called."""
+        return self._reasons.get()
+
+    def end_reasons(self) -> None:
+        """Let who waits for reasons go on."""
+        self._reasons.put(None)
+
+    def ask(self, reason: str) -> None:
+        """Ask for a first stop as a signal does, once; by any thread."""
+        if not self.came and not self._has_asked:
+            self._has_asked = True
+            self._reasons.put(reason)
+
+    def take(self) -> None:
+        """Note the signals from now on, where Python's own handlers are in place. By the main thread only."""
+        for number, default in _DEFAULTS.items():
+            if signal.getsignal(number) == default:
+                self._before[number] = signal.signal(number, self._note)
+
+    def take_again(self) -> None:
+        """Note them although somebody - a connection to Ray - has replaced the handlers; he gets them back."""
+        for number in self._before:
+            found = signal.getsignal(number)
+            if found is not None and found != self._note:
+                self._before[number] = signal.signal(number, self._note)
+
+    def give_back(self) -> None:
+        """From now on the signals do what they did before."""
+        while self._before:
+            number, handler = self._before.popitem()
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
+
+    def deliver(self) -> None:
+        """Do what the first signal would have done to the program, where one came."""
+        if not self.came:
+            return
+        if self.came[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        signal.raise_signal(self.came[0])
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.came:
+            return  # a terminal that is closed often says so twice, by the kernel and by its shell
+        self.came.append(number)
+        self._reasons.put(_NAMES[signal.Signals(number)])
+        if len(self.came) == _LAST:
+            self.give_back()
 
 
 @contextlib.contextmanager
-def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Ctrl-C has to wait until the function that this gives is called: a half started job cannot be cancelled."""
+def stop_signals() -> Iterator[StopSignals]:
+    """Note signals while the block runs; none, where it does not run in the main thread."""
+    signals = StopSignals()
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: None
-        return
-    came: list[int] = []
-
-    def release() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    if is_main:
+        signals.take()
     try:
-        yield release
+        yield signals
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """SIGTERM is taken as Ctrl-C while the block runs: whoever ends a program lets it end its job."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        on_ctrl_c = signal.getsignal(signal.SIGINT)
-        if callable(on_ctrl_c):
-            on_ctrl_c(signal.SIGINT, frame)  # which may have to wait
-        else:  # it is ignored, as in the background of a shell; SIGTERM is not
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: one that is not Python's
+        if is_main:
+            signals.give_back()

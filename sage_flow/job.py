@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.console import tell
 from sage_flow.errors import ClusterError, JobCancelled, SageFlowError
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.runtime.coordinator import JobStatus
@@ -79,8 +80,9 @@ class JobResult:
 class JobHandle:
     """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
 
-    A handle that is neither waited for nor closed is cancelled when the interpreter exits, with a warning. One of a
-    job that runs detached, or that `Cluster.job` found, leaves the job alone: only `cancel` and `drain` end that.
+    A handle that is neither waited for nor closed is cancelled when the interpreter exits, which is told on stderr; the
+    exit code is fixed by then and stays what it is. A handle of a job that runs detached, or that `Cluster.job` found,
+    leaves the job alone: only `cancel` and `drain` end that.
     """
 
     def __init__(self, execution: Execution, *, is_owner: bool = True, picture: Picture | None = None) -> None:
@@ -100,6 +102,11 @@ class JobHandle:
         return self._execution.id
 
     @property
+    def is_owner(self) -> bool:
+        """Whether the job ends with this handle: False for one that runs detached, or was found."""
+        return self._is_owner
+
+    @property
     def name(self) -> str:
         """The job's name."""
         return self._execution.name
@@ -109,10 +116,16 @@ class JobHandle:
         """CREATED, RUNNING, FINISHED, FAILED or CANCELLED."""
         return self._execution.status
 
+    @property
+    def is_over(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._execution.is_over
+
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait for the end of the job, at most `timeout` seconds; return the status then.
 
-        While it waits, `sage-flow channels` and `sage-flow services` can ask the job what it is doing.
+        While it waits, `sage-flow channels` and `sage-flow services` can ask the job what it is doing, and
+        `sage-flow drain` and `sage-flow cancel` can end it. Ctrl-C raises KeyboardInterrupt and leaves the job alone.
         """
         patience_s = _SHORT_JOB_S if timeout is None else min(timeout, _SHORT_JOB_S)
         left_s = None if timeout is None else timeout - patience_s
@@ -135,19 +148,22 @@ class JobHandle:
         finally:
             self._is_announcing.release()
 
-    def cancel(self, reason: str = "cancelled by its user") -> JobStatus:
-        """End the job: unwind what waits, close everything, publish nothing. Waits until that is done."""
+    def cancel(self, reason: str = "cancelled by its user", *, wait: bool = True) -> JobStatus:
+        """End the job: unwind what waits, close everything, publish nothing. Waits until that is done, if `wait`.
+
+        A job that is publishing already cannot be cancelled any more: its status is FINISHED then.
+        """
         self._execution.cancel(reason)
-        return self.wait()
+        return self.wait() if wait else self.status
 
-    def drain(self) -> JobStatus:
-        """End the sources, let every record that they gave flow to its end, and publish. Waits until that is done.
+    def drain(self, *, wait: bool = True) -> JobStatus:
+        """End the sources, let every record that they gave flow to its end, and publish.
 
-        The status is FINISHED then, unless the job fails or is cancelled on the way. A `blocking` source that is in the
-        middle of a read has half a second to give what it reads.
+        Waits until that is done, if `wait`. The status is FINISHED then, unless the job fails or is cancelled on the
+        way. A `blocking` source that is in the middle of a read has half a second to give what it reads.
         """
         self._execution.drain()
-        return self.wait()
+        return self.wait() if wait else self.status
 
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait for the end and return what the job came to.
@@ -248,6 +264,8 @@ class JobHandle:
         if self._is_owner and not self._execution.is_over:
             self.cancel("interrupted" if kind is KeyboardInterrupt else "its `with` block ended")
             stuck = self._execution.stuck
+            if self.status is JobStatus.FINISHED:
+                _log.warning("job %r was publishing already when it was cancelled: it is FINISHED", self.name)
             if stuck:  # nobody gets a result that could tell
                 _log.warning("job %r ended without code that does not come back: %s", self.name, "; ".join(stuck))
         _open_handles.discard(self)
@@ -292,12 +310,14 @@ _open_handles: set[JobHandle] = set()  # also of those whose user has dropped th
 
 
 def _cancel_forgotten_jobs() -> None:
+    """Exit handlers come too late to change the exit code: Python has fixed it before it calls them."""
     for handle in list(_open_handles):
         if handle._execution.is_over:
             continue
-        warnings.warn(
-            f"job {handle.name!r} was submitted but neither waited for nor closed: it is cancelled now",
-            ResourceWarning,
-            stacklevel=2,
+        forgotten = f"job {handle.name!r} was submitted and neither waited for nor used with `with`"
+        tell(
+            f"sage-flow: error: {forgotten}: the program ends, so the job is cancelled and publishes nothing; call"
+            " job.result(), or env.execute() instead of env.submit()"
         )
         handle.cancel("the interpreter exits")
+        warnings.warn(f"{forgotten}: it was cancelled", ResourceWarning, stacklevel=2)

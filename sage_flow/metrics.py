@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sage_flow.job import JobHandle
     from sage_flow.runtime.report import OperatorCounts
 
-__all__ = ["Row", "Snapshot", "Speedometer", "line_of", "watching"]
+__all__ = ["Row", "Snapshot", "Speedometer", "is_shown", "line_of", "watching"]
 
 _SHORT_JOB_S = 0.5
 _TABLE_S = 0.25
@@ -42,17 +42,22 @@ def watching(job: JobHandle, progress: bool | None) -> Iterator[None]:
         progress: True: show it; False: do not; None: show it if stderr is a terminal and the job takes longer
             than half a second.
     """
-    stderr = sys.stderr
-    is_gone = stderr is None or stderr.closed  # under pythonw, in a daemon
-    if progress is False or is_gone or (progress is None and not stderr.isatty()):
+    if not is_shown(progress):
         yield
         return
-    watch = _Watch(job, stderr, patience_s=_SHORT_JOB_S if progress is None else 0.0)
+    watch = _Watch(job, sys.stderr, patience_s=_SHORT_JOB_S if progress is None else 0.0)
     try:
         watch.start()
         yield
     finally:
         watch.stop()
+
+
+def is_shown(progress: bool | None) -> bool:
+    """Whether a job that is to show its progress so shows it."""
+    stderr = sys.stderr
+    is_gone = stderr is None or stderr.closed  # under pythonw, in a daemon
+    return not is_gone and (stderr.isatty() if progress is None else progress)
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""The jobs of this user that run on this machine: how they are found, and asked what they are doing.
+"""The jobs of this user that run on this machine: how they are found, asked what they are doing, and ended.
 
 Every job announces itself in a directory of the user's own (0700): a socket, and a file that says its name,
 its process and the key of the socket. Both are gone when the job has ended; what a killed process left is
@@ -22,20 +22,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sage_flow.errors import ChannelNotReachable, PipelineError
+from sage_flow.runtime.coordinator import JobStatus
 
 if TYPE_CHECKING:
     from sage_flow.channels.link import Link
     from sage_flow.job import JobHandle
 
-__all__ = ["RunningJob", "announced", "find_job", "running_jobs"]
+__all__ = ["RunningJob", "announced", "find_job", "jobs_called", "running_jobs"]
 
 _NAME = "inspect"
 _ANSWER_S = 5.0
 _FILE, _SOCKET, _PART = ".json", ".sock", ".part"
 _OLD_S = 60.0  # a job needs no longer to announce itself
+_ACCEPTED = "accepted"
+
+Order = Literal["drain", "cancel"]
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,41 @@ class RunningJob:
     path: str
     key: bytes = field(repr=False)
 
+    def __str__(self) -> str:
+        return f"{self.name!r} (process {self.pid})"
+
     def ask(self) -> dict[str, Any]:
         """Return its `JobHandle.statistics()`, and `queues`: those whose contents are in its process.
 
         Raises: ChannelNotReachable if it does not answer.
         """
+        with self._asked("statistics") as answers:
+            answer: dict[str, Any] = self._next(answers)
+        return answer
+
+    def end(self, order: Order) -> JobStatus:
+        """Drain or cancel it, wait until it is over, and return what it came to.
+
+        Raises: ChannelNotReachable if it does not answer, or its process ends without a word.
+        """
+        with self._asked(order) as answers:
+            if self._next(answers) != _ACCEPTED:
+                raise ChannelNotReachable(f"job {self.name!r} (process {self.pid}) does not know {order!r}")
+            told = answers.get()
+        if told is None:
+            raise ChannelNotReachable(
+                f"job {self.name!r} (process {self.pid}) took the order, {order}, and ended, or waited for something"
+                " else, before it said what it came to"
+            )
+        return JobStatus(told)
+
+    @contextlib.contextmanager
+    def _asked(self, question: str) -> Iterator[queue.SimpleQueue[Any]]:
+        """Ask it; the block gets its answers, None when the connection has ended."""
         from sage_flow.channels.link import dial
         from sage_flow.channels.transport import UnixAddress
 
-        answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         link = dial(
             UnixAddress(self.path),
             self.key,
@@ -65,12 +95,16 @@ class RunningJob:
             connect_timeout_s=_ANSWER_S,
         )
         try:
-            link.send("statistics")
+            link.send(question)
+            yield answers
+        finally:
+            link.close()
+
+    def _next(self, answers: queue.SimpleQueue[Any]) -> Any:
+        try:
             answer = answers.get(timeout=_ANSWER_S)
         except queue.Empty:
             answer = None
-        finally:
-            link.close()
         if answer is None:
             raise ChannelNotReachable(f"job {self.name!r} (process {self.pid}) does not answer")
         return answer
@@ -78,7 +112,7 @@ class RunningJob:
 
 @contextlib.contextmanager
 def announced(job: JobHandle) -> Iterator[None]:
-    """Let others find and ask the job while the block runs."""
+    """Let others of this user find the job, ask it and end it while the block runs."""
     from sage_flow.channels.listener import Listener
     from sage_flow.channels.queues_here import queues_here
     from sage_flow.channels.transport import UnixAddress
@@ -86,13 +120,27 @@ def announced(job: JobHandle) -> Iterator[None]:
     path = _directory() / f"{os.getpid()}-{os.urandom(4).hex()}"  # the number comes again in a container
     key = secrets.token_bytes(32)
 
+    ending: list[threading.Thread] = []
+
     def answer(link: Link) -> None:
         with contextlib.suppress(ConnectionError):  # who asked has gone
             link.send({**job.statistics(), "queues": queues_here()})
 
+    def end(link: Link, order: Order) -> None:
+        (job.drain if order == "drain" else job.cancel)(wait=False)
+        with contextlib.suppress(ConnectionError):
+            link.send(_ACCEPTED)
+            job.wait()
+            link.send(str(job.status))
+
     def on_message(link: Link, message: Any, size: int) -> None:
         # Asking the job waits for its subtasks, which this thread must not.
-        threading.Thread(target=answer, args=(link,), name=f"answer of {job.name}", daemon=True).start()
+        if message in get_args(Order):
+            thread = threading.Thread(target=end, args=(link, message), name=f"ends {job.name}", daemon=True)
+            ending.append(thread)
+        else:
+            thread = threading.Thread(target=answer, args=(link,), name=f"answer of {job.name}", daemon=True)
+        thread.start()
 
     listener = Listener(UnixAddress(str(path.with_suffix(_SOCKET))), key, _NAME, on_message=on_message)
     file = path.with_suffix(_FILE)
@@ -101,6 +149,9 @@ def announced(job: JobHandle) -> Iterator[None]:
         yield
     finally:
         file.unlink(missing_ok=True)
+        if job.is_over:
+            for thread in ending:  # who ordered the end is told that it has come
+                thread.join(_ANSWER_S)
         listener.close()
 
 
@@ -172,17 +223,21 @@ def find_job(wanted: str | None = None) -> RunningJob:
 
     Raises: PipelineError that lists the jobs that run.
     """
-    jobs = running_jobs()
-    matching = [job for job in jobs if wanted in (None, job.name, str(job.pid))]
+    matching = jobs_called(wanted)
     if len(matching) == 1:
         return matching[0]
-    running = ", ".join(f"{job.name!r} (process {job.pid})" for job in jobs) or "none"
+    running = ", ".join(map(str, running_jobs())) or "none"
     if not matching:
         what = "no job runs" if wanted is None else f"no job {wanted!r} runs"
         raise PipelineError(
             f"{what} on this machine for this user; running: {running} (a job on a Ray cluster is found with --address)"
         )
     raise PipelineError(f"several jobs run, say which by name or process id: {running}")
+
+
+def jobs_called(wanted: str | None) -> list[RunningJob]:
+    """Return the running jobs of this name or process id; without one, all."""
+    return [job for job in running_jobs() if wanted in (None, job.name, str(job.pid))]
 
 
 def _directory() -> Path:

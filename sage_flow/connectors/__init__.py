@@ -17,7 +17,7 @@ _MODULE_OF = {
     "TextSink": "file_sinks",
     "CsvSink": "file_sinks",
     "JsonlSink": "file_sinks",
-    "PrintSink": "file_sinks",
+    "PrintSink": "screen",
 }
 
 __all__ = list(_MODULE_OF)

@@ -1,4 +1,4 @@
-"""Records into files - lines of text, rows of CSV, one JSON value per line - and onto the screen.
+"""Records into files: lines of text, rows of CSV, one JSON value per line.
 
 A file is written under a hidden temporary name beside its own, and gets its own when the whole job has finished: who
 reads it sees all or nothing (`output_file.py`).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from sage_flow.connectors.output_path import check_output, is_device, part_path,
 from sage_flow.errors import PipelineError
 from sage_flow.functions import RuntimeContext, Sink
 
-__all__ = ["CsvSink", "FileSink", "JsonlSink", "PrintSink", "TextSink"]
+__all__ = ["CsvSink", "FileSink", "JsonlSink", "TextSink"]
 
 T = TypeVar("T")
 
@@ -56,6 +55,11 @@ class FileSink(Sink[T]):
             return []
         own = [part_path(self._path, index, parallelism) for index in range(parallelism)]
         return [self._path, *own, *(part.path for part in parts_of(self._path))]
+
+    @property
+    def path(self) -> str:
+        """The file; several subtasks add to its name."""
+        return self._path
 
     def open(self, ctx: RuntimeContext) -> None:
         self._output = OutputFile.open(self._path, ctx)
@@ -194,14 +198,6 @@ class CsvSink(FileSink[Any]):
         return row
 
 
-class PrintSink(Sink[Any]):
-    """Prints each record as one line after `prefix`."""
-
-    def __init__(self, prefix: str = "") -> None:
-        self._prefix = prefix
-
-    def write(self, value: Any) -> None:
-        sys.stdout.write(f"{self._prefix}{value}\n")  # one call: lines of several subtasks do not mix
 
 
 def _fields_of(value: Any) -> dict[str, Any] | None:

@@ -137,6 +137,7 @@ class FileSource(Source[T]):
         InputError: a file is missing or malformed; the message starts with `file:line`.
     """
 
+    bounded = True
     parallel = True
     newline = "\n"
 

@@ -30,6 +30,7 @@ class CollectionSource(Source[T]):
         PipelineError: `items` is no sequence, or is a str or bytes, which is one value and not many.
     """
 
+    bounded = True
     _hands_over = True
 
     def __init__(self, items: Sequence[T]) -> None:

@@ -74,7 +74,10 @@ class Execution(ABC):
     """A job that was started."""
 
     is_announced = False
-    """Whether `sage-flow channels` and `sage-flow services` can ask it through this process."""
+    """Whether `sage-flow channels` and its like reach it through this process."""
+
+    plan: Plan | None = None
+    """What runs, where this process has written it."""
 
     @property
     @abstractmethod

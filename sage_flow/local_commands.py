@@ -1,0 +1,28 @@
+"""`sage-flow drain` and `sage-flow cancel` for a job that runs on this machine, for this user, without Ray."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from sage_flow.console import FAILED, OK, tell
+from sage_flow.running_jobs import find_job, jobs_called
+from sage_flow.runtime.coordinator import JobStatus
+
+__all__ = ["end_local"]
+
+
+def end_local(arguments: argparse.Namespace) -> int | None:
+    """Do the command if a job of this name or process id runs here, and return the exit code; else None.
+
+    Raises PipelineError if several do; ChannelNotReachable.
+    """
+    if not jobs_called(arguments.job):
+        return None
+    job = find_job(arguments.job)
+    if arguments.name == "drain":
+        tell(f"sage-flow: draining job {job}: its sources end, and it finishes what they gave")
+    status = job.end(arguments.name)
+    told = {"name": job.name, "pid": job.pid, "status": str(status)}
+    print(json.dumps(told, indent=2) if arguments.json else f"job {job} is: {status}")
+    return FAILED if status is JobStatus.FAILED else OK

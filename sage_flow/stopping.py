@@ -1,0 +1,165 @@
+"""How a job is stopped from its own program: the first Ctrl-C drains it, the second one cancels it.
+
+The same for SIGTERM, so that a service manager's stop keeps the output, and for SIGHUP, so that a terminal that is
+closed leaves nothing behind; by `sage-flow run` and by `env.execute()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_flow.console import on_lost_stdout, tell
+from sage_flow.functions import Sink
+from sage_flow.interrupts import StopSignals, stop_signals
+from sage_flow.plan.graph import SINKS, Kind, Operator
+from sage_flow.runtime.coordinator import JobStatus
+
+if TYPE_CHECKING:
+    from sage_flow.job import JobHandle
+    from sage_flow.plan.physical import Plan
+
+__all__ = ["endless_sources", "exit_code", "how_to_stop", "sinks_at_a_stop", "stoppable"]
+
+_SIGNAL_CODE: Final = 128  # plus the number of the signal: what a shell says of a program that a signal has ended
+
+
+@contextlib.contextmanager
+def stoppable(submit: Callable[[], JobHandle], *, announces: bool) -> Iterator[tuple[JobHandle, StopSignals]]:
+    """Submit a job; signals stop it while the block runs. `announces`: tell at its start how an endless job ends."""
+    with stop_signals() as signals, submit() as job:
+        if not job.is_owner:  # Ctrl-C ends the wait and leaves the job alone
+            signals.give_back()
+            signals.deliver()
+        signals.take_again()
+        if announces and (lines := how_to_stop(job)):
+            tell(*lines)
+        with _obeyed(job, signals), on_lost_stdout(lambda: signals.ask("nobody reads its output any more")):
+            yield job, signals
+
+
+def exit_code(signals: StopSignals, status: JobStatus) -> int:
+    """Of a program whose job was stopped by signals.
+
+    A job that SIGTERM or SIGHUP has drained has done what was asked: 0. After Ctrl-C a script should not go on as if
+    the job had come to its own end: 130. A job that was cancelled has published nothing: 128 and the signal's number.
+    """
+    if status is JobStatus.FINISHED and signals.came[0] != signal.SIGINT:
+        return 0
+    return _SIGNAL_CODE + signals.came[-1]
+
+
+@contextlib.contextmanager
+def _obeyed(job: JobHandle, signals: StopSignals) -> Iterator[None]:
+    """A thread does what the signals ask for: the main thread waits for the job, perhaps with a lock in its hands."""
+    stops: list[str] = []
+
+    def obey() -> None:
+        while (reason := signals.next_reason()) is not None:
+            stops.append(reason)
+            if not job.status.is_final:
+                (_stop_in_order if len(stops) == 1 else _cancel)(job, reason)
+
+    thread = threading.Thread(target=obey, name=f"stops {job.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signals.end_reasons()
+        thread.join()
+        if stops:
+            _tell_outcome(job)
+
+
+def _stop_in_order(job: JobHandle, reason: str) -> None:
+    """The first stop. Today it drains the job; with checkpoints it takes a last one instead (`JobHandle.stop`)."""
+    again = f"{reason} again" if reason == "Ctrl-C" else "Ctrl-C, or SIGTERM,"
+    tell(
+        f"sage-flow: {reason}: draining job {job.name!r}: its sources end, what they gave is processed and published;"
+        f" {again} cancels it",
+        *(f"  {line}" for line in sinks_at_a_stop(job._execution.plan)),
+    )
+    job.drain(wait=False)
+
+
+def _cancel(job: JobHandle, reason: str) -> None:
+    tell(f"sage-flow: {reason}: cancelling job {job.name!r}")
+    job.cancel("interrupted", wait=False)
+
+
+def _tell_outcome(job: JobHandle) -> None:
+    """What the job came to after a stop; of one that has failed its error is told by who raises it."""
+    if job.status is JobStatus.FINISHED:
+        published = ", ".join(_published(job._execution.plan))
+        tell(f"sage-flow: job {job.name!r} is FINISHED" + (f"; published: {published}" if published else ""))
+    elif job.status is JobStatus.CANCELLED:
+        tell(f"sage-flow: job {job.name!r} is CANCELLED, nothing is published")
+        if job._execution.stuck:
+            tell("code that did not come back:", *(f"  {where}" for where in job._execution.stuck))
+
+
+# -- what a plan says of it -------------------------------------------------------------------------------------
+
+
+def how_to_stop(job: JobHandle) -> list[str]:
+    """Lines for the start of a job that may have no end; none for another one."""
+    endless = endless_sources(job._execution.plan)
+    if not endless:
+        return []
+    sources = f"its source{'s' * (len(endless) > 1)} {', '.join(map(repr, endless))} may have no end"
+    return [
+        f"sage-flow: job {job.name!r} runs until it is stopped ({sources}); Ctrl-C, SIGTERM, or `sage-flow drain"
+        f" {job.id}` from elsewhere, ends it in order:",
+        *(f"  {line}" for line in sinks_at_a_stop(job._execution.plan)),
+    ]
+
+
+def endless_sources(plan: Plan | None) -> list[str]:
+    """The names of the sources that are not known to come to an end."""
+    return [o.name for o in _operators(plan) if o.kind is Kind.SOURCE and not o.functions[0].bounded]
+
+
+def sinks_at_a_stop(plan: Plan | None) -> list[str]:
+    """A line per sink: what becomes of its records when the job is drained, and when it is cancelled."""
+    return [f"{_label(o)!r} {_fate(o)}" for o in _operators(plan) if o.kind in SINKS]
+
+
+def _label(operator: Operator) -> str:
+    label: str = operator.options.get("label", operator.name)
+    return label
+
+
+def _fate(operator: Operator) -> str:
+    from sage_flow.connectors.file_sinks import FileSink
+    from sage_flow.connectors.screen import PrintSink
+
+    if operator.kind is Kind.COLLECT:
+        return "keeps its rows in memory: they are in the result, also after a cancel"
+    sink = operator.functions[0]
+    if isinstance(sink, FileSink):
+        return f"publishes {_shown(sink.path)} at the end; a cancel removes what it wrote"
+    if isinstance(sink, PrintSink):
+        return "prints each record at once"
+    if isinstance(sink, Sink) and type(sink).commit is not Sink.commit:
+        return f"publishes at the end, by {type(sink).__name__}.commit(); after a cancel abort() is called"
+    return "takes each record at once; a cancel takes nothing back"
+
+
+def _published(plan: Plan | None) -> list[str]:
+    from sage_flow.connectors.file_sinks import FileSink
+
+    functions = (function for operator in _operators(plan) for function in operator.functions)
+    return [_shown(function.path) for function in functions if isinstance(function, FileSink)]
+
+
+def _shown(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _operators(plan: Plan | None) -> list[Any]:
+    return [] if plan is None else [operator for chain in plan.chains for operator in chain.operators]
