@@ -15,7 +15,7 @@ from sage_flow.console import (
     OK,
     discard_stdout,
     fail,
-    fault_of_stdout,
+    guarded_stdout,
     occupy_standard_files,
     tell,
 )
@@ -51,23 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     for Ctrl-C; 143 and 129 for a job that was cancelled by SIGTERM or SIGHUP.
     """
     occupy_standard_files()
-    try:
-        code = _do(argv)
-    except KeyboardInterrupt:
-        tell("sage-flow: interrupted")
-        code = INTERRUPTED
-    except BrokenPipeError as error:
-        return _cannot_print(error)
-    except SystemExit:  # of argparse, which has printed its help
-        if (fault := fault_of_stdout()) is None:
-            raise
-        code = _cannot_print(fault)
-    except OSError:
-        if (fault := fault_of_stdout()) is None:
-            raise  # it was about something else
-        return _cannot_print(fault)
-    fault = fault_of_stdout()
-    return code if fault is None else _cannot_print(fault)
+    code = OK
+    with guarded_stdout() as stdout:
+        try:
+            code = _do(argv)
+        except KeyboardInterrupt:
+            tell("sage-flow: interrupted")
+            code = INTERRUPTED
+        except SystemExit as exit_:  # of argparse, which has printed its help
+            if stdout.fault is None:
+                raise
+            code = exit_.code if isinstance(exit_.code, int) else FAILED
+        except OSError as error:
+            if error is not stdout.fault:
+                raise
+    return code if stdout.fault is None else _cannot_print(stdout.fault, code)
 
 
 def _do(argv: Sequence[str] | None) -> int:
@@ -76,11 +74,12 @@ def _do(argv: Sequence[str] | None) -> int:
     return code
 
 
-def _cannot_print(error: OSError) -> int:
-    if not isinstance(error, BrokenPipeError):  # else who reads the output, such as `head`, has had enough
+def _cannot_print(error: OSError, code: int) -> int:
+    """The exit code of a command that did its work, with `code`, and could not print what it has to say."""
+    if code == OK and not isinstance(error, BrokenPipeError):  # of a pipe the reader, such as `head`, has had enough
         tell(f"sage-flow: error: cannot write to stdout: {error.strerror}")
     discard_stdout()
-    return FAILED
+    return code or FAILED
 
 
 def run_file(file: str) -> int:

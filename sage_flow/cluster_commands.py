@@ -116,8 +116,8 @@ def add_commands(commands: Any) -> None:
     ):
         order = _add_query(commands, name, summary, query)
         order.description = (
-            f"{summary.capitalize()}. Without --address first a job of this user that runs on this machine outside a"
-            " cluster is looked for, by its name or the id of its process."
+            f"{summary.capitalize()}.\n\nWithout --address, a job of this user that runs on this machine outside a"
+            "\ncluster comes first; JOB is its name or the id of its process."
         )
 
 
@@ -288,8 +288,8 @@ def _asking(arguments: argparse.Namespace) -> int:
             raise PipelineError('"local" is a Ray inside the process that runs a job: give the address of a cluster')
         from sage_flow.cluster import connect
 
-        code = arguments.query(connect(address, namespace=arguments.namespace), arguments)
-        return code
+        found: int = arguments.query(connect(address, namespace=arguments.namespace), arguments)
+        return found
     except BrokenPipeError:
         raise
     except ClusterError as error:

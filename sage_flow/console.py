@@ -7,16 +7,18 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO, cast
 
 __all__ = [
     "FAILED",
+    "GuardedStdout",
     "INTERRUPTED",
     "NO_CLUSTER",
     "OK",
     "USAGE",
     "discard_stdout",
     "fail",
-    "fault_of_stdout",
+    "guarded_stdout",
     "lose_stdout",
     "occupy_standard_files",
     "on_lost_stdout",
@@ -85,14 +87,49 @@ def occupy_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
 
 
-def fault_of_stdout() -> OSError | None:
-    """Write what is buffered; return why that cannot be done."""
-    try:
-        if sys.stdout is not None and not sys.stdout.closed:
-            sys.stdout.flush()
-    except OSError as error:
-        return error
-    return None
+class GuardedStdout:
+    """The program's stdout, which remembers that it could not be written: argparse, for one, passes over that.
+
+    Attributes:
+        fault: the latest error of writing.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.fault: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """As of any file."""
+        try:
+            return self._file.write(text)
+        except OSError as error:
+            self.fault = error
+            raise
+
+    def flush(self) -> None:
+        """As of any file."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.fault = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextlib.contextmanager
+def guarded_stdout() -> Iterator[GuardedStdout]:
+    """Guard it while the block runs; where there is none, what is printed goes nowhere."""
+    with contextlib.ExitStack() as stack:
+        file = sys.stdout
+        if file is None:
+            file = stack.enter_context(open(os.devnull, "w"))
+        guard = GuardedStdout(file)
+        stack.enter_context(contextlib.redirect_stdout(cast("TextIO", guard)))
+        yield guard
+        with contextlib.suppress(OSError):  # which is remembered
+            guard.flush()
 
 
 def discard_stdout() -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from sage_flow.console import FAILED, OK, tell
+from sage_flow.errors import ChannelNotReachable
 from sage_flow.running_jobs import find_job, jobs_called
 from sage_flow.runtime.coordinator import JobStatus
 
@@ -15,14 +16,17 @@ __all__ = ["end_local"]
 def end_local(arguments: argparse.Namespace) -> int | None:
     """Do the command if a job of this name or process id runs here, and return the exit code; else None.
 
-    Raises PipelineError if several do; ChannelNotReachable.
+    Raises PipelineError if several do; ChannelNotReachable if it does not answer.
     """
-    if not jobs_called(arguments.job):
+    try:
+        if not jobs_called(arguments.job):
+            return None
+    except ChannelNotReachable as error:  # the place where jobs announce themselves; it may be one of a cluster
+        tell(f"sage-flow: jobs of this machine cannot be found: {error}")
         return None
     job = find_job(arguments.job)
-    if arguments.name == "drain":
-        tell(f"sage-flow: draining job {job}: its sources end, and it finishes what they gave")
-    status = job.end(arguments.name)
+    what = "its sources end, and it finishes what they gave" if arguments.name == "drain" else "it publishes nothing"
+    status = job.end(arguments.name, lambda: tell(f"sage-flow: {arguments.name} of job {job} has begun: {what}"))
     told = {"name": job.name, "pid": job.pid, "status": str(status)}
     print(json.dumps(told, indent=2) if arguments.json else f"job {job} is: {status}")
     return FAILED if status is JobStatus.FAILED else OK

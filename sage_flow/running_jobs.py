@@ -19,7 +19,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -63,14 +63,15 @@ class RunningJob:
             answer: dict[str, Any] = self._next(answers)
         return answer
 
-    def end(self, order: Order) -> JobStatus:
-        """Drain or cancel it, wait until it is over, and return what it came to.
+    def end(self, order: Order, on_accepted: Callable[[], object] = lambda: None) -> JobStatus:
+        """Drain or cancel it, wait until it is over, and return what it came to. `on_accepted`: it has begun.
 
         Raises: ChannelNotReachable if it does not answer, or its process ends without a word.
         """
         with self._asked(order) as answers:
             if self._next(answers) != _ACCEPTED:
                 raise ChannelNotReachable(f"job {self.name!r} (process {self.pid}) does not know {order!r}")
+            on_accepted()
             told = answers.get()
         if told is None:
             raise ChannelNotReachable(

@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 
 __all__ = ["endless_sources", "exit_code", "how_to_stop", "sinks_at_a_stop", "stoppable"]
 
+_NOBODY_READS: Final = "nobody reads its output any more"
 _SIGNAL_CODE: Final = 128  # plus the number of the signal: what a shell says of a program that a signal has ended
 
 
 @contextlib.contextmanager
 def stoppable(submit: Callable[[], JobHandle], *, announces: bool) -> Iterator[tuple[JobHandle, StopSignals]]:
     """Submit a job; signals stop it while the block runs. `announces`: tell at its start how an endless job ends."""
-    with stop_signals() as signals, submit() as job:
+    with stop_signals() as signals, on_lost_stdout(lambda: signals.ask(_NOBODY_READS)), submit() as job:
         if not job.is_owner:  # Ctrl-C ends the wait and leaves the job alone
             signals.give_back()
             signals.deliver()
         signals.take_again()
         if announces and (lines := how_to_stop(job)):
             tell(*lines)
-        with _obeyed(job, signals), on_lost_stdout(lambda: signals.ask("nobody reads its output any more")):
+        with _obeyed(job, signals):
             yield job, signals
 
 

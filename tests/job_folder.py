@@ -36,16 +36,21 @@ def write(path: Path, text: str) -> Path:
 
 
 def start(
-    *arguments: str, cwd: Path | str, stdout: Any = subprocess.PIPE, here: bool = True, **options: Any
+    *arguments: str,
+    cwd: Path | str,
+    stdout: Any = subprocess.PIPE,
+    here: bool = True,
+    warnings: str = "error",
+    **options: Any,
 ) -> subprocess.Popen[str]:
-    """Start Python with these arguments; a warning is an error. `here`: `-c` and `-m` import from `cwd`, too."""
+    """Start Python with these arguments. `here`: `-c` and `-m` import from `cwd`, too."""
     if not here:
         command = f"import sys; sys.path.remove(''); {arguments[1]}"
         arguments = (arguments[0], command, *arguments[2:])
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": warnings},
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,7 +1,6 @@
 """The command `sage-flow` as a program: search path, start-up, pipes, Ctrl-C."""
 
 import os
-import signal
 
 import pytest
 from job_folder import finish, start, write
@@ -120,77 +119,3 @@ def test_a_job_file_is_a_program_that_is_loaded_once(tmp_path):
     code, _, err = finish(start(job, cwd=tmp_path))
     assert code == 2
     assert err.startswith("sage-flow: error: jobs/program.py needs --option text=...\n")
-
-
-# --- Ctrl-C -----------------------------------------------------------------------------------------------
-
-
-def interrupt_when_ready(job):
-    process = start("-m", "sage_flow.cli", "run", job.name, cwd=job.parent)
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    return finish(process)
-
-
-def test_ctrl_c_cancels_an_endless_job(tmp_path):
-    job = """
-    import itertools
-
-    def build(env):
-        numbers = env.from_iterable(lambda: itertools.count(), name="numbers")
-        numbers.for_each(lambda n: print("ready", flush=True) if n == 1 else None)
-
-    def report(result):
-        print("not reached")
-    """
-    code, out, err = interrupt_when_ready(write(tmp_path / "endless.py", job))
-    assert (code, out) == (130, "")
-    assert err.splitlines() == [
-        "sage-flow: interrupted, cancelling the job",
-        "sage-flow: job 'endless' is CANCELLED",
-    ]
-
-
-def test_ctrl_c_names_the_line_that_does_not_come_back(tmp_path):
-    job = """
-    import time
-
-    def nap(n):
-        print("ready", flush=True)
-        time.sleep(3600)
-
-    def build(env):
-        env.from_collection([1]).map(nap, name="naps").collect("rows")
-    """
-    code, out, err = interrupt_when_ready(write(tmp_path / "sleeping.py", job))
-    assert (code, out) == (130, "")
-    lines = err.splitlines()
-    assert lines[-2] == "code that did not come back:"
-    assert "naps" in lines[-1]
-    assert lines[-1].endswith("stuck at sleeping.py:6 in nap")
-
-
-def test_ctrl_c_while_a_job_file_loads(tmp_path):
-    job = "import time\nprint('ready', flush=True)\ntime.sleep(3600)\n"
-    assert interrupt_when_ready(write(tmp_path / "slow.py", job)) == (130, "", "sage-flow: interrupted\n")
-
-
-def test_ctrl_c_tells_an_error_of_closing(tmp_path):
-    job = """
-    import itertools
-    from sage_flow import Function
-
-    class Careless(Function):
-        def __call__(self, n):
-            if n == 1:
-                print("ready", flush=True)
-
-        def close(self):
-            raise OSError("cannot close")
-
-    def build(env):
-        env.from_iterable(lambda: itertools.count()).for_each(Careless())
-    """
-    code, _, err = interrupt_when_ready(write(tmp_path / "careless.py", job))
-    assert code == 130
-    assert "OSError: cannot close" in err

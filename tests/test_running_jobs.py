@@ -279,3 +279,124 @@ def test_a_directory_that_others_can_enter_is_not_used(own_directory, caplog):
     assert env.execute(progress=False).collected["rows"] == [1]
     assert "nobody can look at job 'private' from outside" in caplog.text
     assert "0700" in caplog.text
+
+
+ENDLESS = """
+    import itertools, sys
+    from sage_flow import LocalEnvironment
+    from sage_flow.errors import SageFlowError
+
+    env = LocalEnvironment(sys.argv[1])
+    numbers = env.from_iterable(itertools.count)
+    numbers.map(str).write_text(sys.argv[2])
+    try:
+        result = env.execute(progress=False)
+        print(result.status)
+    except ZeroDivisionError:
+        print("failed")
+"""
+
+
+@pytest.fixture
+def start_endless(tmp_path):
+    """Start an endless job in a process of its own; it is there when it can be found."""
+    script = tmp_path / "endless.py"
+    started = []
+
+    def start(name, text=ENDLESS):
+        script.write_text(textwrap.dedent(text))
+        command = [sys.executable, str(script), name, str(tmp_path / f"{name}.txt")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        await_announced(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def await_announced(process):
+    for _ in range(3000):
+        if any(job.pid == process.pid for job in running_jobs.running_jobs()):
+            return
+        assert process.poll() is None
+        threading.Event().wait(0.01)
+    raise AssertionError("the job was not announced")
+
+
+def test_a_local_job_is_drained_by_its_name_and_keeps_its_output(start_endless, capsys, tmp_path):
+    process = start_endless("drained")
+    assert main(["drain", "drained"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"job 'drained' (process {process.pid}) is: FINISHED\n"
+    assert err.startswith(f"sage-flow: drain of job 'drained' (process {process.pid}) has begun: its sources end")
+    assert process.communicate(timeout=60)[0] == "FINISHED\n"
+    rows = (tmp_path / "drained.txt").read_text().split()
+    assert rows == list(map(str, range(len(rows))))
+    assert len(rows) > 0
+
+
+def test_a_local_job_is_cancelled_by_its_process_and_publishes_nothing(start_endless, capsys, tmp_path):
+    process, other = start_endless("one"), start_endless("two")
+    assert main(["cancel", str(process.pid), "--json"]) == 0
+    told = {"name": "one", "pid": process.pid, "status": "CANCELLED"}
+    assert json.loads(capsys.readouterr().out) == told
+    assert process.communicate(timeout=60)[0] == "CANCELLED\n"
+    assert sorted(file.name for file in tmp_path.iterdir() if file.suffix in (".txt", ".tmp")) == [
+        file.name for file in tmp_path.glob(".two.txt.*.tmp")
+    ]
+    assert other.poll() is None
+
+
+def test_a_drain_that_fails_says_so_with_its_exit_code(start_endless, capsys):
+    failing = ENDLESS.replace(
+        "map(str)", "map_batches(lambda batch: [1 // 0] if len(batch) < 7 else [''], batch_size=7)"
+    )
+    start_endless("failing", failing.replace("itertools.count", "lambda: itertools.chain([1], _silence())")
+        .replace("env = Local", """def _silence():
+        import threading
+        threading.Event().wait()
+        yield 1
+
+    env = Local"""))  # fmt: skip
+    assert main(["drain", "failing"]) == 1
+    assert "is: FAILED" in capsys.readouterr().out
+
+
+def test_of_several_jobs_of_one_name_none_is_ended(start_endless, capsys):
+    one, two = start_endless("twin"), start_endless("twin")
+    assert main(["drain", "twin"]) == 2
+    assert f"several jobs run, say which by name or process id: 'twin' (process {one.pid})" in capsys.readouterr().err
+    assert (one.poll(), two.poll()) == (None, None)
+
+
+def test_who_ordered_an_end_learns_that_the_process_died(start_endless, tmp_path):
+    stuck = ENDLESS.replace("map(str)", "map(lambda n: __import__('time').sleep(3600))")
+    process = start_endless("dying", stuck)
+    found = running_jobs.find_job("dying")
+    answers = []
+    has_begun = threading.Event()
+
+    def drain():
+        try:
+            found.end("drain", has_begun.set)
+        except ChannelNotReachable as error:
+            answers.append(str(error))
+
+    waiting = threading.Thread(target=drain)
+    waiting.start()
+    assert has_begun.wait(60)
+    process.kill()
+    waiting.join(60)
+    assert f"job 'dying' (process {process.pid}) took the order, drain, and ended" in answers[0]
+
+
+def test_a_job_that_nobody_may_reach_cannot_be_ended(start_endless):
+    process = start_endless("locked")
+    found = running_jobs.find_job("locked")
+    stranger = running_jobs.RunningJob(found.name, found.pid, found.path, b"another key, which is of no use.")
+    with pytest.raises(ChannelNotReachable):
+        stranger.end("cancel")
+    assert process.poll() is None

@@ -235,14 +235,14 @@ def test_a_plain_ray_job_drains_and_its_driver_reports(ray_head, project):
     assert ": the report FINISHED\n" in followed
 
 
-def test_a_submission_that_is_stopped_cancels_its_job(ray_head, project):
+def test_a_submission_that_is_stopped_drains_its_job(ray_head, project):
     submission = submit(ray_head, project, "--name", "stopped")
     process = ray_head.start("ray", "job", "stop", submission, "--address", ray_head.url, cwd=project)
     process.communicate(timeout=PATIENCE_S)
     told = record(ray_head, submission, project)
-    assert (told["name"], told["status"]) == ("stopped", "CANCELLED")
+    assert (told["name"], told["status"]) == ("stopped", "FINISHED")
     _, logs, _ = ray_head.sage_flow("logs", submission, "--address", ray_head.address, cwd=project)
-    assert "sage-flow: interrupted, cancelling the job\n" in logs
+    assert "sage-flow: SIGTERM: draining job 'stopped'" in logs
 
 
 def test_a_submission_that_starts_no_job_tells_why(ray_head, project):

@@ -198,8 +198,6 @@ class CsvSink(FileSink[Any]):
         return row
 
 
-
-
 def _fields_of(value: Any) -> dict[str, Any] | None:
     if not is_dataclass(value) or isinstance(value, type):
         return None

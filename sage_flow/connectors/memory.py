@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -95,6 +95,7 @@ class IterableSource(Source[T]):
         if _is_iterable(given):
             _check_gives_records(given)
         self._given = given
+        self.bounded = isinstance(given, Sized)
         self._reading = _Reading()  # shared by the copies of all runs
         self._position = 0
         self._iterator: Iterator[T] | None = None

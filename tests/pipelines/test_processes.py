@@ -306,7 +306,7 @@ def test_classes_of_main_are_records_exceptions_and_services(tmp_path):
     assert not list(tmp_path.glob("sage-flow-*"))
 
 
-def test_ctrl_c_cancels_the_job_and_goes_on_as_keyboard_interrupt(tmp_path):
+def test_ctrl_c_ends_the_job_and_goes_on_as_keyboard_interrupt(tmp_path):
     script = """
         import os, sys, threading
         from sage_flow import LocalEnvironment
