@@ -141,11 +141,11 @@ def _fate(operator: Operator) -> str:
     if operator.kind is Kind.COLLECT:
         return "keeps its rows in memory: they are in the result, also after a cancel"
     sink = operator.functions[0]
-    if isinstance(sink, FileSink):
+    if isinstance(sink, FileSink) and sink.publishes_at_end:
         return f"publishes {_shown(sink.path)} at the end; a cancel removes what it wrote"
     if isinstance(sink, PrintSink):
         return "prints each record at once"
-    if isinstance(sink, Sink) and type(sink).commit is not Sink.commit:
+    if isinstance(sink, Sink) and not isinstance(sink, FileSink) and type(sink).commit is not Sink.commit:
         return f"publishes at the end, by {type(sink).__name__}.commit(); after a cancel abort() is called"
     return "takes each record at once; a cancel takes nothing back"
 
@@ -154,7 +154,8 @@ def _published(plan: Plan | None) -> list[str]:
     from sage_flow.connectors.file_sinks import FileSink
 
     functions = (function for operator in _operators(plan) for function in operator.functions)
-    return [_shown(function.path) for function in functions if isinstance(function, FileSink)]
+    sinks = (function for function in functions if isinstance(function, FileSink))
+    return [_shown(sink.path) for sink in sinks if sink.publishes_at_end]
 
 
 def _shown(path: str) -> str:
