@@ -21,6 +21,7 @@ class Shelf:
         return tuple(self.things), len(self.labels)
 
 
+@pytest.mark.on_ray
 def test_a_service_that_changes_its_arguments_does_not_change_the_programs_objects(mode):
     things, labels = ["first"], {"first": "given"}
     env = mode.environment(parallelism=1)

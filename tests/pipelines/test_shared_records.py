@@ -38,6 +38,7 @@ def run(env):
     return {name: sorted(found) for name, found in env.execute().collected.items()}
 
 
+@pytest.mark.on_ray
 def test_what_one_branch_changes_no_other_branch_sees(mode):
     env = mode.environment()
     stream = env.from_collection(rows(ROWS))
@@ -186,6 +187,7 @@ def test_a_dead_letter_keeps_the_record_that_went_on_before_the_operator_failed(
     assert run(env) == {"changing letters": [1000, 1001, 1002], "letters": [0, 1, 2], "main": fresh()}
 
 
+@pytest.mark.on_ray
 def test_branches_of_a_services_pipeline_do_not_see_each_others_changes(mode):
     def body(requests):
         changing = requests.rebalance().map(lambda row: ("changed", *as_tuple(change(row))))
