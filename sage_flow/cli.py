@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if stdout.fault is None:
                 raise
             code = exit_.code if isinstance(exit_.code, int) else FAILED
+        except BrokenPipeError as error:  # who reads the output, such as `head`, has had enough
+            return _cannot_print(error, OK)
         except OSError as error:
             if error is not stdout.fault:
                 raise
@@ -76,7 +78,7 @@ def _do(argv: Sequence[str] | None) -> int:
 
 def _cannot_print(error: OSError, code: int) -> int:
     """The exit code of a command that did its work, with `code`, and could not print what it has to say."""
-    if code == OK and not isinstance(error, BrokenPipeError):  # of a pipe the reader, such as `head`, has had enough
+    if code == OK and not isinstance(error, BrokenPipeError):
         tell(f"sage-flow: error: cannot write to stdout: {error.strerror}")
     discard_stdout()
     return code or FAILED

@@ -39,7 +39,6 @@ class StopSignals:
         self.came: list[int] = []
         self._reasons: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # a signal handler may put into it
         self._before: dict[signal.Signals, Any] = {}
-        self._has_asked = False
 
     def next_reason(self) -> str | None:
         """Wait for the next reason to stop, in a few words; None: `end_reasons` was called."""
@@ -50,10 +49,8 @@ class StopSignals:
         self._reasons.put(None)
 
     def ask(self, reason: str) -> None:
-        """Ask for a first stop as a signal does, once; by any thread."""
-        if not self.came and not self._has_asked:
-            self._has_asked = True
-            self._reasons.put(reason)
+        """Ask for a stop as a signal does; by any thread."""
+        self._reasons.put(reason)
 
     def take(self) -> None:
         """Note the signals from now on, where Python's own handlers are in place. By the main thread only."""

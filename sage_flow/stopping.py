@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["endless_sources", "exit_code", "how_to_stop", "sinks_at_a_stop", "stoppable"]
 
 _NOBODY_READS: Final = "nobody reads its output any more"
+_NEVER_SECOND: Final = (_NOBODY_READS, "SIGHUP")
+"""Of a terminal that is closed both come, in any order: nobody has asked twice."""
 _SIGNAL_CODE: Final = 128  # plus the number of the signal: what a shell says of a program that a signal has ended
 
 
@@ -61,6 +63,8 @@ def _obeyed(job: JobHandle, signals: StopSignals) -> Iterator[None]:
 
     def obey() -> None:
         while (reason := signals.next_reason()) is not None:
+            if stops and reason in _NEVER_SECOND:
+                continue
             stops.append(reason)
             if not job.status.is_final:
                 (_stop_in_order if len(stops) == 1 else _cancel)(job, reason)

@@ -2,14 +2,15 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from job_folder import finish, write
 from job_folder import start as start_program
 
-from sage_flow import LocalEnvironment, Sink, Source
+from sage_flow import JobStatus, LocalEnvironment, Sink, Source
 from sage_flow.connectors.files import TextSource
-from sage_flow.stopping import endless_sources, sinks_at_a_stop
+from sage_flow.stopping import endless_sources, sinks_at_a_stop, stoppable
 
 ENDLESS = """
 import itertools
@@ -140,6 +141,45 @@ def test_a_terminal_that_says_twice_that_it_is_closed_cancels_nothing(tmp_path):
     write(tmp_path / "go", "")
     assert finish(process)[0] == 0
     assert published(tmp_path) == [1]
+
+
+class Recorder:
+    """A job that notes what it is asked for."""
+
+    name, status, is_owner = "recorder", JobStatus.RUNNING, True
+    _execution = SimpleNamespace(plan=None)
+
+    def __init__(self):
+        self.asked = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def drain(self, wait):
+        self.asked.append("drain")
+
+    def cancel(self, reason, wait):
+        self.asked.append("cancel")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "asked"),
+    [
+        (["nobody reads its output any more", "SIGHUP"], ["drain"]),
+        (["SIGHUP", "nobody reads its output any more", "SIGHUP"], ["drain"]),
+        (["Ctrl-C", "nobody reads its output any more", "SIGHUP"], ["drain"]),
+        (["SIGHUP", "SIGTERM"], ["drain", "cancel"]),
+        (["nobody reads its output any more", "Ctrl-C"], ["drain", "cancel"]),
+    ],
+)
+def test_a_terminal_that_has_gone_is_a_first_reason_to_stop_and_never_a_second(reasons, asked):
+    with stoppable(Recorder, announces=False) as (job, signals):
+        for reason in reasons:
+            signals.ask(reason)
+    assert job.asked == asked
 
 
 def test_a_third_signal_ends_the_program_at_once(tmp_path):

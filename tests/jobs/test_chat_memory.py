@@ -296,7 +296,7 @@ def test_ctrl_c_ends_a_dialogue(folder):
         terminal.type("\x03")
         assert terminal.end() == 130
         assert "Traceback" not in terminal.shown
-        assert terminal.shown.splitlines()[-1] == "sage-flow: job 'chat_memory' is CANCELLED"
+        assert terminal.shown.splitlines()[-1] == "sage-flow: job 'chat_memory' is FINISHED"
 
 
 def test_a_dialogue_through_pipes_reads_the_same(folder):
