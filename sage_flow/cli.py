@@ -47,8 +47,8 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
-    0: done; 1: the job failed, or the output cannot be written; 2: wrong use; 3: no cluster can be reached; 130: Ctrl-C;
-    143: a second SIGTERM has cancelled the job.
+    0: done; 1: the job failed, or the output cannot be written; 2: wrong use; 3: no cluster can be reached;
+    130: Ctrl-C; 143: a second SIGTERM has cancelled the job.
     """
     occupy_standard_files()
     code = OK
