@@ -1,0 +1,1 @@
+"""What of a job outlives its processes, and how it goes on from there."""
