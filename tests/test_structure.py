@@ -23,7 +23,7 @@ PURE = [
         "channels/frame.py",
         "channels/hosted_queue.py",
         "channels/queue_record.py",
-        "checkpoint/coordinator.py",
+        "checkpoint/log.py",
     )
 ]
 WORLD = {"ray", "socket", "threading", "time", "selectors", "subprocess", "asyncio"}
