@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sage_flow._version import __version__
-from sage_flow.console import FAILED
+from sage_flow.console import FAILED, tell
 from sage_flow.errors import ClusterError, PipelineError
 from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent
 from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, use_own_token
@@ -43,6 +44,8 @@ _PACKERS: Final = tuple(f"ray._private.runtime_env.{module}" for module in ("pac
 
 _VERSION: Final = "sage_flow"  # in the metadata of what we submit
 _COMMAND: Final = "sage_flow_command"
+
+_NEVER_IMPORTED: Final = {"test", "this", "antigravity"}  # by a library
 
 _DIAL_S: Final = 5.0
 _POLL_S: Final = 0.3
@@ -180,8 +183,20 @@ def shipped(working_dir: str) -> dict[str, Any]:
     """The runtime environment that takes this folder along. Raises PipelineError if it is none."""
     if not os.path.isdir(working_dir):
         raise PipelineError(f"--working-dir {working_dir}: no such folder")
+    hiding = hiding_files(working_dir)
+    if hiding:
+        tell(
+            f"sage-flow: warning: Ray's processes look for modules in {working_dir} before the standard library, where"
+            f" {', '.join(hiding)} may take the place of its modules: rename, or send another folder with --working-dir"
+        )
     _silence_ray()
     return {"working_dir": os.path.abspath(working_dir), "excludes": list(EXCLUDES)}
+
+
+def hiding_files(folder: str) -> list[str]:
+    """The files and packages in a folder that have the name of a module of the standard library."""
+    modules = (*Path(folder).glob("*.py"), *(file.parent for file in Path(folder).glob("*/__init__.py")))
+    return sorted(file.name for file in modules if file.stem in sys.stdlib_module_names - _NEVER_IMPORTED)
 
 
 def entrypoint(jobfile: str, working_dir: str, arguments: Sequence[str]) -> str:

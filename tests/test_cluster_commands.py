@@ -328,6 +328,15 @@ def test_a_termination_while_the_job_starts_is_not_lost(tmp_path):
 # --- what travels -----------------------------------------------------------------------------------------
 
 
+def test_files_that_would_hide_standard_modules_from_ray_are_told(job_folder, capsys):
+    for name in ("json.py", "queue/__init__.py", "logging/notes.txt", "test.py", "jobs/csv.py", "own.py"):
+        write(job_folder / name, "")
+    assert shipped(".")["working_dir"] == str(job_folder)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sage-flow: warning: ")
+    assert " json.py, queue may take the place of its modules: rename" in line
+
+
 def test_the_command_on_the_cluster_survives_its_shell(job_folder):
     write(job_folder / "p" / "jobs" / "the job.py", JOB)
     command = entrypoint("p/jobs/the job.py", "p", ["--option", "text=a 'b' $c; d"])
