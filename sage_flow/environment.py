@@ -214,6 +214,7 @@ class Environment(ABC):
         concurrency: int = 1,
         max_pending: int = 256,
         timeout: float = 10.0,
+        open_timeout: float = 300.0,
         stateless: bool = False,
         uses: Sequence[str] = (),
         ray_actor_options: ActorOptionsDict | None = None,
@@ -229,7 +230,9 @@ class Environment(ABC):
                 the replicas in turn, as they do for a PipelineService.
             concurrency: calls that one replica answers at the same time, each in a thread, or coroutines.
             max_pending: open calls of one caller before it has to wait.
-            timeout: seconds a caller waits by default.
+            timeout: seconds a caller waits by default; they begin when the service is open.
+            open_timeout: seconds from the job's start for making and opening the object (a model's import); a call
+                that has waited for that as well as for `timeout` is told that the service is still opening.
             stateless: the object keeps nothing from one call to the next.
             uses: names of the services that it calls, so that a circle is found before the job runs.
             ray_actor_options: what the Ray actor of each replica needs, as `DataStream.options` has it; for a
@@ -253,6 +256,7 @@ class Environment(ABC):
             stateless,
             uses=_checked_names(uses, name),
             actor_options=actor_options(f"service {name!r}", {} if ray_actor_options is None else ray_actor_options),
+            open_timeout_s=_checked_timeout(open_timeout, name, "open_timeout of service"),
         )
         with self._graph.registering(name):
             if isinstance(service, PipelineService):

@@ -8,13 +8,14 @@ with connect_service("host", 7001, "answer", key=key) as answer:         # anywh
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.channels.frame import CancelRequest, Message, Reply
 from sage_flow.channels.link import Link, dial
@@ -45,7 +46,9 @@ Door = tuple[Address, bytes | None]
 
 
 # Messages travel as plain tuples, which cost less than half of what named ones do: a call (its number, seconds that
-# are left, method, args, kwargs, the key group that chooses the replica), a cancellation (the number alone), a reply.
+# are left, method, args, kwargs, the key group that chooses the replica), a cancellation (the number alone), a reply;
+# behind the greeting, once the service is open, `_OPEN`.
+_OPEN: Final = ()
 
 
 class ServedService:
@@ -116,6 +119,11 @@ class ServedService:
     def _greet(self, link: Link) -> None:
         link.state = {}  # the open calls, by the client's number
         link.send(self._service)
+        self._port.when_open(self._service.name, partial(self._tell_open, link))
+
+    def _tell_open(self, link: Link) -> None:
+        with contextlib.suppress(LinkClosed):
+            link.send(_OPEN)
 
     def _on_message(self, link: Link, words: tuple[Any, ...], size: int) -> None:
         open_calls: dict[int, OpenCall] = link.state
@@ -222,6 +230,11 @@ class _RemotePort(CallingPort):
             self._condition.notify_all()
         self._call_back(waiting)
 
+    def note_moved(self, service: str) -> None:
+        """Another attempt of the job serves it, perhaps not yet."""
+        with self._lock:
+            self._openings.forget(service, self.now())
+
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         return -1 if group is None else group  # the other end chooses
 
@@ -258,11 +271,14 @@ class ServiceConnection:
         self._greeting: ServicePlan | None = None
         self._greeted = threading.Event()
         self._port: _RemotePort | None = None
+        self._is_open = False
         self._connected()
         if not self._greeted.wait(timeout_s) or self._greeting is None:
             raise ChannelNotReachable(f"{where()[0]} does not say what service {service!r} is")
         plan = replace(self._greeting, many=False)  # the other end puts replies together
         self._port = _RemotePort(self._connected, lambda: self._link, Plan(service, (), (), {service: plan}))
+        if self._is_open:  # also told to the port itself, if that came later
+            self._port.note_open(service)
         self.handle: ServiceHandle = Caller({service: plan}, self._port).handle(service)
 
     def close(self) -> None:
@@ -311,8 +327,14 @@ class ServiceConnection:
 
     def _on_message(self, link: Link, message: Any, size: int) -> None:
         if isinstance(message, ServicePlan):
-            self._greeting = message
+            self._greeting, self._is_open = message, False
+            if self._port is not None:
+                self._port.note_moved(self._service)
             self._greeted.set()
+        elif message == _OPEN:
+            self._is_open = True
+            if self._port is not None:
+                self._port.note_open(self._service)
         elif self._port is not None:
             self._port.take_reply(Reply._make(message))
 

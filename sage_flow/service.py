@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from sage_flow.errors import PipelineError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sage_flow.functions import RuntimeContext
     from sage_flow.stream import DataStream
 
@@ -151,26 +153,33 @@ class ServiceFuture:
         loop = asyncio.get_running_loop()
         if not self.done():
             self._calls.flush()
-            waiter = loop.create_future()
-
-            def wake() -> None:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-            def wake_from_anywhere(_: ServiceFuture) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(wake)
-
-            self.add_done_callback(wake_from_anywhere)
-            timer = loop.call_later(max(0.0, self._call.deadline - self._calls.now()), wake)
-            try:
-                yield from waiter
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
-            finally:
-                timer.cancel()
+        while not self.done():  # the deadline may move: the service may still be opening
+            yield from self._woken(loop)
         return self.result()
+
+    def _woken(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
+        """Wait for the end of the call, or until its deadline as it is now."""
+        import asyncio
+
+        waiter = loop.create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        def wake_from_anywhere(_: ServiceFuture) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake)
+
+        self.add_done_callback(wake_from_anywhere)
+        timer = loop.call_later(max(0.0, self._call.deadline - self._calls.now()), wake)
+        try:
+            yield from waiter
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            timer.cancel()
 
     def __repr__(self) -> str:
         return f"<ServiceFuture of {self._call.label}, {'done' if self.done() else 'open'}>"

@@ -206,6 +206,18 @@ class Ended(NamedTuple):
     failure: Any = None
 
 
+class Opened(NamedTuple):
+    """A service's subtask to driver: its functions, or its object, are open."""
+
+    subtask: int
+
+
+class ServiceOpened(NamedTuple):
+    """Driver to every subtask: all subtasks of this service are open, the time of calls begins."""
+
+    service: str
+
+
 class Closing(NamedTuple):
     """Subtask to driver: its records are processed, what was left of coroutines is ended now and everything closed."""
 
@@ -258,4 +270,6 @@ Message = (
     | Closing
     | Locate
     | Located
+    | Opened
+    | ServiceOpened
 )

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
 from sage_flow.errors import CodecError, ServiceOverloaded
 from sage_flow.executors.shell import Post
 from sage_flow.keys import group_to_subtask
 from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
+from sage_flow.runtime.caller import activation_deadline
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
+from sage_flow.runtime.opening import Openings
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics
 from sage_flow.service import Call
@@ -40,7 +42,8 @@ class CallingPort:
         self.now = post.now
         self._condition = post.condition(address)
         self._lock = self._condition.lock
-        self._calls = CallTable()
+        self._openings = Openings(plan.services, self.now())
+        self._calls = CallTable(self._openings)
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
         self._story = Story()
         self._received_replies = 0
@@ -59,6 +62,9 @@ class CallingPort:
         label = f"{service.name}.{call.method}"
         refused = self._refused(service)
         made = None if refused is not None else self._take_place(service, label, began, began + timeout_s, pool)
+        is_opening = service.name not in self._openings
+        if made is None and refused is None and is_opening:
+            made = self._take_place_later(service, label, began, timeout_s, pool)
         if made is None:
             refused = refused or Outcome(
                 error=ServiceOverloaded(
@@ -68,6 +74,8 @@ class CallingPort:
             )
             return self._not_made(service, label, began, refused)
         made.target = self._choose_replica(service, group)
+        if is_opening and (limit := activation_deadline.get()) is not None:
+            made.limit = limit
         self._send(made, call)
         return made
 
@@ -83,6 +91,34 @@ class CallingPort:
                 self._check()
             taken = self._calls.open(*take)
         return taken or self._await(partial(self._calls.open, *take), deadline)
+
+    def _take_place_later(
+        self, service: ServicePlan, label: str, began: float, timeout_s: float, pool: str | None
+    ) -> OpenCall | None:
+        """The earlier calls wait for the service to open: the time for a place begins then, too."""
+        take = partial(
+            self._calls.open, service.name, label, began, began + timeout_s, service.many, pool, service.max_pending
+        )
+        outer = activation_deadline.get()
+        until = self._openings.limit(service.name)
+        until = until if outer is None else min(until, outer)
+
+        def has_room() -> OpenCall | Literal[True] | None:
+            return take() or (True if service.name in self._openings else None)
+
+        taken: OpenCall | Literal[True] | None = self._await(has_room, until)
+        made = self._await(take, self.now() + timeout_s) if taken is True else taken
+        if made is not None:
+            with self._lock:
+                self._calls.restart(made, self._openings, self.now())
+        return made
+
+    def note_open(self, service: str, since_s: float = 0.0) -> None:
+        """All subtasks of a service are open, for so many seconds."""
+        with self._lock:
+            self._openings.note(service, self.now() - since_s)
+            self._calls.on_opened(service, self._openings)
+            self._condition.notify_all()
 
     def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
         with self._lock:

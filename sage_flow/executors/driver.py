@@ -30,9 +30,11 @@ from sage_flow.channels.frame import (
     Locate,
     Located,
     Message,
+    Opened,
     Progress,
     Reply,
     Request,
+    ServiceOpened,
 )
 from sage_flow.errors import CloseTimeout, CodecError, CollectLimitError, ProtocolError
 from sage_flow.executors.outside import OutsidePort
@@ -113,6 +115,10 @@ class Driver:
         self._credits = {id: ConsumedCredit(shell.window(sender, DRIVER)) for id, sender in self._producers.items()}
         self._next_seq = dict.fromkeys(self._producers, 0)
         self._service_of = {s.address: s.chain.service for s in plan.subtasks if s.chain.service is not None}
+        self._opening = {
+            name: {address for address, service in self._service_of.items() if service == name}
+            for name in plan.services
+        }
         self._inspections = 0
         self._inspected: dict[int, Inspected] = {}
         self._give_up_at: float | None = None
@@ -240,6 +246,8 @@ class Driver:
             case Progress(subtask, report):
                 self._note_start(subtask)
                 self._note_report(subtask, report)
+            case Opened(subtask):
+                self._note_open(subtask)
             case Closing(subtask):
                 self._begin_end([subtask])
             case Located():
@@ -383,6 +391,17 @@ class Driver:
             return known or "it gives no answer"
         stuck = f"stuck at {', '.join(places)}" if places else "in the engine itself"
         return f"{known}: {stuck}" if known else stuck
+
+    def _note_open(self, address: int) -> None:
+        """When the last subtask of a service is open, all who may call it are told, once."""
+        name = self._service_of[address]
+        self._opening[name].discard(address)
+        if self._opening[name]:
+            return
+        if self.outside is not None:
+            self.outside.note_open(name)
+        for other in self._coordinator.alive:
+            self._shell.send(DRIVER, other, ServiceOpened(name))
 
     def _note_report(self, subtask: int, report: SubtaskReport | None) -> None:
         if report is not None:

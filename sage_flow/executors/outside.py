@@ -36,6 +36,7 @@ class OutsidePort(CallingPort):
         self._ended: dict[str, str] = {}  # services, and why they cannot be called any more
         self._sending = 0
         self._at_close: list[Callable[[], None]] = []
+        self._at_open: dict[str, list[Callable[[], object]]] = {}
 
     def loop_of(self, service: str) -> EventLoop:
         """The loop for the links of those who call this service."""
@@ -48,6 +49,21 @@ class OutsidePort(CallingPort):
     def at_close(self, action: Callable[[], None]) -> None:
         """Do this once the job can answer no more calls; it must not wait."""
         self._at_close.append(action)
+
+    def note_open(self, service: str, since_s: float = 0.0) -> None:
+        super().note_open(service, since_s)
+        with self._lock:
+            callbacks = self._at_open.pop(service, [])
+        for callback in callbacks:
+            callback()
+
+    def when_open(self, service: str, callback: Callable[[], object]) -> None:
+        """Call back, from any thread, once the service is open; now if it is."""
+        with self._lock:
+            if service not in self._openings:
+                self._at_open.setdefault(service, []).append(callback)
+                return
+        callback()
 
     def deliver(self, message: Message) -> None:
         """Take a reply. Raises ProtocolError for anything else."""

@@ -28,6 +28,7 @@ from sage_flow.channels.frame import (
     Message,
     Reply,
     Request,
+    ServiceOpened,
     Ticket,
 )
 from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError
@@ -88,6 +89,7 @@ class WorkerPort(CallingPort):
         """Until when somebody waits for what the subtask is doing."""
         self.on_taken_back: Callable[[int, int], object] = lambda caller, call: None
         """Called when a caller has given up a call that may be under way."""
+        self._is_open = False
         self._thread: int | None = None
         self._queue_emitted: Callable[[], None] | None = None
         self._held_until = 0.0
@@ -108,6 +110,15 @@ class WorkerPort(CallingPort):
         self._thread = threading.get_ident()
         self._threads.append(self._thread)
 
+    def opened(self) -> None:
+        """The subtask is open. What has waited for that in the inbox has all of its time before it."""
+        with self._lock:
+            self._is_open = True
+            now = self.now()
+            for index, message in enumerate(self._inbox):
+                if isinstance(message, Request):
+                    self._inbox[index] = message._replace(deadline=now + message.remaining_s)
+
     def enter_further_activation(self) -> None:
         """The calling thread answers requests of the subtask, too."""
         self._threads.append(threading.get_ident())
@@ -126,6 +137,8 @@ class WorkerPort(CallingPort):
                 self.wake()
         elif isinstance(message, Inspect):
             self._shell.send(self._address, DRIVER, Inspected(self._address, message.number, self.report()))
+        elif isinstance(message, ServiceOpened):
+            self.note_open(message.service)
         elif isinstance(message, Locate):
             self._shell.send(self._address, DRIVER, self.located())
         else:
@@ -226,6 +239,8 @@ class WorkerPort(CallingPort):
         """Where the user code of the subtask is."""
         with self._lock:
             until = max(self.given_up_at(), self._calls.last_deadline)
+            if self._service is not None and not self._is_open:
+                until = self._openings.limit(self._service)
         places = [place for thread in self._threads if (place := thread_place(thread)) is not None]
         if self._event_loop is not None:
             places += self._event_loop.places()

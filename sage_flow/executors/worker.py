@@ -14,6 +14,7 @@ from sage_flow.channels.frame import (
     Failed,
     Finished,
     Message,
+    Opened,
     Progress,
     Reply,
     Request,
@@ -87,6 +88,7 @@ class Worker:
             service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
             self.port.given_up_at, self.port.on_taken_back = service.given_up_at, service.on_taken_back
             service.open()
+            self._note_open()
             _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
             self._begin_end()
             service.close()
@@ -94,6 +96,7 @@ class Worker:
             chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port)
             self.port.given_up_at = chain.given_up_at
             chain.open()
+            self._note_open()
             feeder = self._feed(chain)
             try:
                 self._run_chain(chain, feeder)
@@ -102,6 +105,11 @@ class Worker:
                     feeder.stop()
             self._begin_end()
             chain.close()
+
+    def _note_open(self) -> None:
+        self.port.opened()
+        if self._subtask.chain.service is not None:
+            self._tell(Opened(self._address))
 
     def _begin_end(self) -> None:
         self.is_ending = True

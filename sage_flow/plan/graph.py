@@ -166,3 +166,4 @@ class ServiceDefinition:
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: tuple[Tap, ...] = ()
     actor_options: ActorOptions = DEFAULT_OPTIONS
+    open_timeout_s: float = 300.0

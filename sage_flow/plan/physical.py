@@ -12,7 +12,7 @@ from sage_flow.plan.shared_records import SharedRecords
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 MAX_PARALLELISM = 128
 """Key groups, the units in which keyed state moves."""
@@ -68,7 +68,7 @@ class ServicePlan:
     `needs_key`: its replicas have a state of their own each, so every call says whose. `many`: its reply is a list.
     `uses` are the services that it said it calls.
     `methods` are the names that can be called, None where only the running object knows (a factory).
-    `type_key` is the class a caller may name instead of the service.
+    `type_key` is the class a caller may name instead of the service. `open_timeout_s`: for it to open.
     """
 
     name: str
@@ -82,6 +82,7 @@ class ServicePlan:
     uses: tuple[str, ...] = ()
     methods: frozenset[str] | None = None
     type_key: str | None = None
+    open_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

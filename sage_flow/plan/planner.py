@@ -183,4 +183,5 @@ def _service_plan(
         service.uses,
         methods,
         type_key,
+        service.open_timeout_s,
     )

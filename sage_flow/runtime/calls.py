@@ -22,6 +22,8 @@ from sage_flow.runtime.statistics import CallStatistics, Histogram
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from sage_flow.runtime.opening import Openings
+
 __all__ = ["CallTable", "OpenCall", "Outcome"]
 
 _ENDED_DEADLINES = 64
@@ -50,8 +52,9 @@ class OpenCall:
 
     It takes one of the places of `pool`, which is the service's own unless its caller has places of its own.
 
-    `began` and `deadline` are seconds of the caller's clock; `target` is the subtask that has the request, once
-    it was sent.
+    `began` and `deadline` are seconds of the caller's clock. The deadline moves while the service is still opening, for
+    a call that helps to answer another one no further than to `limit`; `timeout_s` is the time that the call was given.
+    `target` is the subtask that has the request, once it was sent.
     """
 
     id: int
@@ -66,15 +69,19 @@ class OpenCall:
     outputs: list[Any] = field(default_factory=list)
     outcome: Outcome | None = None
     callbacks: list[Callable[[], object]] = field(default_factory=list)
+    timeout_s: float = 0.0
+    limit: float = math.inf
 
 
 class CallTable:
     """Numbers calls, counts those open per pool of places, and completes them.
 
     What completes a call returns it: its callbacks are for the caller of these methods to call, outside its lock.
+    `openings`: which services are open; without it all are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, openings: Openings | None = None) -> None:
+        self._openings = openings
         self._calls: dict[int, OpenCall] = {}
         self._deadlines: list[tuple[float, int]] = []  # a heap; of some calls that have ended, too
         self._in_flight: dict[str, int] = {}
@@ -103,6 +110,7 @@ class CallTable:
         number = self._next_id
         self._next_id += 1
         call = self._calls[number] = OpenCall(number, service, pool, label, began, deadline, many)
+        call.timeout_s = deadline - began
         heapq.heappush(self._deadlines, (deadline, number))
         self._in_flight[pool] = taken + 1
         return call
@@ -146,18 +154,44 @@ class CallTable:
 
         Half of the heap goes at least, so it costs each call a constant time.
         """
-        self._deadlines = [entry for entry in self._deadlines if entry[1] in self._calls]
+        self._deadlines = [entry for entry in self._deadlines if self._is_valid(entry)]
         heapq.heapify(self._deadlines)
 
     def expire(self, now: float) -> list[OpenCall]:
-        """End the calls whose time has passed; return them."""
+        """End the calls whose time has passed, but not those that may wait for their service to open; return them."""
         late = []
+        openings = self._openings
         while self.next_deadline <= now:
             call = self._calls[self._deadlines[0][1]]
-            waited_s = call.deadline - call.began
-            self.end(call, Outcome(error=ServiceTimeout(f"{call.label} gave no reply within {waited_s:g} s")), now)
+            if openings is not None and openings.waits_until(call) > now:
+                self._move(call, openings.next_look(call, now))
+                continue
+            why = None if openings is None else openings.why_late(call, now)
+            error = ServiceTimeout(why or f"{call.label} gave no reply within {call.timeout_s:g} s")
+            self.end(call, Outcome(error=error), now)
             late.append(call)
         return late
+
+    def on_opened(self, service: str, openings: Openings) -> None:
+        """The time of the calls of this service begins."""
+        for call in self._calls.values():
+            if call.service == service:
+                self._move(call, openings.deadline(call))
+
+    def restart(self, call: OpenCall, openings: Openings, now: float) -> None:
+        """It has waited for a place until its service was open, or nearly so: its time begins then."""
+        if call.outcome is None:
+            is_open = call.service in openings
+            self._move(call, openings.deadline(call) if is_open else openings.next_look(call, now))
+
+    def _move(self, call: OpenCall, deadline: float) -> None:
+        call.deadline = deadline
+        heapq.heappush(self._deadlines, (deadline, call.id))
+
+    def _is_valid(self, entry: tuple[float, int]) -> bool:
+        """Not that of a call that has ended, or whose deadline was moved."""
+        call = self._calls.get(entry[1])
+        return call is not None and call.deadline == entry[0]
 
     def fail_all(self, error: BaseException, now: float) -> list[OpenCall]:
         """End every open call: nobody is left who could answer; return them."""
@@ -170,7 +204,7 @@ class CallTable:
     def next_deadline(self) -> float:
         """When the first open call will have timed out; infinite without one."""
         heap = self._deadlines
-        while heap and heap[0][1] not in self._calls:
+        while heap and not self._is_valid(heap[0]):
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
 

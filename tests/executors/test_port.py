@@ -92,6 +92,8 @@ def port_of(operator="step", window=8, max_pending=256, replicas=1):
     subtask = next(s for s in plan.subtasks if operator == s.chain.head.name)
     shell = RecordingShell(window)
     port = WorkerPort(plan, subtask, shell)
+    for name in plan.services:
+        port.note_open(name)
     outs = [c.id for c in plan.channels if c.producer == subtask.address]
     ins = [c.id for c in plan.channels if c.consumer == subtask.address]
     addresses = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
