@@ -256,5 +256,5 @@ def _directory() -> Path:
         raise ChannelNotReachable(
             f"jobs announce themselves in {directory}, which cannot be made: {error.strerror}; set XDG_RUNTIME_DIR or"
             " TMPDIR to a directory of your own"
-        ) from error
+        ) from None
     return directory

@@ -261,7 +261,7 @@ def _check_somebody_listens(address: str) -> None:
         raise ClusterError(
             f"nobody answers at {address}: {error}; Ray's job server is there if the head was started with its"
             " dashboard, for other machines with --dashboard-host=0.0.0.0"
-        ) from error
+        ) from None
 
 
 def _telling(text: str) -> str:

@@ -298,7 +298,9 @@ def test_a_job_server_is_no_place_to_run(job_folder, monkeypatch, capsys):
 def test_running_where_nobody_answers(job_folder, nobody, capsys):
     write(job_folder / "unanswered.py", JOB)
     assert main(["run", "unanswered.py", "--address", nobody]) == 3
-    assert f"nobody answers at '{nobody}'" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"nobody answers at '{nobody}'" in err
+    assert len(err.splitlines()) == 1  # no line of the engine's, nor of the library's
 
 
 def test_a_termination_while_the_job_starts_is_not_lost(tmp_path):

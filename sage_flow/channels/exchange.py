@@ -376,11 +376,10 @@ class Exchange:
         silence = self._silences.setdefault(peer, Silence(lease_s, now))
         if inlet.received_messages == messages and now - when > lease_s / 2:
             inlet.drain()  # it was perhaps this process that stood still
-        if inlet.received_messages != messages:
+        if heard := inlet.received_messages != messages:
             when = now
-            silence.heard(now)
         self._heard[peer] = (when, inlet.received_messages)
-        return silence.is_over(now)
+        return silence.is_over(now, heard=heard)
 
     def _outlet_closed(self, peer: int, outlet: Link, reason: str) -> None:
         """What the peer had written before it went still counts, also if its end shows here first."""

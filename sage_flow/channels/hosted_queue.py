@@ -184,11 +184,11 @@ class HostedQueue:
         over = [name for gone_at, name in sorted(gone) if now - gone_at >= RESUME_S]
         return [decision for name in over for decision in self._end_session(name, now)]
 
-    def excuse(self, session: str, now: float) -> None:
-        """Its host stood still, and could not see whether it comes back: it has the whole time again."""
+    def excuse(self, session: str, seconds: float) -> None:
+        """Its host stood still for so long, and could not see whether it comes back: that does not count."""
         gone = self._sessions.get(session)
         if gone is not None and gone.gone_at is not None:
-            gone.gone_at = now
+            gone.gone_at += seconds
 
     def knows(self, session: str) -> bool:
         """It has come, and not ended."""

@@ -147,21 +147,20 @@ class QueueHost:
         """A session may come back in time; if it was this process that stood still it may already be at the door."""
 
         def look() -> None:
-            now = time.monotonic()
+            now, name = time.monotonic(), (seat.name, seat.session)
+            if self._seats.get(name) is not seat:
+                return  # it has come back over another link, or left
             if silence.is_over(now):
-                self._expire(seat, now)
-            else:
-                if silence.starts_anew:
-                    seat.queue.excuse(seat.session, now)
+                decisions = seat.queue.expire(now)
+                if not seat.queue.knows(seat.session):
+                    del self._seats[name]
+                self._decide(seat, decisions)
+            elif silence.stood_still_s:
+                seat.queue.excuse(seat.session, silence.stood_still_s)
+            if self._seats.get(name) is seat:
                 self._await_return(seat, silence)
 
         exchange_loop().after(silence.pause_s, look)
-
-    def _expire(self, seat: _Seat, now: float) -> None:
-        decisions = seat.queue.expire(now)
-        if not seat.queue.knows(seat.session) and self._seats.get((seat.name, seat.session)) is seat:
-            del self._seats[seat.name, seat.session]
-        self._decide(seat, decisions)
 
     def _on_message(self, link: AnyLink, message: tuple[Any, ...], size: int) -> None:
         number, word, *rest = message

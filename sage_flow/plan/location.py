@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -48,8 +49,8 @@ def short_path(file: str) -> str:
 
 
 def is_engine_file(file: str) -> bool:
-    """Whether `file` belongs to sage_flow itself, generated chains included, or to Ray below it."""
-    return file.startswith((_PACKAGE, "<sage_flow ")) or _RAY in file
+    """Whether `file` belongs to sage_flow itself, generated chains included, to Ray, or to `with` in between."""
+    return file.startswith((_PACKAGE, "<sage_flow ")) or _RAY in file or file == contextlib.__file__
 
 
 def caller_location() -> Location:

@@ -131,7 +131,7 @@ def test_a_lease_ends_with_its_acknowledgement():
     assert queue.depth == 1
 
 
-def test_a_session_that_its_host_could_not_hear_has_the_whole_time_again():
+def test_time_in_which_its_host_stood_still_does_not_count_against_a_session():
     queue, client = queue_and_client()
     client.put(1, "a")
     client.get(2)

@@ -1,5 +1,6 @@
 """Where something was written: the user's line, as short as it can be said."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def test_engine_files_are_those_of_the_package_and_generated_chains():
     assert is_engine_file(sage_flow.__file__)
     assert is_engine_file(os.path.join(os.path.dirname(sage_flow.__file__), "runtime", "chain.py"))
     assert is_engine_file("<sage_flow chain 'a' from 0.0>")
+    assert is_engine_file(contextlib.__file__)  # the engine's own `with` blocks
     assert not is_engine_file(__file__)
     assert not is_engine_file(os.path.dirname(sage_flow.__file__) + "_jobs/flights.py")
     assert not is_engine_file("<stdin>")

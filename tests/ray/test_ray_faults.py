@@ -359,28 +359,28 @@ def test_a_master_that_is_killed_behind_the_end_of_its_job_does_not_run_it_again
 
 @pytest.mark.race
 def test_a_master_that_stood_still_for_longer_than_its_lease_keeps_the_job_of_a_living_driver(ray_cluster):
-    job = endless("kept", lease_s=2.0, restart=FixedDelay(3, 0.1)).submit()
+    job = endless("kept", lease_s=4.0, restart=FixedDelay(20, 0.1)).submit()
     running(job)
     master = master_pid(job)
     os.kill(master, signal.SIGSTOP)
     try:
-        assert not job._execution.wait(5.0)  # more than two leases
+        assert not job._execution.wait(9.0)  # more than two leases
     finally:
         os.kill(master, signal.SIGCONT)
-    wait_for(lambda: job._execution.record.attempt == 2)  # the workers have taken it for dead
+    assert not job._execution.wait(4.0)  # a lease, in which it judges; its workers may have taken it for dead
     running(job)
     assert job.drain() is JobStatus.FINISHED
 
 
 @pytest.mark.race
 def test_processes_that_stood_still_together_do_not_take_each_other_for_lost(ray_cluster):
-    job = endless("frozen", lease_s=2.0).submit()
+    job = endless("frozen", lease_s=4.0).submit()
     subtasks = running(job)
     pids = [master_pid(job), *{subtask.pid for subtask in subtasks}]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        assert not job._execution.wait(5.0)
+        assert not job._execution.wait(9.0)
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)

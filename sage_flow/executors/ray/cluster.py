@@ -58,10 +58,10 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: start one with `ray start --head`, or give"
             f' address="local" for one in this process ({_gist(error)})'
-        ) from error
+        ) from None
     except RuntimeError as error:
         if "version" in str(error).lower():
-            raise ClusterError(f"the cluster at {address!r} runs another version: {_one_line(error)}") from error
+            raise ClusterError(f"the cluster at {address!r} runs another version: {_one_line(error)}") from None
         raise
 
 
@@ -122,7 +122,7 @@ def _ask_gcs(where: str) -> str | None:
     except RayError as error:
         if is_refusal(str(error)):
             return _one_line(error)
-        raise ClusterError(f"what listens at {where!r} does not answer as a Ray cluster: {_one_line(error)}") from error
+        raise ClusterError(f"what listens at {where!r} does not answer as a Ray cluster: {_one_line(error)}") from None
     return None
 
 
@@ -187,7 +187,7 @@ def _check_somebody_listens(where: str) -> str:
     try:
         socket.create_connection((host, port), _DIAL_S).close()
     except (OSError, OverflowError) as error:
-        raise ClusterError(f"nobody answers at {where!r}: {error}") from error
+        raise ClusterError(f"nobody answers at {where!r}: {error}") from None
     return host
 
 

@@ -89,7 +89,7 @@ def _job_logs(job_id: str, namespace: str) -> dict[str, str]:
         mine.sort(key=lambda actor: str(actor.actor_id))
         return {actor.name: _printed(actor.actor_id) for actor in mine if actor.pid}
     except (RayStateApiException, OSError) as error:  # Ray gives each request 30 s
-        raise ClusterError(f"Ray's dashboard at {url} does not hand out the logs: {error}") from error
+        raise ClusterError(f"Ray's dashboard at {url} does not hand out the logs: {error}") from None
 
 
 def _printed(actor_id: str) -> str:

@@ -322,10 +322,9 @@ class JobMaster:
         lease_s = self._options.lease_s
         silence = Silence(lease_s, time.monotonic())
         while not self._over.wait(silence.pause_s):
-            if self._is_renewed.is_set():
-                self._is_renewed.clear()
-                silence.heard(time.monotonic())
-            if silence.is_over(time.monotonic()):
+            heard = self._is_renewed.is_set()
+            self._is_renewed.clear()
+            if silence.is_over(time.monotonic(), heard=heard):
                 self.cancel(f"its driver gave no sign of life for {lease_s:g} s")
                 return
 
