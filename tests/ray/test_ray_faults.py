@@ -12,7 +12,7 @@ import pytest
 from job_parts import Ticking, kill_self_once, note_pid, wait_for
 
 from sage_flow import FixedDelay, JobStatus, RemoteEnvironment, connect
-from sage_flow.errors import ClusterError, WorkerDied
+from sage_flow.errors import CloseTimeout, ClusterError, WorkerDied
 
 HERE = Path(__file__).parent
 
@@ -74,6 +74,29 @@ def test_code_that_does_not_come_back_is_left_behind_with_its_actor(ray_cluster,
     job.cancel()
     assert "source-1 -> last[1/1]: unresponsive in actor" in "; ".join(job.result().stuck)
     wait_for(lambda: are_gone(pids))
+
+
+def test_code_that_holds_up_the_normal_end_is_named_with_its_line_and_its_actor_goes(ray_cluster, tmp_path):
+    class Slow:
+        def get(self, n):
+            (tmp_path / "pid").write_text(str(os.getpid()))
+            time.sleep(3600)
+
+    def give_up(n, ctx):
+        future = ctx.service("slow").get.remote(n)
+        wait_for((tmp_path / "pid").exists)
+        future.cancel()
+        return n
+
+    env = RemoteEnvironment("holds", close_grace_s=0.5, cancel_grace_s=0.5)
+    env.register_service("slow", Slow, timeout=3600.0)
+    env.from_collection([1]).map(give_up).collect("rows")
+    with pytest.raises(CloseTimeout) as caught:
+        env.execute(progress=False)
+    assert "slow[1/1]: unresponsive in actor" in str(caught.value)
+    assert "test_ray_faults.py" in str(caught.value)
+    assert "in get" in str(caught.value)
+    wait_for(lambda: are_gone([int((tmp_path / "pid").read_text())]))
 
 
 def test_a_module_that_the_cluster_has_not_is_named(ray_cluster, tmp_path, monkeypatch):

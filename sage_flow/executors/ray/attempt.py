@@ -147,10 +147,16 @@ class Crew:
     def _answer(self, member: _Member, reference: Any) -> Any:
         import ray
 
+        limit_s = self._options.start_timeout_s
         try:
-            return ray.get(reference)
+            return ray.get(reference, timeout=limit_s)
         except ray.exceptions.RayActorError as error:
             raise WorkerDied(f"{member} of job {self._job_id!r} could not be started: {_why(error)}") from error
+        except ray.exceptions.GetTimeoutError as error:
+            raise WorkerDied(
+                f"{member} of job {self._job_id!r} could not be started: it gave no answer for {limit_s:g} s"
+                " (start_timeout_s)"
+            ) from error
 
     def start(self, plan: Any, process_of: dict[int, int], endpoints: dict[int, Any]) -> None:
         """Let all of them run. `plan`: a reference to its bytes."""
