@@ -56,7 +56,12 @@ def test_between_any_two_parallelisms_every_record_arrives_once(mode, before, af
     spread_out.map(lambda pair: pair, parallelism=after, name="map").collect("rows")
     result = finished(env)
     assert Counter(result.collected["rows"]) == numbered(100, before)
-    assert result.counts == {"source": 100 * before, "map": 100 * before, "rows": 100 * before}
+    assert result.counts == {
+        "source": 100 * before,
+        "map": 100 * before,
+        "collect-1": 100 * before,
+        "rows": 100 * before,
+    }
 
 
 @pytest.mark.on_ray
