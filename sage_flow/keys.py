@@ -81,6 +81,8 @@ class StableHash:
             return _combine("None", [])
         if isinstance(key, numbers.Number) and not isinstance(key, complex):
             return self._number(key)
+        if _is_bool_of_numpy(kind):  # equals True or False, and yet is no Number
+            return self._number(bool(key))
         if isinstance(key, enum.Flag):  # a combination has a name only since Python 3.11
             return _combine(f"flag {kind.__qualname__}", [self(key.value)])
         if isinstance(key, enum.Enum):
@@ -112,6 +114,11 @@ def _equals_itself(key: Any) -> bool:
         return bool(key == key)
     except ArithmeticError:  # a signalling NaN
         return False
+
+
+def _is_bool_of_numpy(kind: type) -> bool:
+    """By its name, which is `bool` since numpy 2: numpy is not imported for it."""
+    return kind.__module__ == "numpy" and kind.__name__ in {"bool", "bool_"}
 
 
 def _microseconds(moment: datetime.datetime) -> int:

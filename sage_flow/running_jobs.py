@@ -249,12 +249,12 @@ def _directory() -> Path:
     base = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
     directory = base / (f"sage_flow-{os.geteuid()}")
     try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        check_private(str(directory))
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
     except OSError as error:
         raise ChannelNotReachable(
             f"jobs announce themselves in {directory}, which cannot be made: {error.strerror}; set XDG_RUNTIME_DIR or"
             " TMPDIR to a directory of your own"
         ) from None
+    check_private(str(directory))  # not in a handler: that it exists is no cause of what is wrong with it
     return directory

@@ -11,6 +11,7 @@ import sys
 import uuid
 from dataclasses import dataclass, field
 
+import numpy
 import pandas
 import pytest
 from hypothesis import assume, given
@@ -147,6 +148,12 @@ def test_a_number_hashes_alike_in_every_type_that_holds_it(number):
             continue  # this type does not hold it
         if same == number:
             assert stable_hash(same) == stable_hash(number)
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_a_bool_of_numpy_is_the_same_key_as_the_bool_that_it_equals(truth):
+    assert stable_hash(numpy.bool_(truth)) == stable_hash(truth)
+    assert stable_hash((1, numpy.bool_(truth))) == stable_hash((1, truth))
 
 
 @given(numbers, numbers)
