@@ -38,7 +38,7 @@ test-all: $(VENV)/.test
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m soak
 
-# The fault of the system before this one: 10,000 schedules and 110,000 calls, about ten minutes on two cores.
+# The fault of the system before this one: 10,000 schedules and 210,000 calls, about fifteen minutes on two cores.
 # What fails is told with the command that runs it again.
 regression: $(VENV)/.test
 	$(BIN)/python tests/regression

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from benchmarks import calls, files, latency, memory, queues, ray_arrays, ray_calls, ray_shuffle, records, remote_calls
+from benchmarks import (
+    calls,
+    files,
+    latency,
+    memory,
+    queue_calls,
+    queues,
+    ray_arrays,
+    ray_calls,
+    ray_shuffle,
+    records,
+    remote_calls,
+)
 from benchmarks.case import Case
 
 __all__ = ["CASES"]
 
 CASES: dict[str, Case] = {
     case.name: case
-    for module in (records, files, latency, calls, remote_calls, queues, ray_shuffle, ray_arrays, ray_calls, memory)
+    for module in (
+        records,
+        files,
+        latency,
+        calls,
+        remote_calls,
+        queue_calls,
+        queues,
+        ray_shuffle,
+        ray_arrays,
+        ray_calls,
+        memory,
+    )
     for case in module.CASES
 }

@@ -14,6 +14,7 @@ from sage_flow.stream import ConnectedStreams, DataStream, KeyedStream
 
 if TYPE_CHECKING:
     from sage_flow.remote_service import connect_service
+    from sage_flow.service_client import ServiceClient
 
 __all__ = [
     "Environment",
@@ -45,6 +46,7 @@ __all__ = [
     "ServiceFuture",
     "wait",
     "connect_service",
+    "ServiceClient",
     "stable_hash",
     "__version__",
 ]
@@ -55,4 +57,8 @@ def __getattr__(name: str) -> Any:
         from sage_flow.remote_service import connect_service
 
         return connect_service
+    if name == "ServiceClient":  # needs queues
+        from sage_flow.service_client import ServiceClient
+
+        return ServiceClient
     raise AttributeError(f"module 'sage_flow' has no attribute {name!r}")

@@ -29,6 +29,7 @@ from sage_flow.plan.service_methods import check_methods
 from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
+from sage_flow.service_requests import checked_requests
 from sage_flow.stream import DataStream
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ class Environment(ABC):
         open_timeout: float = 300.0,
         stateless: bool = False,
         uses: Sequence[str] = (),
+        requests: BaseQueueDescriptor | Callable[[], BaseQueueDescriptor] | None = None,
         ray_actor_options: ActorOptionsDict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -235,6 +237,9 @@ class Environment(ABC):
                 that has waited for that as well as for `timeout` is told that the service is still opening.
             stateless: the object keeps nothing from one call to the next.
             uses: names of the services that it calls, so that a circle is found before the job runs.
+            requests: the descriptor of a queue: `ServiceClient(descriptor)` calls the service by it, from any process
+                that reaches the queue. Or a function that makes the descriptor, called where the job is led: for a job
+                on Ray, to which no key of a descriptor travels.
             ray_actor_options: what the Ray actor of each replica needs, as `DataStream.options` has it; for a
                 PipelineService the default of every operator of its pipeline. Without Ray it is checked and ignored.
         """
@@ -255,6 +260,7 @@ class Environment(ABC):
             concurrency,
             stateless,
             uses=_checked_names(uses, name),
+            requests=checked_requests(requests, name),
             actor_options=actor_options(f"service {name!r}", {} if ray_actor_options is None else ray_actor_options),
             open_timeout_s=_checked_timeout(open_timeout, name, "open_timeout of service"),
         )

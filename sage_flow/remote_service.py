@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -24,10 +24,10 @@ from sage_flow.channels.local_keys import HiddenKey, LocalKey, found_key, made_k
 from sage_flow.channels.reach import check_key, check_patience, check_server
 from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
-from sage_flow.executors.calling import CallingPort, cannot_be_sent
-from sage_flow.executors.condition import BareCondition
+from sage_flow.executors.calling import cannot_be_sent
+from sage_flow.executors.link_post import LinkPost
 from sage_flow.executors.outside import OutsidePort
-from sage_flow.executors.shell import Condition
+from sage_flow.executors.reading_port import ReadingPort
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.calls import OpenCall, Outcome
@@ -59,7 +59,7 @@ class ServedService:
 
     def __init__(self, port: OutsidePort, service: ServicePlan, address: Address, key: bytes | None) -> None:
         self._port = port
-        self._service = service
+        self._service = replace(service, requests=None)  # clients get to see it
         # What a client has given up may not have ended here.
         self._roomy = replace(service, max_pending=2 * service.max_pending)
         given = check_key(key)
@@ -163,29 +163,7 @@ class ServedService:
                 self._port.cancel(call)
 
 
-class LinkPost:
-    """What a CallingPort needs: a clock, conditions, and who sends."""
-
-    def __init__(self, send: Callable[[Message], None]) -> None:
-        self._send = send
-
-    def condition(self, address: int | None = None) -> Condition:
-        return BareCondition()
-
-    now = staticmethod(time.monotonic)
-
-    def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
-        self._send(message)
-        return 0
-
-    def flush(self) -> None:
-        """Who waits for a call does it."""
-
-    def medium(self, producer: int, consumer: int) -> str:
-        return "tcp"
-
-
-class _RemotePort(CallingPort):
+class _RemotePort(ReadingPort):
     """Calls over a link; it is dialed again if it was lost."""
 
     def __init__(self, link: Callable[[], Link], current: Callable[[], Link | None], plan: Plan) -> None:
@@ -193,35 +171,17 @@ class _RemotePort(CallingPort):
         self._link = link
         self._current = current
 
-    def in_activation(self) -> bool:
-        return False
-
     def flush(self) -> None:
         link = self._current()
         if link is not None:
             link.flush()
 
-    def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
-        if call.outcome is None:
-            self._read_while(lambda: call.outcome is None, call.deadline, deadline)
-        return super().await_call(call, deadline)
-
-    def await_calls(self, calls: Sequence[OpenCall], count: int, deadline: float | None) -> None:
-        def is_waiting() -> bool:
-            return sum(call.outcome is not None for call in calls) < count
-
-        if is_waiting():
-            next_s = min(call.deadline for call in calls if call.outcome is None)
-            self._read_while(is_waiting, next_s, deadline)
-        super().await_calls(calls, count, deadline)
-
-    def _read_while(self, is_waiting: Callable[[], bool], until: float, deadline: float | None) -> None:
+    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
         link = self._current()
         if link is not None:
             if link.holds:
                 link.flush()
-            until = until if deadline is None else min(until, deadline)
-            link.read_while(is_waiting, until - self.now(), self._calls.__len__)
+            link.read_while(is_waiting, timeout_s, self._calls.__len__)
 
     def lost(self, why: str) -> None:
         """The link is gone, and with it whoever could answer."""

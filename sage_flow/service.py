@@ -221,7 +221,10 @@ def _deadline(calls: CallsInFlight, timeout_s: Any) -> float | None:
 
 
 class Call(NamedTuple):
-    """What is called. `timeout`: seconds, None: the service's own; `key`: see `ServiceHandle.options`."""
+    """What is called. `timeout`: seconds, None: the service's own; `key`: see `ServiceHandle.options`.
+
+    `retry`: see `ServiceClient.options`.
+    """
 
     service: str
     method: str
@@ -229,6 +232,7 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
     timeout: float | None = None
     key: Any = None
+    retry: bool = False
 
 
 class ServiceCaller(Protocol):
@@ -255,12 +259,14 @@ class ServiceMethod:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handle = self._handle
-        return handle._caller.call(Call(handle._name, self._name, args, kwargs, handle._timeout, handle._key))
+        call = Call(handle._name, self._name, args, kwargs, handle._timeout, handle._key, handle._retry)
+        return handle._caller.call(call)
 
     def remote(self, *args: Any, **kwargs: Any) -> ServiceFuture:
         """Call and return at once with a future, or as soon as fewer than `max_pending` calls are open."""
         handle = self._handle
-        return handle._caller.start(Call(handle._name, self._name, args, kwargs, handle._timeout, handle._key))
+        call = Call(handle._name, self._name, args, kwargs, handle._timeout, handle._key, handle._retry)
+        return handle._caller.start(call)
 
     def __repr__(self) -> str:
         return f"<method {self._name!r} of {self._handle!r}>"
@@ -268,6 +274,8 @@ class ServiceMethod:
 
 class ServiceHandle:
     """Calls the methods of one service: `handle.retrieve(3)`, `handle.options(timeout=1.0).retrieve(3)`."""
+
+    _retry = False
 
     def __init__(self, caller: ServiceCaller, name: str, timeout: float | None = None, key: Any = None) -> None:
         self._caller = caller

@@ -58,6 +58,7 @@ PUBLIC = [
     "ServiceFuture",
     "wait",
     "connect_service",
+    "ServiceClient",
     "stable_hash",
     "__version__",
 ]

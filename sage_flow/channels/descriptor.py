@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sage_flow.channels.channel import Channel, channel
 from sage_flow.channels.queue_methods import LiveQueue, QueueMethods
+from sage_flow.channels.queue_wire import ANYBODY, Part
 from sage_flow.errors import ChannelConflict, QueueClosed
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class BaseQueueDescriptor(QueueMethods):
 
     _home = ""
     """Where the queue lives, for kinds whose configuration does not say it; fixed at construction."""
+
+    _part: Part = ANYBODY
+    """As what this handle reaches the queue; in no serial form."""
 
     def __init__(self, maxsize: int, queue_id: str | None, scope: str) -> None:
         label = f"{self.queue_type}_{os.urandom(8).hex()}" if queue_id is None else queue_id
@@ -163,6 +167,31 @@ class BaseQueueDescriptor(QueueMethods):
         """Another handle of this channel, label and all, whether it was used or not."""
         self._channel.bound = True
         return self._copy()
+
+    @property
+    def reply_place(self) -> tuple[Any, ...]:
+        """Equal for descriptors beside which one queue for replies will do; for the engine."""
+        return (type(self), *self._place_beside(), self._scope, *self._credentials)
+
+    def _place_beside(self) -> tuple[Any, ...]:
+        return self._place
+
+    @property
+    def _credentials(self) -> tuple[Any, ...]:
+        """What this handle proves itself with, and no serial form has."""
+        return ()
+
+    def _beside(self, queue_id: str, part: Part, home: str = "") -> Self:
+        """A handle of another queue in the same place (its `home` as a serial form has it), without bound.
+
+        It is reached with what this handle knows. For the engine, see `reply_queues`.
+        """
+        copy = self._copy()
+        copy._label, copy._maxsize, copy._part = queue_id, 0, part
+        copy._home, copy._live = home or copy._new_home(), None
+        copy._channel = copy._find(queue_id)
+        copy._channel.bound = True
+        return copy
 
     def trim(self) -> None:
         """Let go of the live queue; the next use takes it up again. Its contents stay until `close()`."""

@@ -7,13 +7,16 @@ that comes back in time names the last delivery it received, and says its open r
   back to the front if the session ends first (first in, first out is best effort then);
 * a put that is said twice counts once, because accepted puts are remembered until the client has heard of it.
 
+A get that *holds* keeps its lease when the items have arrived: each of them until the client says that it is done with
+it. If the session ends first, the item goes back to the front, marked as begun, and who has put it hears that.
+
 Pure: an event in, decisions out. Time is passed in, `payload` is whatever the items are for the shell.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +39,10 @@ class Run(NamedTuple):
     """Bytes, its share of `payload`."""
     since: float
     """When it was put, in seconds of the host's clock."""
+    begun: int = 0
+    """How often somebody held it and did not say that he was done."""
+    putter: tuple[str, int] | None = None
+    """Session and number of the put that wants to hear of that."""
 
     @property
     def items(self) -> int:
@@ -99,9 +106,34 @@ class Closed(NamedTuple):
     number: int
 
 
-Decision = Accepted | Room | Delivery | NoRoom | NoItem | Withdrawn | Closed
+class Abandoned(NamedTuple):
+    """An item of this put was held by a client that is gone; it is in the queue again."""
+
+    session: str
+    number: int
+
+
+class Dropped(NamedTuple):
+    """An item of this put was in the queue when that was closed."""
+
+    session: str
+    number: int
+
+
+Decision = Accepted | Room | Delivery | NoRoom | NoItem | Withdrawn | Closed | Abandoned | Dropped
 
 _Request = tuple[str, int]  # session, number
+
+
+class _Wanted(NamedTuple):
+    most: int
+    holds: bool
+
+
+class _Lease(NamedTuple):
+    get: int
+    runs: list[Run]
+    holds: bool
 
 
 class _Offer(NamedTuple):
@@ -112,7 +144,8 @@ class _Offer(NamedTuple):
 @dataclass(slots=True)
 class _Session:
     accepted: set[int] = field(default_factory=set)  # puts that the client may not have heard of
-    leases: dict[int, tuple[int, list[Run]]] = field(default_factory=dict)  # delivery -> (get, items); in order
+    leases: dict[int, _Lease] = field(default_factory=dict)  # by delivery, in order; not acknowledged yet
+    held: dict[int, dict[int, Run]] = field(default_factory=dict)  # by delivery and place in it, an item each
     room: dict[int, int] = field(default_factory=dict)  # put -> places kept for it
     deliveries: int = 0
     puts: int = 0
@@ -120,16 +153,20 @@ class _Session:
 
 
 class HostedQueue:
-    """`maxsize` <= 0: unbounded. It counts items that wait, not those under way."""
+    """`maxsize` <= 0: unbounded. It counts items that wait, not those under way.
 
-    def __init__(self, maxsize: int, now: float) -> None:
+    `owner`: the session that it is there for; it ends with it.
+    """
+
+    def __init__(self, maxsize: int, now: float, owner: str | None = None) -> None:
         self.maxsize = maxsize
+        self.owner = owner
         self.closed = False
         self.record = QueueRecord(now)
         self._runs: deque[Run] = deque()
         self._depth = self._bytes = self._reserved = 0
         self._putters: dict[_Request, _Offer] = {}  # in the order in which they came
-        self._getters: dict[_Request, int] = {}  # how many items at the most
+        self._getters: dict[_Request, _Wanted] = {}
         self._sessions: dict[str, _Session] = {}
 
     # Sessions.
@@ -152,13 +189,13 @@ class HostedQueue:
         known.gone_at = None
         again: list[Decision] = []
         back: list[list[Run]] = []
-        for delivery, (number, runs) in list(known.leases.items()):
-            if delivery > received and number in open_gets:
-                again.append(Delivery(session, number, delivery, runs))
-                continue
-            del known.leases[delivery]
-            if delivery > received:
-                back.append(runs)
+        self.acknowledge(session, received)
+        for delivery, lease in list(known.leases.items()):
+            if lease.get in open_gets:
+                again.append(Delivery(session, lease.get, delivery, lease.runs))
+            else:
+                del known.leases[delivery]
+                back.append(lease.runs)
         self.record.tell(now, f"session {session} came back, {len(again)} deliveries are sent again")
         self._give_back(session, back, now)
         return True, [*decisions, *again, *self._match(now)]
@@ -194,6 +231,11 @@ class HostedQueue:
         """It has come, and not ended."""
         return session in self._sessions
 
+    @property
+    def is_orphaned(self) -> bool:
+        """The session that it was there for has ended."""
+        return self.owner is not None and self.owner not in self._sessions
+
     # Requests.
 
     def put(self, session: str, number: int, runs: list[Run], block: bool, done: int, now: float) -> list[Decision]:
@@ -218,31 +260,47 @@ class HostedQueue:
             return [Closed(session, number)]
         return self._offer(session, number, _Offer(count, None), block, now)
 
-    def get(self, session: str, number: int, most: int, block: bool, done: int, now: float) -> list[Decision]:
-        """At least one item, `most` at the most."""
+    def get(
+        self, session: str, number: int, most: int, block: bool, done: int, now: float, holds: bool = False
+    ) -> list[Decision]:
+        """At least one item, `most` at the most; see `finish` for those that it `holds`."""
         client = self._client(session, done)
-        if any(number == get for get, _ in client.leases.values()):
+        if any(number == lease.get for lease in client.leases.values()):
             return []  # said again after a reconnect; `attach` has sent it
         if self.closed:
             return [Closed(session, number)]
         if not block and not self._depth:
             return [NoItem(session, number)]
-        self._getters[session, number] = most
+        self._getters[session, number] = _Wanted(most, holds)
         return self._match(now)
 
     def acknowledge(self, session: str, delivery: int) -> None:
-        """All deliveries up to this one have reached the client; it owns the items now."""
+        """All deliveries up to this one have reached the client; it owns the items now, or holds them."""
         client = self._sessions.get(session)
         if client is not None:
-            for earlier in [lease for lease in client.leases if lease <= delivery]:
-                del client.leases[earlier]
+            for earlier in [number for number in client.leases if number <= delivery]:
+                lease = client.leases.pop(earlier)
+                if lease.holds:
+                    client.held[earlier] = dict(enumerate(_one_by_one(lease.runs)))
+
+    def finish(self, session: str, delivery: int, place: int) -> None:
+        """The client is done with this item of a delivery that it holds."""
+        self._pop_held(session, delivery, place)
+
+    def give_back(self, session: str, delivery: int, place: int, begun: bool, now: float) -> list[Decision]:
+        """The client is not done with this item that it holds, and will not be: to the front, for somebody else."""
+        run = self._pop_held(session, delivery, place)
+        if run is None:
+            return []
+        self._give_back(session, [[run._replace(begun=run.begun + begun)]], now)
+        return self._match(now)
 
     def refuse(self, session: str, delivery: int, now: float) -> list[Decision]:
         """A delivery has reached the client, where nobody waits for it any more: back to the front."""
         client = self._sessions.get(session)
         if client is None or (lease := client.leases.pop(delivery, None)) is None:
             return []
-        self._give_back(session, [lease[1]], now)
+        self._give_back(session, [lease.runs], now)
         return self._match(now)
 
     def withdraw(self, session: str, number: int, now: float) -> list[Decision]:
@@ -267,6 +325,7 @@ class HostedQueue:
         self.record.dropped += self._depth
         self.record.tell(now, f"closed with {self._depth} items in it")
         decisions: list[Decision] = [Closed(*request) for request in [*self._getters, *self._putters]]
+        decisions += [Dropped(*putter) for putter in self._watching(self._runs)]
         for session in self._sessions.values():
             session.room.clear()
         self._runs.clear()
@@ -300,6 +359,7 @@ class HostedQueue:
             "waiting_getters": len(self._getters),
             "waiting_putters": len(self._putters),
             "leases": sum(len(session.leases) for session in sessions),
+            "held": sum(len(items) for session in sessions for items in session.held.values()),
             "sessions": len(sessions),
             "oldest_s": now - self._runs[0].since if self._runs else None,
             **self.record.statistics(now),
@@ -338,9 +398,9 @@ class HostedQueue:
                     continue
             if not self._getters or not self._depth:
                 return decisions
-            (session, number), most = next(iter(self._getters.items()))
+            (session, number), wanted = next(iter(self._getters.items()))
             del self._getters[session, number]
-            decisions.append(self._lease(session, number, most, now))
+            decisions.append(self._lease(session, number, wanted, now))
 
     def _let_in(self, session: str, number: int, offer: _Offer, now: float) -> Decision:
         if offer.runs is not None:
@@ -360,11 +420,11 @@ class HostedQueue:
         self.record.put(now, count)
         return Accepted(session, number)
 
-    def _lease(self, session: str, number: int, most: int, now: float) -> Decision:
+    def _lease(self, session: str, number: int, wanted: _Wanted, now: float) -> Decision:
         client = self._sessions[session]
         client.deliveries += 1
-        runs = self._take(most)
-        client.leases[client.deliveries] = (number, runs)
+        runs = self._take(wanted.most)
+        client.leases[client.deliveries] = _Lease(number, runs, wanted.holds)
         self.record.got(now, sum(run.items for run in runs))
         return Delivery(session, number, client.deliveries, runs)
 
@@ -393,8 +453,32 @@ class HostedQueue:
     def _end_session(self, name: str, now: float) -> list[Decision]:
         session = self._sessions.pop(name)
         self.record.tell(now, f"session {name} ended")
-        self._give_back(name, [runs for _, runs in session.leases.values()], now)
-        return self._match(now)
+        back = {delivery: list(items.values()) for delivery, items in session.held.items()}
+        # What was sent to be held may have been begun, although we have not heard that it arrived.
+        back |= {d: list(_one_by_one(lease.runs)) if lease.holds else lease.runs for d, lease in session.leases.items()}
+        begun = {*session.held, *(delivery for delivery, lease in session.leases.items() if lease.holds)}
+        told: list[Decision] = []
+        for delivery in begun:
+            told += [Abandoned(*putter) for putter in self._watching(back[delivery])]
+            back[delivery] = [run._replace(begun=run.begun + 1) for run in back[delivery]]
+        self._give_back(name, [back[delivery] for delivery in sorted(back)], now)
+        return [*told, *self._match(now)]
+
+    def _watching(self, runs: Iterable[Run]) -> Iterator[_Request]:
+        """Those of the puts that want to hear of their items and can."""
+        for putter in dict.fromkeys(run.putter for run in runs):
+            if putter is not None and (session := self._sessions.get(putter[0])) and session.gone_at is None:
+                yield putter
+
+    def _pop_held(self, session: str, delivery: int, place: int) -> Run | None:
+        client = self._sessions.get(session)
+        items = None if client is None else client.held.get(delivery)
+        if client is None or items is None:
+            return None
+        run = items.pop(place, None)
+        if not items:
+            del client.held[delivery]
+        return run
 
     def _give_back(self, name: str, leases: list[list[Run]], now: float) -> None:
         """To the front, in the order in which they were taken."""
@@ -410,3 +494,11 @@ class HostedQueue:
         self._runs.extendleft(reversed(runs))
         self._depth += count
         self._bytes += sum(run.size for run in runs)
+
+
+def _one_by_one(runs: list[Run]) -> Iterator[Run]:
+    for rest in runs:
+        while rest.items > 1:
+            one, rest = rest.split(1)
+            yield one
+        yield rest

@@ -26,6 +26,7 @@ from sage_flow.channels.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer
 from sage_flow.channels.loop import READ, SOON_S, WRITE, EventLoop, exchange_loop
 from sage_flow.channels.pipe import Pipe
 from sage_flow.channels.transport import Address
+from sage_flow.channels.waker import Waker
 from sage_flow.channels.wire import MESSAGE_LIMIT
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed, ProtocolError
 from sage_flow.story import Story
@@ -83,7 +84,8 @@ class Link:
         self._read_elsewhere = False  # by a thread that waits for messages
         self._is_lent = False  # to such threads: the loop does not watch for what there is to read
         self._last_read_s = 0.0  # when the last of them stopped
-        self._to_read = select.poll()  # the socket, while it is lent
+        self._to_read = select.poll()  # the socket, while it is lent, and the waker
+        self._waker: Waker | None = None  # once a thread has read
         self._reason: str | None = None
         self._gone = threading.Event()
         self._story = Story()
@@ -156,12 +158,15 @@ class Link:
                 self._reading.release()
                 return
             self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
+            if self._waker is None:
+                self._waker = Waker()
+                self._to_read.register(self._waker, select.POLLIN)
             if not self._is_lent:
                 self._is_lent = True
                 self._to_read.register(pipe.sock, select.POLLIN)
                 self._watch(pipe)
         try:
-            self._poll(pipe, is_waiting, until)
+            self._poll(pipe, self._waker, is_waiting, until)
         finally:
             with self._watching:
                 self._read_elsewhere = False
@@ -174,14 +179,21 @@ class Link:
                     self._last_read_s = time.monotonic()
                     self._loop.soon(self._come_back)
 
-    def _poll(self, pipe: Pipe, is_waiting: Callable[[], bool], until: float | None) -> None:
+    def _poll(self, pipe: Pipe, waker: Waker, is_waiting: Callable[[], bool], until: float | None) -> None:
         while is_waiting() and self._reason is None:
             left_s = None if until is None else until - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return
-            is_ready = self._to_read.poll(None if left_s is None else math.ceil(left_s * 1000))
-            if is_ready and not self._read_or_end(pipe):
-                return
+            for number, _ in self._to_read.poll(None if left_s is None else math.ceil(left_s * 1000)):
+                if number == waker.fileno():
+                    waker.clear()
+                elif not self._read_or_end(pipe):
+                    return
+
+    def interrupt(self) -> None:
+        """Let the thread that is in `read_while` ask again whether it waits."""
+        if self._read_elsewhere and self._waker is not None:
+            self._waker.wake()
 
     def _come_back(self) -> None:
         """Let the loop watch again, unless somebody reads, or did just now."""

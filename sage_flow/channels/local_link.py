@@ -51,6 +51,9 @@ class LocalLink:
     ) -> None:
         """There is nothing to read."""
 
+    def interrupt(self) -> None:
+        """Nobody reads."""
+
     def statistics(self) -> dict[str, Any]:
         """Messages each way, and whether it is closed."""
         return {

@@ -20,9 +20,10 @@ from sage_flow.channels.private_directory import hold, let_go, make_private, rem
 from sage_flow.channels.queue_connection import pooled_connection
 from sage_flow.channels.queue_host import QueueHost
 from sage_flow.channels.queue_methods import LiveQueue
+from sage_flow.channels.queue_wire import ANYBODY, VISITOR, Part
 from sage_flow.channels.remote_queue import ReachPolicy, RemoteQueue
 from sage_flow.channels.transport import UnixAddress
-from sage_flow.errors import ChannelNotReachable
+from sage_flow.errors import ChannelNotReachable, QueueClosed
 
 _POLICY: Final = ReachPolicy(served=True)
 
@@ -61,7 +62,7 @@ def end_process_queues(directory: str, *, removes: bool) -> None:
         let_go(directory)
 
 
-def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: int) -> LiveQueue:
+def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: int, part: Part = ANYBODY) -> LiveQueue:
     """The end of the queue in this process, which serves it if nobody has yet. Raises: ChannelNotReachable."""
     if not os.path.isdir(directory):
         raise ChannelNotReachable(
@@ -70,9 +71,11 @@ def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: in
     digest = hashlib.blake2b(f"{len(scope)}:{scope}{channel_id}".encode(), digest_size=8).hexdigest()
     path = os.path.join(directory, digest)
     if not os.path.exists(path):
+        if part == VISITOR:
+            raise QueueClosed(f"queue {channel_id} is closed: nobody serves it in {directory}")
         _serve(directory, path)
     connection = pooled_connection(UnixAddress(path), b"")
-    return RemoteQueue((scope, channel_id), maxsize, connection, path, _POLICY)
+    return RemoteQueue((scope, channel_id), maxsize, connection, path, _POLICY, part)
 
 
 def _serve(directory: str, path: str) -> None:

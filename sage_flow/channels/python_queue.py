@@ -8,7 +8,8 @@ from sage_flow.channels.channel import this_process
 from sage_flow.channels.descriptor import CLUSTER, BaseQueueDescriptor
 from sage_flow.channels.local_queue import LocalQueue
 from sage_flow.channels.queue_methods import LiveQueue
-from sage_flow.errors import ChannelNotReachable
+from sage_flow.channels.queue_wire import VISITOR
+from sage_flow.errors import ChannelNotReachable, QueueClosed
 
 
 class PythonQueueDescriptor(BaseQueueDescriptor):
@@ -47,6 +48,9 @@ class PythonQueueDescriptor(BaseQueueDescriptor):
     def _place(self) -> tuple[str, ...]:
         return (self._home,)
 
+    def _place_beside(self) -> tuple[Any, ...]:
+        return (self._use_multiprocessing,)  # they are here, wherever the requests are
+
     @property
     def _host(self) -> str:
         return f"Unix socket in {self._home}" if self._use_multiprocessing else f"process {self._home}"
@@ -66,10 +70,12 @@ class PythonQueueDescriptor(BaseQueueDescriptor):
         if self._use_multiprocessing:
             from sage_flow.channels.process_queue import reach_process_queue
 
-            return reach_process_queue(self._home, self._scope, self.channel_id, self._maxsize)
+            return reach_process_queue(self._home, self._scope, self.channel_id, self._maxsize, self._part)
         if self._home != this_process():
             raise ChannelNotReachable(
                 f"{self} lives inside process {self._home}, this is {this_process()}: use_multiprocessing=True, "
                 "RPCQueueDescriptor reach other processes"
             )
+        if self._part == VISITOR:
+            raise QueueClosed(f"{self} is closed: whom it was there for has no handle of it any more")
         return LocalQueue(str(self), self._maxsize)

@@ -117,6 +117,9 @@ class QueueHost:
         loop.order(tell)
         return told.result()
 
+    def on_orphan(self, name: tuple[str, str]) -> None:
+        """A queue has ended with whom it was there for. On the exchange thread."""
+
     def _listen(self, address: Address) -> Listener:
         return Listener(
             address,
@@ -155,6 +158,7 @@ class QueueHost:
                 if not seat.queue.knows(seat.session):
                     del self._seats[name]
                 self._decide(seat, decisions)
+                self._close_if_orphaned(seat)
             elif silence.stood_still_s:
                 seat.queue.excuse(seat.session, silence.stood_still_s)
             if self._seats.get(name) is seat:
@@ -183,6 +187,7 @@ class QueueHost:
         scope: str,
         channel_id: str,
         maxsize: int,
+        part: int,
         host: str | None,
         session: str,
         received: int,
@@ -194,8 +199,8 @@ class QueueHost:
             return
         queue = self._queues.get(name)
         if queue is None:
-            queue = HostedQueue(maxsize, now)
-            if name in self._closed or self._ended:
+            queue = HostedQueue(maxsize, now, session if part == wire.OWNER else None)
+            if name in self._closed or self._ended or part == wire.VISITOR:
                 queue.close(now)
             else:
                 self._queues[name] = queue
@@ -208,22 +213,38 @@ class QueueHost:
         seat.say(wire.ATTACHED, self._id, known)
         self._decide(seat, decisions)
 
-    def _put(self, seat: _Seat, number: int, done: int, block: bool, runs: list[tuple[Any, int, int]]) -> None:
+    def _put(
+        self,
+        seat: _Seat,
+        number: int,
+        done: int,
+        block: bool,
+        runs: list[tuple[Any, int, int]],
+        watched: bool,
+        age_s: float,
+    ) -> None:
         now = time.monotonic()
-        items = [Run(relayed(payload), 0, count, size, now) for payload, count, size in runs]
+        putter = (seat.session, number) if watched else None
+        items = [Run(relayed(payload), 0, count, size, now - age_s, 0, putter) for payload, count, size in runs]
         self._decide(seat, seat.queue.put(seat.session, number, items, block, done, now))
 
     def _ask_room(self, seat: _Seat, number: int, done: int, block: bool, count: int) -> None:
         self._decide(seat, seat.queue.ask_room(seat.session, number, count, block, done, time.monotonic()))
 
-    def _get(self, seat: _Seat, number: int, done: int, block: bool, most: int) -> None:
-        self._decide(seat, seat.queue.get(seat.session, number, most, block, done, time.monotonic()))
+    def _get(self, seat: _Seat, number: int, done: int, block: bool, most: int, holds: bool) -> None:
+        self._decide(seat, seat.queue.get(seat.session, number, most, block, done, time.monotonic(), holds))
 
     def _acknowledge(self, seat: _Seat, delivery: int) -> None:
         seat.queue.acknowledge(seat.session, delivery)
 
     def _refuse(self, seat: _Seat, delivery: int) -> None:
         self._decide(seat, seat.queue.refuse(seat.session, delivery, time.monotonic()))
+
+    def _finish(self, seat: _Seat, delivery: int, place: int) -> None:
+        seat.queue.finish(seat.session, delivery, place)
+
+    def _give_back(self, seat: _Seat, delivery: int, place: int, begun: bool) -> None:
+        self._decide(seat, seat.queue.give_back(seat.session, delivery, place, begun, time.monotonic()))
 
     def _withdraw(self, seat: _Seat, number: int) -> None:
         self._decide(seat, seat.queue.withdraw(seat.session, number, time.monotonic()))
@@ -235,6 +256,7 @@ class QueueHost:
         self._links[seat.link].pop(seat.number, None)
         self._seats.pop((seat.name, seat.session), None)
         self._decide(seat, seat.queue.leave(seat.session, time.monotonic()))
+        self._close_if_orphaned(seat)
 
     def _close(self, seat: _Seat, number: int) -> None:
         self._close_queue(seat.name, seat.queue, "somebody closed it")
@@ -254,15 +276,21 @@ class QueueHost:
             if isinstance(link, LocalLink):  # the others are the listener's
                 link.close()
 
+    def _close_if_orphaned(self, seat: _Seat) -> None:
+        if seat.queue.is_orphaned:
+            self._close_queue(seat.name, seat.queue, "whom it was there for is gone")
+            self.on_orphan(seat.name)
+
     def _close_queue(self, name: _QueueName, queue: HostedQueue, why: str) -> None:
         if queue.closed:
             return
         dropped = queue.depth
         del self._queues[name]
-        self._closed[name] = why
-        if len(self._closed) > _CLOSED:
-            del self._closed[next(iter(self._closed))]
-        if dropped:
+        if queue.owner is None:  # nobody makes one of the others anew but its owner, who knows
+            self._closed[name] = why
+            if len(self._closed) > _CLOSED:
+                del self._closed[next(iter(self._closed))]
+        if dropped and not queue.is_orphaned:
             _log.warning("queue %s was closed with %d items in it, which are dropped", name[1], dropped)
         for decision in queue.close(time.monotonic()):
             self._say(name, decision)
@@ -277,7 +305,9 @@ class QueueHost:
             raise ProtocolError(f"{decision!r} for a session without a seat")
         match decision:
             case hosted.Delivery(_, number, delivery, runs):
-                seat.say(wire.DELIVERY, number, delivery, [(run.payload, run.start, run.stop) for run in runs])
+                now = time.monotonic()
+                told = [(run.payload, run.start, run.stop, now - run.since, run.begun) for run in runs]
+                seat.say(wire.DELIVERY, number, delivery, told)
             case hosted.Closed(_, number):
                 seat.say(wire.CLOSED, number, self._closed.get(name, "closed"))
             case _:
@@ -295,6 +325,8 @@ class QueueHost:
         wire.STATISTICS: _statistics,
         wire.SIZE: _size,
         wire.RETURN_ROOM: _return_room,
+        wire.FINISH: _finish,
+        wire.GIVE_BACK: _give_back,
     }
 
 
@@ -304,6 +336,8 @@ _WORDS: Final = {
     hosted.NoRoom: wire.NO_ROOM,
     hosted.NoItem: wire.NO_ITEM,
     hosted.Withdrawn: wire.WITHDRAWN,
+    hosted.Abandoned: wire.ABANDONED,
+    hosted.Dropped: wire.DROPPED,
 }
 
 _here: weakref.WeakValueDictionary[Address, QueueHost] = weakref.WeakValueDictionary()

@@ -86,6 +86,16 @@ def _encode(items: Sequence[Any]) -> Payload:
     return (stream if len(stream) < _OUT_OF_BAND else pickle.PickleBuffer(stream), *buffers)
 
 
+def pack(value: Any) -> Payload:
+    """One value as a payload that shares no memory with it. Raises: CodecError."""
+    return tuple(piece if isinstance(piece, bytes) else piece.raw().tobytes() for piece in _encode([value]))
+
+
+def unpack(payload: Payload) -> Any:
+    """The value that was packed. Raises: CodecError."""
+    return decode_runs([(payload, 0, 1)])[0]
+
+
 def _bytes(piece: Any) -> int:
     return len(piece) if isinstance(piece, bytes) else piece.raw().nbytes
 
@@ -99,10 +109,10 @@ def _ours(piece: Any) -> Any:
     return bytearray(piece) if isinstance(piece, pickle.PickleBuffer) else piece
 
 
-def decode_runs(runs: Iterable[tuple[Payload, int, int]]) -> list[Any]:
-    """The items from start to stop of each payload. Raises: CodecError."""
+def decode_runs(runs: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """The items from start to stop of each (payload, start, stop, ...). Raises: CodecError."""
     items: list[Any] = []
-    for (stream, *buffers), start, stop in runs:
+    for (stream, *buffers), start, stop, *_ in runs:
         try:
             run = pickle.loads(stream, buffers=buffers)
         except Exception as error:

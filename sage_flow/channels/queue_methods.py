@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from sage_flow.channels.consuming import Consumer, OnLeases, OnLost, OnSent, Sending
 
 
 class QueueMethods(ABC):
@@ -85,6 +87,22 @@ class LiveQueue(QueueMethods):
     @abstractmethod
     def statistics(self) -> dict[str, Any]:
         """What is in it, who waits, what has happened."""
+
+    @abstractmethod
+    def send(self, item: Any, on_sent: OnSent, on_lost: OnLost | None = None) -> Sending:
+        """Put `item` as soon as there is room, without waiting for that. Raises: QueueClosed; CodecError."""
+
+    @abstractmethod
+    def consume(self, on_leases: OnLeases, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
+        """Take items as they come; without `holds` they are out of the queue then. Raises: QueueClosed."""
+
+    def read_while(
+        self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object]
+    ) -> None:
+        """Bring what comes for callbacks in the caller's thread, as far as that is quicker; see `Link.read_while`."""
+
+    def interrupt(self) -> None:
+        """Let the thread that is in `read_while` ask again whether it waits."""
 
 
 def waiting_time(block: bool, timeout: float | None) -> float | None:

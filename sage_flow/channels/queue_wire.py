@@ -10,19 +10,20 @@ given room and waits for it, while others on the same queue go on.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
-PROTOCOL: Final = "queues/1"
+PROTOCOL: Final = "queues/2"
 """What the key of a host opens: the name of its links."""
 
 ATTACH: Final = 0
-"""scope, channel_id, maxsize, host (that it was attached to before, or None), session, received, open_gets"""
+"""scope, channel_id, maxsize, part, host (that it was attached to before, or None), session, received, open_gets"""
 PUT: Final = 1
-"""number, done, block, runs: (payload, count, bytes) each"""
+"""number, done, block, runs: (payload, count, bytes) each, watched: it wants to hear of ABANDONED and DROPPED, seconds
+since it was asked"""
 ASK_ROOM: Final = 2
 """number, done, block, count"""
 GET: Final = 3
-"""number, done, block, most"""
+"""number, done, block, most, holds: until FINISH or GIVE_BACK of each item"""
 ACKNOWLEDGE: Final = 4
 """delivery"""
 REFUSE: Final = 5
@@ -38,6 +39,10 @@ SIZE: Final = 10
 """number"""
 RETURN_ROOM: Final = 11
 """number: nobody waits for it any more"""
+FINISH: Final = 12
+"""delivery, place: of an item in it"""
+GIVE_BACK: Final = 13
+"""delivery, place, begun"""
 
 ATTACHED: Final = 20
 """host, known: a name that no other host ever has, and whether the session was known"""
@@ -48,7 +53,7 @@ ACCEPTED: Final = 22
 ROOM: Final = 23
 """number"""
 DELIVERY: Final = 24
-"""number, delivery, runs: (payload, start, stop) each"""
+"""number, delivery, runs: (payload, start, stop, seconds in the queue, how often begun) each"""
 NO_ROOM: Final = 25
 """number"""
 NO_ITEM: Final = 26
@@ -59,6 +64,19 @@ CLOSED: Final = 28
 """number, why"""
 TOLD: Final = 29
 """number, value"""
+
+ABANDONED: Final = 30
+"""number: of a put whose item was held by a client that is gone"""
+DROPPED: Final = 31
+"""number: of a put whose item was in the queue when that was closed"""
+
+Part = Literal[0, 1, 2]
+"""As what a client attaches: one of these three."""
+ANYBODY: Final = 0
+OWNER: Final = 1
+"""The queue is made for this session, and ends with it."""
+VISITOR: Final = 2
+"""Nothing is made: a queue that is not there is closed."""
 
 SMALL: Final = 256 << 10
 """Bytes; who puts more asks for room first."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -78,6 +79,18 @@ class LeasedHost(QueueHost):
 class _ActorsHost(LeasedHost):
     """Asks its actor to end: an actor can only do that in a call."""
 
+    def __init__(self, address: UnixAddress, key: bytes, lease_s: float) -> None:
+        self._orphans: deque[str] = deque()
+        super().__init__(address, key, lease_s)
+
+    def on_orphan(self, name: tuple[str, str]) -> None:
+        """Ray's key-value store is asked elsewhere: here nobody may wait."""
+        self._orphans.append(name[1])
+
+    def take_orphans(self) -> list[str]:
+        """The channels that have ended with whom they were there for, since the last time."""
+        return [self._orphans.popleft() for _ in range(len(self._orphans))]
+
     def deserted(self, lease: int) -> None:
         import ray
 
@@ -100,10 +113,14 @@ class RayQueueHost:
         self._credentials: Credentials | None = None  # made, with the port, when another node asks
         self._port: int | None = None
 
-    def way(self, channel_id: str, node: str) -> Way | None:
-        """The way for a process on `node`; None if the channel was lost with a host before this one."""
+    def way(self, channel_id: str, node: str, visits: bool = False) -> Way | None:
+        """The way for a process on `node`; None if the channel was lost with a host before this one.
+
+        Who only `visits` a queue makes none: there is no way to one that nobody has made here.
+        """
         self._host.renew_lease()
-        if not self._notes.claim(channel_id):
+        self._notes.forget(self._host.take_orphans())
+        if not (channel_id in self._notes.ours if visits else self._notes.claim(channel_id)):
             return None
         self._notes.forget_oldest({channel_id for _, channel_id in self._host.open_queues})
         if node != self._node:
@@ -115,7 +132,7 @@ class RayQueueHost:
         """The lease ran out: end, unless somebody has come meanwhile."""
         if self._host.is_over(lease):
             queues = self._host.statistics()["queues"]
-            self._notes.forget([name[1] for name, told in queues.items() if not told["depth"] + told["leases"]])
+            self._notes.forget([name[1] for name, told in queues.items() if not _contents(told)])
             self._end()
 
     def end(self) -> None:
@@ -138,6 +155,10 @@ class RayQueueHost:
             self._credentials = Credentials.make(f"queues of {self._scope}")
             address = self._host.listen_also(TcpAddress(self._ip, 0, self._credentials.server()))
             self._port = address.port
+
+
+def _contents(told: dict[str, Any]) -> int:
+    return int(told["depth"] + told["leases"] + told["held"])
 
 
 class _Notes:

@@ -11,6 +11,7 @@ from sage_flow.channels.descriptor import CLUSTER, BaseQueueDescriptor, check_te
 from sage_flow.channels.endpoint import Credentials
 from sage_flow.channels.queue_connection import QueueConnection, pooled_connection
 from sage_flow.channels.queue_methods import LiveQueue
+from sage_flow.channels.queue_wire import VISITOR
 from sage_flow.channels.ray_host import LEASE_S, RayQueueHost, Way
 from sage_flow.channels.remote_queue import ReachPolicy, RemoteQueue
 from sage_flow.errors import ChannelNotReachable, QueueClosed
@@ -52,14 +53,14 @@ class RayQueueDescriptor(BaseQueueDescriptor):
 
     def _make_live(self) -> LiveQueue:
         node = this_node(str(self))
-        way = _find_way(self._namespace, self._scope, self.channel_id, node)
+        way = _find_way(self._namespace, self._scope, self.channel_id, node, visits=self._part == VISITOR)
         if way is None:
             raise QueueClosed(
                 f"{self} is closed: its host ({self._host}) is gone, and with it what was in the queue; take a new "
                 "queue_id for a new queue"
             )
         name = self._scope, self.channel_id
-        return RayQueueProxy(name, self._maxsize, _connection(way, node), self._host, _POLICY)
+        return RayQueueProxy(name, self._maxsize, _connection(way, node), self._host, _POLICY, self._part)
 
 
 class RayQueueProxy(RemoteQueue):
@@ -121,13 +122,13 @@ def _actor() -> Any:
     return ray.remote(num_cpus=0, max_restarts=0)(RayQueueHost)
 
 
-def _find_way(namespace: str, scope: str, channel_id: str, node: str) -> Way | None:
+def _find_way(namespace: str, scope: str, channel_id: str, node: str, *, visits: bool) -> Way | None:
     """Raises: ChannelNotReachable if no host comes to life."""
     import ray
 
     for left in range(_TRIES - 1, -1, -1):
         try:
-            way: Way | None = ray.get(host_of(namespace, scope).way.remote(channel_id, node))
+            way: Way | None = ray.get(host_of(namespace, scope).way.remote(channel_id, node, visits))
             return way
         except ray.exceptions.RayActorError as error:
             if not left:

@@ -58,6 +58,10 @@ class RPCQueueDescriptor(BaseQueueDescriptor):
         return handle
 
     @property
+    def _credentials(self) -> tuple[Any, ...]:
+        return tuple(secret for secret in (self._key, self._ssl_context) if secret)
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """The configuration, as the constructor takes it, without key and SSLContext."""
         host, port = self._address
@@ -86,4 +90,6 @@ class RPCQueueDescriptor(BaseQueueDescriptor):
             connection = pooled_connection(address, self._key, self._ssl_context)
         else:
             connection = QueueConnection(address, self._key)
-        return RemoteQueue((self._scope, self.channel_id), self._maxsize, connection, self._host, self._policy)
+        return RemoteQueue(
+            (self._scope, self.channel_id), self._maxsize, connection, self._host, self._policy, self._part
+        )

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage_flow.channels.frame import DRIVER, OUTSIDE
+from sage_flow.channels.frame import DRIVER, OUTSIDE, Failed
 from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.plan.queues import JobQueues
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.coordinator import JobStatus
-from sage_flow.runtime.failure import PackedError
+from sage_flow.runtime.failure import PackedError, add_notes, pack_error
 from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.report import ChannelReport, OperatorCounts, PortReport
 from sage_flow.runtime.statistics import CallStatistics
@@ -25,9 +25,14 @@ from sage_flow.service import ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
+    from sage_flow.executors.request_door import RequestDoor
     from sage_flow.remote_service import ServedService
 
 __all__ = ["Execution", "Executor", "JobOutcome", "LocalExecution", "SubtaskInfo", "outcome_of"]
+
+
+_LAST_REPLIES_S = 1.0
+"""How long the end of a job waits for its last replies to arrive in the queues of callers."""
 
 
 class Executor(Protocol):
@@ -175,8 +180,13 @@ class LocalExecution(Execution):
 
     def lead(self, clean_up: Callable[[], None] = lambda: None) -> None:
         """Run the driver to the end of the job, then `clean_up`; the body of the driver's activation."""
+        doors = self._open_doors()
         try:
-            self.driver.run()
+            try:
+                self.driver.run()
+            finally:
+                for door in doors:
+                    door.close(_LAST_REPLIES_S)
             clean_up()
         except Crashed:
             raise
@@ -184,6 +194,23 @@ class LocalExecution(Execution):
             self.fail(error)
         else:
             self._end()
+
+    def _open_doors(self) -> list[RequestDoor]:
+        """Services that take requests from queues begin to."""
+        plan, outside = self.driver.plan, self.driver.outside
+        if outside is None or all(service.requests is None for service in plan.services.values()):
+            return []
+        from sage_flow.executors.request_door import doors_of  # most jobs need none
+
+        doors = doors_of(plan, outside, self._on_door_fault)
+        for door in doors:
+            door.open()
+        return doors
+
+    def _on_door_fault(self, service: ServicePlan, error: Exception) -> None:
+        add_notes(error, [f"raised where service {service.name!r} takes requests from its queue"])
+        address = self.driver.plan.addresses(service.chain)[0]
+        self.driver.deliver(Failed(address, None, pack_error(error)))
 
     def fail(self, error: BaseException) -> None:
         """The engine itself has failed: whoever waits gets `error`."""

@@ -37,6 +37,7 @@ class OutsidePort(CallingPort):
         self._sending = 0
         self._at_close: list[Callable[[], None]] = []
         self._at_open: dict[str, list[Callable[[], object]]] = {}
+        self._at_end: dict[str, list[Callable[[], None]]] = {}  # by service
 
     def loop_of(self, service: str) -> EventLoop:
         """The loop for the links of those who call this service."""
@@ -65,6 +66,10 @@ class OutsidePort(CallingPort):
                 return
         callback()
 
+    def at_end(self, service: str, action: Callable[[], None]) -> None:
+        """Do this before the service refuses calls: what could be called later must not be begun. It must not wait."""
+        self._at_end.setdefault(service, []).append(action)
+
     def deliver(self, message: Message) -> None:
         """Take a reply. Raises ProtocolError for anything else."""
         if not isinstance(message, Reply):
@@ -76,6 +81,7 @@ class OutsidePort(CallingPort):
 
     def end_service(self, name: str) -> tuple[int, ...]:
         """No more calls of this service: tell its subtasks that were called, and return them."""
+        self._prepare_end(name)
         with self._lock:
             self._ended.setdefault(name, f"service {name!r} has ended with job {self._plan.job!r}")
             while self._sending:  # what was let through must be there before we say that it was the last
@@ -87,6 +93,8 @@ class OutsidePort(CallingPort):
 
     def close(self, why: str) -> None:
         """Nobody is left to answer: end the open calls, refuse all others."""
+        for name in self._replicas:
+            self._prepare_end(name)
         with self._lock:
             for name in self._replicas:
                 self._ended.setdefault(name, why)
@@ -95,6 +103,10 @@ class OutsidePort(CallingPort):
         self._call_back(waiting)
         while self._at_close:
             self._at_close.pop()()
+
+    def _prepare_end(self, name: str) -> None:
+        for action in self._at_end.pop(name, ()):
+            action()
 
     def _refused(self, service: ServicePlan) -> Outcome | None:
         why = self._ended.get(service.name)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from sage_flow.channels.frame import DRIVER, Data, Message
 from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.channels.local_queue import wait_by
-from sage_flow.errors import InternalError, WorkerDied
+from sage_flow.errors import InternalError, PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.positions import thread_place
@@ -421,7 +421,13 @@ class SimulationExecutor:
     trace: list[str] = field(default_factory=list, repr=False)
 
     def start(self, plan: Plan, options: DriverOptions) -> LocalExecution:
-        """Start the scheduler in a thread of its own."""
+        """Start the scheduler in a thread of its own. Raises PipelineError for what only threads can do."""
+        taking = [name for name, service in plan.services.items() if service.requests is not None]
+        if taking:
+            raise PipelineError(
+                f"service {taking[0]!r} takes requests from a queue, which the simulation cannot: when they come would"
+                " not be repeatable"
+            )
         scheduler = Scheduler(self.seed, self.crash_at, self.clock)
         self.trace = scheduler.trace
         post = LocalPost(copies_records=True)

@@ -149,7 +149,8 @@ class ServiceDefinition:
     """A registered service: a class with its arguments, or the output taps of its pipeline.
 
     `stateless`: any replica may answer any call. `many`: the reply is a list. `uses`: services that it calls.
-    `actor_options`: of its replicas, or of every operator of its pipeline where that says nothing else.
+    `actor_options`: of its replicas, or of every operator of its pipeline where that says nothing else. `requests`:
+    the queue descriptor of a channel whose requests it answers, too, or a function that makes it.
     """
 
     name: str
@@ -167,3 +168,4 @@ class ServiceDefinition:
     output: tuple[Tap, ...] = ()
     actor_options: ActorOptions = DEFAULT_OPTIONS
     open_timeout_s: float = 300.0
+    requests: Any = None

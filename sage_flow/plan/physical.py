@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from sage_flow.plan.graph import Operator, Partitioning
 from sage_flow.plan.queues import JobQueues
@@ -68,7 +69,8 @@ class ServicePlan:
     `needs_key`: its replicas have a state of their own each, so every call says whose. `many`: its reply is a list.
     `uses` are the services that it said it calls.
     `methods` are the names that can be called, None where only the running object knows (a factory).
-    `type_key` is the class a caller may name instead of the service. `open_timeout_s`: for it to open.
+    `type_key` is the class a caller may name instead of the service. `open_timeout_s`: for it to open. `requests`
+    is the queue descriptor of a channel whose requests it answers, too, or a function that makes it.
     """
 
     name: str
@@ -83,6 +85,7 @@ class ServicePlan:
     methods: frozenset[str] | None = None
     type_key: str | None = None
     open_timeout_s: float = 300.0
+    requests: Any = None
 
 
 @dataclass(frozen=True, slots=True)

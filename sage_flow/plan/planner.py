@@ -184,4 +184,5 @@ def _service_plan(
         methods,
         type_key,
         service.open_timeout_s,
+        service.requests,
     )

@@ -21,7 +21,7 @@ from sage_flow.plan.service_methods import type_key
 from sage_flow.runtime.port import CallPort
 from sage_flow.service import Call, ServiceFuture, ServiceHandle
 
-__all__ = ["Caller", "activation_deadline", "find_service"]
+__all__ = ["Caller", "activation_deadline", "check_request", "find_service"]
 
 activation_deadline: ContextVar[float | None] = ContextVar("deadline of the call being answered", default=None)
 """Calls made while it is set wait no longer than the call that they help to answer."""
@@ -101,6 +101,13 @@ def find_service(services: Mapping[str, ServicePlan], service: str | type) -> Se
             f" ({names}): use the name"
         )
     return found[0]
+
+
+def check_request(plan: ServicePlan, method: str, group: int | None) -> None:
+    """A call whose caller did not know the service can be made. Raises UnknownService, ServiceError."""
+    _check_method(plan, method)
+    if group is None and plan.needs_key:
+        _key_group(plan, None)
 
 
 def _checked_timeout(timeout: Any) -> float:

@@ -1,6 +1,6 @@
 """The hosted queue, event by event, and against a reference."""
 
-from collections import deque
+from collections import Counter, deque
 
 import pytest
 from hypothesis import settings
@@ -9,9 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sage_flow.channels.hosted_queue import (
     RESUME_S,
+    Abandoned,
     Accepted,
     Closed,
     Delivery,
+    Dropped,
     HostedQueue,
     NoItem,
     NoRoom,
@@ -22,9 +24,9 @@ from sage_flow.channels.hosted_queue import (
 from sage_flow.errors import ProtocolError
 
 
-def run(*items):
+def run(*items, putter=None):
     """One run of these items."""
-    return Run(list(items), 0, len(items), 10 * len(items), 0.0)
+    return Run(list(items), 0, len(items), 10 * len(items), 0.0, 0, putter)
 
 
 def items_of(delivery):
@@ -41,8 +43,14 @@ class Client:
     def put(self, number, *items, block=True, done=0):
         return self.queue.put(self.name, number, [run(*items)], block, done, self.now)
 
-    def get(self, number, most=1, block=True):
-        return self.queue.get(self.name, number, most, block, 0, self.now)
+    def get(self, number, most=1, block=True, holds=False):
+        return self.queue.get(self.name, number, most, block, 0, self.now, holds)
+
+    def take(self, number, most=1):
+        """Get and hold, and hear of it."""
+        (delivery,) = self.get(number, most, holds=True)
+        self.queue.acknowledge(self.name, delivery.delivery)
+        return delivery
 
     def ask(self, number, count, block=True):
         return self.queue.ask_room(self.name, number, count, block, 0, self.now)
@@ -317,6 +325,7 @@ def test_statistics():
         "waiting_getters": 0,
         "waiting_putters": 0,
         "leases": 1,
+        "held": 0,
         "sessions": 2,
         "oldest_s": 4.0,
         "puts": 3,
@@ -326,6 +335,119 @@ def test_statistics():
         "dropped": 0,
         "returned": 0,
     }
+
+
+# --- items that are held ---
+
+
+def begun_of(delivery):
+    return [run.begun for run in delivery.runs for _ in range(run.items)]
+
+
+def test_an_item_that_is_held_belongs_to_the_queue_until_its_holder_is_done_with_it():
+    queue, client = queue_and_client()
+    other = Client(queue, "other")
+    client.put(1, "a", "b", "c")
+    taken = client.take(2, most=3)
+    assert begun_of(taken) == [0, 0, 0]
+    assert queue.statistics(0.0)["held"] == 3
+    queue.finish("s", taken.delivery, 1)
+    queue.finish("s", taken.delivery, 1)
+    client.lose()
+    queue.expire(RESUME_S)
+    assert queue.depth == 2
+    (again,) = other.get(1, most=9, holds=True)
+    assert (items_of(again), begun_of(again)) == (["a", "c"], [1, 1])
+    assert queue.record.returned == 2
+
+
+def test_what_was_sent_to_be_held_counts_as_begun_if_its_taker_dies_before_it_said_that_it_came():
+    queue, client = queue_and_client()
+    client.put(1, "a")
+    client.get(2, holds=True)
+    client.lose()
+    queue.expire(RESUME_S)
+    assert begun_of(Client(queue, "other").take(1)) == [1]
+
+
+def test_what_nobody_holds_comes_back_unmarked():
+    queue, client = queue_and_client()
+    client.put(1, "a")
+    client.get(2)
+    client.lose()
+    queue.expire(RESUME_S)
+    assert begun_of(Client(queue, "other").take(1)) == [0]
+
+
+def test_what_is_given_back_goes_to_the_front_marked_as_its_holder_says():
+    queue, client = queue_and_client()
+    client.put(1, "a", "b", "c")
+    first, second = client.take(2), client.take(3)
+    assert queue.give_back("s", second.delivery, 0, False, 0.0) == []
+    assert queue.give_back("s", first.delivery, 0, True, 0.0) == []
+    assert queue.give_back("s", first.delivery, 0, True, 0.0) == [], "it is not held any more"
+    (again,) = client.get(4, most=9, holds=True)
+    assert (items_of(again), begun_of(again)) == (["a", "b", "c"], [1, 0, 0])
+
+
+def test_an_item_keeps_the_time_when_it_was_put():
+    queue, client = queue_and_client()
+    client.now = 5.0
+    queue.put("s", 1, [run("a")._replace(since=5.0)], True, 0, 5.0)
+    taken = client.take(2)
+    queue.give_back("s", taken.delivery, 0, True, 9.0)
+    assert client.take(3).runs[0].since == 5.0
+
+
+def test_an_acknowledgement_of_another_get_does_not_finish_what_is_held():
+    queue, client = queue_and_client()
+    client.put(1, "a", "b")
+    client.take(2)
+    client.get(3)
+    queue.acknowledge("s", 2)
+    assert (queue.statistics(0.0)["held"], queue.statistics(0.0)["leases"]) == (1, 0)
+
+
+def test_a_session_that_comes_back_holds_what_it_held():
+    queue, client = queue_and_client()
+    client.put(1, "a", "b")
+    client.take(2)
+    client.get(3, holds=True)
+    client.lose()
+    known, again = client.back(received=2)
+    assert (known, again, queue.depth) == (True, [], 0)
+    assert queue.statistics(0.0)["held"] == 2
+
+
+def test_who_has_put_an_item_hears_that_its_holder_is_gone():
+    queue, putter = queue_and_client()
+    holder = Client(queue, "holder")
+    queue.put("s", 1, [run("a", putter=("s", 1))], True, 0, 0.0)
+    putter.put(2, "not watched")
+    holder.take(1)
+    holder.take(2)
+    holder.lose()
+    assert queue.expire(RESUME_S) == [Abandoned("s", 1)]
+    holder.back()
+    holder.take(3)
+    putter.lose()
+    assert queue.leave("holder", 0.0) == [], "who has gone himself hears nothing"
+
+
+def test_who_has_put_an_item_hears_that_it_was_dropped_with_the_queue():
+    queue, _ = queue_and_client()
+    queue.put("s", 1, [run("a", "b", putter=("s", 1))], True, 0, 0.0)
+    assert queue.close(0.0) == [Dropped("s", 1)]
+
+
+def test_a_queue_with_an_owner_is_orphaned_when_he_has_gone():
+    queue = HostedQueue(0, 0.0, owner="s")
+    client = Client(queue)
+    assert not queue.is_orphaned
+    client.lose()
+    assert not queue.is_orphaned
+    queue.expire(RESUME_S)
+    assert queue.is_orphaned
 
 
 # --- against a reference ----------------------------------------------------------------------------------
@@ -340,6 +462,9 @@ class Reference:
         self.putters, self.getters = [], []  # (session, number, items) and (session, number, most)
         self.under_way = {}  # (session, number) -> items
         self.owned, self.accepted = [], set()
+        self.holding = {}  # (session, number) of gets that hold -> their delivery, 0 before there is one
+        self.held = {}  # (session, delivery) -> {place: item}
+        self.begun = Counter()
 
     def settle(self):
         """Everybody moves who can; returns the gets answered."""
@@ -369,6 +494,20 @@ class Reference:
         returned = [item for request in gone for item in self.under_way.pop(request)]
         self.items.extendleft(reversed(returned))
 
+    def end(self, session, deliveries):
+        """`deliveries`: those that have not reached it, and their gets. What it held, or was to hold, is marked."""
+        back = {delivery: items for (name, delivery), items in self.held.items() if name == session}
+        for delivery, number in deliveries:
+            items = dict(enumerate(self.under_way.pop((session, number))))
+            back[delivery] = items
+        for delivery, items in back.items():
+            number = next((number for d, number in deliveries if d == delivery), None)
+            if number is None or (session, number) in self.holding:
+                self.begun.update(items.values())
+            self.held.pop((session, delivery), None)
+        returned = [item for delivery in sorted(back) for item in back[delivery].values()]
+        self.items.extendleft(reversed(returned))
+
 
 class HostedQueueAgainstReference(RuleBasedStateMachine):
     """Three clients that put, get, acknowledge, withdraw, vanish, come back in time or too late."""
@@ -390,8 +529,12 @@ class HostedQueueAgainstReference(RuleBasedStateMachine):
         expected = self.reference.settle()
         deliveries = [decision for decision in decisions if isinstance(decision, Delivery)]
         assert [(d.session, d.number, items_of(d)) for d in deliveries] == expected
+        self.deliver(deliveries)
+
+    def deliver(self, deliveries):
         for delivery in deliveries:
             self.delivered[delivery.session].append((delivery.delivery, delivery.number))
+            assert begun_of(delivery) == [self.reference.begun[item] for item in items_of(delivery)]
 
     def number(self):
         self.numbers += 1
@@ -415,25 +558,51 @@ class HostedQueueAgainstReference(RuleBasedStateMachine):
         self.settle(decisions)
         assert (Accepted(session, number) in decisions) == ((session, number) in self.reference.accepted)
 
-    @rule(session=SESSION, most=st.integers(1, 5), block=st.booleans())
-    def get(self, session, most, block):
+    @rule(session=SESSION, most=st.integers(1, 5), block=st.booleans(), holds=st.booleans())
+    def get(self, session, most, block, holds):
         if not self.attached(session):
             return
         number = self.number()
-        decisions = self.queue.get(session, number, most, block, 0, self.now)
+        decisions = self.queue.get(session, number, most, block, 0, self.now, holds)
         if not block and not self.reference.items:
             assert decisions == [NoItem(session, number)]
             return
         self.reference.getters.append((session, number, most))
+        if holds:
+            self.reference.holding[session, number] = 0
         self.settle(decisions)
 
     @rule(session=SESSION)
     def receive_and_acknowledge(self, session):
         if self.attached(session) and self.delivered[session]:
-            delivery, number = self.delivered[session].pop(0)
-            self.received[session] = delivery
+            delivery = self.receive(session)
             self.queue.acknowledge(session, delivery)
-            self.reference.owned += self.reference.under_way.pop((session, number))
+
+    def receive(self, session):
+        delivery, number = self.delivered[session].pop(0)
+        self.received[session] = delivery
+        items = self.reference.under_way.pop((session, number))
+        if (session, number) in self.reference.holding:
+            self.reference.held[session, delivery] = dict(enumerate(items))
+        else:
+            self.reference.owned += items
+        return delivery
+
+    @rule(data=st.data(), finishes=st.booleans(), begun=st.booleans())
+    def be_done_with_what_is_held(self, data, finishes, begun):
+        held = [(s, d, place) for (s, d), items in self.reference.held.items() if self.attached(s) for place in items]
+        if not held:
+            return
+        session, delivery, place = data.draw(st.sampled_from(held))
+        item = self.reference.held[session, delivery].pop(place)
+        if finishes:
+            self.queue.finish(session, delivery, place)
+            self.reference.owned.append(item)
+        else:
+            self.reference.begun[item] += begun
+            self.reference.items.appendleft(item)
+            self.settle(self.queue.give_back(session, delivery, place, begun, self.now))
+        self.queue.finish(session, delivery, place)
 
     @rule(session=SESSION, data=st.data())
     def withdraw(self, session, data):
@@ -467,9 +636,7 @@ class HostedQueueAgainstReference(RuleBasedStateMachine):
             return
         lost = self.delivered[session]
         if received_one and lost:
-            delivery, number = lost.pop(0)
-            self.received[session] = delivery
-            self.reference.owned += self.reference.under_way.pop((session, number))
+            self.receive(session)
         still_open = {number for _, number in lost if data.draw(st.booleans())}
         known, decisions = self.queue.attach(session, self.received[session], still_open, self.now)
         assert known
@@ -492,7 +659,7 @@ class HostedQueueAgainstReference(RuleBasedStateMachine):
         ]
         expected = []
         for name in over:
-            self.reference.back(name)
+            self.reference.end(name, self.delivered[name])
             self.reference.accepted -= {request for request in self.reference.accepted if request[0] == name}
             expected += self.reference.settle()
             self.delivered[name], self.received[name] = [], 0
@@ -500,8 +667,7 @@ class HostedQueueAgainstReference(RuleBasedStateMachine):
         decisions = self.queue.expire(self.now)
         deliveries = [decision for decision in decisions if isinstance(decision, Delivery)]
         assert [(d.session, d.number, items_of(d)) for d in deliveries] == expected
-        for delivery in deliveries:
-            self.delivered[delivery.session].append((delivery.delivery, delivery.number))
+        self.deliver(deliveries)
         for name in over:
             assert self.queue.attach(name, 0, (), self.now) == (False, [])
 
@@ -515,7 +681,9 @@ class HostedQueueAgainstReference(RuleBasedStateMachine):
         assert told["waiting_getters"] == len(reference.getters)
         assert told["waiting_putters"] == len(reference.putters)
         under_way = [item for items in reference.under_way.values() for item in items]
-        everything = [*reference.items, *under_way, *reference.owned]
+        held = [item for items in reference.held.values() for item in items.values()]
+        assert told["held"] == len(held)
+        everything = [*reference.items, *under_way, *held, *reference.owned]
         assert len(everything) == len(set(everything)) == told["puts"]
 
 

@@ -1,8 +1,8 @@
 """The original fault at length.
 
-Ten thousand seeds in the simulation, 100,000 calls between threads, 10,000 between processes, and the circles of
-services, spread over the cores. What fails is told with the command that runs it again; a seed of the simulation
-then does the same steps, byte for byte.
+Ten thousand seeds in the simulation, 100,000 calls between threads, 10,000 between processes, 100,000 by clones of
+descriptors, and the circles of services, spread over the cores. What fails is told with the command that runs it
+again; a seed of the simulation then does the same steps, byte for byte.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from circles import KINDS, simulate_circles
+from descriptor_job import run_descriptors
 from memory_job import PROCESSES, THREADS, simulate
 
 from sage_flow.executors.simulation import SimulationExecutor
@@ -72,6 +73,7 @@ RUNS = {
     **{f"circle-of-{kind}": Simulated(partial(simulate_circles, kind=kind), 1_000) for kind in KINDS},
     "threads": Real(THREADS.run, 100_000, seeds_per_task=10),
     "processes": Real(PROCESSES.run, 10_000, seeds_per_task=5),
+    "descriptors": Real(run_descriptors, 100_000, seeds_per_task=5),
 }
 
 

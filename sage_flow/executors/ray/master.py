@@ -164,7 +164,8 @@ class JobMaster:
     def services(self) -> Any:
         """The services of the job, as its plan has them."""
         self._loaded.wait()
-        return {} if self._plan is None else self._plan.services
+        services = {} if self._plan is None else self._plan.services
+        return {name: replace(service, requests=None) for name, service in services.items()}
 
     @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
     def call(self, call: bytes, timeout_s: float, group: int | None) -> bytes:

@@ -6,6 +6,8 @@ import pickle
 import ssl
 
 from sage_flow.channels import PythonQueueDescriptor, RayQueueDescriptor, RPCQueueDescriptor, resolve_descriptor
+from sage_flow.channels.queue_host import hosts_here
+from sage_flow.channels.ray_queue import host_of
 
 KEY = b"the key of the contract suite"
 
@@ -37,6 +39,10 @@ class Kind:
 
     def from_json(self, descriptor_class, text):
         return self.admit(descriptor_class.from_json(text))
+
+    def hosted(self, descriptor):
+        """The names of the queues that its host has."""
+        return {name for host in hosts_here() for _, name in host.statistics()["queues"]}
 
     def __repr__(self):
         return self.name
@@ -120,6 +126,12 @@ class RayKind(Kind):
     def admit(self, descriptor):
         self.connect()
         return descriptor
+
+    def hosted(self, descriptor):
+        import ray
+
+        told = ray.get(host_of(self.namespace, descriptor.scope).statistics.remote())
+        return {name for _, name in told["queues"]}
 
 
 class RayOtherNodeKind(RayKind):

@@ -18,6 +18,7 @@ COMMON = {
     "waiting_getters",
     "waiting_putters",
     "leases",
+    "held",
     "sessions",
     "oldest_s",
     "puts",

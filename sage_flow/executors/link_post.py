@@ -1,0 +1,34 @@
+"""What a `CallingPort` needs that is in no job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sage_flow.channels.frame import Message
+from sage_flow.executors.condition import BareCondition
+from sage_flow.executors.shell import Condition
+
+__all__ = ["LinkPost"]
+
+
+class LinkPost:
+    """What a CallingPort needs: a clock, conditions, and who sends."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+
+    def condition(self, address: int | None = None) -> Condition:
+        return BareCondition()
+
+    now = staticmethod(time.monotonic)
+
+    def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
+        self._send(message)
+        return 0
+
+    def flush(self) -> None:
+        """Who waits for a call does it."""
+
+    def medium(self, producer: int, consumer: int) -> str:
+        return "tcp"

@@ -1,0 +1,348 @@
+"""Where requests that come by a queue enter a job: for each service that takes some, in the process of its driver.
+
+The door takes no more requests at a time than the service can work on, so that other jobs may serve the same queue,
+and holds the lease of each until its reply is in its caller's queue. If this process dies the queue gives them to the
+next door, marked as begun, which answers them with ServiceUnavailable, or has them run again if their caller allowed
+that. If only the service dies, this door does either by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_flow.channels.call_items import Answer, Question, content_of, open_content, question_from
+from sage_flow.channels.reply_queues import visit_reply_queue
+from sage_flow.errors import ChannelError, CodecError, QueueClosed, ServiceUnavailable
+from sage_flow.executors.calling import cannot_be_sent
+from sage_flow.plan.graph import Kind
+from sage_flow.runtime.caller import check_request
+from sage_flow.runtime.failure import pack_error
+from sage_flow.service import Call
+from sage_flow.service_requests import made_requests
+
+if TYPE_CHECKING:
+    from sage_flow.channels.consuming import Consumer, Lease
+    from sage_flow.channels.descriptor import BaseQueueDescriptor
+    from sage_flow.channels.queue_methods import LiveQueue
+    from sage_flow.executors.outside import OutsidePort
+    from sage_flow.plan.physical import Plan, ServicePlan
+    from sage_flow.runtime.calls import OpenCall, Outcome
+
+__all__ = ["RequestDoor", "doors_of"]
+
+_log = logging.getLogger("sage_flow")
+
+_MOST_BEGUN: Final = 3
+"""A request whose responders died so often is not run again: it may be what kills them."""
+_CALLERS: Final = 1000
+"""Callers whose reply queues are kept at hand."""
+
+
+def doors_of(plan: Plan, port: OutsidePort, on_fault: Callable[[ServicePlan, Exception], None]) -> list[RequestDoor]:
+    """A door for each service that takes requests from a queue; `on_fault` if there is no way to that."""
+    services = [service for service in plan.services.values() if service.requests is not None]
+    return [RequestDoor(service, _capacity(plan, service), port, partial(on_fault, service)) for service in services]
+
+
+def _capacity(plan: Plan, service: ServicePlan) -> int:
+    """How many requests the service can work on at a time; a pipeline as many as one caller may have open."""
+    head = next(chain for chain in plan.chains if chain.id == service.chain).head
+    at_once = service.parallelism * service.concurrency if head.kind is Kind.SERVICE else service.max_pending
+    return min(at_once, service.max_pending)
+
+
+class RequestDoor:
+    """Takes requests for one service. `open` and `stop` do not wait; callbacks come in any thread.
+
+    Its own thread does what takes time: to reach the queue of requests, and those of callers; and it ends the calls
+    whose time has passed.
+    """
+
+    def __init__(
+        self, service: ServicePlan, capacity: int, port: OutsidePort, on_fault: Callable[[Exception], None]
+    ) -> None:
+        self._service = replace(service, max_pending=capacity + 1)  # it has always room for what we take
+        self._pool = f"requests of {service.name}"
+        self._capacity = capacity
+        self._port = port
+        self._on_fault = on_fault
+        self._condition = threading.Condition()  # guards what follows
+        self._tasks: deque[Callable[[], None]] = deque()  # of our thread
+        self._wake_at = float("inf")
+        self._open: dict[int, OpenCall] = {}
+        self._leases = 0  # that we hold
+        self._beginning = 0  # calls that are being made at this moment
+        self._is_stopped = False
+        self._is_over = False
+        self._requests: BaseQueueDescriptor | None = None
+        self._consumer: Consumer | None = None
+        self._callers: dict[str, _ReplyQueue] = {}
+        self._thread = threading.Thread(target=self._run, name=f"requests of {service.name}", daemon=True)
+
+    def open(self) -> None:
+        """Begin to take requests."""
+        self._port.at_end(self._service.name, self.stop)
+        self._do(self._reach_requests)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take none any more; those that were taken get their outcome."""
+        with self._condition:
+            self._is_stopped = True
+            consumer = self._consumer
+            while self._beginning:  # no call may be made when this has returned
+                self._condition.wait()
+        if consumer is not None:
+            consumer.stop()
+
+    def close(self, patience_s: float) -> None:
+        """The job is over: wait until all replies have arrived in the queues of their callers, but not for longer."""
+        self.stop()
+        with self._condition:
+            self._condition.wait_for(lambda: not self._leases, patience_s)
+            self._is_over = True
+            self._condition.notify_all()
+
+    # -- its thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._tasks and not self._is_over and (left_s := self._wake_at - self._port.now()) > 0:
+                    self._condition.wait(min(left_s, threading.TIMEOUT_MAX))
+                if self._is_over:
+                    return
+                tasks = list(self._tasks)
+                self._tasks.clear()
+            for task in tasks:
+                task()
+            self._end_late_calls()
+
+    def _do(self, task: Callable[[], None]) -> None:
+        with self._condition:
+            self._tasks.append(task)
+            self._condition.notify_all()
+
+    def _reach_requests(self) -> None:
+        try:
+            self._requests = made_requests(self._service.requests, self._service.name)
+            live = self._requests.queue_instance
+            consumer = live.consume(self._on_leases, self._on_closed, holds=True)
+        except Exception as error:
+            self._on_fault(error)
+            return
+        with self._condition:
+            self._consumer = None if self._is_stopped else consumer
+        self._port.when_open(self._service.name, lambda: consumer.grant(self._capacity))  # what waits can be another's
+
+    def _on_closed(self, error: Exception) -> None:
+        """Nobody can send requests any more, but the job may have other work."""
+        if isinstance(error, QueueClosed):
+            _log.warning("service %r takes no more requests by its queue: %s", self._service.name, error)
+        else:
+            self._on_fault(error)
+
+    def _end_late_calls(self) -> None:
+        with self._condition:
+            calls = list(self._open.values())
+        for call in calls:
+            self._port.poll(call)
+        with self._condition:
+            self._wake_at = min((call.deadline for call in self._open.values()), default=float("inf"))
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    def _on_leases(self, leases: list[Lease]) -> None:
+        came = self._port.now()
+        with self._condition:
+            self._leases += len(leases)
+        done = sum(self._begin(lease, came) for lease in leases)
+        if done:
+            self._free(done)
+
+    def _begin(self, lease: Lease, came: float) -> bool:
+        """Make the call; True if there is none to make, and the place is free again."""
+        with self._condition:
+            if not self._is_stopped:
+                self._beginning += 1
+            is_late = self._is_stopped
+        if is_late:
+            self._settle(lease, give_back=True)
+            return True
+        try:
+            return self._call_for(lease, came)
+        finally:
+            with self._condition:
+                self._beginning -= 1
+                self._condition.notify_all()
+
+    def _call_for(self, lease: Lease, came: float) -> bool:
+        name = self._service.name
+        try:
+            question = question_from(lease.value())
+        except CodecError as error:
+            question, why = None, str(error)
+        else:
+            why = "it is no request of a ServiceClient"
+        if question is None:
+            _log.warning("an item in the queue of requests for service %r is dropped: %s", name, why)
+            self._settle(lease)
+            return True
+        left_s = question.left_s - lease.waited_s - (self._port.now() - came)
+        if left_s <= 0:  # its caller has noticed, too
+            self._settle(lease)
+            return True
+        try:
+            self._check_begun(question, lease)
+            check_request(self._service, question.method, question.group)
+            args, kwargs = open_content(question.content)
+        except Exception as error:
+            self._answer(question, lease, Answer(question.number, None, pack_error(error)))
+            return True
+        call = Call(name, question.method, args, kwargs)
+        made = self._port.call(self._service, call, left_s, question.group, self._pool)
+        with self._condition:
+            self._open[made.id] = made
+            if made.deadline < self._wake_at:
+                self._wake_at = made.deadline
+                self._condition.notify_all()
+        self._port.on_outcome(made, partial(self._on_outcome, question, lease, made))
+        return False
+
+    def _check_begun(self, question: Question, lease: Lease) -> None:
+        """Raises ServiceUnavailable for what must not be run again."""
+        label = f"{self._service.name}.{question.method}"
+        if lease.begun and not question.retry:
+            raise ServiceUnavailable(
+                f"{label}: whoever had taken this request died before he replied; it may have been carried out, so it"
+                " is not run again (options(retry=True) allows that)"
+            )
+        if lease.begun >= _MOST_BEGUN:
+            raise ServiceUnavailable(
+                f"{label}: {lease.begun} responders died while they had this request; it may be what kills them, and is"
+                " not run again"
+            )
+
+    def _on_outcome(self, question: Question, lease: Lease, made: OpenCall) -> None:
+        with self._condition:
+            self._open.pop(made.id, None)
+        outcome = made.outcome
+        if outcome is not None:
+            self._conclude(question, lease, made, outcome)
+        self._free(1)
+
+    def _conclude(self, question: Question, lease: Lease, made: OpenCall, outcome: Outcome) -> None:
+        has_died = isinstance(outcome.error, ServiceUnavailable)  # which was made here: nobody is left to answer
+        if has_died and (made.target is None or question.retry):
+            self._settle(lease, give_back=True, begun=made.target is not None)
+            return
+        error = outcome.remote_error
+        if outcome.error is not None:
+            error = pack_error(outcome.error)
+        self._answer(question, lease, Answer(question.number, None, error), None if error else outcome)
+
+    def _free(self, count: int) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.grant(count)
+
+    def _settle(self, lease: Lease, *, give_back: bool = False, begun: bool = False) -> None:
+        if give_back:
+            lease.give_back(begun=begun)
+        else:
+            lease.finish()
+        with self._condition:
+            self._leases -= 1
+            if not self._leases:
+                self._condition.notify_all()
+
+    # -- replies --------------------------------------------------------------------------------------------
+
+    def _answer(self, question: Question, lease: Lease, answer: Answer, outcome: Outcome | None = None) -> None:
+        """Send the answer, with the value of `outcome` if there is one, to its caller."""
+        queue = self._callers.get(question.replies) or self._new_caller(question.replies)
+        queue.send(answer, outcome, partial(self._on_answered, question, lease))
+
+    def _new_caller(self, described: str) -> _ReplyQueue:
+        with self._condition:
+            found = self._callers.get(described)
+            if found is None:
+                found = self._callers[described] = _ReplyQueue()
+                if len(self._callers) > _CALLERS:
+                    del self._callers[next(iter(self._callers))]
+                self._tasks.append(partial(self._reach_caller, described, found))
+                self._condition.notify_all()
+            return found
+
+    def _reach_caller(self, described: str, queue: _ReplyQueue) -> None:
+        try:
+            if self._requests is None:
+                raise ServiceUnavailable("no request came")
+            replies = visit_reply_queue(described, self._requests)
+            queue.reached(replies, replies.queue_instance)
+        except Exception as error:
+            queue.failed(error)
+
+    def _on_answered(self, question: Question, lease: Lease, error: Exception | None) -> None:
+        if error is not None:
+            if not isinstance(error, QueueClosed):  # which means that the caller has gone
+                _log.warning("a reply of service %r did not reach its caller: %s", self._service.name, error)
+            with self._condition:
+                self._callers.pop(question.replies, None)
+        self._settle(lease)
+
+
+class _ReplyQueue:
+    """The queue of one caller. What is sent before it was reached waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[Callable[[], None]] = []
+        self._replies: BaseQueueDescriptor | None = None  # keeps the channel known
+        self._live: LiveQueue | None = None
+        self._error: Exception | None = None
+
+    def reached(self, replies: BaseQueueDescriptor, live: LiveQueue) -> None:
+        with self._lock:
+            self._replies, self._live = replies, live
+        self._send_waiting()
+
+    def failed(self, error: Exception) -> None:
+        with self._lock:
+            self._error = error
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for send in waiting:
+            send()
+
+    def send(self, answer: Answer, outcome: Outcome | None, on_sent: Callable[[Exception | None], None]) -> None:
+        with self._lock:
+            live, error = self._live, self._error
+            if live is None and error is None:
+                self._waiting.append(partial(self.send, answer, outcome, on_sent))
+                return
+        if live is None:
+            on_sent(error)
+            return
+        try:
+            live.send(_item(answer, outcome, packs=not live.owns_contents), on_sent)
+        except ChannelError as failure:
+            on_sent(failure)
+
+
+def _item(answer: Answer, outcome: Outcome | None, *, packs: bool) -> Any:
+    if outcome is None:
+        return answer.as_item()
+    try:
+        return answer._replace(content=content_of(outcome.value, packs=packs)).as_item()
+    except CodecError as error:
+        return answer._replace(error=pack_error(cannot_be_sent("the reply", error))).as_item()

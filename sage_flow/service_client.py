@@ -1,0 +1,302 @@
+"""`ServiceClient`: calls of a service by the descriptor of the queue that it takes requests from.
+
+All clients of a process whose queues are in the same place share one queue for the replies. Its descriptor travels
+with each request; whoever answers puts the reply there, and it finds its call by its number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_flow.channels.call_items import Question, answer_from, content_of, open_content
+from sage_flow.channels.codec import copy_value
+from sage_flow.channels.descriptor import BaseQueueDescriptor
+from sage_flow.channels.reply_queues import make_reply_queue
+from sage_flow.errors import ChannelError, CodecError, InternalError, PipelineError, ServiceUnavailable
+from sage_flow.executors.calling import cannot_be_sent
+from sage_flow.executors.link_post import LinkPost
+from sage_flow.executors.reading_port import ReadingPort
+from sage_flow.plan.builder import checked_count
+from sage_flow.plan.physical import Plan, ServicePlan
+from sage_flow.runtime.caller import Caller
+from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.runtime.failure import pack_error
+from sage_flow.service import Call, ServiceHandle
+
+if TYPE_CHECKING:
+    from sage_flow.channels.consuming import Lease
+    from sage_flow.channels.frame import Reply
+    from sage_flow.channels.queue_methods import LiveQueue
+
+__all__ = ["ServiceClient"]
+
+_KEPT: Final = 16
+_AT_ONCE: Final = 1000  # replies that may come before the first is looked at
+
+
+class ServiceClient(ServiceHandle):
+    """Calls the methods of a service that was registered with `requests=descriptor`, from wherever that came to.
+
+    >>> from sage_flow.channels import PythonQueueDescriptor
+    >>> answer = ServiceClient(PythonQueueDescriptor(queue_id="answer"), timeout=2.0)
+    >>> answer.options(retry=True)
+    ServiceClient('answer')
+
+    It reads as a handle: `answer.process(question)` calls and waits, `answer.process.remote(question)` returns a
+    ServiceFuture. Requests wait in the queue while nobody takes them, until their time has passed. Every call has an
+    outcome, within `timeout` seconds; it is run at most once, or at least once with `options(retry=True)`.
+
+    Args:
+        requests: the descriptor of the queue of requests, or a clone, a pickle, a JSON of it.
+        timeout: seconds a call waits where `options` does not say.
+        max_pending: calls that may be open at once; further ones wait for a place.
+
+    Raises: PipelineError for arguments that are none of these.
+    """
+
+    def __init__(self, requests: BaseQueueDescriptor, *, timeout: float = 10.0, max_pending: int = 256) -> None:
+        if not isinstance(requests, BaseQueueDescriptor):
+            raise PipelineError(f"ServiceClient needs the descriptor of a queue of requests, not {requests!r}")
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise PipelineError(f"timeout of a ServiceClient must be a number of seconds above 0, not {timeout!r}")
+        name = requests.queue_id
+        plan = ServicePlan(name, 0, checked_count(max_pending, "max_pending", name), timeout)
+        self._port = _QueuePort(requests.share(), plan)
+        super().__init__(Caller({name: plan}, self._port), name)
+        self._retry = False
+
+    def options(self, *, timeout: float | None = None, key: Any = None, retry: bool | None = None) -> ServiceClient:
+        """Return a client whose calls wait at most `timeout` seconds, and go to the replica that has `key`.
+
+        `retry`: a request whose responder died while he had it is given to the next one, and so may be run more than
+        once. Without it such a call ends in ServiceUnavailable.
+        """
+        if retry is not None and not isinstance(retry, bool):
+            raise PipelineError(f"retry must be True or False, not {retry!r}")
+        client = object.__new__(ServiceClient)
+        client._port = self._port
+        timeout = self._timeout if timeout is None else timeout
+        ServiceHandle.__init__(client, self._caller, self._name, timeout, self._key if key is None else key)
+        client._retry = self._retry if retry is None else retry
+        return client
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        plan = self._port.service
+        made = self._port.requests, plan.timeout_s, plan.max_pending
+        return _remade, (*made, self._timeout, self._key, self._retry)
+
+    def __repr__(self) -> str:
+        return f"ServiceClient({self._name!r})"
+
+
+def _remade(
+    requests: BaseQueueDescriptor, default_s: float, max_pending: int, timeout: float | None, key: Any, retry: bool
+) -> ServiceClient:
+    client = ServiceClient(requests, timeout=default_s, max_pending=max_pending)
+    return client.options(timeout=timeout, key=key, retry=retry)
+
+
+class _QueuePort(ReadingPort):
+    """Requests go into one queue, replies come by the process's own."""
+
+    def __init__(self, requests: BaseQueueDescriptor, service: ServicePlan) -> None:
+        self.requests = requests
+        self.service = service
+        self._begin()
+        _ports.add(self)
+
+    def _begin(self) -> None:
+        self._replies: _Replies | None = None
+        super().__init__(Plan(self.service.name, (), (), {self.service.name: self.service}), 0, LinkPost(_no_message))
+        self.note_open(self.service.name)  # waiting in the queue is a part of the call's time
+
+    def after_fork(self) -> None:
+        """The calls that are open are our parent's."""
+        self._begin()
+
+    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
+        if self._replies is not None:
+            self._replies.read_while(is_waiting, timeout_s)
+
+    def end(self, call: OpenCall, error: BaseException) -> None:
+        """There will be no reply."""
+        self._end(call, Outcome(error=error))
+
+    def _end(self, call: OpenCall, outcome: Outcome) -> bool:
+        ended = super()._end(call, outcome)
+        if ended and self._replies is not None:
+            self._replies.interrupt()  # who waits for the call waits for its reply
+        return ended
+
+    def cancel(self, call: OpenCall) -> bool:
+        target, call.target = call.target, None  # nobody can be told
+        ended = super().cancel(call)
+        call.target = target
+        return ended
+
+    def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
+        return -1 if group is None else group  # who answers chooses
+
+    def _send(self, made: OpenCall, call: Call) -> None:
+        try:
+            replies = self._replies
+            if replies is None or replies.is_closed:
+                replies = self._replies = _reach_replies(self.requests)
+            replies.send(self, self.requests.queue_instance, made, call)
+        except CodecError as error:
+            self.end(made, cannot_be_sent(f"the arguments of {made.label}", error))
+        except ChannelError as error:
+            self.end(made, ServiceUnavailable(f"{made.label} cannot be called: {error}"))
+
+
+def _no_message(message: Any) -> None:
+    raise InternalError(f"a caller by a queue sends no {type(message).__name__}")
+
+
+class _Replies:
+    """The queue of this process for replies, beside queues of requests in one place."""
+
+    def __init__(self, requests: BaseQueueDescriptor) -> None:
+        self._descriptor, self._described = make_reply_queue(requests)
+        self._live = self._descriptor.queue_instance
+        self._live.qsize()  # it has to be there before who answers looks for it
+        self._numbers = itertools.count(1)
+        self._open: dict[int, tuple[_QueuePort, OpenCall]] = {}
+        self._closed: Exception | None = None
+        self._consumer = self._live.consume(self._take, self._on_closed, holds=False)
+        self._consumer.grant(_AT_ONCE)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed is not None
+
+    def send(self, port: _QueuePort, requests: LiveQueue, made: OpenCall, call: Call) -> None:
+        """Put the request. Raises: CodecError, ChannelError."""
+        number = next(self._numbers)
+        packs = not requests.owns_contents
+        arguments = call.args, call.kwargs
+        question = Question(
+            number,
+            self._described,
+            made.deadline - port.now(),
+            call.method,
+            None if made.target == -1 else made.target,
+            call.retry,
+            content_of(arguments if packs else copy_value(arguments), packs=packs),
+        )
+        self._open[number] = port, made
+        if self._closed is not None:  # since we looked
+            self._open.pop(number, None)
+            raise ServiceUnavailable(f"{made.label} cannot be called: {self._closed}")
+        try:
+            on_lost = partial(self._lost, number, call.retry)
+            sending = requests.send(question.as_item(), partial(self._sent, number), on_lost)
+        except BaseException:
+            self._open.pop(number, None)
+            raise
+        port.on_outcome(made, partial(self._forget, number, sending.withdraw))
+
+    def _sent(self, number: int, error: Exception | None) -> None:
+        if error is not None and (found := self._open.pop(number, None)) is not None:
+            port, made = found
+            port.end(made, ServiceUnavailable(f"{made.label}: its queue of requests: {error}"))
+
+    def _lost(self, number: int, retry: bool, with_queue: bool) -> None:
+        """The request is in no queue any more, or whoever had taken it is gone."""
+        if (retry and not with_queue) or (found := self._open.pop(number, None)) is None:
+            return
+        port, made = found
+        why = (
+            "its queue of requests has ended"
+            if with_queue
+            else "whoever had taken this request died before he replied; it may have been carried out"
+            " (options(retry=True) has such requests run again)"
+        )
+        port.end(made, ServiceUnavailable(f"{made.label}: {why}"))
+
+    def _forget(self, number: int, withdraw: Callable[[], None]) -> None:
+        self._open.pop(number, None)
+        withdraw()
+
+    def _take(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            answer = answer_from(lease.value())
+            found = None if answer is None else self._open.pop(answer.number, None)
+            if answer is None or found is None:  # it came twice, or too late
+                continue
+            port, made = found
+            port.take_reply(_reply(made, answer.content, answer.error))
+        self._consumer.grant(len(leases))
+
+    def _on_closed(self, error: Exception) -> None:
+        """Nobody can reply any more."""
+        self._closed = error
+        while self._open:
+            try:
+                _, (port, made) = self._open.popitem()
+            except KeyError:
+                break
+            port.end(made, ServiceUnavailable(f"{made.label}: the queue for its reply: {error}"))
+
+    def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
+        self._live.read_while(is_waiting, timeout_s, self._open.__len__)
+
+    def interrupt(self) -> None:
+        self._live.interrupt()
+
+
+def _reply(made: OpenCall, content: Any, error: Any) -> Reply:
+    from sage_flow.channels.frame import Reply
+
+    if error is None:
+        try:
+            return Reply(made.id, 1, (open_content(content),))
+        except CodecError as fault:
+            error = pack_error(fault)
+    return Reply(made.id, 0, (), error)
+
+
+_lock = threading.Lock()
+_locks: dict[Hashable, threading.Lock] = {}  # by place
+_replies_of: weakref.WeakValueDictionary[Hashable, _Replies] = weakref.WeakValueDictionary()
+_latest: deque[_Replies] = deque(maxlen=_KEPT)  # stay while no client has them
+_ports: weakref.WeakSet[_QueuePort] = weakref.WeakSet()
+
+
+def _reach_replies(requests: BaseQueueDescriptor) -> _Replies:
+    """Those of this process; made if there are none, or if their queue was closed. Raises: ChannelError."""
+    place = requests.reply_place
+    found = _replies_of.get(place)
+    if found is None or found.is_closed:
+        with _making(place):  # which may take a while
+            found = _replies_of.get(place)
+            if found is None or found.is_closed:
+                found = _replies_of[place] = _Replies(requests)
+                _latest.append(found)
+    return found
+
+
+def _making(place: Hashable) -> threading.Lock:
+    with _lock:
+        return _locks.setdefault(place, threading.Lock())
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _locks.clear()
+    _replies_of.clear()
+    _latest.clear()
+    for port in list(_ports):
+        port.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
