@@ -105,10 +105,20 @@ def _inherit(descriptor: int, target: str) -> None:
         mode &= 0o777
     if own.st_gid != older.st_gid:  # another group may do what all may
         mode = mode & ~0o2070 | (mode & 0o007) << 3
-    for name in os.listxattr(target) if hasattr(os, "listxattr") else ():
+    for name in _attributes(target):
         with suppress(OSError):  # some are the kernel's, or need a privilege
             os.setxattr(descriptor, name, os.getxattr(target, name))
     os.fchmod(descriptor, mode)
+
+
+def _attributes(target: str) -> list[str]:
+    """Extended attributes; none where the system has none, or once another subtask has put the file aside."""
+    if not hasattr(os, "listxattr"):
+        return []
+    try:
+        return os.listxattr(target)
+    except FileNotFoundError:
+        return []
 
 
 def _identities(path: str, own: str) -> dict[str, _Identity]:

@@ -280,6 +280,24 @@ def test_a_part_that_another_subtask_publishes_while_the_earlier_one_is_removed_
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new\n", "new\n"]
 
 
+@pytest.mark.skipif(not hasattr(os, "listxattr"), reason="there are no extended attributes here")
+def test_a_part_whose_earlier_one_another_subtask_removes_meanwhile_is_published(tmp_path, monkeypatch):
+    out = tmp_path / "out.txt"
+    for sink in closed_parts(out, "old", "old"):
+        sink.commit()
+    first, second = closed_parts(out, "new", "new", job_id="test-2")
+    listed = os.listxattr
+
+    def publish_first(target):  # which removes the earlier part of the second
+        monkeypatch.setattr(os, "listxattr", listed)
+        first.commit()
+        return listed(target)
+
+    monkeypatch.setattr(os, "listxattr", publish_first)
+    second.commit()
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new\n", "new\n"]
+
+
 def test_an_aborted_run_leaves_the_parts_of_the_one_before(tmp_path):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, "old", "old"):

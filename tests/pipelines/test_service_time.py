@@ -33,7 +33,7 @@ class Gate(Service):
 def test_no_reply_in_time_is_a_timeout_that_names_the_method_and_the_seconds():
     event = threading.Event()
     env = LocalEnvironment("test")
-    env.register_service("gate", Gate, event)
+    env.register_service("gate", lambda: Gate(event))
 
     def function(n, ctx):
         try:
@@ -76,7 +76,7 @@ class AwaitingEcho(Service):
 def test_the_timeout_of_the_registration_is_the_default():
     event = threading.Event()
     env = LocalEnvironment("test")
-    env.register_service("gate", Gate, event, timeout=0.05)
+    env.register_service("gate", lambda: Gate(event), timeout=0.05)
 
     def function(n, ctx):
         try:
@@ -92,7 +92,7 @@ def test_the_timeout_of_the_registration_is_the_default():
 def test_a_late_reply_is_nobody_elses():
     event = threading.Event()
     env = LocalEnvironment("test")
-    env.register_service("gate", Gate, event)
+    env.register_service("gate", lambda: Gate(event))
 
     def function(n, ctx):
         gate = ctx.service("gate")
@@ -149,7 +149,7 @@ def test_nested_calls_wait_no_longer_than_the_call_they_help_to_answer():
 
     told = []
     env = LocalEnvironment("test")
-    env.register_service("gate", Gate, event)
+    env.register_service("gate", lambda: Gate(event))
     env.register_service("patient", Patient)
 
     def function(n, ctx):
