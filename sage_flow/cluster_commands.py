@@ -31,10 +31,11 @@ __all__ = ["add_commands", "add_run_options", "environment", "inspect", "statist
 _EXIT_CODES: Final = """\
 exit codes:
   0    done
-  1    the job failed, or was cancelled by somebody else
+  1    the job failed, or another program cancelled it
   2    wrong use: no such job, no such option, no such file
   3    no cluster can be reached, or it does not answer within 30 s
   130  Ctrl-C
+  143  a second SIGTERM has cancelled the job
 """
 
 _SUBMIT: Final = """\
@@ -80,7 +81,7 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--check-shared-records",
         action="store_true",
-        help="fail where an operator changes a record that others hold, and name it; slow, and not with --ray",
+        help="fail if an operator changes a shared record, and name the operator; slow, and not with --ray",
     )
     _add_working_dir(run)
 
@@ -103,7 +104,9 @@ def add_commands(commands: Any) -> None:
         "--no-check", action="store_true", help="do not load the job file here, where its imports may be missing"
     )
     submit.add_argument(
-        "--no-build", action="store_true", help="do not call build() here, where files that it needs may be missing"
+        "--no-build",
+        action="store_true",
+        help="do not call build() on this machine, where files that it needs may be missing",
     )
     submit.set_defaults(waits=True)
     _add_query(commands, "list", "list the jobs of a cluster, those that are over, too", _list, has_job=False)
@@ -112,7 +115,7 @@ def add_commands(commands: Any) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
     for name, summary, query in (
         ("cancel", "end a job and publish nothing", _cancel),
-        ("drain", "end a job's sources, and let it finish with what they gave", _drain),
+        ("drain", "end a job's sources; it processes their records and finishes", _drain),
     ):
         order = _add_query(commands, name, summary, query)
         order.description = (
@@ -171,7 +174,9 @@ def environment(job: JobFile, arguments: argparse.Namespace) -> Environment:
     if not on_ray:
         return LocalEnvironment(name, arguments.parallelism, check_shared_records=arguments.check_shared_records)
     if arguments.check_shared_records:
-        raise PipelineError("--check-shared-records looks at a job in this process: run it without --ray and --address")
+        raise PipelineError(
+            "--check-shared-records works only for a job in this process: run it without --ray and --address"
+        )
     address = arguments.address or ("auto" if is_submission or "RAY_ADDRESS" in os.environ else "local")
     if is_http(address if address != "auto" else os.environ.get("RAY_ADDRESS", "")):
         raise PipelineError("http://... is the address of a job server: `sage-flow submit` sends a job there")
@@ -239,7 +244,9 @@ def _check_job(arguments: argparse.Namespace, name: str) -> None:
             job.build_pipeline(env, options)
             env._graph.plan()
         except Exception as error:
-            add_notes(error, ["raised here, before anything travels; --no-build leaves the call of build() out"])
+            add_notes(
+                error, ["raised on this machine, before anything is uploaded; --no-build skips the call of build()"]
+            )
             raise
     finally:
         os.chdir(before)

@@ -518,12 +518,12 @@ def _with_function(operator: Any, function: Any) -> Any:
 def _check_factory(name: str, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not callable(factory):
         raise PipelineError(
-            f"service {name!r} is made where it runs: register a class or a function that makes the object,"
+            f"service {name!r} is created where it runs: register a class, or a function that returns the object,"
             f" not an instance of {type(factory).__name__}"
         )
     if isinstance(factory, type) and issubclass(factory, PipelineService):
         raise PipelineError(
-            f"service {name!r} is a pipeline, which is written where it is registered: register an instance,"
+            f"service {name!r} is a pipeline, which must be registered as an instance:"
             f" register_service({name!r}, {factory.__name__}(build))"
         )
     signature = None

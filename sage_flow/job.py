@@ -143,7 +143,7 @@ class JobHandle:
 
                     stack.enter_context(announced(self))
                 except (OSError, SageFlowError) as error:
-                    _log.warning("nobody can look at job %r from outside: %s", self.name, error)
+                    _log.warning("job %r cannot be inspected from other processes: %s", self.name, error)
                 return self._execution.wait(timeout)
         finally:
             self._is_announcing.release()
@@ -179,8 +179,8 @@ class JobHandle:
             raise self._error(outcome, outcome.failure)
         if not outcome.has_rows:
             raise ClusterError(
-                f"job {self.name!r} is {outcome.status}, but its rows were too many for Ray's records, and its master,"
-                " which had them, is gone: fetch them while it is there, or write such results to files"
+                f"job {self.name!r} is {outcome.status}, but its rows did not fit into Ray's records, and its"
+                " master, which held them, has ended: fetch them earlier, or write such results to files"
             )
         return _result(outcome, self._picture)
 
@@ -267,13 +267,13 @@ class JobHandle:
             if self.status is JobStatus.FINISHED:
                 _log.warning("job %r was publishing already when it was cancelled: it is FINISHED", self.name)
             if stuck:  # nobody gets a result that could tell
-                _log.warning("job %r ended without code that does not come back: %s", self.name, "; ".join(stuck))
+                _log.warning("job %r ended while user code was still running: %s", self.name, "; ".join(stuck))
         _open_handles.discard(self)
 
     def _error(self, outcome: JobOutcome, failure: PackedError) -> BaseException:
         error = unpack_error(failure)
         if outcome.stuck:
-            add_notes(error, [f"the job ended without code that does not come back: {'; '.join(outcome.stuck)}"])
+            add_notes(error, [f"the job ended while user code was still running: {'; '.join(outcome.stuck)}"])
         if isinstance(error, JobCancelled) or not isinstance(error, Exception):
             add_notes(error, [f"raised in job {self.name!r}"])
         fold_engine_frames(error)

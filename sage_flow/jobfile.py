@@ -199,9 +199,11 @@ def _options_type(build: Callable[..., Any], module: ModuleType, shown: str) -> 
 def _refuse_deferred(function: Callable[..., Any], name: str, shown: str) -> None:
     """Raise PipelineError for a function whose call does not run it."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise PipelineError(f"{name} in {shown} is an async function, whose body nobody awaits: write def {name}(...)")
+        raise PipelineError(f"{name} in {shown} is an async function, which is not awaited: write def {name}(...)")
     if inspect.isgeneratorfunction(function):
-        raise PipelineError(f"{name} in {shown} has a yield, so a call does not run it: write it without yield")
+        raise PipelineError(
+            f"{name} in {shown} contains yield, so a call does not run its body: write it without yield"
+        )
 
 
 def _check_done(result: Any, name: str, file: str) -> None:

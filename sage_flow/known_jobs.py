@@ -45,7 +45,7 @@ class JoblessSubmission:
         if not self.submission.is_over:
             return "its driver has started no job yet"
         found = self.submission
-        return f"its driver has started no job: {found.message}; `sage-flow logs {found.id}` prints what it said"
+        return f"its driver has started no job: {found.message}; `sage-flow logs {found.id}` prints its output"
 
     def as_dict(self) -> dict[str, Any]:
         """As `JobRecord.as_dict`; there is no `id`."""
@@ -137,7 +137,7 @@ def _submissions() -> tuple[Sequence[Submission], str | None]:
             raise ClusterSilent("the process of the cluster that asks its job server", 2 * ANSWER_S) from None
         return found, None
     except ClusterError as error:
-        return [], f"submissions that have started no job are not known: {error}"
+        return [], f"submissions without a job cannot be listed: {error}"
 
 
 def _ask_server() -> Sequence[Submission]:

@@ -22,10 +22,14 @@ def end_local(arguments: argparse.Namespace) -> int | None:
         if not jobs_called(arguments.job):
             return None
     except ChannelNotReachable as error:  # the place where jobs announce themselves; it may be one of a cluster
-        tell(f"sage-flow: jobs of this machine cannot be found: {error}")
+        tell(f"sage-flow: cannot look for jobs on this machine: {error}")
         return None
     job = find_job(arguments.job)
-    what = "its sources end, and it finishes what they gave" if arguments.name == "drain" else "it publishes nothing"
+    what = (
+        "its sources end, and it processes the records that they emitted"
+        if arguments.name == "drain"
+        else "it publishes nothing"
+    )
     status = job.end(arguments.name, lambda: tell(f"sage-flow: {arguments.name} of job {job} has begun: {what}"))
     told = {"name": job.name, "pid": job.pid, "status": str(status)}
     print(json.dumps(told, indent=2) if arguments.json else f"job {job} is: {status}")

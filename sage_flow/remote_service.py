@@ -301,7 +301,7 @@ class ServiceConnection:
     def _on_closed(self, link: Link, reason: str) -> None:
         self._greeted.set()
         if self._port is not None:
-            self._port.lost(f"service {self._service!r} at {link.peer} is gone: {reason}")
+            self._port.lost(f"lost the connection to service {self._service!r} at {link.peer}: {reason}")
 
 
 def connect_service(

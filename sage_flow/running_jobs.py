@@ -70,13 +70,13 @@ class RunningJob:
         """
         with self._asked(order) as answers:
             if self._next(answers) != _ACCEPTED:
-                raise ChannelNotReachable(f"job {self.name!r} (process {self.pid}) does not know {order!r}")
+                raise ChannelNotReachable(f"job {self.name!r} (process {self.pid}) does not support {order!r}")
             on_accepted()
             told = answers.get()
         if told is None:
             raise ChannelNotReachable(
-                f"job {self.name!r} (process {self.pid}) took the order, {order}, and ended, or waited for something"
-                " else, before it said what it came to"
+                f"job {self.name!r} (process {self.pid}) accepted {order!r}, but ended, or stopped waiting for the"
+                " job, before it reported the outcome"
             )
         return JobStatus(told)
 
@@ -253,7 +253,7 @@ def _directory() -> Path:
             directory.mkdir(mode=0o700)
     except OSError as error:
         raise ChannelNotReachable(
-            f"jobs announce themselves in {directory}, which cannot be made: {error.strerror}; set XDG_RUNTIME_DIR or"
+            f"cannot create {directory}, where jobs announce themselves: {error.strerror}; set XDG_RUNTIME_DIR or"
             " TMPDIR to a directory of your own"
         ) from None
     check_private(str(directory))  # not in a handler: that it exists is no cause of what is wrong with it

@@ -84,8 +84,8 @@ def _stop_in_order(job: JobHandle, reason: str) -> None:
     """The first stop. Today it drains the job; with checkpoints it takes a last one instead (`JobHandle.stop`)."""
     again = f"{reason} again" if reason == "Ctrl-C" else "Ctrl-C, or SIGTERM,"
     tell(
-        f"sage-flow: {reason}: draining job {job.name!r}: its sources end, what they gave is processed and published;"
-        f" {again} cancels it",
+        f"sage-flow: {reason}: draining job {job.name!r}: its sources end, and their records are processed and"
+        f" published; {again} cancels it",
         *(f"  {line}" for line in sinks_at_a_stop(job._execution.plan)),
     )
     job.drain(wait=False)
@@ -104,7 +104,7 @@ def _tell_outcome(job: JobHandle) -> None:
     elif job.status is JobStatus.CANCELLED:
         tell(f"sage-flow: job {job.name!r} is CANCELLED, nothing is published")
         if job._execution.stuck:
-            tell("code that did not come back:", *(f"  {where}" for where in job._execution.stuck))
+            tell("user code that is still running:", *(f"  {where}" for where in job._execution.stuck))
 
 
 # -- what a plan says of it -------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def how_to_stop(job: JobHandle) -> list[str]:
     sources = f"its source{'s' * (len(endless) > 1)} {', '.join(map(repr, endless))} may have no end"
     return [
         f"sage-flow: job {job.name!r} runs until it is stopped ({sources}); Ctrl-C, SIGTERM, or `sage-flow drain"
-        f" {job.id}` from elsewhere, ends it in order:",
+        f" {job.id}` from another terminal, drains it:",
         *(f"  {line}" for line in sinks_at_a_stop(job._execution.plan)),
     ]
 
@@ -143,7 +143,7 @@ def _fate(operator: Operator) -> str:
     from sage_flow.connectors.screen import PrintSink
 
     if operator.kind is Kind.COLLECT:
-        return "keeps its rows in memory: they are in the result, also after a cancel"
+        return "keeps its rows in memory: they are in the result, even after a cancel"
     sink = operator.functions[0]
     if isinstance(sink, FileSink) and sink.publishes_at_end:
         return f"publishes {_shown(sink.path)} at the end; a cancel removes what it wrote"
@@ -151,7 +151,7 @@ def _fate(operator: Operator) -> str:
         return "prints each record at once"
     if isinstance(sink, Sink) and not isinstance(sink, FileSink) and type(sink).commit is not Sink.commit:
         return f"publishes at the end, by {type(sink).__name__}.commit(); after a cancel abort() is called"
-    return "takes each record at once; a cancel takes nothing back"
+    return "writes each record at once; a cancel does not undo that"
 
 
 def _published(plan: Plan | None) -> list[str]:

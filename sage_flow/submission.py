@@ -150,9 +150,9 @@ class JobServer:
         except (RuntimeError, ValueError, OSError, RayError) as error:
             text = str(error)
             if is_refusal(text):
-                raise _WrongToken(f"the job server at {self.address} refuses us: {TOKEN_CURE}") from None
+                raise _WrongToken(f"the job server at {self.address} rejected this client: {TOKEN_CURE}") from None
             told = _telling(text) or type(error).__name__
-        raise ClusterError(f"the job server at {self.address} refuses: {told}")
+        raise ClusterError(f"the job server at {self.address} rejected the request: {told}")
 
 
 class _WrongToken(ClusterError):
@@ -259,8 +259,8 @@ def _check_somebody_listens(address: str) -> None:
         raise PipelineError(f"{address!r} is not an address: {error}") from None
     except OSError as error:
         raise ClusterError(
-            f"nobody answers at {address}: {error}; Ray's job server is there if the head was started with its"
-            " dashboard, for other machines with --dashboard-host=0.0.0.0"
+            f"no server answers at {address}: {error}; Ray's job server runs if the head was started with its"
+            " dashboard, and is reachable from other machines with --dashboard-host=0.0.0.0"
         ) from None
 
 

@@ -71,7 +71,7 @@ def test_an_address_that_nobody_answers(command, scheme, nobody, capsys):
     assert main([*command.split(), "--address", f"{scheme}{nobody}"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("sage-flow: error: nobody answers at ")
+    assert err.startswith("sage-flow: error: no server answers at ")
     assert nobody in err
 
 
@@ -127,7 +127,7 @@ def test_the_pipeline_is_written_before_anything_travels(job_folder, nobody, cap
     assert main(submit) == code
     err = capsys.readouterr().err
     assert told in err
-    assert "--no-build leaves the call of build() out" in err
+    assert "--no-build skips the call of build()" in err
     assert main([*submit, "--no-build"]) == 3  # it goes on, to nobody
     assert main([*submit, "--no-check"]) == 3
 
@@ -167,7 +167,9 @@ def test_a_server_of_another_kind_is_told(job_folder, capsys):
         finally:
             server.shutdown()
     err = capsys.readouterr().err
-    assert err.startswith(f"sage-flow: error: the job server at http://127.0.0.1:{server.server_port} refuses: ")
+    assert err.startswith(
+        f"sage-flow: error: the job server at http://127.0.0.1:{server.server_port} rejected the request: "
+    )
     assert "418" in err
 
 
@@ -299,7 +301,7 @@ def test_running_where_nobody_answers(job_folder, nobody, capsys):
     write(job_folder / "unanswered.py", JOB)
     assert main(["run", "unanswered.py", "--address", nobody]) == 3
     err = capsys.readouterr().err
-    assert f"nobody answers at '{nobody}'" in err
+    assert f"no server answers at '{nobody}'" in err
     assert len(err.splitlines()) == 1  # no line of the engine's, nor of the library's
 
 
@@ -409,7 +411,7 @@ def test_what_a_command_prints_on_the_cluster_is_printed_here(monkeypatch, capsy
     assert relay.run_on_cluster("http://head:8265", ["status", "x y"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("sage-flow: error: 'nowhere' is no address of Ray")
+    assert err.startswith("sage-flow: error: 'nowhere' is not an address of Ray")
     assert server.entrypoint == "python -m sage_flow.relay status 'x y'"
     assert server.metadata["sage_flow_command"] == "status"  # it is no submission of a job
     assert server.forgotten == ["raysubmit_1"]

@@ -263,7 +263,7 @@ def test_a_directory_that_cannot_be_made_is_a_clear_error(own_directory, monkeyp
     monkeypatch.setattr(tempfile, "tempdir", f"{own_directory}/nowhere")
     assert main(["channels"]) == 2
     err = capsys.readouterr().err
-    assert "which cannot be made: No such file or directory; set XDG_RUNTIME_DIR" in err
+    assert "where jobs announce themselves: No such file or directory; set XDG_RUNTIME_DIR" in err
 
 
 def test_a_directory_that_others_can_enter_is_not_used(own_directory, caplog):
@@ -278,7 +278,7 @@ def test_a_directory_that_others_can_enter_is_not_used(own_directory, caplog):
     env = LocalEnvironment("private")
     env.from_iterable(items).collect("rows")
     assert env.execute(progress=False).collected["rows"] == [1]
-    assert "nobody can look at job 'private' from outside" in caplog.text
+    assert "job 'private' cannot be inspected from other processes" in caplog.text
     assert "0700" in caplog.text
 
 
@@ -391,7 +391,7 @@ def test_who_ordered_an_end_learns_that_the_process_died(start_endless, tmp_path
     assert has_begun.wait(60)
     process.kill()
     waiting.join(60)
-    assert f"job 'dying' (process {process.pid}) took the order, drain, and ended" in answers[0]
+    assert f"job 'dying' (process {process.pid}) accepted 'drain', but ended" in answers[0]
 
 
 def test_a_job_that_nobody_may_reach_cannot_be_ended(start_endless):

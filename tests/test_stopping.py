@@ -91,7 +91,7 @@ def test_the_first_signal_drains_an_endless_job_and_publishes(tmp_path, number, 
     rows = published(tmp_path)
     assert rows == list(range(len(rows)))
     assert len(rows) > 1
-    assert f"sage-flow: {name}: draining job 'endless': its sources end, what they gave is processed" in err
+    assert f"sage-flow: {name}: draining job 'endless': its sources end, and their records are processed" in err
     assert err.endswith("sage-flow: job 'endless' is FINISHED; published: numbers.txt\n")
 
 
@@ -115,7 +115,7 @@ def test_the_second_signal_cancels_and_names_the_code_that_does_not_come_back(tm
     lines = err.splitlines()
     assert lines[0].endswith(": cancelling job 'endless'")
     assert lines[1] == "sage-flow: job 'endless' is CANCELLED, nothing is published"
-    assert lines[2] == "code that did not come back:"
+    assert lines[2] == "user code that is still running:"
     assert "waits" in lines[3]
     assert not (tmp_path / "rows.jsonl").exists()
 
@@ -365,10 +365,10 @@ def test_each_sink_says_what_becomes_of_its_records(tmp_path, monkeypatch):
     stream.for_each(abs)
     stream.for_each(Publishing())
     assert sorted(sinks_at_a_stop(env._graph.plan())) == [
-        "'for_each-1' takes each record at once; a cancel takes nothing back",
+        "'for_each-1' writes each record at once; a cancel does not undo that",
         "'for_each-2' publishes at the end, by Publishing.commit(); after a cancel abort() is called",
         "'print-1' prints each record at once",
-        "'rows' keeps its rows in memory: they are in the result, also after a cancel",
+        "'rows' keeps its rows in memory: they are in the result, even after a cancel",
         "'write_jsonl-1' publishes out.jsonl at the end; a cancel removes what it wrote",
     ]
 
@@ -379,7 +379,7 @@ def test_an_endless_job_says_at_its_start_how_it_ends(tmp_path):
     lines = finish(process)[2].splitlines()
     assert lines[0] == (
         "sage-flow: job 'endless' runs until it is stopped (its source 'numbers' may have no end); Ctrl-C, SIGTERM, or"
-        " `sage-flow drain endless` from elsewhere, ends it in order:"
+        " `sage-flow drain endless` from another terminal, drains it:"
     )
     assert "  'write_text-1' publishes numbers.txt at the end; a cancel removes what it wrote" in lines[1:4]
 

@@ -476,7 +476,7 @@ def dial(
     try:
         pipe = address.dial(connect_timeout_s)
     except (OSError, ChannelNotReachable) as error:
-        raise ChannelNotReachable(f"nobody to talk to at {address}: {text_of(error)}") from error
+        raise ChannelNotReachable(f"cannot connect to {address}: {text_of(error)}") from error
     settled = threading.Event()
     given_up = False
 
@@ -495,5 +495,5 @@ def dial(
         given_up = True
         reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"
         link.close(0)
-        raise ChannelNotReachable(f"{address} and we have not come together: {reason}")
+        raise ChannelNotReachable(f"handshake with {address} failed: {reason}")
     return link

@@ -76,7 +76,7 @@ class LocalKey:
             part.rename(self._path)  # whole, and locked
         except OSError as error:
             raise ChannelNotReachable(
-                f"the key of a server cannot be kept in {directory}: {error}; give it a key="
+                f"cannot store the key of a server in {directory}: {error}; pass key= to the server"
             ) from error
         atexit.register(self.remove)
 
@@ -138,8 +138,8 @@ def _directory(*, makes: bool) -> Path:
             break  # nobody has made one
         except (OSError, ProtocolError, ChannelNotReachable) as error:
             raise ChannelNotReachable(
-                f"keys that servers make are kept in {own}, which cannot be used: {error}; remove it, set"
-                " XDG_RUNTIME_DIR to a directory of your own, or give the server and its clients a key="
+                f"cannot use {own}, where servers keep the keys that they generate: {error}; remove it, set"
+                " XDG_RUNTIME_DIR to a directory of your own, or pass key= to the server and its clients"
             ) from error
     return own / "keys"
 

@@ -52,7 +52,7 @@ def make_private(directory: str | None = None) -> str:
         os.close(descriptor)
         shutil.rmtree(draft, ignore_errors=True)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise FileExistsError(errno.EEXIST, "another process has made it", directory) from error
+            raise FileExistsError(errno.EEXIST, "another process has created it", directory) from error
         raise
     with _lock:
         _held[directory] = descriptor
@@ -72,7 +72,7 @@ def hold(directory: str) -> None:
         _flock(descriptor, fcntl.LOCK_SH)
         if not os.fstat(descriptor).st_nlink:  # swept meanwhile
             os.close(descriptor)
-            raise FileNotFoundError(f"{directory} is gone: no process held it")
+            raise FileNotFoundError(f"{directory} was removed, because no process held it")
         _held[directory] = descriptor
 
 

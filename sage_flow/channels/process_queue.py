@@ -66,7 +66,7 @@ def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: in
     """The end of the queue in this process, which serves it if nobody has yet. Raises: ChannelNotReachable."""
     if not os.path.isdir(directory):
         raise ChannelNotReachable(
-            f"queue {channel_id}: {directory} is gone, which means that the process that made its descriptor has ended"
+            f"queue {channel_id}: {directory} no longer exists, because the process that made its descriptor has ended"
         )
     digest = hashlib.blake2b(f"{len(scope)}:{scope}{channel_id}".encode(), digest_size=8).hexdigest()
     path = os.path.join(directory, digest)

@@ -98,7 +98,7 @@ def packed(file: IO[bytes], path: str) -> IO[bytes]:
 def check_can_write(path: str) -> None:
     """Raises InputError if nothing here can write the format that the ending of `path` says."""
     if path.lower().endswith(".zip"):
-        raise InputError(f"{path}: zip files are read and not written; use .gz")
+        raise InputError(f"{path}: zip files can be read, but not written; use .gz")
     if (name := _by_ending(path)) is not None:
         _opener(name, path)
 
@@ -162,9 +162,9 @@ def why_undecodable(head: bytes, encoding: str) -> str:
     """Return what is wrong with data that begins with `head` and is not in the encoding, and the cure."""
     for magic, kind in _BINARY:
         if head.startswith(magic):
-            return f"is {kind} and no text; convert it, or read it with its own library in a Source"
+            return f"is {kind}, not text; convert it, or read it with its own library in a Source"
     if b"\0" in head:
-        return f"is not {encoding}, and binary data by its first bytes; convert it, or read it in a Source of your own"
+        return f"is not {encoding}; its first bytes are binary data; convert it, or read it in a Source of your own"
     return f"is not {encoding}; pass the encoding of the file, such as encoding='cp1252'"
 
 

@@ -70,15 +70,15 @@ class CsvSource(FileSource[dict[str, Any]]):
                     try:
                         record[name] = convert(record[name])
                     except Exception as fault:
-                        what = f"column {name!r} has {record[name]!r:.99}, which does not convert: {fault!r}"
+                        what = f"column {name!r} has {record[name]!r:.99}, which cannot be converted: {fault!r}"
                         raise InputError(f"{lines.path}:{reader.line_num}: {what}") from fault
                 yield record
         except csv.Error as fault:
             what = str(fault)
             if "field larger" in what:
                 what = (
-                    f"a cell has more than {csv.field_size_limit():,} characters: a quote is never closed, or pass"
-                    " max_cell_chars= to read longer ones"
+                    f"a cell has more than {csv.field_size_limit():,} characters: close the open quote, or pass"
+                    " max_cell_chars= to read longer cells"
                 )
             raise InputError(f"{lines.path}:{reader.line_num}: {what}") from fault
 
@@ -86,7 +86,7 @@ class CsvSource(FileSource[dict[str, Any]]):
         if fault := column_fault(names):
             raise InputError(f"{where}: {fault}")
         if unknown := [name for name in self._types if name not in names]:
-            raise InputError(f"{where}: types= has unknown {unknown}; the columns are {', '.join(names)}")
+            raise InputError(f"{where}: types= has the unknown columns {unknown}; the columns are {', '.join(names)}")
 
 
 def column_fault(names: Sequence[str]) -> str:
@@ -94,7 +94,7 @@ def column_fault(names: Sequence[str]) -> str:
     if isinstance(names, str) or not names:
         return "a list of column names is needed" if names else "there are no column names"
     twice = [name for position, name in enumerate(names) if name in names[:position]]
-    return f"every column needs a name of its own, these come twice: {twice}" if twice else ""
+    return f"column names must be unique; these occur more than once: {twice}" if twice else ""
 
 
 class _Truth:

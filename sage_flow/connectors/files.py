@@ -73,7 +73,9 @@ def _find(path: str) -> list[str]:
         return [full]
     found = sorted(file for file in glob.glob(full, recursive=True) if not os.path.isdir(file))
     if not found and is_url(path):
-        raise InputError(f"{path}: is a URL, and only files are read; copy it here, or read it in a Source of your own")
+        raise InputError(
+            f"{path}: is a URL, and sources read only files; copy it here, or write a Source that reads it"
+        )
     if not found:
         raise InputError(f"{path}: no such file; a relative path starts at {os.getcwd()}")
     return found

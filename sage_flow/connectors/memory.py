@@ -38,7 +38,7 @@ class CollectionSource(Source[T]):
             raise PipelineError(f"a {type(items).__name__} is one value, not a collection; put it in a list: [...]")
         if not isinstance(items, Sequence):
             kind = type(items).__name__
-            cure = _rows_of(items) or "use from_iterable for what can only be looped over"
+            cure = _rows_of(items) or "use from_iterable for other iterables"
             raise PipelineError(
                 f"a collection of records is a list, tuple, range or other sequence, not a {kind}; {cure}"
             )
@@ -89,7 +89,7 @@ class IterableSource(Source[T]):
         given: Any = iterable_or_factory
         if not _is_iterable(given) and not callable(given):
             raise PipelineError(
-                f"a {type(given).__name__} cannot be looped over; pass an iterable or a function that makes one"
+                f"a {type(given).__name__} is not iterable; pass an iterable or a function that returns one"
                 + _cure_for_async(given)
             )
         if _is_iterable(given):
@@ -117,7 +117,7 @@ class IterableSource(Source[T]):
         if not _is_iterable(iterable):
             name = getattr(factory, "__qualname__", repr(factory))
             raise PipelineError(
-                f"{name} returned a {type(iterable).__name__}, which cannot be looped over; "
+                f"{name} returned a {type(iterable).__name__}, which is not iterable; "
                 "return a list or a generator" + _cure_for_async(iterable)
             )
         _check_gives_records(iterable)
@@ -179,8 +179,8 @@ class _Reading:
         with self._lock:
             if any(reading._iterator is iterator for reading in self._all):
                 raise PipelineError(
-                    f"a {type(iterator).__name__} gives its items once, and an earlier run or another source has read "
-                    "this one; pass a function that makes it anew"
+                    f"a {type(iterator).__name__} can be read only once, and an earlier run or another source has read "
+                    "this one; pass a function that creates a new one"
                 )
             self._iterator = iterator
 
@@ -192,9 +192,9 @@ def _is_iterable(value: object) -> bool:
 def _check_gives_records(iterable: Any) -> None:
     kind = type(iterable).__name__
     if isinstance(iterable, (str, bytes, bytearray)):
-        raise PipelineError(f"a {kind} is one value, and a loop over it gives its parts; put it in a list: [...]")
+        raise PipelineError(f"a {kind} is one value, and iterating over it gives its parts; put it in a list: [...]")
     if not isinstance(iterable, Mapping) and (cure := _rows_of(iterable)):
-        raise PipelineError(f"a loop over a {kind} gives its columns, not its rows; {cure}")
+        raise PipelineError(f"iterating over a {kind} gives its columns, not its rows; {cure}")
 
 
 def _rows_of(value: Any) -> str | None:

@@ -97,7 +97,7 @@ def _inherit(descriptor: int, target: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(older.st_mode):
-        raise InputError(f"{target}: has become something else than a file while it was written; remove it")
+        raise InputError(f"{target}: was replaced by something that is not a file while the job wrote it; remove it")
     with suppress(PermissionError):  # only root gives files away
         os.fchown(descriptor, older.st_uid, older.st_gid)
     own, mode = os.fstat(descriptor), stat.S_IMODE(older.st_mode)

@@ -29,7 +29,7 @@ def check_output(given: Path) -> str:
     shown = os.fspath(given)
     path = os.path.abspath(os.path.expanduser(shown))
     if is_url(shown):
-        raise InputError(f"{shown}: is a URL, and only files are written; write a file and copy it, or use a Sink")
+        raise InputError(f"{shown}: is a URL, and sinks write only files; write a file and copy it, or write a Sink")
     if os.path.isdir(path) or shown.endswith(os.sep):
         raise InputError(f"{shown}: is a directory; name a file in it")
     if path.startswith(_STREAMS):
@@ -88,8 +88,8 @@ def check_alone(path: str, parallelism: int) -> None:
         return
     more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
     raise InputError(
-        f"{path}: the parallelism is {parallelism}, and {os.path.basename(foreign[0])}{more} is there from a run with"
-        " another one; a reader of all would take them for one output: remove them, or write to another name"
+        f"{path}: the parallelism is {parallelism}, and {os.path.basename(foreign[0])}{more} of a run with another"
+        " parallelism exists; a reader would take both for one output: remove the old parts, or write to another name"
     )
 
 

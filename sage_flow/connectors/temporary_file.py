@@ -51,7 +51,7 @@ class TemporaryFile:
             try:
                 descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             except FileExistsError as fault:
-                raise InputError(f"{path}: another sink of this job writes it ({temporary} is there)") from fault
+                raise InputError(f"{path}: another sink of this job writes this file ({temporary} exists)") from fault
             with suppress(OSError):  # a file system without locks: there nobody finds one free, either
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:

@@ -98,7 +98,7 @@ async def _within(awaitable: Awaitable[Any], timeout_s: float | None) -> Any:
     task.add_done_callback(_look_at)
     if task.done():
         raise TimeoutError(f"not done within {timeout_s:g} s")
-    raise TimeoutError(f"not done within {timeout_s:g} s, and it goes on although it was cancelled")
+    raise TimeoutError(f"not done within {timeout_s:g} s, and still running although it was cancelled")
 
 
 def _look_at(task: asyncio.Future[Any]) -> None:

@@ -377,7 +377,7 @@ class Driver:
         error = CloseTimeout(
             f"user code of job {self.plan.job!r} has not returned {self._options.close_grace_s:g} s (close_grace_s)"
             f" after its work was done: {'; '.join(where)}; "
-            + ("what other sinks have published stays" if commits else "nothing was published")
+            + ("the outputs that other sinks have published stay" if commits else "nothing was published")
         )
         if not commits:
             return self._obey(self._coordinator.on_failed(blocked[0].address, pack_error(error)))
@@ -388,8 +388,8 @@ class Driver:
     def _stuck_at(self, address: int, places: tuple[str, ...] | None) -> str:
         known = self._where_stuck(address)
         if places is None:
-            return known or "it gives no answer"
-        stuck = f"stuck at {', '.join(places)}" if places else "in the engine itself"
+            return known or "it does not answer"
+        stuck = f"stuck at {', '.join(places)}" if places else "in the engine"
         return f"{known}: {stuck}" if known else stuck
 
     def _note_open(self, address: int) -> None:

@@ -260,6 +260,6 @@ def pickled_plan(plan: Plan) -> bytes:
                     reason = cannot_pickle(part, culprit)
                     raise PipelineError(
                         f"{operator.name!r} ({operator.location}) cannot leave this process: {reason};"
-                        " make it in open(), or pass what it is made from"
+                        " create it in open(), or pass its parameters"
                     ) from culprit
         raise PipelineError(f"the plan of job {plan.job!r} cannot be pickled: {error}") from error

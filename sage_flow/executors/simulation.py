@@ -310,7 +310,7 @@ class Scheduler:
             if time.monotonic() - since >= _LONG_S and not is_told:
                 is_told = True
                 place = thread_place(activation.thread.ident)
-                _log.warning("the simulation stands still for %g s: %s is at %s", _LONG_S, activation.name, place)
+                _log.warning("the simulation has been blocked for %g s: %s is at %s", _LONG_S, activation.name, place)
             if time.monotonic() - since < self.patience_s(activation.name):
                 continue
             with self._handing_over:

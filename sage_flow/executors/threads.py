@@ -61,7 +61,7 @@ class LocalPost:
         with self._registering:
             early, self._early = self._early, None
         if early:
-            raise ProtocolError(f"messages have come for {sorted(early)}, which are not in this process")
+            raise ProtocolError(f"received messages for {sorted(early)}, which are not in this process")
 
     def send(self, target: int, message: Message) -> int:
         """Deliver now. Raises CodecError where a copy is due and cannot be made."""

@@ -37,7 +37,7 @@ def result_html(result: JobResult) -> str:
         "" if picture is None else html.graph(picture),
         html.table(_COUNTS, result.table()),
         html.table(("collected", "rows"), labels),
-        html.notes("did not come back", result.stuck),
+        html.notes("still running", result.stuck),
     )
 
 

@@ -61,5 +61,5 @@ def _cannot_copy(operator: Operator, args: Sequence[Any], kwargs: Mapping[str, A
             break
     return PipelineError(
         f"service {operator.name!r} ({operator.location}): each replica needs its own copies of the constructor"
-        f" arguments, and {told}; pass what it is made from, and make it in __init__() or open()"
+        f" arguments, and {told}; pass its parameters, and create it in __init__() or open()"
     )

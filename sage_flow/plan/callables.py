@@ -27,8 +27,8 @@ def check_function(kind: Kind, function: Any, owner: str) -> None:
     if inspect.isasyncgenfunction(called):
         raise PipelineError(
             f"{owner} cannot read its function, which is an async generator (`async def` with a `yield`):"
-            " collect the items in an `async def` function that returns a list, use map_async with it, and flat_map"
-            " behind that"
+            " collect the items in an `async def` function that returns a list, use map_async with it, followed by"
+            " flat_map"
         )
     if kind is not Kind.MAP_ASYNC and inspect.iscoroutinefunction(called):
         raise PipelineError(f"{owner} would not wait for its function, which is `async def`: use map_async")

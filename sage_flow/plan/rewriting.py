@@ -91,8 +91,8 @@ def check_reads_alone(source: Any, operator: Operator, nodes: Iterable[Node]) ->
         is_shared = iterator is not None and getattr(other, "iterator", None) is iterator
         if is_shared and not operator.location.is_after(node.operator.location):
             raise PipelineError(
-                f"a {type(iterator).__name__} gives its items once, and {node.name!r} ({node.operator.location})"
-                " reads this one: use the stream of that source twice, or pass a function that makes the iterator"
+                f"a {type(iterator).__name__} can be read only once, and {node.name!r} ({node.operator.location})"
+                " reads this one: use the stream of that source twice, or pass a function that returns the iterator"
             )
 
 
@@ -118,8 +118,8 @@ def outdated_readers(nodes: Sequence[Node], outdated: Outdated) -> list[str]:
             keys = [tap.key for node in upstream for side in node.inputs for tap in side]
             if any(operator is other for other in [*(node.operator for node in upstream), *keys]):
                 found.append(
-                    f"{sink.operator.label!r} ({sink.operator.location}) still reads the {operator.name!r} of"
-                    f" {operator.location}, which {later} has written again: run the cells between them again"
+                    f"{sink.operator.label!r} ({sink.operator.location}) still reads {operator.name!r} of"
+                    f" {operator.location}, which {later} has replaced: run the cells between them again"
                 )
     return found
 

@@ -50,7 +50,7 @@ def _faults(
     if not any(node.kind in SINKS for node in nodes):
         empty = "" if nodes else " (it is empty: streams that another environment made belong to that one)"
         yield Fault(
-            f"the pipeline has no sink, so nothing would come of it: end it with .collect(), .write_csv() ...{empty}",
+            f"the pipeline has no sink, so it would have no effect: end it with .collect(), .write_csv() ...{empty}",
             is_missing=True,
         )
     yield from _uses(services)

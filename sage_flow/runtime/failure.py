@@ -98,8 +98,8 @@ def _about_on_error(error: BaseException, operator: Operator) -> list[str]:
     if isinstance(error, Exception):
         failed = "batches, without their records" if operator.kind is Kind.MAP_BATCHES else "records"
         return [f"          on_error={policies} lets the job go on past such {failed}"]
-    what = "sys.exit() asks the program to end" if isinstance(error, SystemExit) else "it is no Exception"
-    return [f"          {what}, so no on_error lets the job go on: to give up one record, raise an Exception"]
+    what = "sys.exit() asks the program to end" if isinstance(error, SystemExit) else "it is not an Exception"
+    return [f"          {what}, so on_error does not apply: raise an Exception to fail a single record"]
 
 
 def _past_such_records(operator: Operator) -> str | None:

@@ -29,12 +29,12 @@ _TEXTS = (str, bytes, bytearray)
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset})
 _NOT_CHANGED = frozenset({type(None), bool, int, float, complex, str, bytes, tuple, frozenset})
 _CURES = {
-    Kind.FILTER: "find the answer with map_async before, and filter by it",
-    Kind.KEY_BY: "find the key with map_async before, and take it from the record",
-    Kind.SINK: "do this in map_async, and put a sink behind it",
-    Kind.FLAT_MAP: "use map_async, and flat_map behind it",
+    Kind.FILTER: "compute the condition in a map_async before, and filter by its result",
+    Kind.KEY_BY: "compute the key in a map_async before, and read it from the record",
+    Kind.SINK: "do this in map_async, followed by a sink",
+    Kind.FLAT_MAP: "use map_async, followed by flat_map",
     Kind.MAP_ASYNC: "await it in the function",
-    **dict.fromkeys(AGGREGATES, "find the value with map_async before"),
+    **dict.fromkeys(AGGREGATES, "compute the value in a map_async before"),
 }
 
 
@@ -83,7 +83,7 @@ def check_value(operator: Operator, value: Any) -> Any:
     if isinstance(value, AsyncGeneratorType):
         cure = "collect its items in an `async def` function that returns a list, and use map_async"
         _refuse(operator, value, "returned an async generator, whose body has not run", cure)
-    _refuse(operator, value, f"returned a {name}, and nobody waits for what that will be", _cure(operator, value))
+    _refuse(operator, value, f"returned a {name} instead of a value, and nothing awaits it", _cure(operator, value))
 
 
 def check_outputs(operator: Operator, outputs: Any) -> Iterable[Any]:
@@ -95,7 +95,7 @@ def check_outputs(operator: Operator, outputs: Any) -> Iterable[Any]:
     if kind is list or kind is tuple or kind is GeneratorType:
         return outputs  # type: ignore[no-any-return]
     if isinstance(outputs, _TEXTS):
-        what = f"returned a {kind.__name__}, of which the outputs would be the single characters"
+        what = f"returned a {kind.__name__}, so each output would be a single character"
         _refuse(operator, outputs, what, "return [text] for one output, list(text) for characters, text.split() ...")
     check_value(operator, outputs)
     try:
@@ -115,8 +115,8 @@ def not_iterable(operator: Operator, error: TypeError) -> TypeError:
     """Return the error of a loop over what a function returned, with what it should return."""
     cure = "" if operator.kind is Kind.MAP_BATCHES else "; for one output per record use map"
     return TypeError(
-        f"{error}: {operator.kind} takes its outputs from what its function returns: return a list or another iterable"
-        f" of them, or yield them{cure}"
+        f"{error}: the function of {operator.kind} must return an iterable of outputs: return a list, or yield the"
+        f" outputs{cure}"
     )
 
 
@@ -130,8 +130,8 @@ class _FoldCheck:
     def __call__(self, value: Any, args: tuple[Any, ...]) -> Any:
         is_first, self._is_first = self._is_first, False
         if is_first and value is None and type(args[0]) not in _NOT_CHANGED:
-            what = f"returned None in the place of the {type(args[0]).__name__} that it was given"
-            _refuse(self._operator, value, what, "return the new value, also where it is the object that was given")
+            what = f"returned None instead of the {type(args[0]).__name__} that it was given"
+            _refuse(self._operator, value, what, "return the new value, even if it is the same object")
         return check_value(self._operator, value)
 
 
@@ -144,7 +144,7 @@ def _is_promise(value: Any) -> bool:
 
 def _cure(operator: Operator, value: Any) -> str:
     if not isinstance(value, Awaitable):
-        return "return what its result() returns"
+        return "return its result()"
     return _CURES.get(operator.kind, "use map_async")
 
 

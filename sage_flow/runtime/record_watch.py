@@ -65,7 +65,7 @@ class RecordWatch:
     def hands_over(self, batch: list[Any], source: Source[Any], name: str) -> None:
         """A source gives records."""
         if source._holds_records():
-            self._note(batch, f"the program has it, which gave it to {name!r}")
+            self._note(batch, f"the program passed it to {name!r} and still holds it")
 
     def received(self, records: list[Any], edge: Edge) -> None:
         """Records come on an edge, as pairs with their keys if it is keyed."""
@@ -126,8 +126,8 @@ class RecordWatch:
             if now != watched.pickled:
                 before, watched.pickled = watched.pickled, now
                 raise SharedRecordError(
-                    f"{name!r} changes a record that others hold: {_text(before)} became {shorten(watched.record)};"
-                    f" {watched.holder}. Give out a changed copy instead, such as {{**record, ...}},"
+                    f"{name!r} changes a record that is shared: {_text(before)} became {shorten(watched.record)};"
+                    f" {watched.holder}. Emit a changed copy instead, such as {{**record, ...}},"
                     " dataclasses.replace(record, ...) or copy.deepcopy(record)"
                 )
 

@@ -218,7 +218,7 @@ class ServiceSubtask:
             raise
         except BaseException as error:
             did = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {shorten(error)}"
-            told = ServiceError(f"service {self._operator.name!r} {did} in {what}: raise an Exception there")
+            told = ServiceError(f"service {self._operator.name!r} {did} in {what}: raise an Exception instead")
             self._explain(told, what)
             raise told.with_traceback(error.__traceback__) from error
 

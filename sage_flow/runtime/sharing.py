@@ -39,8 +39,8 @@ def _own_record(record: Any) -> Any:
         return copy_value(record)
     except CodecError as error:
         told = CodecError(
-            f"a record with several readers cannot be copied: {error}; each reader gets an object of its own, so let"
-            " one operator read such records, or emit what can be pickled"
+            f"a record with several readers cannot be copied: {error}; each reader needs an object of its own, so"
+            " let one operator read such records, or emit records that can be pickled"
         )
         add_notes(told, [f"record    {shorten(record)}"])
         raise told from error

@@ -175,7 +175,7 @@ def test_a_listener_that_closes_closes_its_links(room):
     listener.close()
     assert here.end() == "it closed its connection"
     assert there.end() == "it was closed here"
-    with pytest.raises(ChannelNotReachable, match=r"nobody to talk to at 127.0.0.1:\d+: ConnectionRefusedError"):
+    with pytest.raises(ChannelNotReachable, match=r"cannot connect to 127.0.0.1:\d+: ConnectionRefusedError"):
         room.dial(listener)
 
 
@@ -294,12 +294,12 @@ def test_nobody_listens(directory):
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     for address in (TcpAddress("127.0.0.1", port), UnixAddress(f"{directory}/none")):
-        with pytest.raises(ChannelNotReachable, match=f"nobody to talk to at {address}"):
+        with pytest.raises(ChannelNotReachable, match=f"cannot connect to {address}"):
             dial(address, KEY, "echo", on_message=Events().on_message)
 
 
 def test_a_host_that_does_not_exist():
-    with pytest.raises(ChannelNotReachable, match=r"nobody to talk to at no-such-host.invalid:1: "):
+    with pytest.raises(ChannelNotReachable, match=r"cannot connect to no-such-host.invalid:1: "):
         dial(TcpAddress("no-such-host.invalid", 1), KEY, "echo", on_message=Events().on_message)
 
 

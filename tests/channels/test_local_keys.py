@@ -171,7 +171,7 @@ def test_a_directory_that_others_can_use_is_refused_by_servers_and_clients(runti
     (own / which).mkdir(parents=True)
     own.chmod(0o700)
     (own / which).chmod(0o777)
-    cure = r"cannot be used: .*0700.*set XDG_RUNTIME_DIR to .*, or give the server and its clients a key="
+    cure = r"cannot use .*0700.*set XDG_RUNTIME_DIR to .*, or pass key= to the server and its clients"
     with pytest.raises(ChannelNotReachable, match=cure):
         RPCQueueServer("127.0.0.1", 0)
     with RPCQueueServer("127.0.0.1", 0, key=b"given") as server, pytest.raises(ChannelNotReachable, match=cure):
@@ -181,7 +181,7 @@ def test_a_directory_that_others_can_use_is_refused_by_servers_and_clients(runti
 def test_a_link_to_a_directory_is_refused(runtime):
     (runtime / "mine").mkdir(mode=0o700)
     (runtime / f"sage_flow-{os.geteuid()}").symlink_to(runtime / "mine")
-    with pytest.raises(ChannelNotReachable, match="cannot be used"):
+    with pytest.raises(ChannelNotReachable, match="cannot use"):
         RPCQueueServer("127.0.0.1", 0)
 
 

@@ -155,7 +155,7 @@ def test_a_link_to_nothing_is_an_input_error_of_its_own(write, tmp_path):
 
 @pytest.mark.parametrize("url", ["s3://bucket/a.csv", "https://example.org/a.csv"])
 def test_a_url_is_refused_as_what_it_is(url):
-    with pytest.raises(InputError, match=rf"{url}: is a URL, and only files are read; copy it here"):
+    with pytest.raises(InputError, match=rf"{url}: is a URL, and sources read only files; copy it here"):
         CsvSource(url)
 
 
@@ -452,12 +452,12 @@ def test_utf_16_and_utf_32_name_the_encoding_that_reads_them(encoding, cure, giv
 
 @pytest.mark.parametrize(("head", "kind"), [(b"PAR1", "a Parquet file"), (b"7z\xbc\xaf'\x1c", "a 7z archive")])
 def test_a_known_binary_file_is_named(head, kind, write):
-    assert f"a:1: is {kind} and no text; convert it" in up_to_error(TextSource(write("a", head + b"\xff\xfe")))[1]
+    assert f"a:1: is {kind}, not text; convert it" in up_to_error(TextSource(write("a", head + b"\xff\xfe")))[1]
 
 
 def test_other_binary_data_is_not_taken_for_text_of_another_encoding(write):
     message = up_to_error(TextSource(write("a", b"abc\0\0\xff\xfe\x80")))[1]
-    assert "a:1: is not utf-8, and binary data by its first bytes" in message
+    assert "a:1: is not utf-8; its first bytes are binary data" in message
     assert "cp1252" not in message
 
 
@@ -632,7 +632,7 @@ def test_a_value_that_does_not_convert_names_line_column_and_value(write):
     path = write("a.csv", "a,b\n1,2\n3,NA\n5,6\n")
     good, message = up_to_error(CsvSource(path, types={"b": int}))
     assert good == [{"a": "1", "b": 2}]
-    assert message.startswith(f"{path}:3: column 'b' has 'NA', which does not convert: ValueError(")
+    assert message.startswith(f"{path}:3: column 'b' has 'NA', which cannot be converted: ValueError(")
 
 
 def test_whatever_a_converter_raises_is_an_input_error(write):
@@ -677,11 +677,11 @@ def test_a_type_that_cannot_be_called_is_refused_when_the_source_is_made(write):
 def test_types_of_an_unknown_column_name_the_columns_there_are(write):
     path = write("a.csv", "a,b\n1,2\n")
     good, message = up_to_error(CsvSource(path, types={"c": int}))
-    assert (good, message) == ([], f"{path}:1: types= has unknown ['c']; the columns are a, b")
+    assert (good, message) == ([], f"{path}:1: types= has the unknown columns ['c']; the columns are a, b")
 
 
 def test_types_that_do_not_fit_the_fieldnames_are_refused_when_the_source_is_made(write):
-    with pytest.raises(InputError, match=r"fieldnames=: types= has unknown \['c'\]; the columns are a, b"):
+    with pytest.raises(InputError, match=r"fieldnames=: types= has the unknown columns \['c'\]; the columns are a, b"):
         CsvSource(write("a.csv", "1,2\n"), fieldnames=["a", "b"], types={"c": int})
 
 
@@ -693,14 +693,14 @@ def test_blank_lines_before_the_header_are_passed_over(blank, write):
 
 def test_errors_count_the_blank_lines_before_the_header(write):
     path = write("a.csv", "\n\na,a\n")
-    assert up_to_error(CsvSource(path))[1].startswith(f"{path}:3: every column needs a name of its own")
+    assert up_to_error(CsvSource(path))[1].startswith(f"{path}:3: column names must be unique")
 
 
 def test_two_columns_of_one_name_are_an_input_error(write):
     path = write("a.csv", "a,b,a\n1,2,3\n")
     good, message = up_to_error(CsvSource(path))
     assert good == []
-    assert message == f"{path}:1: every column needs a name of its own, these come twice: ['a']"
+    assert message == f"{path}:1: column names must be unique; these occur more than once: ['a']"
 
 
 @pytest.mark.parametrize("fieldnames", [[], "ab", ["a", "a"]])
@@ -721,8 +721,8 @@ def test_a_cell_over_the_limit_is_an_input_error_that_names_the_cure(write):
     path = write("a.csv", "a\n1\n" + "x" * 131_073 + "\n")
     assert up_to_error(CsvSource(path)) == (
         [{"a": "1"}],
-        f"{path}:3: a cell has more than 131,072 characters: a quote is never closed, or pass max_cell_chars= to read"
-        " longer ones",
+        f"{path}:3: a cell has more than 131,072 characters: close the open quote, or pass max_cell_chars= to read"
+        " longer cells",
     )
     assert records(CsvSource(path, max_cell_chars=131_073)) == [{"a": "1"}, {"a": "x" * 131_073}]
 

@@ -18,7 +18,7 @@ from sage_flow.connectors.output_file import OutputFile
 from sage_flow.errors import InputError
 from sage_flow.functions import RuntimeContext
 
-REFUSED = "would take them for one output: remove them, or write to another name"
+REFUSED = "would take both for one output: remove the old parts, or write to another name"
 
 
 def opened(path, index=0, parallelism=1, job_id="test-1", attempt=1):
@@ -203,7 +203,7 @@ def test_what_becomes_a_fifo_before_the_sink_opens_or_publishes_is_not_replaced(
     os.mkfifo(out)
     with pytest.raises(InputError, match="is a FIFO"):
         early.open(RuntimeContext("test", "sink", 0, 1, job_id="test-2"))
-    with pytest.raises(InputError, match="has become something else than a file"):
+    with pytest.raises(InputError, match="was replaced by something that is not a file"):
         late.commit()
     late.abort()
     assert names(tmp_path) == ["out.txt"]
@@ -217,7 +217,7 @@ def test_streams_of_the_process_are_refused_with_what_prints(path):
 
 
 def test_a_url_is_refused_as_what_it_is():
-    with pytest.raises(InputError, match=r"s3://bucket/out\.txt: is a URL, and only files are written"):
+    with pytest.raises(InputError, match=r"s3://bucket/out\.txt: is a URL, and sinks write only files"):
         TextSink("s3://bucket/out.txt")
 
 
@@ -228,9 +228,9 @@ def test_parts_of_another_parallelism_are_refused_when_the_sink_opens(tmp_path):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, "a", "b", "c"):
         sink.commit()
-    with pytest.raises(InputError, match=rf"is 2, and out-00000-of-00003\.txt and 2 more is there .*{REFUSED}"):
+    with pytest.raises(InputError, match=rf"is 2, and out-00000-of-00003\.txt and 2 more of a run with .*{REFUSED}"):
         opened(out, 0, 2, "test-2")
-    with pytest.raises(InputError, match=rf"is 1, and out-00000-of-00003\.txt and 2 more is there .*{REFUSED}"):
+    with pytest.raises(InputError, match=rf"is 1, and out-00000-of-00003\.txt and 2 more of a run with .*{REFUSED}"):
         opened(out, 0, 1, "test-2")
     assert names(tmp_path) == [f"out-0000{n}-of-00003.txt" for n in range(3)]
 
@@ -238,7 +238,7 @@ def test_parts_of_another_parallelism_are_refused_when_the_sink_opens(tmp_path):
 def test_parts_are_refused_beside_the_single_file_of_an_earlier_run(tmp_path):
     out = tmp_path / "out.txt"
     publish(out, "old")
-    with pytest.raises(InputError, match=rf"is 2, and out\.txt is there .*{REFUSED}"):
+    with pytest.raises(InputError, match=rf"is 2, and out\.txt of a run with .*{REFUSED}"):
         opened(out, 0, 2, "test-2")
     assert names(tmp_path) == ["out.txt"]
 
@@ -445,7 +445,7 @@ def test_a_file_that_is_swept_before_it_is_locked_is_made_anew(tmp_path, monkeyp
 
 def test_the_same_subtask_cannot_write_one_file_twice(tmp_path):
     sink = opened(tmp_path / "out.txt")
-    with pytest.raises(InputError, match=r"out\.txt: another sink of this job writes it"):
+    with pytest.raises(InputError, match=r"out\.txt: another sink of this job writes this file"):
         opened(tmp_path / "out.txt")
     sink.close()
     sink.abort()
@@ -484,5 +484,5 @@ def test_an_output_is_compressed_as_its_name_says_and_reads_back(ending, tmp_pat
 
 
 def test_zip_is_refused_as_an_output(tmp_path):
-    with pytest.raises(InputError, match=r"out\.zip: zip files are read and not written; use \.gz"):
+    with pytest.raises(InputError, match=r"out\.zip: zip files can be read, but not written; use \.gz"):
         TextSink(tmp_path / "out.zip")

@@ -33,7 +33,7 @@ def test_what_comes_for_a_subtask_of_another_process_is_refused_once_all_are_mad
     post.hold_early()
     post.register(7, lambda message: None)
     post.deliver(8, Credit(0, 1))
-    with pytest.raises(ProtocolError, match=r"messages have come for \[8\]"):
+    with pytest.raises(ProtocolError, match=r"received messages for \[8\]"):
         post.end_early()
     with pytest.raises(KeyError):
         post.deliver(8, Credit(0, 1))

@@ -76,8 +76,8 @@ def test_a_source_that_is_registered_again_feeds_the_cells_that_run_after_it(cel
     cell.run("numbers = env.from_collection([2], name='numbers')")
     error = cell.error("env.execute()")
     assert re.match(
-        r"PipelineError: 'out' \(In\[\d+\]:1\) still reads the 'numbers' of In\[\d+\]:1, which In\[\d+\]:1 has written"
-        " again: run the cells between them again",
+        r"PipelineError: 'out' \(In\[\d+\]:1\) still reads 'numbers' of In\[\d+\]:1, which In\[\d+\]:1 has replaced:"
+        " run the cells between them again",
         error,
     )
     assert "missing: 'out'" in cell.run("print(env.explain()) or env.explain()")["text/plain"]
@@ -92,7 +92,7 @@ def test_an_iterator_may_be_read_by_a_cell_that_runs_again(cell):
     assert cell.text("env.execute().collected") == "{'out': [1, 2]}"
     cell.run("items = iter([1, 2])\nenv.from_iterable(items, name='first').collect('first')")
     cell.run("env.from_iterable(items, name='second').collect('second')")
-    assert "a list_iterator gives its items once, and 'second'" in cell.error("env.execute()")
+    assert "a list_iterator can be read only once, and 'second'" in cell.error("env.execute()")
 
 
 def test_a_key_that_a_later_cell_writes_again_takes_its_name(cell):

@@ -245,7 +245,7 @@ def test_what_ends_a_program_names_operator_and_record_and_is_not_swallowed(verb
     assert "operator  'step'" in notes
     assert "record    7" in notes
     assert "lets the job go on past such records" not in notes
-    assert "so no on_error lets the job go on: to give up one record, raise an Exception" in notes
+    assert "so on_error does not apply: raise an Exception to fail a single record" in notes
 
 
 @pytest.mark.parametrize("policy", ["skip", "dead_letter"])
@@ -256,7 +256,7 @@ def test_no_on_error_lets_what_ends_a_program_pass(error, policy):
     made.collect()
     if policy == "dead_letter":
         made.dead_letters().collect()
-    assert "no on_error lets the job go on" in notes_of(error_of(env, type(error)))
+    assert "on_error does not apply" in notes_of(error_of(env, type(error)))
 
 
 def test_sys_exit_says_that_it_asks_the_program_to_end():

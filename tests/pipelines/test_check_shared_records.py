@@ -35,8 +35,8 @@ def test_an_operator_that_changes_a_record_which_another_one_reads_is_named(mode
     stream.map(change, name="changing").collect("x")
     stream.map(lambda row: row["n"], name="reading").collect("o")
     message, notes = failure(env)
-    assert message.startswith("'changing' changes a record that others hold: {'n': ")
-    assert "'changed']}; 'reading' reads it, too. Give out a changed copy" in message
+    assert message.startswith("'changing' changes a record that is shared: {'n': ")
+    assert "'changed']}; 'reading' reads it, too. Emit a changed copy" in message
     assert "operator  'changing' (map)" in notes
     assert "record    {'n': " in notes
 
@@ -49,7 +49,7 @@ def test_an_operator_that_changes_what_the_program_has_is_named_however_far_from
     ).collect()
     message, _ = failure(env)
     assert message.startswith("'changing' changes a record")
-    assert "the program has it, which gave it to 'mine'" in message
+    assert "the program passed it to 'mine' and still holds it" in message
 
 
 def test_a_reduce_that_changes_the_first_record_of_the_program_is_named():
@@ -57,7 +57,7 @@ def test_a_reduce_that_changes_the_first_record_of_the_program_is_named():
     keyed = env.from_collection(rows()).key_by(lambda row: 0)
     keyed.reduce(lambda a, b: a["parts"].append(b["n"]) or a, name="sums", emit="final").collect()
     message, _ = failure(env)
-    assert message.startswith("'sums' changes a record that others hold: {'n': 0, 'parts': [0]} became")
+    assert message.startswith("'sums' changes a record that is shared: {'n': 0, 'parts': [0]} became")
 
 
 def test_a_fold_that_changes_what_it_has_given_out_is_named(mode):
@@ -65,8 +65,8 @@ def test_a_fold_that_changes_what_it_has_given_out_is_named(mode):
     keyed = env.from_source(TestSource([1, 2, 3])).key_by(lambda n: 0)
     keyed.fold(list, lambda so_far, n: so_far.append(n) or so_far, name="lists").collect()
     message, _ = failure(env)
-    assert message.startswith("'lists' changes a record that others hold: (0, [1]) became (0, [1, 2]);")
-    assert "; 'collect-1' has collected it before. Give out a changed copy instead" in message
+    assert message.startswith("'lists' changes a record that is shared: (0, [1]) became (0, [1, 2]);")
+    assert "; 'collect-1' has collected it before. Emit a changed copy instead" in message
 
 
 def test_a_function_that_keeps_what_it_gives_and_changes_it_later_is_named_also_in_a_later_batch():
@@ -81,7 +81,7 @@ def test_a_function_that_keeps_what_it_gives_and_changes_it_later_is_named_also_
     env = LocalEnvironment("test", check_shared_records=True)
     env.from_iterable(iter([1, 2])).map(keep, name="keeps").rebalance().for_each(print, parallelism=2)
     message, _ = failure(env)
-    assert message.startswith("'keeps' changes a record that others hold: {'n': 1, 'parts': [1]} became {'n': -1")
+    assert message.startswith("'keeps' changes a record that is shared: {'n': 1, 'parts': [1]} became {'n': -1")
 
 
 def test_a_part_of_the_programs_record_that_a_later_operator_changes_is_found():
@@ -90,7 +90,7 @@ def test_a_part_of_the_programs_record_that_a_later_operator_changes_is_found():
         lambda part: part.append(1), name="parts"
     ).collect()
     message, _ = failure(env)
-    assert message.startswith("'parts' changes a record that others hold: {'n': 0, 'parts': [0]} became")
+    assert message.startswith("'parts' changes a record that is shared: {'n': 0, 'parts': [0]} became")
 
 
 class Changing(Sink):

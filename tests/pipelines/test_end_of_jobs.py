@@ -184,7 +184,7 @@ def test_a_sink_that_does_not_come_back_from_publishing_is_named_and_the_others_
     numbers = env.from_collection([1, 2])
     numbers.write_jsonl(str(tmp_path / "published.jsonl"))
     numbers.rebalance().add_sink(CommitsSlowly(), name="slow", parallelism=1)
-    blocked_end(env, "slow[1/1]", "in commit", "what other sinks have published stays")
+    blocked_end(env, "slow[1/1]", "in commit", "the outputs that other sinks have published stay")
     assert (tmp_path / "published.jsonl").read_text().split() == ["1", "2"]
 
 
@@ -246,7 +246,7 @@ def test_the_time_of_a_call_is_over_although_the_coroutine_goes_on():
 
     env = environment()
     env.from_collection([1]).map_async(function, timeout=0.01, name="awaits").collect("r")
-    with pytest.raises(TimeoutError, match="it goes on although it was cancelled") as caught:
+    with pytest.raises(TimeoutError, match="still running although it was cancelled") as caught:
         env.execute(progress=False)
     assert "operator  'awaits'" in "\n".join(caught.value.__notes__)
 

@@ -100,7 +100,7 @@ def test_outputs_of_a_batch_that_cannot_be_looped_over_are_the_batchs_fault():
     written(env, lambda batch: None, on_error="dead_letter").dead_letters().collect("letters")
     letters = env.execute().collected["letters"]
     assert len(letters) == 8
-    assert "map_batches takes its outputs from what its function returns" in letters[0].error
+    assert "the function of map_batches must return an iterable of outputs" in letters[0].error
 
 
 async def several(batch):

@@ -297,7 +297,7 @@ def test_a_generator_that_an_earlier_run_has_read_is_no_empty_source():
     env = LocalEnvironment("test")
     env.from_iterable((n for n in range(3)), name="numbers").collect("rows")
     assert env.execute().collected["rows"] == [0, 1, 2]
-    with pytest.raises(PipelineError, match="a generator gives its items once") as caught:
+    with pytest.raises(PipelineError, match="a generator can be read only once") as caught:
         env.execute()
     assert "'numbers'" in caught.value.__notes__[0]
 

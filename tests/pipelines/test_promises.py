@@ -50,14 +50,14 @@ PROMISES = {
     "coroutine": (send, "coroutine", "use map_async"),
     "async generator": (several, "async generator", "returns a list, and use map_async"),
     "generator": (one_by_one, "generator", "use flat_map"),
-    "concurrent future": (future, "Future", "return what its result() returns"),
+    "concurrent future": (future, "Future", "return its result()"),
     "asyncio future": (task, "Future", "use map_async"),
 }
 # where one value is expected: (the step, the cure for a coroutine)
 STEPS = {
     "map": (lambda s, f: s.map(lambda v: f(v), name="step"), "use map_async"),
-    "filter": (lambda s, f: s.filter(lambda v: f(v), name="step"), "find the answer with map_async before"),
-    "key_by": (lambda s, f: s.key_by(lambda v: f(v), name="step").map(str), "find the key with map_async before"),
+    "filter": (lambda s, f: s.filter(lambda v: f(v), name="step"), "compute the condition in a map_async before"),
+    "key_by": (lambda s, f: s.key_by(lambda v: f(v), name="step").map(str), "compute the key in a map_async before"),
     "reduce": (lambda s, f: s.key_by(lambda v: 0).reduce(lambda a, b: f(a, b), name="step"), "map_async before"),
     "fold": (lambda s, f: s.key_by(lambda v: 0).fold(0, lambda a, b: f(a, b), name="step"), "map_async before"),
     "sum": (lambda s, f: s.key_by(lambda v: 0).sum(lambda v: f(v), name="step"), "map_async before"),
@@ -110,7 +110,7 @@ def test_a_sink_that_returns_a_promise_fails(promise):
 def test_a_sink_of_the_user_whose_write_returns_a_coroutine_fails():
     env = LocalEnvironment("test")
     numbers(env).add_sink(SendingSink(), name="step")
-    assert "do this in map_async, and put a sink behind it" in the_error(env)
+    assert "do this in map_async, followed by a sink" in the_error(env)
 
 
 @pytest.mark.parametrize("promise", [send, several, future], ids=["coroutine", "async generator", "future"])
@@ -188,7 +188,7 @@ def test_outputs_that_cannot_be_looped_over_say_what_to_return(value, first):
     env = LocalEnvironment("test")
     env.from_collection(range(5000)).flat_map(lambda n: [n] if n < first else value, name="step").collect()
     error = error_of(env, TypeError)
-    assert "object is not iterable: flat_map takes its outputs from what its function returns" in str(error)
+    assert "object is not iterable: the function of flat_map must return an iterable of outputs" in str(error)
     assert "for one output per record use map" in str(error)
     assert f"record    {first}" in notes_of(error)
 
@@ -202,7 +202,7 @@ def test_no_iterable_is_the_records_fault_and_may_be_skipped():
     parsed.dead_letters().collect("letters")
     collected = env.execute().collected
     assert collected["rows"] == [1, 3]
-    assert "'NoneType' object is not iterable: flat_map takes its outputs" in collected["letters"][0].error
+    assert "'NoneType' object is not iterable: the function of flat_map must return" in collected["letters"][0].error
 
 
 def test_a_type_error_of_a_builtin_function_is_left_as_it_is():
@@ -224,7 +224,7 @@ def test_a_type_error_of_a_builtin_function_is_left_as_it_is():
 def test_the_outputs_of_a_text_are_not_its_characters(step, text):
     env = LocalEnvironment("test")
     step(env.from_collection([text]), lambda line: line).collect()
-    assert "single characters" in the_error(env)
+    assert "a single character" in the_error(env)
 
 
 MUTABLE = {
@@ -239,14 +239,14 @@ MUTABLE = {
 def test_a_fold_that_changes_its_value_and_does_not_return_it_fails(initial, function):
     env = LocalEnvironment("test")
     env.from_collection([1]).key_by(lambda v: 0).fold(initial, function, name="step").collect()
-    assert "return the new value, also where it is the object that was given" in the_error(env)
+    assert "return the new value, even if it is the same object" in the_error(env)
 
 
 def test_a_reduce_that_changes_its_value_and_does_not_return_it_fails():
     env = LocalEnvironment("test")
     records = env.from_collection([{"a": 1}, {"a": 2}])
     records.key_by(lambda v: 0).reduce(lambda a, b: a.update(b), name="step").collect()
-    assert "returned None in the place of the dict" in the_error(env)
+    assert "returned None instead of the dict" in the_error(env)
 
 
 def test_a_fold_that_forgets_to_return_in_one_branch_is_told_when_it_fails():

@@ -159,7 +159,7 @@ NOT_A_PIPELINE = {
     ),
     "one iterator is not read by two sources": (
         one_iterator_twice,
-        ["list_iterator gives its items once", "'iterable-1'", HERE, "use the stream of that source twice"],
+        ["list_iterator can be read only once", "'iterable-1'", HERE, "use the stream of that source twice"],
     ),
     "for_each never runs a generator": (lambda env: numbers(env).for_each(shouting), ["'for_each-1'", HERE, "yield"]),
     "filter keeps all for a generator": (lambda env: numbers(env).filter(shouting), ["'filter-1'", "flat_map"]),

@@ -228,7 +228,7 @@ def test_an_exit_in_the_life_of_a_service_ends_the_job_with_an_error_and_not_the
     env.from_collection([1]).map(lambda n, ctx: ctx.call_service("leaving", n)).collect()
     with pytest.raises(ServiceError, match=r"service 'leaving' (called sys\.exit|raised KeyboardInterrupt)") as caught:
         env.execute(progress=False)
-    assert "raise an Exception there" in str(caught.value)
+    assert "raise an Exception instead" in str(caught.value)
     assert "service   'leaving', " in "\n".join(caught.value.__notes__)
 
 

@@ -29,7 +29,7 @@ def test_two_sinks_on_one_path_are_refused_by_name_and_line(env, numbers, tmp_pa
     numbers.write_jsonl(tmp_path / "out.txt", name="second")
     path = re.escape(str(tmp_path / "out.txt"))
     assert re.match(
-        r"'first' \(.*test_outputs\.py:\d+\) and 'second' \(.*test_outputs\.py:\d+\)"
+        r"'first' \(.*test_file_conflicts\.py:\d+\) and 'second' \(.*test_file_conflicts\.py:\d+\)"
         rf" both write {path}: give one of them another path, or write the union",
         refused(env),
     )

@@ -132,7 +132,7 @@ def test_another_wire_version_is_named(ray_cluster):
     env = RemoteEnvironment("versions")
     odd = SpeaksAnotherVersion()
     env.from_collection([1]).map(lambda n: odd and n).collect()
-    with pytest.raises(WorkerDied, match=r"is gone: .*refused a connection: .*version 99"):
+    with pytest.raises(WorkerDied, match=r"has ended: .*refused a connection: .*version 99"):
         env.execute(progress=False)
 
 
@@ -145,7 +145,7 @@ def test_a_killed_actor_ends_the_job_and_is_named(ray_cluster):
     subtasks = running(job)
     os.kill(pid_of(subtasks, "last"), signal.SIGKILL)
     with pytest.raises(
-        WorkerDied, match=r"actor 'last\[./2\]' .* of job 'killed.*noticed \d+\.\d s after its last sign"
+        WorkerDied, match=r"actor 'last\[./2\]' .* of job 'killed.*detected \d+\.\d s after its last sign"
     ):
         job.result(timeout=30)
     wait_for(lambda: are_gone([subtask.pid for subtask in subtasks]))
@@ -330,7 +330,7 @@ def test_a_killed_node_ends_the_job_and_its_zombies_are_fenced(ray_cluster, thir
     pid = pid_of(running(job), "first")
     for process in third_node.all_processes["raylet"]:
         process.process.kill()
-    with pytest.raises(Exception, match=r"no node can run|is gone"):
+    with pytest.raises(Exception, match=r"no node can run|has ended"):
         job.result(timeout=90)  # nobody has the resource any more
     wait_for(lambda: are_gone([pid]))
 
@@ -376,7 +376,7 @@ def test_a_master_that_is_killed_behind_the_end_of_its_job_does_not_run_it_again
     os.kill(ray.get(master.pid.remote()), signal.SIGKILL)
     assert job.wait(60) is JobStatus.FINISHED
     assert connect().job(job.id)._execution.record.attempt == 1
-    with pytest.raises(ClusterError, match="its master, which had them, is gone"):
+    with pytest.raises(ClusterError, match="its master, which held them, has ended"):
         job.result()
 
 

@@ -224,9 +224,9 @@ def test_an_address_nobody_answers(monkeypatch):
 
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
-        with pytest.raises(ClusterError, match="nobody answers at"):
+        with pytest.raises(ClusterError, match="no server answers at"):
             cluster.connect_to_ray(address)
-    with pytest.raises(ClusterError, match="is no address of Ray"):
+    with pytest.raises(ClusterError, match="is not an address of Ray"):
         cluster.connect_to_ray("somewhere")
 
 

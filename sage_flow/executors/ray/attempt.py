@@ -325,8 +325,8 @@ class Attempt:
         silence_s = self._exchange.silence_s(member.spec.number)
         names = ", ".join(subtask.name for subtask in member.spec.subtasks)
         error = WorkerDied(
-            f"{member} of job {self._job_id!r} is gone: {reason}; it ran {names}; noticed {silence_s:.1f} s after its"
-            " last sign of life" + "".join(f"; the master {refusal}" for refusal in self._exchange.refusals()[-1:])
+            f"{member} of job {self._job_id!r} has ended: {reason}; it ran {names}; detected {silence_s:.1f} s after"
+            " its last sign of life" + "".join(f"; the master {refusal}" for refusal in self._exchange.refusals()[-1:])
         )
         _log.error("%s", error)
         driver.deliver(WorkersDied(member.spec.addresses, error))

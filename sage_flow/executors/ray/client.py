@@ -219,7 +219,7 @@ class RayExecution(Execution):
     def _tell_why(self) -> None:
         """Our job was cancelled by somebody else, above all because it took this process for dead."""
         with contextlib.suppress(ClusterError):
-            _log.warning("job %s was cancelled: %s", self.id, self.record.message or "nobody says why")
+            _log.warning("job %s was cancelled: %s", self.id, self.record.message or "the reason is not known")
 
     def cancel(self, reason: str) -> None:
         self._has_cancelled = True
@@ -303,7 +303,7 @@ class RayExecution(Execution):
         while True:
             master = self._master()
             if master is None:
-                raise ClusterError(f"the master of job {self.id!r} is gone")
+                raise ClusterError(f"the master of job {self.id!r} has ended")
             try:
                 return ray.get(question(master), timeout=limit_s)
             except ray.exceptions.GetTimeoutError:
@@ -313,7 +313,7 @@ class RayExecution(Execution):
                     raise ClusterError(f"the master of job {self.id!r} does not answer: {error}") from error
                 time.sleep(_RETRY_S)
             except ray.exceptions.ActorDiedError as error:
-                raise ClusterError(f"the master of job {self.id!r} is gone") from error
+                raise ClusterError(f"the master of job {self.id!r} has ended") from error
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
 

@@ -90,7 +90,7 @@ def check_answers(address: str) -> str:
     if refused is not None and use_own_token(host):
         refused = ask(where)
     if refused is not None:
-        raise ClusterError(f"the cluster at {where!r} refuses us: {TOKEN_CURE}")
+        raise ClusterError(f"the cluster at {where!r} rejected this client: {TOKEN_CURE}")
     return where
 
 
@@ -122,7 +122,7 @@ def _ask_gcs(where: str) -> str | None:
     except RayError as error:
         if is_refusal(str(error)):
             return _one_line(error)
-        raise ClusterError(f"what listens at {where!r} does not answer as a Ray cluster: {_one_line(error)}") from None
+        raise ClusterError(f"the server at {where!r} does not answer as a Ray cluster: {_one_line(error)}") from None
     return None
 
 
@@ -143,7 +143,7 @@ def _ask_client_server(where: str) -> str | None:
                 raise ClusterSilent(f"the Ray client server at {where!r}", ANSWER_S) from None
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise ClusterError(
-                    f"what listens at {where!r} does not answer as a Ray client server: {error.details()}"
+                    f"the server at {where!r} does not answer as a Ray client server: {error.details()}"
                 ) from None
     return None
 
@@ -182,12 +182,12 @@ def _check_somebody_listens(where: str) -> str:
         raise ClusterError(f"{where!r} is the address of a job server: `sage-flow submit` sends a job there")
     match = _WORD.match(where)
     if match is None:
-        raise ClusterError(f'{where!r} is no address of Ray: give "auto", "local", "host:port" or "ray://host:port"')
+        raise ClusterError(f'{where!r} is not an address of Ray: use "auto", "local", "host:port" or "ray://host:port"')
     host, port = match[1].strip("[]"), int(match[2])
     try:
         socket.create_connection((host, port), _DIAL_S).close()
     except (OSError, OverflowError) as error:
-        raise ClusterError(f"nobody answers at {where!r}: {error}") from None
+        raise ClusterError(f"no server answers at {where!r}: {error}") from None
     return host
 
 

@@ -253,7 +253,7 @@ class JobRecords:
         try:
             return answered(question, "the GCS of the cluster", self._limit_s)
         except RayError as error:
-            raise ClusterError(f"the GCS of the cluster cannot be asked: {error}") from None
+            raise ClusterError(f"cannot read from the GCS of the cluster: {error}") from None
 
 
 def is_led(namespace: str, record: JobRecord) -> bool:

@@ -18,8 +18,8 @@ __all__ = ["TOKEN_CURE", "is_refusal", "is_this_machine", "token_headers", "use_
 _MODE: Final = "RAY_AUTH_MODE"
 
 TOKEN_CURE: Final = (
-    "the cluster wants Ray's token: `export RAY_AUTH_MODE=token`, with the token of the cluster in ~/.ray/auth_token,"
-    " in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names"
+    "the cluster requires Ray's token: `export RAY_AUTH_MODE=token`, with the token of the cluster in"
+    " ~/.ray/auth_token, in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names"
 )
 """What to do about a token that is missing or wrong."""
 
