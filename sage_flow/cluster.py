@@ -20,11 +20,11 @@ class Cluster:
 
     @property
     def namespace(self) -> str:
-        """Of its jobs."""
+        """The namespace of its jobs."""
         return self._namespace
 
     def jobs(self) -> list[JobRecord]:
-        """The jobs that run or have run, the latest first. Raises ClusterError if the cluster does not answer."""
+        """The running and ended jobs, the latest first. Raises ClusterError if the cluster does not answer."""
         from sage_flow.executors.ray.answers import ANSWER_S
         from sage_flow.executors.ray.records import JobRecords
 

@@ -97,8 +97,8 @@ class Environment(ABC):
     def from_collection(self, items: Sequence[T], *, name: str | None = None) -> DataStream[T]:
         """The items of a sequence (list, tuple, range), in order, by one subtask.
 
-        In the threads of a LocalEnvironment they are the program's own objects, not copies: what an operator changes
-        in them is changed in `items`, too. In other processes they are copies.
+        In the threads of a LocalEnvironment the records are the program's own objects, not copies: if an operator
+        changes one in place, it changes in `items`, too. In other processes they are copies.
         """
         from sage_flow.connectors import CollectionSource
 
@@ -109,7 +109,7 @@ class Environment(ABC):
     ) -> DataStream[T]:
         """The items of any iterable, also an endless one, read by a thread.
 
-        The thread is at most 1000 records ahead of the source, which itself runs ahead of the operators behind it, see
+        The thread reads at most 1000 records ahead of the source, and the source runs ahead of the next operator: see
         "How far a source runs ahead" in docs/operators.md.
 
         A function is called where the source runs, to make the iterable: give one where a generator could not
@@ -226,15 +226,15 @@ class Environment(ABC):
 
         Args:
             args, kwargs: for the class, which is called where the service runs; each replica gets copies of them,
-                also in the threads of a LocalEnvironment.
+                even in the threads of a LocalEnvironment.
             parallelism: replicas. Each replica of a class has a state of its own, so calls must say by
                 `ctx.service(name).options(key=...)` whose they mean, unless it is `stateless`: then calls go to
                 the replicas in turn, as they do for a PipelineService.
             concurrency: calls that one replica answers at the same time, each in a thread, or coroutines.
             max_pending: open calls of one caller before it has to wait.
             timeout: seconds a caller waits by default; they begin when the service is open.
-            open_timeout: seconds from the job's start for making and opening the object (a model's import); a call
-                that has waited for that as well as for `timeout` is told that the service is still opening.
+            open_timeout: seconds from the job's start for creating and opening the object, such as loading a model; a
+                call that has waited longer ends in ServiceTimeout, which says that the service is still opening.
             stateless: the object keeps nothing from one call to the next.
             uses: names of the services that it calls, so that a circle is found before the job runs.
             requests: the descriptor of a queue: `ServiceClient(descriptor)` calls the service by it, from any process
@@ -332,14 +332,14 @@ class Environment(ABC):
     def explain(self) -> str:
         """Return the plan as text: chains, their parallelism, how records travel between them.
 
-        Of a pipeline that is not written to its end it says what is missing.
+        For an incomplete pipeline it lists what is missing.
         """
         return explain(*self._graph.draft())
 
     def draw(self) -> str:
         """Return the plan as a Mermaid flowchart.
 
-        Of a pipeline that is not written to its end it says in comments what is missing.
+        For an incomplete pipeline, comments list what is missing.
         """
         return draw(*self._graph.draft())
 
@@ -362,10 +362,10 @@ class Environment(ABC):
 
         Raises the first error of user code, as its own type.
 
-        Ctrl-C drains the job - the sources end, what they gave is processed and published - and goes on as
-        KeyboardInterrupt when that is done; a second one cancels it, and publishes nothing. SIGTERM and SIGHUP do the
-        same, and then end the program. All this where `execute` runs in the main thread and the program has no handlers
-        of its own for these signals; for another way to end a job use `submit()`.
+        Ctrl-C drains the job - its sources end, their records are processed and published - and `execute` then raises
+        KeyboardInterrupt; a second Ctrl-C cancels the job, which publishes nothing. SIGTERM and SIGHUP also drain the
+        job, and then end the program. This applies if `execute` runs in the main thread and the program has no handlers
+        for these signals; to end a job differently use `submit()`.
         """
         from sage_flow.metrics import is_shown, watching
         from sage_flow.stopping import stoppable
@@ -385,15 +385,15 @@ class LocalEnvironment(Environment):
         parallelism: subtasks per operator where the operator does not say. In one process it gives the semantics
             of parallelism, not its speed.
         cancel_grace_s: seconds that user code has to come back after a cancel or a failure.
-        close_grace_s: seconds that user code has to come back at the normal end: a `close()`, a sink that publishes, a
-            service's method whose callers have given up, a coroutine that was cancelled. Then the job fails with
+        close_grace_s: seconds that user code has to return at the normal end: a `close()`, a sink that publishes, a
+            service's method whose callers have given up, a coroutine that was cancelled. After that the job fails with
             CloseTimeout, which names the line.
-        executor: how to run: "threads", the default, a thread per subtask; "processes", subtasks spread over two
-            plain processes; or an executor of your own making, such as `ProcessExecutor(workers=4)`.
-        check_shared_records: for development: raise SharedRecordError, which names the operator, when one changes a
-            record that others hold: another reader, the program, or whoever got it from the operator before. Slow.
+        executor: how to run: "threads" (default), a thread per subtask; "processes", subtasks spread over two plain
+            processes; or an executor object, such as `ProcessExecutor(workers=4)`.
+        check_shared_records: for development: if an operator changes a record that another reader, the program or the
+            receiver of an earlier output also holds, raise SharedRecordError, which names the operator. Slow.
 
-    Raises: PipelineError for an executor that is none.
+    Raises: PipelineError for an invalid executor.
     """
 
     def __init__(
@@ -435,9 +435,9 @@ class RemoteEnvironment(Environment):
         restart: what to do when the job fails, by default nothing: see `FixedDelay` and its like. Each restart
             begins at the beginning.
         detached: the job outlives this process; else it is cancelled when this process is gone.
-        cancel_grace_s: seconds that user code has to come back after a cancel or a failure; then its actor is killed.
-        close_grace_s: seconds that user code has to come back at the normal end; then the job fails with CloseTimeout.
-        lease_s: a process of the job that says nothing for so many seconds is taken for dead, and ended.
+        cancel_grace_s: seconds that user code has to return after a cancel or a failure; then its actor is killed.
+        close_grace_s: seconds that user code has to return at the normal end; then the job fails with CloseTimeout.
+        lease_s: seconds after which a silent process of the job counts as dead and is ended.
         start_timeout_s: seconds for the cluster to start all actors.
         transport_security: "tls" between nodes, with a certificate for each job, or "plaintext".
         executor: how to run, instead of all of the above.

@@ -2,13 +2,13 @@
 
     SageFlowError
     ├── PipelineError            the pipeline, as written, cannot run; raised while it is built
-    │   └── SharedRecordError    an operator changed a record that others hold (with check_shared_records=True)
+    │   └── SharedRecordError    an operator changed a shared record (with check_shared_records=True)
     ├── InputError               an input file is missing or malformed; says file:line
     ├── InvalidKeyError          a key is unhashable, NaN, or of a type without a stable hash
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
-    ├── CloseTimeout             user code holds up the end of a job (also a TimeoutError)
+    ├── CloseTimeout             user code blocks the end of a job (also a TimeoutError)
     ├── ClusterError             no Ray answers, or one that does not fit, or a job's master does not
     ├── ChannelError             what a channel outside the job's own can do to you
     │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
@@ -79,7 +79,7 @@ class PipelineError(SageFlowError):
 
 
 class SharedRecordError(PipelineError):
-    """An operator changed a record that others hold: found where `check_shared_records=True` looks for it."""
+    """With `check_shared_records=True`: an operator changed a record that another holder shares."""
 
 
 class InputError(SageFlowError):
@@ -103,10 +103,10 @@ class WorkerDied(SageFlowError):
 
 
 class CloseTimeout(SageFlowError, TimeoutError):
-    """User code did not return within `close_grace_s` seconds after the work of its subtask was done; names its line.
+    """User code did not return within `close_grace_s` seconds after its subtask had processed all records.
 
-    It is a service's method whose callers have given up, a `close()`, a coroutine that swallows its cancellation, or a
-    sink that publishes.
+    The text names the line. The code is in a service's method whose callers have given up, in a `close()`, in a
+    coroutine that swallows its cancellation, or in a sink that publishes.
     """
 
 

@@ -51,8 +51,8 @@ END: Literal[SourceSignal.END] = SourceSignal.END
 class DeadLetter:
     """A record that an operator with on_error="dead_letter" failed on.
 
-    `error` reads "ValueError: ...", with what led to it and the members of a group behind. `operator` is the
-    operator's name.
+    `error` reads "ValueError: ...", followed by its causes and the members of a group. `operator` is the name of the
+    operator.
     """
 
     record: Any
@@ -68,10 +68,10 @@ class RuntimeContext:
 
     Attributes:
         job_name, operator_name: as given in the pipeline.
-        job_id, attempt: of this run of the job, which no other run has, and the number of its start, from 1: a job
-            that restarts keeps its id and begins attempt 2.
+        job_id, attempt: a unique id of this run of the job, and the number of its attempt, from 1: a job that restarts
+            keeps its id and begins attempt 2.
         subtask_index, parallelism: this is copy `subtask_index` (from 0) of `parallelism`.
-        key: of the record that is being processed, on a keyed stream. Raises PipelineError where there is none.
+        key: the key of the current record, on a keyed stream. Raises PipelineError if there is none.
     """
 
     key: Any
@@ -120,7 +120,7 @@ class RuntimeContext:
         self.__dict__.pop("key", None)
 
     def for_later(self) -> RuntimeContext:
-        """Return a context that keeps the key of this record, for a function that goes on when others come."""
+        """Return a context that keeps the key of this record, for a function that runs on while later records come."""
         made = copy.copy(self)
         if self._state is not None:
             made._state = self._state.seen_by(made)
@@ -224,7 +224,7 @@ class Source(Generic[T]):
 
     Attributes:
         blocking: `next_batch()` may block.
-        bounded: `next_batch()` comes to `END` by itself. Who runs a job with another source is told how to stop it.
+        bounded: `next_batch()` returns `END` by itself. A job with any other source prints at its start how to stop it.
         parallel: several subtasks can share the work; otherwise the source always has one.
     """
 
@@ -245,7 +245,7 @@ class Source(Generic[T]):
         raise NotImplementedError(f"{type(self).__name__} must implement next_batch()")
 
     def files_read(self) -> Iterable[str]:
-        """The files that it reads, as far as they are known when the pipeline is built: no sink may write one."""
+        """The files that it reads, if they are known when the pipeline is built: no sink may write one of them."""
         return ()
 
     def snapshot(self) -> Any:
@@ -279,7 +279,7 @@ class Sink(Generic[T]):
         """Called once in every subtask that was opened, also after an error or a cancel."""
 
     def files_written(self, parallelism: int) -> Iterable[str]:
-        """The files that its subtasks write and replace: no other sink may write one, and no source may read one."""
+        """The files that its subtasks write: no other sink may write one of them, and no source may read one."""
         return ()
 
     def commit(self) -> None:

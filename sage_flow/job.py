@@ -1,4 +1,4 @@
-"""A job that was started: its handle, and what it came to."""
+"""A started job: its handle and its result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class JobResult:
         status: FINISHED or CANCELLED; a job that failed raises instead.
         collected: the rows of each `collect` sink, by name.
         counts: records each operator emitted (a sink: received), by name; and the number of rows of each `collect`
-            sink, by the name of the rows, unless an operator has that name.
+            sink, by the label of the rows, unless an operator has that name.
         skipped, dead_letters: records that failed under such an `on_error`, by operator, where there are any.
         stuck: where user code was that did not come back after a cancel.
     """
@@ -57,14 +57,14 @@ class JobResult:
     _picture: Picture | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
-        """Short, whatever it holds: rows are counted."""
+        """A short text: it counts the rows and does not contain them."""
         rows = _first({label: len(rows) for label, rows in self.collected.items()})
         more = {"skipped": self.skipped, "dead_letters": self.dead_letters, "stuck": self.stuck}
         shown = [str(self.status), f"rows={rows}", f"counts={_first(self.counts)}"]
         return f"JobResult({', '.join([*shown, *(f'{name}={value}' for name, value in more.items() if value)])})"
 
     def table(self) -> list[tuple[str, int, int, int]]:
-        """Of each operator its name (and that of its rows, where it collects), records, skipped and dead letters."""
+        """For each operator: its name (with the label of its rows if it collects), records, skipped, dead letters."""
         titles = {name: name for name in self.counts} if self._picture is None else self._picture.titles
         return [
             (title, self.counts[name], self.skipped.get(name, 0), self.dead_letters.get(name, 0))
@@ -80,9 +80,9 @@ class JobResult:
 class JobHandle:
     """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
 
-    A handle that is neither waited for nor closed is cancelled when the interpreter exits, which is told on stderr; the
-    exit code is fixed by then and stays what it is. A handle of a job that runs detached, or that `Cluster.job` found,
-    leaves the job alone: only `cancel` and `drain` end that.
+    A job that is neither waited for nor used with `with` is cancelled when the interpreter exits, with a message on
+    stderr; the exit code does not change. A handle of a detached job, or one that `Cluster.job` returned, leaves the
+    job alone: only `cancel` and `drain` end such a job.
     """
 
     def __init__(self, execution: Execution, *, is_owner: bool = True, picture: Picture | None = None) -> None:
@@ -103,7 +103,7 @@ class JobHandle:
 
     @property
     def is_owner(self) -> bool:
-        """Whether the job ends with this handle: False for one that runs detached, or was found."""
+        """Whether the job ends with this handle: False for a detached job, and for one that `Cluster.job` returned."""
         return self._is_owner
 
     @property
@@ -124,8 +124,8 @@ class JobHandle:
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait for the end of the job, at most `timeout` seconds; return the status then.
 
-        While it waits, `sage-flow channels` and `sage-flow services` can ask the job what it is doing, and
-        `sage-flow drain` and `sage-flow cancel` can end it. Ctrl-C raises KeyboardInterrupt and leaves the job alone.
+        While it waits, `sage-flow channels` and `sage-flow services` can inspect the job, and `sage-flow drain` and
+        `sage-flow cancel` can end it. Ctrl-C raises KeyboardInterrupt and leaves the job alone.
         """
         patience_s = _SHORT_JOB_S if timeout is None else min(timeout, _SHORT_JOB_S)
         left_s = None if timeout is None else timeout - patience_s
@@ -149,18 +149,18 @@ class JobHandle:
             self._is_announcing.release()
 
     def cancel(self, reason: str = "cancelled by its user", *, wait: bool = True) -> JobStatus:
-        """End the job: unwind what waits, close everything, publish nothing. Waits until that is done, if `wait`.
+        """End the job: unwind waiting code, close everything, publish nothing. If `wait`, wait until that is done.
 
-        A job that is publishing already cannot be cancelled any more: its status is FINISHED then.
+        A job that has begun to publish cannot be cancelled: its status is then FINISHED.
         """
         self._execution.cancel(reason)
         return self.wait() if wait else self.status
 
     def drain(self, *, wait: bool = True) -> JobStatus:
-        """End the sources, let every record that they gave flow to its end, and publish.
+        """End the sources, process all records that they emitted, and publish.
 
-        Waits until that is done, if `wait`. The status is FINISHED then, unless the job fails or is cancelled on the
-        way. A `blocking` source that is in the middle of a read has half a second to give what it reads.
+        If `wait`, wait until that is done. The status is then FINISHED, unless the job fails or is cancelled in the
+        meantime. Records that a `blocking` source returns within 0.5 s from a read in progress are included.
         """
         self._execution.drain()
         return self.wait() if wait else self.status
@@ -203,10 +203,11 @@ class JobHandle:
     ) -> ServedService:
         """Let other processes call this service, with `connect_service(host, port, service, key=key)`.
 
-        `key` opens this service and nothing else. Without one only this machine can connect, and the service makes a
-        key, which programs of the same user find by themselves; to others give the result's `key`. Port 0: any that is
-        free, see the result's `port`. It ends with the job. Raises UnknownService; ChannelNotReachable if the port
-        is in use, or a key is missing; TypeError and ValueError for a key that is not bytes, or none of them.
+        `key` opens this service and nothing else. Without it only this machine can connect, and the service generates a
+        key, which programs of the same user find automatically; give other programs the `key` of the returned object.
+        Port 0 selects a free port, which is the `port` of the returned object. The server ends with the job. Raises
+        UnknownService; ChannelNotReachable if the port is in use or a key is missing; TypeError and ValueError for a
+        key that is not bytes or is empty.
         """
         return self._execution.serve(service, host, port, key, ssl_context)
 

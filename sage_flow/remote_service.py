@@ -89,7 +89,7 @@ class ServedService:
 
     @property
     def key(self) -> bytes:
-        """What opens it, for `connect_service(host, port, service, key=served.key)`. Keep it secret."""
+        """The key for clients: `connect_service(host, port, service, key=served.key)`. Keep it secret."""
         return self._key.reveal()
 
     def close(self) -> None:

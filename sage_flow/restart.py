@@ -52,15 +52,15 @@ class RestartHistory(Protocol):
     """What a strategy remembers of one job; it pickles."""
 
     def on_failure(self, now: float) -> RestartDecision:
-        """The job has failed at `now`, seconds of a `FailureClock`."""
+        """Note a failure of the job at `now`, in seconds of a `FailureClock`."""
 
 
 @dataclass(slots=True)
 class FailureClock:
-    """The clock of a restart history: it never goes back, and goes on in the process that reads the history again.
+    """The clock of a restart history: it never goes back, and continues in the next process that reads the history.
 
-    Inside one process it follows a monotonic clock, so nobody who sets the clock of the machine changes a decision.
-    Only the time between two processes is told by the wall clock, and counts as none if that went back.
+    Within a process it follows a monotonic clock, so setting the system clock does not affect decisions. Only the time
+    between two processes is measured by the wall clock; it counts as zero if that clock went back.
     """
 
     elapsed_s: float = 0.0

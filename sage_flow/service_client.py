@@ -42,23 +42,23 @@ _AT_ONCE: Final = 1000  # replies that may come before the first is looked at
 
 
 class ServiceClient(ServiceHandle):
-    """Calls the methods of a service that was registered with `requests=descriptor`, from wherever that came to.
+    """Calls the methods of a service that was registered with `requests=descriptor`, from any process that has it.
 
     >>> from sage_flow.channels import PythonQueueDescriptor
     >>> answer = ServiceClient(PythonQueueDescriptor(queue_id="answer"), timeout=2.0)
     >>> answer.options(retry=True)
     ServiceClient('answer')
 
-    It reads as a handle: `answer.process(question)` calls and waits, `answer.process.remote(question)` returns a
-    ServiceFuture. Requests wait in the queue while nobody takes them, until their time has passed. Every call has an
-    outcome, within `timeout` seconds; it is run at most once, or at least once with `options(retry=True)`.
+    Use it like a handle: `answer.process(question)` calls and waits, `answer.process.remote(question)` returns a
+    ServiceFuture. Requests wait in the queue until a service takes them, or until their time has passed. Every call has
+    an outcome within `timeout` seconds; it runs at most once, or at least once with `options(retry=True)`.
 
     Args:
-        requests: the descriptor of the queue of requests, or a clone, a pickle, a JSON of it.
-        timeout: seconds a call waits where `options` does not say.
-        max_pending: calls that may be open at once; further ones wait for a place.
+        requests: the descriptor of the queue of requests, or a clone, a pickle or a JSON of it.
+        timeout: seconds a call waits, unless `options` sets another time.
+        max_pending: calls that may be open at once; further calls wait.
 
-    Raises: PipelineError for arguments that are none of these.
+    Raises: PipelineError for invalid arguments.
     """
 
     def __init__(self, requests: BaseQueueDescriptor, *, timeout: float = 10.0, max_pending: int = 256) -> None:
@@ -75,8 +75,8 @@ class ServiceClient(ServiceHandle):
     def options(self, *, timeout: float | None = None, key: Any = None, retry: bool | None = None) -> ServiceClient:
         """Return a client whose calls wait at most `timeout` seconds, and go to the replica that has `key`.
 
-        `retry`: a request whose responder died while he had it is given to the next one, and so may be run more than
-        once. Without it such a call ends in ServiceUnavailable.
+        `retry`: if a responder dies while it has the request, the next responder gets it, so the request may run more
+        than once. Without `retry` such a call ends in ServiceUnavailable.
         """
         if retry is not None and not isinstance(retry, bool):
             raise PipelineError(f"retry must be True or False, not {retry!r}")

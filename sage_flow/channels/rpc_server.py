@@ -15,8 +15,8 @@ class RPCQueueServer:
     """Serves queues at `host`:`port` (0: a free port) from its construction to `close()`; also a context manager.
 
     A queue is made when it is first asked for, with the `maxsize` of the descriptor that does. `key` must be known to
-    all clients. Without one the server can only listen at a loopback address, and makes a key, which other programs of
-    the same user on the same machine find by themselves; to others give `server.key`. `ssl_context`: for TLS.
+    all clients. Without it the server can only listen at a loopback address, and generates a key, which other programs
+    of the same user on the same machine find automatically; give other programs `server.key`. `ssl_context`: for TLS.
 
     Nothing that is put is unpickled here. What is in the queues is in the memory of this process, and is lost with it.
 
@@ -48,7 +48,7 @@ class RPCQueueServer:
 
     @property
     def key(self) -> bytes:
-        """What a client proves that it knows: `RPCQueueDescriptor(host, port, key=server.key)`. Keep it secret."""
+        """The key for clients: `RPCQueueDescriptor(host, port, key=server.key)`. Keep it secret."""
         return self._key.reveal()
 
     def close(self) -> None:
