@@ -223,7 +223,7 @@ def _wait_for(server: JobServer, submission: str) -> int:
 
 
 def _check_job(arguments: argparse.Namespace, name: str) -> None:
-    """What is wrong with a job file, its options and its pipeline is told before anything travels.
+    """Check a job file, its options and its pipeline before anything is uploaded.
 
     `build` is called as on the cluster: on Ray, in the folder that travels. Nothing is connected, and nothing runs.
     """

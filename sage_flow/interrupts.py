@@ -1,7 +1,7 @@
 """Signals that ask a program to stop: Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal is closed.
 
-While a job starts and runs they are noted and raise nothing: a half started job cannot be ended, and an exception in
-the middle of whatever the main thread does would leave it half done. `stopping.py` decides what they do to the job.
+While a job starts and runs they are only noted and raise no exception: a job that is still starting cannot be ended,
+and an exception could interrupt the main thread anywhere. `stopping.py` decides what they do to the job.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StopSignals:
                 self._before[number] = signal.signal(number, self._note)
 
     def take_again(self) -> None:
-        """Note them although somebody - a connection to Ray - has replaced the handlers; he gets them back."""
+        """Note them although another library, such as Ray, has replaced the handlers; `give_back` restores those."""
         for number in self._before:
             found = signal.getsignal(number)
             if found is not None and found != self._note:

@@ -1,10 +1,10 @@
-"""For how long somebody has been silent, as far as one can tell who may have stood still himself.
+"""Decides whether a peer is silent, even if this process itself may have been suspended.
 
-A process that is stopped (SIGSTOP, a frozen container, a machine that swaps) finds, when it goes on, that everybody has
-been silent for long: what they said waits unread in its sockets and its queues. So it looks several times in the span
-of a limit, and counts looks. One that comes much too late says that this process stood still, and does not count: until
-the next, what has come is taken. Of two such looks in a row the second counts, as a process that is always late must
-find out about others, too.
+A process that was suspended (SIGSTOP, a frozen container, a machine that swaps) would find every peer silent when it
+resumes, because their messages are still unread in its sockets and queues. So it checks each peer several times per
+limit, and counts checks instead of seconds. A check that comes much too late means that this process was suspended; it
+does not count, so the messages that have arrived are read before the next one. Of two late checks in a row the second
+one counts, because a process that is always late must detect dead peers, too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 
 __all__ = ["Silence"]
 
-_LOOKS: Final = 4  # in the span of a limit
-_LATE: Final = 2  # a look after so many times the pause between two of them came too late
+_LOOKS: Final = 4  # per limit
+_LATE: Final = 2  # a look is late if it comes after this many pauses
 
 
 class Silence:
-    """Whoever counts it looks every `pause_s`; times are seconds of a monotonic clock.
+    """The silence of one peer. Call `is_over` every `pause_s` seconds; times are seconds of a monotonic clock.
 
     >>> silence = Silence(limit_s=2.0, now=0.0)
     >>> [silence.is_over(now) for now in (0.5, 1.0, 1.5, 2.0)]
@@ -31,12 +31,12 @@ class Silence:
     def __init__(self, limit_s: float, now: float) -> None:
         self.pause_s = limit_s / _LOOKS
         self.stood_still_s = 0.0
-        """For how long this process did before the last look, if it did."""
+        """Seconds for which this process was suspended before the last look; 0 if it was not."""
         self._looked = now
         self._looks = 0
 
     def is_over(self, now: float, *, heard: bool = False) -> bool:
-        """Look: whether it has been silent for the whole limit. `heard`: it has said something since the last look."""
+        """Look: whether the peer was silent for the whole limit. `heard`: a message has come since the last look."""
         elapsed_s, self._looked = now - self._looked, now
         stands_still = elapsed_s > _LATE * self.pause_s and not self.stood_still_s
         self.stood_still_s = elapsed_s if stands_still else 0.0

@@ -27,7 +27,7 @@ __all__ = ["endless_sources", "exit_code", "how_to_stop", "sinks_at_a_stop", "st
 
 _NOBODY_READS: Final = "nobody reads its output any more"
 _NEVER_SECOND: Final = (_NOBODY_READS, "SIGHUP")
-"""Of a terminal that is closed both come, in any order: nobody has asked twice."""
+"""A terminal that is closed causes both, in any order, so neither counts as a second request."""
 _SIGNAL_CODE: Final = 128  # plus the number of the signal: what a shell says of a program that a signal has ended
 
 
@@ -97,7 +97,7 @@ def _cancel(job: JobHandle, reason: str) -> None:
 
 
 def _tell_outcome(job: JobHandle) -> None:
-    """What the job came to after a stop; of one that has failed its error is told by who raises it."""
+    """Print the outcome of the job after a stop; the caller raises, and so prints, the error of a failed job."""
     if job.status is JobStatus.FINISHED:
         published = ", ".join(_published(job._execution.plan))
         tell(f"sage-flow: job {job.name!r} is FINISHED" + (f"; published: {published}" if published else ""))

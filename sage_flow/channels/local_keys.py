@@ -1,12 +1,11 @@
-"""The keys of servers that were given none: programs of the same user on the same machine find them by themselves.
+"""Generated keys of servers at loopback addresses, which other programs of the same user on the same machine can find.
 
-That only this machine can connect to a loopback address protects from nobody who has an account on it, and who gets in
-sends pickles. So a server at such an address always has a key. One that it makes itself is in a file of mode 0600, in
-a directory of mode 0700 of the user's, under the address where the server listens; a dialer without a key looks there.
+Every account on a machine can connect to its loopback addresses, and a client that is accepted sends pickles. So a
+server at such an address always has a key. A generated key is in a file of mode 0600, named after the address of the
+server, in a directory of the user with mode 0700; a client without a key reads it there.
 
-The server holds a lock on its file as long as its process lives, so that whoever starts the next server sees which
-files are left behind, and removes them. One that is found meanwhile opens nothing, as the server has to prove that it
-knows the key, too.
+The server holds a lock on its file as long as its process lives, so that the next server finds abandoned files and
+removes them. A stale file opens nothing, because the server must prove that it knows the key, too.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class LocalKey:
         atexit.register(self.remove)
 
     def remove(self) -> None:
-        """Nobody finds it any more."""
+        """Remove the file of the key."""
         atexit.unregister(self.remove)
         if self._file < 0 or os.getpid() != self._process:
             return

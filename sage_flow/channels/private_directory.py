@@ -1,9 +1,10 @@
-"""Directories for sockets and keys: ours alone (0700), and gone with the processes that use them, however those end.
+"""Private directories (mode 0700) for sockets and keys, which are removed after the processes that use them have ended.
 
-A process that uses such a directory holds a shared lock (flock) on the file `owner` in it, which the kernel takes away
-when the process dies. A process that makes its first directory removes those that no process holds any more. A process
-id would not do: it is another process's by tomorrow, and means nothing in another pid namespace that has the same /tmp.
-A directory is made under another name and gets its own when it is held, so the sweep never finds one between the two.
+A process that uses such a directory holds a shared lock (flock) on the file `owner` in it; the kernel releases the
+lock when the process dies. A process that creates its first directory removes those that no process holds. A process
+id would not do: it may belong to another process later, and means nothing in another pid namespace with the same /tmp.
+A directory is created under a temporary name and renamed once it is locked, so the removal never finds an unlocked new
+one.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _has_swept = False
 
 
 def private_name() -> str:
-    """A path for a directory that nobody has; nothing is made."""
+    """Return an unused path for a directory; nothing is created."""
     return os.path.join(tempfile.gettempdir(), f"{_PREFIX}{secrets.token_hex(6)}")
 
 
 def make_private(directory: str | None = None) -> str:
-    """Make and hold a directory, which goes with this process at the latest; return its path.
+    """Create and hold a directory, which is removed when this process ends at the latest; return its path.
 
     Raises: FileExistsError if another process has made `directory`.
     """
@@ -61,7 +62,7 @@ def make_private(directory: str | None = None) -> str:
 
 
 def hold(directory: str) -> None:
-    """Keep a directory that another process has made, as long as this one lives.
+    """Hold a directory that another process has created, as long as this process lives.
 
     Raises: FileNotFoundError if it is gone.
     """

@@ -1,4 +1,4 @@
-"""With `check_shared_records`: which records somebody else holds, too, as far as one process knows."""
+"""With `check_shared_records`: the table of the records in one process that have several holders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _MOST = 20_000
 
 
 class SharedRecords:
-    """The records, by identity, and who else holds each; the latest 20,000. All subtasks of a process share it."""
+    """The latest 20,000 of these records, by identity, with their other holders; used by all subtasks of a process."""
 
     def __init__(self) -> None:
         self._holders: dict[int, tuple[Any, str]] = {}
 
     def note(self, record: Any, holder: str) -> None:
-        """`holder` has it, too: a sentence."""
+        """Add a record. `holder`: a sentence that names its other holder."""
         holders = self._holders
         if len(holders) >= _MOST:
             for oldest in list(holders)[: _MOST // 2]:
@@ -24,7 +24,7 @@ class SharedRecords:
         holders[id(record)] = (record, holder)
 
     def holder(self, record: Any) -> str | None:
-        """Who else has it, None if nobody is known."""
+        """The sentence about its other holder; None if none is known."""
         found = self._holders.get(id(record))
         return None if found is None else found[1]
 

@@ -1,4 +1,4 @@
-"""Errors that Python words by its own means, said in the words of the pipeline."""
+"""Replaces some of Python's own error messages by messages in terms of the pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["clearer_error"]
 
 
 def clearer_error(culprit: Culprit | None, error: BaseException) -> Exception | None:
-    """Return the error to raise in the place of one that a compiled chain raised; None: that is clear as it is."""
+    """Return the error to raise instead of one that a compiled chain raised; None if that one is clear enough."""
     if culprit is None:
         return None
     if (

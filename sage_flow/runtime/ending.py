@@ -1,9 +1,10 @@
-"""How long the end of a subtask may take, and what it waits for.
+"""Limits the time that the end of a subtask takes.
 
-A subtask *ends* once all its records are processed: coroutines that were left are cancelled, a service answers what is
-under way, functions are closed, sinks publish. Only user code can hold that up. After `grace_s` seconds the subtask is
-asked where it is; whoever has given up what it does is taken into account there (`Located.left_s`). It is blocked if
-it is in user code that nobody waits for any more, or gives no answer; a subtask that itself waits for others is not.
+A subtask *ends* once all its records are processed: remaining coroutines are cancelled, a service answers its open
+calls, functions are closed, sinks publish. Only user code can block that. After `grace_s` seconds the driver asks the
+subtask for its position, and for the remaining time of the callers that wait for it (`Located.left_s`). The subtask is
+blocked if it is in user code for which no caller waits any more, or does not answer. A subtask that waits for others
+is not.
 """
 
 from __future__ import annotations

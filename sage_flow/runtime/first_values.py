@@ -1,10 +1,10 @@
-"""A look at the first values that functions return: a promise of a value is not a value.
+"""Checks the first values that functions return: a coroutine, a future or a generator is not a value.
 
-A coroutine, a future or a generator where a value is expected passes through a pipeline without an error, and its
-code never runs or nobody sees how it ends. Whether a function returns one is often not seen in the function (a lambda
-that calls `async def`, a partial, a decorator), so its first values are looked at. A compiled chain calls a function
-through a `Look` for its first `LOOKS` values and by itself afterwards, so the look costs nothing per record. A function
-that returns a promise later, for some records only, is not caught; a record that is meant to be one goes in a tuple.
+Such a *promise* in place of a value would pass through a pipeline without an error, and its code would never run, or
+its outcome would never show. Often the function itself does not show that it returns one (a lambda that calls `async
+def`, a partial, a decorator), so its first values are checked. A compiled chain calls a function through a `Look` for
+its first `LOOKS` values and directly afterwards, so the check costs nothing per record. A function that returns its
+first promise later is not caught. To emit a promise as a record, wrap it in a tuple.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sage_flow.plan.graph import AGGREGATES, Kind, Operator
 __all__ = ["LOOKS", "Look", "check_outputs", "check_value", "look_at", "looked_items", "not_iterable"]
 
 LOOKS = 32
-"""How many values of each function are looked at, in each subtask."""
+"""The number of values of each function that each subtask checks."""
 
 _ITERATED = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind.MAP_BATCHES})
 _TEXTS = (str, bytes, bytearray)

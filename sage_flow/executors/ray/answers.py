@@ -1,7 +1,7 @@
-"""A limit for every question to a cluster.
+"""A time limit for every request to a cluster.
 
-Ray waits for a GCS that stands still as long as it takes, in calls that take no timeout. A client must not: it asks in
-a thread of its own, and gives up on that thread.
+Ray waits for a GCS that does not respond without a limit, in calls that take no timeout. So a client makes such a call
+in a separate thread, and abandons that thread after the limit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sage_flow.errors import ClusterError
 __all__ = ["ANSWER_S", "ClusterSilent", "answered"]
 
 ANSWER_S: Final = 30.0
-"""So long a client waits for an answer of a cluster, in seconds."""
+"""Seconds for which a client waits for an answer of a cluster."""
 
 _T = TypeVar("_T")
 

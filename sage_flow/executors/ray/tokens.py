@@ -1,9 +1,9 @@
-"""Ray's authentication token: where it is used without being asked for, and what to say where it is missing.
+"""Ray's authentication token: to which clusters it is presented, and the error if it is missing.
 
-Ray uses the token in `~/.ray/auth_token` for the cluster that it finds on this machine, and for no address that is
-given: whoever listens there would get it. Its job server gets it only under RAY_AUTH_MODE=token. Yet the same cluster
-answers at "auto", at "host:port" and at "http://...", so here the rule is about machines: a token that is there goes to
-a cluster of this machine that refuses us without one, and to no other.
+Ray presents the token in `~/.ray/auth_token` to the cluster that it finds on this machine, but not to an address that
+is given, because any server that listens there would get it; and to its job server only under RAY_AUTH_MODE=token. But
+the same cluster answers at "auto", at "host:port" and at "http://...". So the rule here is about machines: an existing
+token is presented to a cluster on this machine that rejects a connection without one, and to no other.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ TOKEN_CURE: Final = (
 
 
 def use_own_token(host: str) -> bool:
-    """Show the token of this user from now on, if `host` is this machine; return whether that changes anything.
+    """Present the token of this user from now on, if `host` is this machine; return whether that changes anything.
 
-    It does not where RAY_AUTH_MODE says whether to show it, or where there is none.
+    It changes nothing if RAY_AUTH_MODE is set, or if there is no token.
     """
     if os.environ.get(_MODE) is not None or not is_this_machine(host):
         return False
@@ -42,7 +42,7 @@ def use_own_token(host: str) -> bool:
 
 
 def token_headers() -> dict[str, str]:
-    """What a request carries to show the token; nothing if this process shows none."""
+    """The headers that present the token; none if this process presents no token."""
     try:
         from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
     except ImportError:
