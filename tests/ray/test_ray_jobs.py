@@ -246,6 +246,9 @@ def test_a_connected_process_does_not_take_its_cluster_for_another_one(ray_clust
     from sage_flow.executors.ray import cluster
 
     cluster.connect_to_ray(ray_cluster.address)
+    port = ray_cluster.address.rpartition(":")[2]
+    for same in (f"127.0.0.1:{port}", f"localhost:{port}", "auto"):
+        cluster.connect_to_ray(same)
     with pytest.raises(ClusterError, match="is connected to the cluster at"):
         cluster.connect_to_ray("127.0.0.1:1")
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sage_flow.errors import ClusterError
 from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent, answered
-from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, token_headers, use_own_token
+from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, is_this_machine, token_headers, use_own_token
 
 __all__ = ["check_answers", "connect_to_ray", "is_client", "this_submission"]
 
@@ -170,10 +170,34 @@ def _check_same_cluster(address: str) -> None:
     if _WORD.match(address) is None or address.startswith("ray://") or is_client():
         return
     here = ray.get_runtime_context().gcs_address
-    if address != here:
+    if not same_server(address, here):
         raise ClusterError(
             f"this process is connected to the cluster at {here!r} already, and cannot go to {address!r}"
         )
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two addresses reach the same port of the same host, by whatever names and addresses the host has.
+
+    Ray names a cluster by the address of its node, also where it was reached by 127.0.0.1.
+
+    >>> same_server("127.0.0.1:6379", "localhost:6379"), same_server("127.0.0.1:6379", "localhost:6380")
+    (True, False)
+    >>> same_server("127.0.0.1:6379", "192.0.2.1:6379")
+    False
+    """
+    first, second = _WORD.match(one), _WORD.match(other)
+    if first is None or second is None or first[2] != second[2]:
+        return one == other
+    hosts = first[1].strip("[]"), second[1].strip("[]")
+    return hosts[0] == hosts[1] or all(map(is_this_machine, hosts)) or bool(_addresses(hosts[0]) & _addresses(hosts[1]))
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return set()
 
 
 def _check_somebody_listens(where: str) -> str:
