@@ -86,10 +86,10 @@ def check_alone(path: str, parallelism: int) -> None:
         foreign.insert(0, path)
     if not foreign:
         return
-    others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    others = f" and {len(foreign) - 1} more exist" if len(foreign) > 1 else " exists"
     raise InputError(
-        f"{path}: the parallelism is {parallelism}, and {os.path.basename(foreign[0])}{others} of a run with another"
-        f" parallelism {'exist' if others else 'exists'}; a reader would take both for one output: remove the old parts, or write to another name"
+        f"{path}: the parallelism is {parallelism}, and {os.path.basename(foreign[0])}{others}, from a run with another"
+        " parallelism; a reader would take both for one output: remove the old parts, or write to another name"
     )
 
 
