@@ -1,6 +1,6 @@
 """Event time: the minimum over the inputs that are neither idle nor ended, and never back."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sage_flow.runtime.watermark import Advance, BecomeIdle, WatermarkMinimum
@@ -84,6 +84,7 @@ events = st.lists(
 
 
 @given(events)
+@example([(0, "idle"), (2, 0), (2, "idle"), (1, "idle"), (2, "record"), (0, "idle")])
 def test_it_does_what_a_naive_minimum_does(events):
     time = WatermarkMinimum(range(3))
     clocks, idle, now = dict.fromkeys(range(3), float("-inf")), set(), float("-inf")
@@ -95,6 +96,9 @@ def test_it_does_what_a_naive_minimum_does(events):
             case "record":
                 time.on_record(channel)
                 idle.discard(channel)
+                continue
+            case "idle" if channel in idle:
+                assert time.on_idle(channel) is None  # no news, whatever a record has woken meanwhile
                 continue
             case "idle":
                 decision = time.on_idle(channel)
