@@ -228,9 +228,13 @@ def test_parts_of_another_parallelism_are_refused_when_the_sink_opens(tmp_path):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, "a", "b", "c"):
         sink.commit()
-    with pytest.raises(InputError, match=rf"is 2, and out-00000-of-00003\.txt and 2 more exist, from a run with .*{REFUSED}"):
+    with pytest.raises(
+        InputError, match=rf"is 2, and out-00000-of-00003\.txt and 2 more exist, from a run with .*{REFUSED}"
+    ):
         opened(out, 0, 2, "test-2")
-    with pytest.raises(InputError, match=rf"is 1, and out-00000-of-00003\.txt and 2 more exist, from a run with .*{REFUSED}"):
+    with pytest.raises(
+        InputError, match=rf"is 1, and out-00000-of-00003\.txt and 2 more exist, from a run with .*{REFUSED}"
+    ):
         opened(out, 0, 1, "test-2")
     assert names(tmp_path) == [f"out-0000{n}-of-00003.txt" for n in range(3)]
 
