@@ -46,6 +46,7 @@ from sage_flow.errors import InternalError, LinkClosed, ProtocolError
 from sage_flow.silence import Silence
 from sage_flow.story import Story
 
+_BIND_S: Final = 15.0
 _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
 _LONGEST_PAUSE_S: Final = 0.1
 
@@ -94,8 +95,9 @@ class Exchange:
     `on_peer_lost(peer, reason)` runs on the exchange thread: once per peer, after all that the peer had sent, and not
     for peers after `close()`.
     `connect_timeout_s`: for a peer to finish the handshake. `bind_timeout_s`: before that, for one on this machine to
-    bind its socket; None where whoever started the peer says when it is gone, as a slow start is no death. `flush_s`:
-    see `close`.
+    bind its socket; None where whoever started the peer says when it is gone, as a slow start is no death. Process 0
+    has a limit in any case: it listens before it starts the others, so one that does not listen is gone. `flush_s`: see
+    `close`.
     `lease_s`: after so many seconds without a word process 0 and the others take each other for lost; they say one
     several times in that time. None: they trust the connection alone.
     """
@@ -111,7 +113,7 @@ class Exchange:
         on_message: Callable[[int, Message], None],
         on_peer_lost: Callable[[int, str], None],
         connect_timeout_s: float = 15.0,
-        bind_timeout_s: float | None = 15.0,
+        bind_timeout_s: float | None = _BIND_S,
         flush_s: float = 1.0,
         lease_s: float | None = None,
     ) -> None:
@@ -122,7 +124,7 @@ class Exchange:
         self._on_message = on_message
         self._on_peer_lost = on_peer_lost
         self._connect_timeout_s = connect_timeout_s
-        self._bind_timeout_s = math.inf if bind_timeout_s is None else bind_timeout_s
+        self._bind_timeout_s = bind_timeout_s
         self._flush_s = flush_s
         self._lease_s = lease_s
         self._lock = threading.RLock()  # guards the five below
@@ -268,9 +270,14 @@ class Exchange:
                 if self._ended or peer in self._lost:
                     outlet.end(self._lost.get(peer, "this process has closed its exchange"))
                 else:
-                    deadline = time.monotonic() + self._bind_timeout_s
+                    deadline = time.monotonic() + self._bind_limit_s(peer)
                     self.loop.order(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
             return outlet
+
+    def _bind_limit_s(self, peer: int) -> float:
+        if self._bind_timeout_s is not None:
+            return self._bind_timeout_s
+        return math.inf if peer else _BIND_S
 
     # All below runs on the exchange thread.
 
@@ -333,7 +340,7 @@ class Exchange:
             BlockingIOError,
         ) as error:  # not there yet, or too many at once
             if time.monotonic() >= deadline:
-                outlet.end(f"it did not listen for {self._bind_timeout_s} s: {error}")
+                outlet.end(f"it did not listen for {self._bind_limit_s(peer)} s: {error}")
             else:
                 again = partial(self._dial, peer, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
                 self.loop.after(pause, again)

@@ -76,6 +76,15 @@ def test_a_peer_whose_process_is_watched_may_take_any_time_to_listen(open_end):
     assert one.losses.empty()
 
 
+def test_process_0_which_started_the_others_is_gone_if_it_does_not_listen(open_end, monkeypatch):
+    monkeypatch.setattr("sage_flow.channels.exchange._BIND_S", 0.05)
+    one = open_end(1, bind_timeout_s=None)
+    one.send(0, 0, Credit(1, 1))
+    peer, reason = one.loss()
+    assert peer == 0
+    assert "it did not listen for 0.05 s" in reason
+
+
 def test_messages_may_be_sent_before_the_start(open_end):
     one, two = open_end(1, start=False), open_end(2)
     one.send(2, 0, Credit(1, 1))
