@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import PipelineError
 
 if TYPE_CHECKING:
     from sage_flow.channels import BaseQueueDescriptor
+    from sage_flow.plan.physical import ServicePlan
 
-__all__ = ["checked_requests", "made_requests"]
+__all__ = ["check_requests_travel", "checked_requests", "made_requests"]
 
 
 def checked_requests(requests: Any, service: str) -> Any:
@@ -34,6 +35,24 @@ def made_requests(
     if not _is_descriptor(made):
         raise PipelineError(f"the function given as requests of service {service!r} made {made!r}, no queue descriptor")
     return made.share()  # type: ignore[union-attr]
+
+
+def check_requests_travel(services: Iterable[ServicePlan]) -> None:
+    """The process that leads the job is another one, on whatever machine. Raises PipelineError."""
+    for service in services:
+        requests = service.requests
+        if not _is_descriptor(requests):
+            continue
+        where = f"service {service.name!r} takes requests from {requests}"
+        if not requests._crosses_processes:
+            raise PipelineError(
+                f"{where}, which lives inside this process, and the job's master is another one: use RayQueueDescriptor"
+            )
+        if requests._credentials:
+            raise PipelineError(
+                f"{where}, whose key or ssl_context does not travel to the job's master: give a function as requests="
+                " that reads the key there and returns the descriptor"
+            )
 
 
 def _is_descriptor(value: Any) -> bool:

@@ -33,6 +33,7 @@ from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import pack_error
 from sage_flow.service import ServiceHandle
+from sage_flow.service_requests import check_requests_travel
 
 if TYPE_CHECKING:
     import ssl
@@ -63,6 +64,7 @@ class RayExecutor:
         """Store the plan and make the job's master. Raises PipelineError, ClusterError."""
         import ray
 
+        check_requests_travel(plan.services.values())
         payload = pickled_plan(plan)
         had_connection = ray.is_initialized()
         connect_to_ray(self.address, self.runtime_env)
