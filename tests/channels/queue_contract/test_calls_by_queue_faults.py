@@ -38,6 +38,7 @@ def host_here(requests):
     return pickle.dumps(requests)
 
 
+@some_kinds
 @pytest.mark.parametrize("processes", [False, True], ids=["job in one process", "job in processes"])
 def test_a_request_whose_responder_was_killed_ends_soon_and_is_not_run_again(
     make_crossing, crossing, victim, log, processes
