@@ -149,7 +149,10 @@ class _QueuePort(ReadingPort):
             replies = self._replies
             if replies is None or replies.is_closed:
                 replies = self._replies = _reach_replies(self.requests)
-            replies.send(self, self.requests.queue_instance, made, call)
+            if (requests := self.requests.queue_instance).closed:  # perhaps its host is there again
+                self.requests.trim()
+                requests = self.requests.queue_instance
+            replies.send(self, requests, made, call)
         except CodecError as error:
             self.end(made, cannot_be_sent(f"the arguments of {made.label}", error))
         except ChannelError as error:

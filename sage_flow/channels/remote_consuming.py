@@ -10,7 +10,8 @@ from typing import Any
 from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.consuming import Consumer, Lease, OnLeases, OnLost, OnSent, Sending
 from sage_flow.channels.queue_items import decode_runs, pack
-from sage_flow.channels.remote_session import Call, RemoteSession
+from sage_flow.channels.remote_call import Call
+from sage_flow.channels.remote_session import RemoteSession
 from sage_flow.errors import QueueClosed
 
 __all__ = ["RemoteConsumer", "RemoteSending"]
@@ -111,6 +112,8 @@ class RemoteConsumer(Consumer):
                 value = partial(_item, payload, index)
                 settle = partial(self._settle, generation, delivery, len(leases))
                 leases.append(Lease(value, waited_s, begun, settle))
+        if self._holds:
+            self._session.hold(len(leases))
         return leases
 
     def _settle(self, generation: int, delivery: int, place: int, begun: bool | None) -> None:

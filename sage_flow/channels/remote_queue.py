@@ -10,8 +10,9 @@ from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.consuming import Consumer, OnLeases, OnLost, OnSent, Sending
 from sage_flow.channels.queue_items import decode_runs, encode_runs
 from sage_flow.channels.queue_methods import LiveQueue, check_count, check_most, waiting_time
+from sage_flow.channels.remote_call import ReachPolicy
 from sage_flow.channels.remote_consuming import RemoteConsumer, RemoteSending
-from sage_flow.channels.remote_session import ReachPolicy, RemoteSession
+from sage_flow.channels.remote_session import RemoteSession
 from sage_flow.errors import QueueClosed
 
 __all__ = ["ReachPolicy", "RemoteQueue"]

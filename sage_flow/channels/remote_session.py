@@ -14,8 +14,8 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from sage_flow.channels import queue_wire as wire
 from sage_flow.channels.consuming import Due, OnLost
 from sage_flow.channels.local_link import AnyLink
 from sage_flow.channels.queue_connection import QueueConnection
+from sage_flow.channels.remote_call import WAITING, Call, ReachPolicy
 from sage_flow.errors import (
     ChannelConflict,
     ChannelError,
@@ -39,44 +40,9 @@ _log = logging.getLogger("sage_flow.channels")
 _FIRST_PAUSE_S: Final = 0.05  # between two tries to connect; it doubles
 _LONGEST_PAUSE_S: Final = 1.0
 
-_WAITING: Final = (wire.PUT, wire.ASK_ROOM, wire.GET)
 _IN_DOUBT: Final = -1
 _LOST: Final = -2
 _FAILED: Final = -3
-
-
-@dataclass(frozen=True)
-class ReachPolicy:
-    """How hard to try to get a connection: seconds per try, and how many more tries after the first.
-
-    `served`: somebody has listened there. If nobody does, the host is gone; else it may not have come yet.
-    """
-
-    timeout_s: float = 30.0
-    retries: int = 3
-    served: bool = False
-
-
-@dataclass(eq=False)
-class Call:
-    """One request, from its first word to its answer; `then` is called with that, if no thread waits for it."""
-
-    number: int
-    words: tuple[Any, ...]  # the first is what is asked; `done` is put in when it is sent
-    answer: tuple[Any, ...] | None = None
-    sent: bool = False
-    waits: bool = False  # until it can be done; else it is answered at once
-    abandoned: bool = False  # nobody waits any more, but it may still be answered
-    then: Callable[[tuple[Any, ...]], object] | None = None
-    began: float = field(default_factory=time.monotonic)
-    changed: threading.Event = field(default_factory=threading.Event)  # answered, or the link broke
-
-    def __post_init__(self) -> None:
-        self.waits = self.words[0] in _WAITING and bool(self.words[1])
-
-    def settle(self, *answer: Any) -> None:
-        self.answer = answer
-        self.changed.set()
 
 
 class RemoteSession:
@@ -113,8 +79,11 @@ class RemoteSession:
         self._helping = threading.Lock()  # guards the next
         self._is_helped = False  # a thread of its own connects for calls that nobody waits for
         self._due = Due()
-        self._unsettled: list[tuple[Any, ...]] = []  # what is to be said of held items once there is a link
+        self._latest = 0  # the highest number of a call that was sent
+        self._held = 0  # items
+        self._settled: deque[tuple[int, tuple[Any, ...]]] = deque()  # what was said of them, behind which call
         self._watched: dict[int, OnLost] = {}  # by put
+        self.lost = False
         self.generation = 0
         """How often the host has forgotten us, and with us what we held."""
         self._attached: queue.SimpleQueue[tuple[AnyLink, int, tuple[Any, ...]]] = queue.SimpleQueue()
@@ -153,10 +122,16 @@ class RemoteSession:
     def settle(self, generation: int, word: int, *words: Any) -> None:
         """FINISH or GIVE_BACK an item, unless the host has done that itself."""
         with self._sending:
-            if generation == self.generation and self._link is not None:
-                self._tell(self._link, word, *words)
-            elif generation == self.generation and self._closed is None:
-                self._unsettled.append((word, *words))
+            if generation == self.generation and self._closed is None:
+                self._held -= 1
+                self._settled.append((self._latest, (word, *words)))
+                if self._link is not None:
+                    self._tell(self._link, word, *words)
+
+    def hold(self, count: int) -> None:
+        """So many items have come that are to be settled; until then the session has to last."""
+        with self._sending:
+            self._held += count
 
     def error_of(self, answer: tuple[Any, ...]) -> Exception | None:
         """What an answer to `begin` says went wrong."""
@@ -181,7 +156,9 @@ class RemoteSession:
     def _needs_help(self) -> bool:
         if self._link is not None or self._closed is not None:
             return False
-        return bool(self._watched) or any(call.then is not None for call in list(self._calls.values()))
+        return bool(self._held or self._settled or self._watched) or any(
+            call.then is not None for call in list(self._calls.values())
+        )
 
     def _help(self) -> None:
         while self._needs_help():
@@ -245,7 +222,7 @@ class RemoteSession:
     def _send(self, link: AnyLink, call: Call) -> None:
         """While `_sending` is held."""
         word, *rest = call.words
-        if word in _WAITING:
+        if word in WAITING:
             rest = [min(self._calls, default=call.number), *rest]
         if word == wire.PUT:  # perhaps there was no connection until now
             rest.append(time.monotonic() - call.began)
@@ -258,6 +235,7 @@ class RemoteSession:
                 copy_buffers=False,
             )
             call.sent = True
+            self._latest = max(self._latest, call.number)
         except LinkClosed as error:
             self.on_lost(link, str(error))
 
@@ -358,6 +336,7 @@ class RemoteSession:
         if self._host_id is None and not self._policy.served:
             where = f"queue {self._name[1]} at {self._host}"
             return ChannelNotReachable(f"{where} ({self._policy.retries + 1} tries): {error}{_cure(error)}")
+        self.lost = True
         self._settle_all(_LOST, why := f"its host is gone, and with it what was in the queue ({error})")
         return self.end(why)
 
@@ -398,13 +377,14 @@ class RemoteSession:
         with self._sending:
             if self._host_id not in (None, host):
                 why = "its host was started anew, and what was in the queue is lost"
-                self._closed = why
+                self._closed, self.lost = why, True
                 self._settle_all(_LOST, why)
                 return
             if self._host_id is not None and not known:
                 self._received = 0
                 self.generation += 1
-                self._unsettled.clear()
+                self._held = 0
+                self._settled.clear()
                 if self._part == wire.OWNER:
                     self._closed = why = "the connection was lost for longer than its host remembers"
                     self._settle_all(_LOST, why)
@@ -413,6 +393,8 @@ class RemoteSession:
             resumed = known or self._host_id is None
             self._host_id = host
             self._link = link
+            for _, words in self._settled:  # it may have been said over the lost link, and is true still
+                self._tell(link, *words)
             for call in list(self._calls.values()):
                 if call.words[0] == wire.PUT and call.sent and not resumed:
                     self._settle(call.number, _IN_DOUBT)
@@ -420,9 +402,6 @@ class RemoteSession:
                     self._calls.pop(call.number, None)
                 elif call.answer is None:  # a delivery that was sent again may have come meanwhile
                     self._send(link, call)
-            unsettled, self._unsettled = self._unsettled, []
-            for words in unsettled:
-                self._tell(link, *words)
 
     # What comes from the host, on the exchange thread or on one that reads for itself: two links may bring it at the
     # same time, an old one that somebody still reads and the new one. It takes no lock that is held for long.
@@ -437,6 +416,8 @@ class RemoteSession:
             if link is not self._heard:
                 return  # all that was open is said again over the new one, and answered there
             if word == wire.DELIVERY:
+                while self._settled and self._settled[0][0] < number:
+                    self._settled.popleft()  # the host has heard what was said before it heard this call
                 self._on_delivery(link, number, *answer)
             elif word == wire.ROOM:
                 self._on_room(link, number)

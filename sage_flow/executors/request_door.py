@@ -133,18 +133,20 @@ class RequestDoor:
         try:
             self._requests = made_requests(self._service.requests, self._service.name)
             live = self._requests.queue_instance
-            consumer = live.consume(self._on_leases, self._on_closed, holds=True)
+            consumer = live.consume(self._on_leases, partial(self._on_closed, live), holds=True)
         except Exception as error:
             self._on_fault(error)
             return
         with self._condition:
-            self._consumer = None if self._is_stopped else consumer
+            if self._is_stopped:
+                return
+            self._consumer = consumer
         self._port.when_open(self._service.name, lambda: consumer.grant(self._capacity))  # what waits can be another's
 
-    def _on_closed(self, error: Exception) -> None:
-        """Nobody can send requests any more, but the job may have other work."""
-        if isinstance(error, QueueClosed):
-            _log.warning("service %r takes no more requests by its queue: %s", self._service.name, error)
+    def _on_closed(self, live: LiveQueue, error: Exception) -> None:
+        """A queue that was closed ends this part of the job's work; the loss of a queue fails the job."""
+        if isinstance(error, QueueClosed) and not live.lost:
+            _log.warning("service %r takes no more requests from its queue: %s", self._service.name, error)
         else:
             self._on_fault(error)
 

@@ -419,6 +419,24 @@ def test_a_thread_that_reads_gives_up_after_its_time(room):
     assert here.next() == "after"
 
 
+def test_a_thread_that_reads_asks_again_when_it_is_interrupted(room):
+    (link, _), _ = room.pair()
+    asked, ended = threading.Event(), threading.Event()
+
+    def waits():
+        asked.set()
+        return not ended.is_set()
+
+    reading = threading.Thread(target=link.read_while, args=(waits, None))
+    reading.start()
+    asked.wait(PATIENCE_S)
+    ended.set()
+    link.interrupt()
+    reading.join(PATIENCE_S)
+    assert not reading.is_alive()
+    link.interrupt()  # nobody reads
+
+
 @every_way
 def test_a_thread_that_would_read_a_link_that_has_ended_does_not(room):
     (link, here), _ = room.pair()

@@ -10,14 +10,17 @@ import sys
 import time
 
 import pytest
+from call_peer import Answerer, serving, until_begun
 from forwarder import Forwarder
 from queue_kinds import KEY
 from queue_peer import get_and_freeze, put_there
+from test_queue_consuming import Taken
 from test_queue_waiting import start, until
 
+from sage_flow import ServiceClient
 from sage_flow.channels import RPCQueueDescriptor, RPCQueueServer
 from sage_flow.channels.hosted_queue import RESUME_S
-from sage_flow.errors import ChannelNotReachable, PutInDoubt, QueueClosed
+from sage_flow.errors import ChannelNotReachable, PutInDoubt, QueueClosed, ServiceUnavailable
 
 
 def test_a_client_killed_with_a_lease_gives_its_items_back_to_the_front(make_crossing, crossing, victim):
@@ -130,6 +133,77 @@ def test_a_large_put_repeated_after_a_reconnect_counts_once(line):
     assert [len(past.get(timeout=30)) for _ in range(2)] == [1_000_000] * 2
     assert past.statistics()["puts"] == 2
     assert past.empty()
+
+
+def test_what_is_held_is_held_over_a_reconnect(line):
+    descriptor, past = over(line)
+    taken = Taken(descriptor)
+    past.put_many(["a", "b", "c"])
+    taken.consumer.grant(2)
+    first, second = taken.next(), taken.next()
+    line.cut()
+    first.finish()  # perhaps there is no connection at this moment
+    second.give_back(begun=True)
+    until(past, held=0, depth=2)
+    taken.consumer.grant(1)
+    again = taken.next()
+    assert (again.value(), again.begun) == ("b", 1)
+    again.finish()
+    until(past, held=0, depth=1)
+
+
+def test_who_was_gone_for_too_long_holds_nothing_any_more(line):
+    descriptor, past = over(line)
+    taken = Taken(descriptor)
+    past.put("a")
+    taken.consumer.grant(1)
+    lease = taken.next()
+    line.refuse()
+    until(past, held=0, depth=1)
+    line.admit()
+    lease.finish()
+    other = Taken(past)
+    other.consumer.grant(1)
+    again = other.next()
+    assert (again.value(), again.begun) == ("a", 1)
+
+
+@pytest.mark.race
+def test_calls_by_a_queue_are_answered_however_often_the_connection_breaks(line):
+    requests, past = over(line)
+    with serving(past, concurrency=4):
+        client = ServiceClient(requests, timeout=60)
+        futures = []
+        for number in range(200):
+            futures.append(client.process.remote(number))
+            if number % 20 == 0:
+                line.cut()
+        assert [future.result() for future in futures] == [("answer to", number) for number in range(200)]
+
+
+def test_a_call_whose_connection_is_gone_for_good_ends_and_the_next_one_connects_again(line, tmp_path):
+    requests, past = over(line)
+    log = str(tmp_path / "begun")
+    with serving(past, Answerer, log):
+        client = ServiceClient(requests, timeout=600)
+        taken = client.begin.remote("taken", 0.5)
+        until_begun(log)
+        line.refuse()
+        with pytest.raises(ServiceUnavailable):
+            taken.result()
+        with pytest.raises(ServiceUnavailable):
+            client.process("not yet")
+        line.admit()
+        assert client.process("again") == ("answer to", "again")
+
+
+def test_a_job_fails_if_its_queue_of_requests_is_lost(line):
+    requests, past = over(line)
+    with serving(requests) as job:
+        assert ServiceClient(past, timeout=60).process(1) == ("answer to", 1)
+        line.refuse()
+        with pytest.raises(QueueClosed):
+            job.result(60)
 
 
 def test_a_delivery_that_did_not_arrive_is_sent_again(line):
