@@ -57,7 +57,12 @@ OnLeases = Callable[[list[Lease]], object]
 
 
 class Consumer(ABC):
-    """Takes items of a queue as they come, as many as it was granted."""
+    """Takes items of a queue as they come, as many as it was granted.
+
+    `shortcut`: what a sender in the same process may use in the place of an item, see `LiveQueue.shortcut`.
+    """
+
+    shortcut: Any = None
 
     @abstractmethod
     def grant(self, count: int) -> None:
@@ -66,6 +71,9 @@ class Consumer(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Nothing comes any more, but for what is being brought at this moment. Leases that are held stay."""
+
+    def return_shortcut(self) -> None:  # noqa: B027 - most kinds lend none
+        """Who was given `shortcut` has used it: another item may come in its place."""
 
 
 class Sending(ABC):

@@ -98,6 +98,12 @@ class LiveQueue(QueueMethods):
     def consume(self, on_leases: OnLeases, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
         """Take items as they come; without `holds` they are out of the queue then. Raises: QueueClosed."""
 
+    def shortcut(self) -> Any:
+        """The `shortcut` of a consumer of this process that waits for an item at this moment, in the place of one.
+
+        None: there is none, and an item has to be sent. It is given back by `Consumer.return_shortcut`.
+        """
+
     def read_while(
         self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object]
     ) -> None:

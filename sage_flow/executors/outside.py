@@ -117,6 +117,7 @@ class OutsidePort(CallingPort):
             why = self._ended.get(made.service)
             self._sending += why is None
         if why is not None:
+            made.target = None  # nobody has it, and nobody will
             self._end(made, Outcome(error=ServiceUnavailable(why)))
             return
         try:

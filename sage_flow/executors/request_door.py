@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.channels.call_items import Answer, Question, content_of, open_content, question_from
 from sage_flow.channels.reply_queues import visit_reply_queue
-from sage_flow.errors import ChannelError, CodecError, QueueClosed, ServiceUnavailable
+from sage_flow.errors import ChannelError, CodecError, QueueClosed, ServiceError, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
 from sage_flow.plan.graph import Kind
 from sage_flow.runtime.caller import check_request
+from sage_flow.runtime.calls import Outcome
 from sage_flow.runtime.failure import pack_error
 from sage_flow.service import Call
 from sage_flow.service_requests import made_requests
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sage_flow.channels.queue_methods import LiveQueue
     from sage_flow.executors.outside import OutsidePort
     from sage_flow.plan.physical import Plan, ServicePlan
-    from sage_flow.runtime.calls import OpenCall, Outcome
+    from sage_flow.runtime.calls import OpenCall
 
 __all__ = ["RequestDoor", "doors_of"]
 
@@ -77,7 +78,6 @@ class RequestDoor:
         self._wake_at = float("inf")
         self._open: dict[int, OpenCall] = {}
         self._leases = 0  # that we hold
-        self._beginning = 0  # calls that are being made at this moment
         self._is_stopped = False
         self._is_over = False
         self._requests: BaseQueueDescriptor | None = None
@@ -96,8 +96,6 @@ class RequestDoor:
         with self._condition:
             self._is_stopped = True
             consumer = self._consumer
-            while self._beginning:  # no call may be made when this has returned
-                self._condition.wait()
         if consumer is not None:
             consumer.stop()
 
@@ -141,6 +139,7 @@ class RequestDoor:
             if self._is_stopped:
                 return
             self._consumer = consumer
+            consumer.shortcut = self
         self._port.when_open(self._service.name, lambda: consumer.grant(self._capacity))  # what waits can be another's
 
     def _on_closed(self, live: LiveQueue, error: Exception) -> None:
@@ -170,21 +169,9 @@ class RequestDoor:
 
     def _begin(self, lease: Lease, came: float) -> bool:
         """Make the call; True if there is none to make, and the place is free again."""
-        with self._condition:
-            if not self._is_stopped:
-                self._beginning += 1
-            is_late = self._is_stopped
-        if is_late:
+        if self._is_stopped:  # else the port says so, and makes no call
             self._settle(lease, give_back=True)
             return True
-        try:
-            return self._call_for(lease, came)
-        finally:
-            with self._condition:
-                self._beginning -= 1
-                self._condition.notify_all()
-
-    def _call_for(self, lease: Lease, came: float) -> bool:
         name = self._service.name
         try:
             question = question_from(lease.value())
@@ -263,6 +250,25 @@ class RequestDoor:
             self._leases -= 1
             if not self._leases:
                 self._condition.notify_all()
+
+    def call_now(self, call: Call, timeout_s: float, group: int | None) -> Outcome | None:
+        """Make a call for a caller of this process, and wait for it; None if it was not begun, or may be begun again.
+
+        It takes the place of an item, which a hand-over to us would have been (see `LiveQueue.shortcut`).
+        """
+        port = self._port
+        try:
+            check_request(self._service, call.method, group)
+            made = port.call(self._service, call, timeout_s, group, self._pool)
+            outcome = port.await_call(made)
+        except ServiceError as error:
+            return Outcome(error=error)
+        finally:
+            if (consumer := self._consumer) is not None:
+                consumer.return_shortcut()
+        if outcome is not None and isinstance(outcome.error, ServiceUnavailable):
+            return None if made.target is None or call.retry else outcome
+        return outcome
 
     # -- replies --------------------------------------------------------------------------------------------
 

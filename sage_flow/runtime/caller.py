@@ -44,7 +44,9 @@ class Caller:
         return ServiceHandle(self, find_service(self._services, service).name)
 
     def call(self, call: Call) -> Any:
-        plan, timeout_s, group = self._checked(call)
+        return self._get(call, *self._checked(call))
+
+    def _get(self, call: Call, plan: ServicePlan, timeout_s: float, group: int | None) -> Any:
         made = self._port.call(plan, call, timeout_s, group)
         outcome = self._port.await_call(made)
         if outcome is None:

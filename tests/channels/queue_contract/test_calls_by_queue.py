@@ -306,6 +306,50 @@ def test_a_client_travels(make_crossing, crossing):
             assert client.process(1) == ("answer to", 1)
 
 
+# --- who waits for a call in the process of who answers it --------------------------------------------------
+
+
+def test_a_call_that_is_waited_for_takes_its_place_as_any_other(make, asleep):
+    requests = make()
+    with serving(requests, Sleeper), ThreadPoolExecutor(2) as pool:
+        client = ServiceClient(requests, timeout=60)
+        sleeping = pool.submit(client.sleep)
+        until(requests, held=1)
+        behind = pool.submit(client.process, "behind it")
+        until(requests, held=1, depth=1)
+        Sleeper.woken.set()
+        assert (sleeping.result(60), behind.result(60)) == (None, "behind it")
+        assert client.process("and so on") == "and so on"
+        until(requests, held=0, depth=0)
+        assert requests.statistics()["puts"] == 3
+
+
+def test_who_came_before_is_not_overtaken_by_a_call_that_is_waited_for(make):
+    requests = make()
+    client = ServiceClient(requests, timeout=60)
+    early = [client.count.remote() for _ in range(20)]
+    with serving(requests, Counter):
+        assert client.count() == 21
+        assert [future.result() for future in early] == list(range(1, 21))
+
+
+def test_a_call_that_is_waited_for_ends_with_the_job_or_goes_to_the_next(make, asleep):
+    requests = make()
+    with ThreadPoolExecutor(2) as pool:
+        with serving(requests, Sleeper, concurrency=2) as job:
+            client = ServiceClient(requests, timeout=60)
+            once, again = pool.submit(client.sleep), pool.submit(client.options(retry=True).sleep)
+            until(requests, held=2)
+            cancelling = threading.Thread(target=job.cancel)
+            cancelling.start()
+            assert isinstance(once.exception(60), errors.ServiceUnavailable)
+            Sleeper.woken.set()
+            cancelling.join(60)
+        until(requests, depth=1)
+        with serving(requests, Sleeper):
+            assert again.result(60) is None
+
+
 # --- bad input --------------------------------------------------------------------------------------------
 
 
