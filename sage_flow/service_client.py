@@ -1,7 +1,7 @@
 """`ServiceClient`: calls of a service by the descriptor of the queue that it takes requests from.
 
-All clients of a process whose queues are in the same place share one queue for the replies. Its descriptor travels
-with each request; whoever answers puts the reply there, and it finds its call by its number.
+All clients of a process whose request queues are in the same place share one reply queue. Each request names it; the
+responder puts the reply there, and the number in the reply leads to its call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["ServiceClient"]
 
 _KEPT: Final = 16
-_AT_ONCE: Final = 1000  # replies that may come before the first is looked at
+_AT_ONCE: Final = 1000  # replies that the reply queue may deliver before this process has read the first
 
 
 class ServiceClient(ServiceHandle):
@@ -64,7 +64,7 @@ class ServiceClient(ServiceHandle):
 
     def __init__(self, requests: BaseQueueDescriptor, *, timeout: float = 10.0, max_pending: int = 256) -> None:
         if not isinstance(requests, BaseQueueDescriptor):
-            raise PipelineError(f"ServiceClient needs the descriptor of a queue of requests, not {requests!r}")
+            raise PipelineError(f"ServiceClient needs the descriptor of a queue, not {requests!r}")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
             raise PipelineError(f"timeout of a ServiceClient must be a number of seconds above 0, not {timeout!r}")
         name = requests.queue_id
@@ -105,7 +105,7 @@ def _remade(
 
 
 class _QueueCaller(Caller):
-    """Goes the short way where who answers is in this process, and waits for a request at this moment."""
+    """Calls the service directly if its door is in this process and waits for a request."""
 
     def __init__(self, services: Mapping[str, ServicePlan], port: _QueuePort) -> None:
         super().__init__(services, port)
@@ -129,7 +129,7 @@ class _QueueCaller(Caller):
 
 
 class _QueuePort(ReadingPort):
-    """Requests go into one queue, replies come by the process's own."""
+    """Sends requests through one queue and gets replies from the reply queue of the process."""
 
     def __init__(self, requests: BaseQueueDescriptor, service: ServicePlan) -> None:
         self.requests = requests
@@ -143,7 +143,7 @@ class _QueuePort(ReadingPort):
         self.note_open(self.service.name)  # waiting in the queue is a part of the call's time
 
     def after_fork(self) -> None:
-        """The calls that are open are our parent's."""
+        """The open calls belong to the parent process."""
         self._begin()
 
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
@@ -151,30 +151,30 @@ class _QueuePort(ReadingPort):
             self._replies.read_while(is_waiting, timeout_s)
 
     def end(self, call: OpenCall, error: BaseException) -> None:
-        """There will be no reply."""
+        """End a call that will get no reply."""
         self._end(call, Outcome(error=error))
 
     def _end(self, call: OpenCall, outcome: Outcome) -> bool:
         ended = super()._end(call, outcome)
         if ended and self._replies is not None:
-            self._replies.interrupt()  # who waits for the call waits for its reply
+            self._replies.interrupt()  # the thread that waits for this call may be reading
         return ended
 
     def cancel(self, call: OpenCall) -> bool:
-        target, call.target = call.target, None  # nobody can be told
+        target, call.target = call.target, None  # a request in a queue cannot be cancelled
         ended = super().cancel(call)
         call.target = target
         return ended
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
-        return -1 if group is None else group  # who answers chooses
+        return -1 if group is None else group  # the responder chooses
 
     def _send(self, made: OpenCall, call: Call) -> None:
         try:
             replies = self._replies
             if replies is None or replies.is_closed:
                 replies = self._replies = _reach_replies(self.requests)
-            if (requests := self.requests.queue_instance).closed:  # perhaps its host is there again
+            if (requests := self.requests.queue_instance).closed:  # its host may have come back
                 self.requests.trim()
                 requests = self.requests.queue_instance
             replies.send(self, requests, made, call)
@@ -189,12 +189,12 @@ def _no_message(message: Any) -> None:
 
 
 class _Replies:
-    """The queue of this process for replies, beside queues of requests in one place."""
+    """The reply queue of this process for request queues in one place."""
 
     def __init__(self, requests: BaseQueueDescriptor) -> None:
         self._descriptor, self._described = make_reply_queue(requests)
         self._live = self._descriptor.queue_instance
-        self._live.qsize()  # it has to be there before who answers looks for it
+        self._live.qsize()  # the queue must exist before a responder looks for it
         self._numbers = itertools.count(1)
         self._open: dict[int, tuple[_QueuePort, OpenCall]] = {}
         self._closed: Exception | None = None
@@ -234,18 +234,18 @@ class _Replies:
     def _sent(self, number: int, error: Exception | None) -> None:
         if error is not None and (found := self._open.pop(number, None)) is not None:
             port, made = found
-            port.end(made, ServiceUnavailable(f"{made.label}: its queue of requests: {error}"))
+            port.end(made, ServiceUnavailable(f"{made.label} was not sent: {error}"))
 
     def _lost(self, number: int, retry: bool, with_queue: bool) -> None:
-        """The request is in no queue any more, or whoever had taken it is gone."""
+        """The request was lost with its queue, or its responder has died."""
         if (retry and not with_queue) or (found := self._open.pop(number, None)) is None:
             return
         port, made = found
         why = (
-            "its queue of requests has ended"
+            "its request queue was closed"
             if with_queue
-            else "whoever had taken this request died before he replied; it may have been carried out"
-            " (options(retry=True) has such requests run again)"
+            else "the responder that had taken this request died before it replied; the request may have been carried"
+            " out (with options(retry=True) the next responder runs it again)"
         )
         port.end(made, ServiceUnavailable(f"{made.label}: {why}"))
 
@@ -257,21 +257,21 @@ class _Replies:
         for lease in leases:
             answer = answer_from(lease.value())
             found = None if answer is None else self._open.pop(answer.number, None)
-            if answer is None or found is None:  # it came twice, or too late
+            if answer is None or found is None:  # a duplicate, or too late
                 continue
             port, made = found
             port.take_reply(_reply(made, answer.content, answer.error))
         self._consumer.grant(len(leases))
 
     def _on_closed(self, error: Exception) -> None:
-        """Nobody can reply any more."""
+        """Replies cannot arrive any more: end all open calls."""
         self._closed = error
         while self._open:
             try:
                 _, (port, made) = self._open.popitem()
             except KeyError:
                 break
-            port.end(made, ServiceUnavailable(f"{made.label}: the queue for its reply: {error}"))
+            port.end(made, ServiceUnavailable(f"{made.label} cannot get a reply: {error}"))
 
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
         self._live.read_while(is_waiting, timeout_s, self._open.__len__)
@@ -294,12 +294,12 @@ def _reply(made: OpenCall, content: Any, error: Any) -> Reply:
 _lock = threading.Lock()
 _locks: dict[Hashable, threading.Lock] = {}  # by place
 _replies_of: weakref.WeakValueDictionary[Hashable, _Replies] = weakref.WeakValueDictionary()
-_latest: deque[_Replies] = deque(maxlen=_KEPT)  # stay while no client has them
+_latest: deque[_Replies] = deque(maxlen=_KEPT)  # kept also without clients
 _ports: weakref.WeakSet[_QueuePort] = weakref.WeakSet()
 
 
 def _reach_replies(requests: BaseQueueDescriptor) -> _Replies:
-    """Those of this process; made if there are none, or if their queue was closed. Raises: ChannelError."""
+    """Return the reply queue of this process; create it if there is none, or if it was closed. Raises: ChannelError."""
     place = requests.reply_place
     found = _replies_of.get(place)
     if found is None or found.is_closed:

@@ -1,4 +1,4 @@
-"""Which queues a service may take requests from, as users say it."""
+"""Checks of `requests=`, the descriptor of the queue from which a service takes requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def made_requests(
 
 
 def check_requests_travel(services: Iterable[ServicePlan]) -> None:
-    """The process that leads the job is another one, on whatever machine. Raises PipelineError."""
+    """Check that another process, which leads the job, can reach the queues. Raises PipelineError."""
     for service in services:
         requests = service.requests
         if not _is_descriptor(requests):

@@ -1,7 +1,7 @@
-"""Calls of services as items of queues: plain tuples, so that nothing of a user's is needed to read the rest.
+"""Requests and replies as items of queues: plain tuples, which every process can unpickle.
 
-What a user gave travels inside, as a payload of its own: if it cannot be made on the other side, that is the outcome
-of this one call. Inside a process it is the object itself, which nobody else has.
+The arguments and the reply value are pickled separately inside them. If the other side cannot unpickle them, only this
+call fails. Inside one process they are the objects themselves, which nobody else holds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Content = tuple[bool, Any]
 
 
 class Question(NamedTuple):
-    """A request. `number` is its caller's, `replies` names the queue where he awaits the reply.
+    """A request. `number` identifies it in the calling process; `replies` names the reply queue.
 
-    `left_s`: when it was put, he would wait for so long. `group`: the key group, if the caller gave a key. `retry`: it
-    may be run again if whoever has begun it died. `content`: the arguments, positional ones and those by name.
+    `left_s`: the remaining time of the call when the request was sent. `group`: the key group, if the caller gave a
+    key. `retry`: it may be run again if its responder dies. `content`: positional and keyword arguments.
     """
 
     number: int

@@ -1,9 +1,10 @@
-"""Queues for who must not wait: items are sent and taken by callbacks, and an item may be held until it is dealt with.
+"""Put and get with callbacks, for code that must not block, and leases that are held until an item is finished.
 
-A `Consumer` takes as many items as it was granted. Each comes as a `Lease`: the item belongs to the queue until
-`finish`; `give_back` puts it to the front again, and so does the queue if its taker dies.
+A `Consumer` takes as many items as it was granted, each as a `Lease`. The item belongs to the queue until `finish`.
+`give_back` returns it to the front of the queue, and so does the queue when the consumer's process dies.
 
-Callbacks come in whatever thread brings the news - one that puts, one that reads a socket - and must not wait.
+A callback runs in the thread that brings the message, such as a thread that puts or one that reads a socket, and must
+not block.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ OnLost = Callable[[bool], object]
 and the item is in the queue again."""
 
 OnSent = Callable[[Exception | None], object]
-"""Called once: with None when the item is in the queue, else with why it is not."""
+"""Called once, with None when the item is in the queue, or else with the error."""
 
 
 class Lease:
-    """An item that was taken. `waited_s`: since it was put, by the clock of the queue's host.
+    """An item that was taken. `waited_s`: seconds since it was put, measured by the host of the queue.
 
-    `begun`: how often somebody has taken it before, and neither finished it nor gave it back untouched.
+    `begun`: how often earlier consumers had begun it: they died, or gave it back as begun.
     """
 
     __slots__ = ("_settle", "_value", "begun", "waited_s")
@@ -41,15 +42,15 @@ class Lease:
         self._settle = settle
 
     def value(self) -> Any:
-        """The item. Raises: CodecError if it cannot be made here."""
+        """Return the item. Raises: CodecError if it cannot be unpickled here."""
         return self._value()
 
     def finish(self) -> None:
-        """It is dealt with: the queue forgets it."""
+        """The item is done; the queue forgets it."""
         self._settle(None)
 
     def give_back(self, *, begun: bool) -> None:
-        """To the front of the queue; `begun`: it may have been worked on."""
+        """Return the item to the front of the queue; `begun`: it may have been worked on."""
         self._settle(begun)
 
 
@@ -66,14 +67,14 @@ class Consumer(ABC):
 
     @abstractmethod
     def grant(self, count: int) -> None:
-        """So many items more may come."""
+        """Allow `count` more items."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Nothing comes any more, but for what is being brought at this moment. Leases that are held stay."""
+        """Take no more items. A callback may still be running. Leases that are held stay valid."""
 
     def return_shortcut(self) -> None:  # noqa: B027 - most kinds lend none
-        """Who was given `shortcut` has used it: another item may come in its place."""
+        """The sender that got `shortcut` has used it; another item may come in its place."""
 
 
 class Sending(ABC):
@@ -81,21 +82,21 @@ class Sending(ABC):
 
     @abstractmethod
     def withdraw(self) -> None:
-        """Nobody waits for it any more: if it has no room yet it is not put, and `on_lost` is not called."""
+        """Give up: if the item still waits for room it is not put; `on_lost` is not called."""
 
 
 class Due:
-    """Callbacks that are due, for when no lock is held. Those that callbacks cause follow behind, not inside, them."""
+    """Callbacks to be called when no lock is held. Callbacks that they cause run after them, not inside them."""
 
     def __init__(self) -> None:
         self._due: deque[Callable[[], object]] = deque()
 
     def add(self, callback: Callable[[], object]) -> None:
-        """It is due."""
+        """Add a callback."""
         self._due.append(callback)
 
     def run(self) -> None:
-        """Call what is due, unless a call in this thread is about to."""
+        """Call them, unless a `run` further up in this thread will do it."""
         if not self._due:
             return
         if _here.queues is not None:
@@ -117,7 +118,7 @@ class Due:
 
 class _Here(threading.local):
     queues: deque[deque[Callable[[], object]]] | None = None
-    """What is to be called in this thread, while something is."""
+    """The callbacks that the `run` of this thread has still to call; None: no `run` is active."""
 
 
 _here = _Here()

@@ -7,8 +7,9 @@ that comes back in time names the last delivery it received, and says its open r
   back to the front if the session ends first (first in, first out is best effort then);
 * a put that is said twice counts once, because accepted puts are remembered until the client has heard of it.
 
-A get that *holds* keeps its lease when the items have arrived: each of them until the client says that it is done with
-it. If the session ends first, the item goes back to the front, marked as begun, and who has put it hears that.
+A get that *holds* keeps its lease after the items have arrived: each item until the client finishes it or gives it
+back. If the session ends first, the item returns to the front, marked as begun, and the session that put it is
+notified.
 
 Pure: an event in, decisions out. Time is passed in, `payload` is whatever the items are for the shell.
 """
@@ -40,9 +41,9 @@ class Run(NamedTuple):
     since: float
     """When it was put, in seconds of the host's clock."""
     begun: int = 0
-    """How often somebody held it and did not say that he was done."""
+    """How often a client held it and died, or gave it back as begun."""
     putter: tuple[str, int] | None = None
-    """Session and number of the put that wants to hear of that."""
+    """Session and number of the put to notify of that; None: nobody."""
 
     @property
     def items(self) -> int:
@@ -155,7 +156,7 @@ class _Session:
 class HostedQueue:
     """`maxsize` <= 0: unbounded. It counts items that wait, not those under way.
 
-    `owner`: the session that it is there for; it ends with it.
+    `owner`: the queue ends when this session does.
     """
 
     def __init__(self, maxsize: int, now: float, owner: str | None = None) -> None:
@@ -465,7 +466,7 @@ class HostedQueue:
         return [*told, *self._match(now)]
 
     def _watching(self, runs: Iterable[Run]) -> Iterator[_Request]:
-        """Those of the puts that want to hear of their items and can."""
+        """Return the puts of these items to notify, as far as their sessions are connected."""
         for putter in dict.fromkeys(run.putter for run in runs):
             if putter is not None and (session := self._sessions.get(putter[0])) and session.gone_at is None:
                 yield putter

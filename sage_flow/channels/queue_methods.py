@@ -92,16 +92,16 @@ class LiveQueue(QueueMethods):
 
     @abstractmethod
     def send(self, item: Any, on_sent: OnSent, on_lost: OnLost | None = None) -> Sending:
-        """Put `item` as soon as there is room, without waiting for that. Raises: QueueClosed; CodecError."""
+        """Put `item` as soon as there is room, without blocking. Raises: QueueClosed; CodecError."""
 
     @abstractmethod
     def consume(self, on_leases: OnLeases, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
         """Take items as they come; without `holds` they are out of the queue then. Raises: QueueClosed."""
 
     def shortcut(self) -> Any:
-        """The `shortcut` of a consumer of this process that waits for an item at this moment, in the place of one.
+        """Return the `shortcut` of a consumer in this process that waits for an item; it counts as an item.
 
-        None: there is none, and an item has to be sent. It is given back by `Consumer.return_shortcut`.
+        None: there is no such consumer, so send an item. The user of the shortcut calls `Consumer.return_shortcut`.
         """
 
     def read_while(

@@ -1,4 +1,4 @@
-"""Items that are sent to, and taken from, a queue of another process by callbacks: see `consuming`."""
+"""Put and get with callbacks (`consuming`) for a queue that another process hosts."""
 
 from __future__ import annotations
 

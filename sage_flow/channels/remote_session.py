@@ -1,8 +1,8 @@
 """One process's session at a queue that another process hosts (or this one, over a socket of its own).
 
-A request is sent once and then waited for, by a thread or by a callback; nothing is asked again while it waits. If the
-link breaks, whoever waits dials again - for callbacks a thread of their own does - the session is resumed and all open
-requests are said again: the host knows what it has answered. Getting a connection is no part of a `timeout`:
+A request is sent once; then a thread or a callback waits for its answer, without polling. If the link breaks, a waiting
+thread dials again (for callbacks a separate thread does), resumes the session and sends all open requests again: the
+host knows which ones it has answered. Getting a connection is no part of a `timeout`:
 `connection_timeout` and `retry_count` bound it.
 """
 
@@ -98,7 +98,7 @@ class RemoteSession:
         then: Callable[[tuple[Any, ...]], object],
         on_lost: OnLost | None = None,
     ) -> Call:
-        """Say them; `then` gets the answer, see `error_of`. Raises: QueueClosed."""
+        """Send a request; call `then` with the answer, see `error_of`. Raises: QueueClosed."""
         call = Call(next(self._numbers), words, then=then)
         if on_lost is not None:
             self._watched[call.number] = on_lost
@@ -108,7 +108,7 @@ class RemoteSession:
         return call
 
     def take_back(self, call: Call) -> None:
-        """The answer is not waited for any more, and there need be none."""
+        """Withdraw a request of `begin`."""
         with self._sending, self._hearing:
             self._watched.pop(call.number, None)
             if call.answer is not None:
@@ -120,7 +120,7 @@ class RemoteSession:
                 self._tell(self._link, wire.WITHDRAW, call.number)
 
     def settle(self, generation: int, word: int, *words: Any) -> None:
-        """FINISH or GIVE_BACK an item, unless the host has done that itself."""
+        """FINISH or GIVE_BACK an item, unless the host has returned it meanwhile."""
         with self._sending:
             if generation == self.generation and self._closed is None:
                 self._held -= 1
@@ -129,12 +129,12 @@ class RemoteSession:
                     self._tell(self._link, word, *words)
 
     def hold(self, count: int) -> None:
-        """So many items have come that are to be settled; until then the session has to last."""
+        """Note that `count` items have arrived that will be settled; until then the session must stay alive."""
         with self._sending:
             self._held += count
 
     def error_of(self, answer: tuple[Any, ...]) -> Exception | None:
-        """What an answer to `begin` says went wrong."""
+        """Return the error of an answer, None if there is none."""
         if answer[0] == _FAILED:
             failure: Exception = answer[1]
             return failure
@@ -164,7 +164,7 @@ class RemoteSession:
         while self._needs_help():
             try:
                 self._connect()
-            except Exception as error:  # that of whoever is called back
+            except Exception as error:  # the callbacks get it
                 for call in list(self._calls.values()):
                     if call.then is not None:
                         self._settle(call.number, _FAILED, error)

@@ -1,6 +1,6 @@
-"""Where the answers of a service go that is called by a queue: one queue per calling process, beside that queue.
+"""Reply queues: each calling process has one, in the same place as the request queue.
 
-It is its caller's own and ends with his process. Who answers visits it: he makes none for a caller who has gone.
+It ends with the process. A responder attaches to it as a visitor and never creates it.
 """
 
 from __future__ import annotations

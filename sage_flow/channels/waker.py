@@ -1,4 +1,4 @@
-"""What wakes a thread that waits for file descriptors."""
+"""Wakes a thread that polls file descriptors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Waker"]
 
 
 class Waker:
-    """A pipe: `poll` on `fileno()` returns after `wake()`, once. Its ends go with it."""
+    """A pipe. `poll` of `fileno()` returns after `wake()`. The pipe is closed with this object."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -16,7 +16,7 @@ class Waker:
         os.set_blocking(self._write, False)
 
     def fileno(self) -> int:
-        """What to wait for."""
+        """The file descriptor to poll."""
         return self._read
 
     def wake(self) -> None:
@@ -24,10 +24,10 @@ class Waker:
         try:
             os.write(self._write, b"\0")
         except BlockingIOError:
-            pass  # it is full, and so wakes anyway
+            pass  # the pipe is full, so the thread wakes anyway
 
     def clear(self) -> None:
-        """By who was woken."""
+        """Called by the thread that was woken."""
         try:
             os.read(self._read, 4096)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What a `CallingPort` needs that is in no job."""
+"""The clock, conditions and sending of a `CallingPort` that belongs to no job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers outside a job whose replies come by a connection: who waits for one reads it himself, if nobody else does."""
+"""The port of callers outside a job whose replies arrive on a connection; the waiting thread reads it itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ReadingPort(CallingPort):
 
     @abstractmethod
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
-        """Read while `is_waiting()`; return at once if another thread does."""
+        """Read while `is_waiting()`; return at once if another thread reads."""
 
     def in_activation(self) -> bool:
         return False

@@ -1,9 +1,9 @@
-"""Where requests that come by a queue enter a job: for each service that takes some, in the process of its driver.
+"""Doors: they take requests from queues and call the services of a job. A door runs in the process of the driver.
 
-The door takes no more requests at a time than the service can work on, so that other jobs may serve the same queue,
-and holds the lease of each until its reply is in its caller's queue. If this process dies the queue gives them to the
-next door, marked as begun, which answers them with ServiceUnavailable, or has them run again if their caller allowed
-that. If only the service dies, this door does either by itself.
+A door takes no more requests at once than its service can work on, so that other jobs can serve the same queue. It
+holds the lease of each request until the reply is in the queue of the caller. If this process dies, the queue gives the
+requests to the next door, marked as begun; that door answers them with ServiceUnavailable, or runs them again if the
+caller set `retry`. If only the service dies, this door does the same itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.channels.call_items import Answer, Question, content_of, open_content, question_from
 from sage_flow.channels.reply_queues import visit_reply_queue
-from sage_flow.errors import ChannelError, CodecError, QueueClosed, ServiceError, ServiceUnavailable
+from sage_flow.errors import ChannelError, CodecError, InternalError, QueueClosed, ServiceError, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
 from sage_flow.plan.graph import Kind
 from sage_flow.runtime.caller import check_request
@@ -40,35 +40,34 @@ __all__ = ["RequestDoor", "doors_of"]
 _log = logging.getLogger("sage_flow")
 
 _MOST_BEGUN: Final = 3
-"""A request whose responders died so often is not run again: it may be what kills them."""
+"""After so many deaths of its responders a request is not run again, because it may be the cause."""
 _CALLERS: Final = 1000
-"""Callers whose reply queues are kept at hand."""
+"""The number of callers whose reply queues a door keeps."""
 
 
 def doors_of(plan: Plan, port: OutsidePort, on_fault: Callable[[ServicePlan, Exception], None]) -> list[RequestDoor]:
-    """A door for each service that takes requests from a queue; `on_fault` if there is no way to that."""
+    """Return a door for each service with `requests=`. A door that cannot reach its queue calls `on_fault`."""
     services = [service for service in plan.services.values() if service.requests is not None]
     return [RequestDoor(service, _capacity(plan, service), port, partial(on_fault, service)) for service in services]
 
 
 def _capacity(plan: Plan, service: ServicePlan) -> int:
-    """How many requests the service can work on at a time; a pipeline as many as one caller may have open."""
+    """Return how many requests the service can work on at once; for a pipeline its `max_pending`."""
     head = next(chain for chain in plan.chains if chain.id == service.chain).head
     at_once = service.parallelism * service.concurrency if head.kind is Kind.SERVICE else service.max_pending
     return min(at_once, service.max_pending)
 
 
 class RequestDoor:
-    """Takes requests for one service. `open` and `stop` do not wait; callbacks come in any thread.
+    """Takes requests for one service. `open` and `stop` do not block; callbacks run in any thread.
 
-    Its own thread does what takes time: to reach the queue of requests, and those of callers; and it ends the calls
-    whose time has passed.
+    The thread of the door does what takes time: it connects to the queues, and it ends calls whose time has passed.
     """
 
     def __init__(
         self, service: ServicePlan, capacity: int, port: OutsidePort, on_fault: Callable[[Exception], None]
     ) -> None:
-        self._service = replace(service, max_pending=capacity + 1)  # it has always room for what we take
+        self._service = replace(service, max_pending=capacity + 1)  # so that a call never waits
         self._pool = f"requests of {service.name}"
         self._capacity = capacity
         self._port = port
@@ -92,7 +91,7 @@ class RequestDoor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take none any more; those that were taken get their outcome."""
+        """Take no more requests. Those that were taken still get their outcome."""
         with self._condition:
             self._is_stopped = True
             consumer = self._consumer
@@ -100,7 +99,7 @@ class RequestDoor:
             consumer.stop()
 
     def close(self, patience_s: float) -> None:
-        """The job is over: wait until all replies have arrived in the queues of their callers, but not for longer."""
+        """Wait until all replies are in the queues of their callers, at most `patience_s` seconds; then end."""
         self.stop()
         with self._condition:
             self._condition.wait_for(lambda: not self._leases, patience_s)
@@ -140,10 +139,12 @@ class RequestDoor:
                 return
             self._consumer = consumer
             consumer.shortcut = self
-        self._port.when_open(self._service.name, lambda: consumer.grant(self._capacity))  # what waits can be another's
+        self._port.when_open(
+            self._service.name, lambda: consumer.grant(self._capacity)
+        )  # others may serve it until then
 
     def _on_closed(self, live: LiveQueue, error: Exception) -> None:
-        """A queue that was closed ends this part of the job's work; the loss of a queue fails the job."""
+        """A closed queue ends the work of this door; a lost queue fails the job."""
         if isinstance(error, QueueClosed) and not live.lost:
             _log.warning("service %r takes no more requests from its queue: %s", self._service.name, error)
         else:
@@ -168,8 +169,8 @@ class RequestDoor:
             self._free(done)
 
     def _begin(self, lease: Lease, came: float) -> bool:
-        """Make the call; True if there is none to make, and the place is free again."""
-        if self._is_stopped:  # else the port says so, and makes no call
+        """Make the call; return True if no call was made, so that the slot is free again."""
+        if self._is_stopped:  # if it stops after this check, the port refuses the call
             self._settle(lease, give_back=True)
             return True
         name = self._service.name
@@ -178,13 +179,13 @@ class RequestDoor:
         except CodecError as error:
             question, why = None, str(error)
         else:
-            why = "it is no request of a ServiceClient"
+            why = "it is not a request of a ServiceClient"
         if question is None:
-            _log.warning("an item in the queue of requests for service %r is dropped: %s", name, why)
+            _log.warning("service %r dropped an item of its request queue: %s", name, why)
             self._settle(lease)
             return True
         left_s = question.left_s - lease.waited_s - (self._port.now() - came)
-        if left_s <= 0:  # its caller has noticed, too
+        if left_s <= 0:  # the caller has ended the call by itself
             self._settle(lease)
             return True
         try:
@@ -205,17 +206,17 @@ class RequestDoor:
         return False
 
     def _check_begun(self, question: Question, lease: Lease) -> None:
-        """Raises ServiceUnavailable for what must not be run again."""
+        """Raises ServiceUnavailable if the request must not be run again."""
         label = f"{self._service.name}.{question.method}"
         if lease.begun and not question.retry:
             raise ServiceUnavailable(
-                f"{label}: whoever had taken this request died before he replied; it may have been carried out, so it"
-                " is not run again (options(retry=True) allows that)"
+                f"{label}: the responder that had taken this request died before it replied; the request may have been"
+                " carried out, so it is not run again (options(retry=True) allows that)"
             )
         if lease.begun >= _MOST_BEGUN:
             raise ServiceUnavailable(
-                f"{label}: {lease.begun} responders died while they had this request; it may be what kills them, and is"
-                " not run again"
+                f"{label}: {lease.begun} responders died while they had this request; the request may be the cause, so"
+                " it is not run again"
             )
 
     def _on_outcome(self, question: Question, lease: Lease, made: OpenCall) -> None:
@@ -227,7 +228,7 @@ class RequestDoor:
         self._free(1)
 
     def _conclude(self, question: Question, lease: Lease, made: OpenCall, outcome: Outcome) -> None:
-        has_died = isinstance(outcome.error, ServiceUnavailable)  # which was made here: nobody is left to answer
+        has_died = isinstance(outcome.error, ServiceUnavailable)  # an error of the service itself is a remote_error
         if has_died and (made.target is None or question.retry):
             self._settle(lease, give_back=True, begun=made.target is not None)
             return
@@ -252,9 +253,9 @@ class RequestDoor:
                 self._condition.notify_all()
 
     def call_now(self, call: Call, timeout_s: float, group: int | None) -> Outcome | None:
-        """Make a call for a caller of this process, and wait for it; None if it was not begun, or may be begun again.
+        """Call the service for a caller of this process and wait; None: the caller must send a request instead.
 
-        It takes the place of an item, which a hand-over to us would have been (see `LiveQueue.shortcut`).
+        The call takes the place of an item (see `LiveQueue.shortcut`).
         """
         port = self._port
         try:
@@ -273,7 +274,7 @@ class RequestDoor:
     # -- replies --------------------------------------------------------------------------------------------
 
     def _answer(self, question: Question, lease: Lease, answer: Answer, outcome: Outcome | None = None) -> None:
-        """Send the answer, with the value of `outcome` if there is one, to its caller."""
+        """Send the answer to its caller, with the value of `outcome` if there is one."""
         queue = self._callers.get(question.replies) or self._new_caller(question.replies)
         queue.send(answer, outcome, partial(self._on_answered, question, lease))
 
@@ -291,7 +292,7 @@ class RequestDoor:
     def _reach_caller(self, described: str, queue: _ReplyQueue) -> None:
         try:
             if self._requests is None:
-                raise ServiceUnavailable("no request came")
+                raise InternalError("a door answers a request before it has reached its queue")
             replies = visit_reply_queue(described, self._requests)
             queue.reached(replies, replies.queue_instance)
         except Exception as error:
@@ -299,15 +300,15 @@ class RequestDoor:
 
     def _on_answered(self, question: Question, lease: Lease, error: Exception | None) -> None:
         if error is not None:
-            if not isinstance(error, QueueClosed):  # which means that the caller has gone
-                _log.warning("a reply of service %r did not reach its caller: %s", self._service.name, error)
+            if not isinstance(error, QueueClosed):  # that one means that the caller has ended
+                _log.warning("service %r could not send a reply: %s", self._service.name, error)
             with self._condition:
                 self._callers.pop(question.replies, None)
         self._settle(lease)
 
 
 class _ReplyQueue:
-    """The queue of one caller. What is sent before it was reached waits."""
+    """The reply queue of one caller. Answers wait here until the door has reached it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -266,7 +266,7 @@ def test_what_is_no_request_is_dropped_with_a_warning(make, caplog):
     requests.put({"not": "a request"})
     with serving(requests):
         assert ServiceClient(requests, timeout=60).process(1) == ("answer to", 1)
-    assert "is no request of a ServiceClient" in caplog.text
+    assert "is not a request of a ServiceClient" in caplog.text
 
 
 def test_the_service_may_be_in_other_processes_than_its_door(make_crossing):

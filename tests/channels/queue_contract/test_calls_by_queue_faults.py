@@ -49,7 +49,7 @@ def test_a_request_whose_responder_was_killed_ends_soon_and_is_not_run_again(
     until_begun(log)
     killed_at = time.monotonic()
     victim.kill()
-    with pytest.raises(errors.ServiceUnavailable, match="died before he replied"):
+    with pytest.raises(errors.ServiceUnavailable, match="died before it replied"):
         future.result()
     assert time.monotonic() - killed_at < SOON_S
     with serving(requests, Answerer, log):
