@@ -219,6 +219,11 @@ class Exchange:
         """The last connections that were refused, and why."""
         return [text for listener in self._listeners for _, text in listener.statistics()["story"]]
 
+    def loss(self, peer: int) -> str | None:
+        """Why a peer is lost; None: it is not."""
+        with self._lock:
+            return self._lost.get(peer)
+
     def close(self) -> None:
         """Write what is queued for at most `flush_s` seconds, then close all sockets and end the thread.
 

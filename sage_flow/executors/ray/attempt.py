@@ -326,10 +326,19 @@ class Attempt:
         names = ", ".join(subtask.name for subtask in member.spec.subtasks)
         error = WorkerDied(
             f"{member} of job {self._job_id!r} has ended: {reason}; it ran {names}; detected {silence_s:.1f} s after"
-            " its last sign of life" + "".join(f"; the master {refusal}" for refusal in self._exchange.refusals()[-1:])
+            " its last sign of life" + "".join(f"; {told}" for told in self._of_connections(member.spec.number))
         )
         _log.error("%s", error)
         driver.deliver(WorkersDied(member.spec.addresses, error))
+
+    def _of_connections(self, number: int) -> list[str]:
+        """What the connections with a process say of its end: another version, for example."""
+        if self._exchange is None:
+            return []
+        lost = self._exchange.loss(number)
+        return [f"the master {refusal}" for refusal in self._exchange.refusals()[-1:]] + (
+            [] if lost is None else [f"its connection with the master ended: {lost}"]
+        )
 
     def _describe(self, address: int) -> str:
         """Where a subtask is that does not answer."""
