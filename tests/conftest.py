@@ -11,5 +11,6 @@ __all__ = ["mode", "pytest_addoption", "pytest_generate_tests", "ray_cluster", "
 settings.register_profile("sage_flow", deadline=None)  # a machine may be busy: time is measured in benchmarks
 settings.load_profile("sage_flow")
 
-# What a shell starts in the background ignores Ctrl-C, and so would the programs that tests start.
+# What a shell starts in the background ignores Ctrl-C, and what nohup starts SIGHUP; so would the programs of tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
