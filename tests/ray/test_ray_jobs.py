@@ -64,8 +64,8 @@ def test_subtasks_are_actors_with_readable_names_each_in_a_process(ray_cluster):
         assert job.status is JobStatus.RUNNING
     assert {subtask.name for subtask in subtasks} == {
         "source-1[1/1]",
-        "ask -> pids[1/2]",
-        "ask -> pids[2/2]",
+        "ask -> collect-1[1/2]",
+        "ask -> collect-1[2/2]",
         "teller[1/1]",
     }
     assert len({subtask.pid for subtask in subtasks}) == 4
@@ -83,7 +83,7 @@ def test_a_slot_sharing_group_puts_subtasks_into_one_actor(ray_cluster):
         wait_for(lambda: job.collected().get("pids"))
         actors = {subtask.name: subtask.actor for subtask in job.subtasks()}
     assert len(set(actors.values())) == 2  # a slot for each index
-    assert actors["source-1[1/1]"] == actors["map-1 -> pids[1/2]"]
+    assert actors["source-1[1/1]"] == actors["map-1 -> collect-1[1/2]"]
 
 
 def test_placement_by_resource_and_by_node(ray_cluster):
@@ -94,7 +94,7 @@ def test_placement_by_resource_and_by_node(ray_cluster):
         wait_for(lambda: len(job.collected().get("far-rows", ())) > 100)
         nodes = {subtask.name.split("[")[0]: subtask.node for subtask in job.subtasks()}
         channels = {channel["name"]: channel["medium"] for channel in job.statistics()["channels"]}
-    assert nodes == {"source-1": ray_cluster.head_id, "far -> far-rows": ray_cluster.second_id}
+    assert nodes == {"source-1": ray_cluster.head_id, "far -> collect-1": ray_cluster.second_id}
     assert channels
 
 
@@ -266,7 +266,7 @@ def test_the_oldest_jobs_are_forgotten_with_all_that_was_stored(ray_cluster, mon
         return {"/".join(key.split("/")[:2]) for key in keys if job.id in key}
 
     assert stored() == kinds
-    monkeypatch.setattr("sage_flow.executors.ray.records._REMEMBERED", 0)
+    monkeypatch.setattr("sage_flow.executors.ray.records.REMEMBERED", 0)
     another = RemoteEnvironment("another")
     another.from_collection([1]).collect()
     another.execute(progress=False)
