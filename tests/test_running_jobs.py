@@ -271,7 +271,7 @@ def test_a_directory_that_others_can_enter_is_not_used(own_directory, caplog):
 
     def items():
         until = time.monotonic() + 60
-        while "nobody can look" not in caplog.text and time.monotonic() < until:
+        while "cannot be inspected" not in caplog.text and time.monotonic() < until:
             time.sleep(0.01)
         yield 1
 
