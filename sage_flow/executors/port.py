@@ -51,9 +51,11 @@ __all__ = ["WorkerPort"]
 T = TypeVar("T")
 
 _ASK_DRIVER_S = 60.0
-_HOLD_S = 0.001
+_ANSWER_S = 0.001
+_HOLD_S = 0.010
 _HOLD_WAITS = 64
-"""For how long, and over how many waits, records that user code has emitted are held back for company."""
+"""Records that user code has emitted are held back while answers come within `_ANSWER_S`, for at most `_HOLD_S` and so
+many waits."""
 
 
 class _Outgoing:
@@ -369,8 +371,8 @@ class WorkerPort(CallingPort):
         if self._queue_emitted is None or not self.in_activation():
             return self._suspend(what, deadline)
         self._held_waits += 1
-        if self._held_waits < _HOLD_WAITS and self.now() < self._held_until:
-            held_until = self._held_until if deadline is None else min(deadline, self._held_until)
+        if self._held_waits < _HOLD_WAITS and (now := self.now()) < self._held_until:
+            held_until = now + _ANSWER_S if deadline is None else min(deadline, now + _ANSWER_S)
             found = self._suspend(what, held_until)
             if found or held_until == deadline:
                 return found
