@@ -17,21 +17,21 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.channels.frame import CancelRequest, Message, Reply
-from sage_flow.channels.link import Link, dial
-from sage_flow.channels.listener import Listener
-from sage_flow.channels.local_keys import HiddenKey, LocalKey, found_key, made_key
-from sage_flow.channels.reach import check_key, check_patience, check_server
-from sage_flow.channels.transport import Address, TcpAddress
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
 from sage_flow.executors.link_post import LinkPost
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_port import ReadingPort
+from sage_flow.links.endpoint_options import check_key, check_patience, check_server
+from sage_flow.links.link import Link, dial
+from sage_flow.links.listener import Listener
+from sage_flow.links.local_keys import HiddenKey, LocalKey, found_key, made_key
+from sage_flow.links.transport import Address, TcpAddress
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.messages import CancelRequest, Message, Reply
 from sage_flow.service import Call, ServiceHandle
 
 if TYPE_CHECKING:

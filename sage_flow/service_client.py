@@ -16,25 +16,25 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.channels.call_items import Question, answer_from, content_of, open_content
-from sage_flow.channels.codec import copy_value
-from sage_flow.channels.descriptor import BaseQueueDescriptor
-from sage_flow.channels.reply_queues import make_reply_queue
 from sage_flow.errors import ChannelError, CodecError, InternalError, PipelineError, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
 from sage_flow.executors.link_post import LinkPost
 from sage_flow.executors.reading_port import ReadingPort
 from sage_flow.plan.builder import checked_count
 from sage_flow.plan.physical import Plan, ServicePlan
+from sage_flow.queues.call_items import Question, answer_from, content_of, open_content
+from sage_flow.queues.descriptor import BaseQueueDescriptor
+from sage_flow.queues.reply_queues import make_reply_queue
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.failure import pack_error
 from sage_flow.service import Call, ServiceHandle
+from sage_flow.wire.codec import copy_value
 
 if TYPE_CHECKING:
-    from sage_flow.channels.consuming import Lease
-    from sage_flow.channels.frame import Reply
-    from sage_flow.channels.queue_methods import LiveQueue
+    from sage_flow.queues.consuming import Lease
+    from sage_flow.queues.methods import LiveQueue
+    from sage_flow.runtime.messages import Reply
 
 __all__ = ["ServiceClient"]
 
@@ -281,7 +281,7 @@ class _Replies:
 
 
 def _reply(made: OpenCall, content: Any, error: Any) -> Reply:
-    from sage_flow.channels.frame import Reply
+    from sage_flow.runtime.messages import Reply
 
     if error is None:
         try:

@@ -20,9 +20,9 @@ PURE = [
     or file.relative_to(PACKAGE).as_posix()
     in (
         "restart.py",
-        "channels/frame.py",
-        "channels/hosted_queue.py",
-        "channels/queue_record.py",
+        "runtime/messages.py",
+        "queues/hosted.py",
+        "queues/record.py",
         "checkpoint/log.py",
     )
 ]
@@ -65,7 +65,7 @@ PUBLIC = [
 
 SILENT = {
     # (file, function): why `except Exception: pass` is right there
-    ("channels/culprit.py", "find_culprit"): "it walks the user's objects; what they raise ends the search",
+    ("wire/culprit.py", "find_culprit"): "it walks the user's objects; what they raise ends the search",
     ("runtime/packed_error.py", "_pickled"): "cloudpickle is tried next",
 }
 
@@ -186,7 +186,7 @@ def test_what_unwinds_user_code_cannot_be_swallowed_by_it():
 # --- habits -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if "channels" not in f.relative_to(PACKAGE).parts], ids=name)
+@pytest.mark.parametrize("file", [f for f in FILES if "queues" not in f.relative_to(PACKAGE).parts], ids=name)
 def test_the_engine_shares_descriptors_and_never_clones_them(file):
     calls = [node for node in ast.walk(tree(file)) if isinstance(node, ast.Call)]
     assert [call.lineno for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) == "clone"] == []

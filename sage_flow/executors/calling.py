@@ -11,13 +11,13 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Literal, TypeVar
 
-from sage_flow.channels.frame import CancelRequest, EndOfRequests, Reply, Request
 from sage_flow.errors import CodecError, ServiceOverloaded
 from sage_flow.executors.shell import Post
 from sage_flow.keys import group_to_subtask
 from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
 from sage_flow.runtime.caller import activation_deadline
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
+from sage_flow.runtime.messages import CancelRequest, EndOfRequests, Reply, Request
 from sage_flow.runtime.opening import Openings
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics

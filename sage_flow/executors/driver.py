@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_flow.channels.frame import (
+from sage_flow.errors import CloseTimeout, CodecError, CollectLimitError, ProtocolError
+from sage_flow.executors.outside import OutsidePort
+from sage_flow.executors.shell import Shell
+from sage_flow.plan.graph import Kind
+from sage_flow.plan.physical import DRIVER_CHAIN, Plan
+from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobStatus, Tell
+from sage_flow.runtime.credits import ConsumedCredit
+from sage_flow.runtime.ending import Blocked, EndWatch
+from sage_flow.runtime.failure import add_notes, pack_error
+from sage_flow.runtime.messages import (
     DRIVER,
     OUTSIDE,
     Cancel,
@@ -36,15 +45,6 @@ from sage_flow.channels.frame import (
     Request,
     ServiceOpened,
 )
-from sage_flow.errors import CloseTimeout, CodecError, CollectLimitError, ProtocolError
-from sage_flow.executors.outside import OutsidePort
-from sage_flow.executors.shell import Shell
-from sage_flow.plan.graph import Kind
-from sage_flow.plan.physical import DRIVER_CHAIN, Plan
-from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobStatus, Tell
-from sage_flow.runtime.credits import ConsumedCredit
-from sage_flow.runtime.ending import Blocked, EndWatch
-from sage_flow.runtime.failure import add_notes, pack_error
 from sage_flow.runtime.report import OperatorCounts, PortReport, SubtaskReport
 from sage_flow.runtime.statistics import CallStatistics, merged
 

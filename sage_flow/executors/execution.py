@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage_flow.channels.frame import DRIVER, OUTSIDE, Failed
 from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.plan.physical import Plan, ServicePlan
@@ -17,6 +16,7 @@ from sage_flow.plan.queues import JobQueues
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
+from sage_flow.runtime.messages import DRIVER, OUTSIDE, Failed
 from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.report import ChannelReport, OperatorCounts, PortReport
 from sage_flow.runtime.statistics import CallStatistics
@@ -267,7 +267,7 @@ class LocalExecution(Execution):
     def serve(
         self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
     ) -> ServedService:
-        from sage_flow.channels.transport import TcpAddress
+        from sage_flow.links.transport import TcpAddress
         from sage_flow.remote_service import ServedService
 
         self.service(service)

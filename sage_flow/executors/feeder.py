@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sage_flow.channels.frame import FRAME_RECORDS
 from sage_flow.functions import END, IDLE, Source
+from sage_flow.runtime.messages import FRAME_RECORDS
 
 __all__ = ["Feeder"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from sage_flow.channels.frame import Data, Request
 from sage_flow.plan.physical import Channel
 from sage_flow.runtime.credits import ConsumedCredit
+from sage_flow.runtime.messages import Data, Request
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics, Histogram
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sage_flow.channels.frame import Message
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.shell import Condition
+from sage_flow.runtime.messages import Message
 
 __all__ = ["LinkPost"]
 

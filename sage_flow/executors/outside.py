@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from sage_flow.channels.frame import OUTSIDE, EndOfRequests, Message, Reply
 from sage_flow.errors import ProtocolError, ServiceUnavailable
 from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.shell import Post
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.runtime.messages import OUTSIDE, EndOfRequests, Message, Reply
 from sage_flow.service import Call
 
 if TYPE_CHECKING:
-    from sage_flow.channels.loop import EventLoop
+    from sage_flow.links.loop import EventLoop
 
 __all__ = ["OutsidePort"]
 
@@ -41,7 +41,7 @@ class OutsidePort(CallingPort):
 
     def loop_of(self, service: str) -> EventLoop:
         """The loop for the links of those who call this service."""
-        from sage_flow.channels.loop import service_loop  # most jobs serve nobody and need no sockets
+        from sage_flow.links.loop import service_loop  # most jobs serve nobody and need no sockets
 
         loop = service_loop()
         self._read_at(self._replicas[service], loop)

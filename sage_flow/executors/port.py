@@ -13,7 +13,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sage_flow.channels.frame import (
+from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError
+from sage_flow.executors.calling import CallingPort, cannot_be_sent
+from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
+from sage_flow.executors.positions import thread_place
+from sage_flow.executors.shell import Shell
+from sage_flow.plan.physical import Channel, Plan, ServicePlan, Subtask
+from sage_flow.runtime.calls import Outcome
+from sage_flow.runtime.credits import SendCredit
+from sage_flow.runtime.messages import (
     DRIVER,
     Cancel,
     CancelRequest,
@@ -31,14 +39,6 @@ from sage_flow.channels.frame import (
     ServiceOpened,
     Ticket,
 )
-from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError
-from sage_flow.executors.calling import CallingPort, cannot_be_sent
-from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
-from sage_flow.executors.positions import thread_place
-from sage_flow.executors.shell import Shell
-from sage_flow.plan.physical import Channel, Plan, ServicePlan, Subtask
-from sage_flow.runtime.calls import Outcome
-from sage_flow.runtime.credits import SendCredit
 from sage_flow.runtime.port import Task
 from sage_flow.runtime.report import PortReport
 from sage_flow.runtime.statistics import CallStatistics, merged

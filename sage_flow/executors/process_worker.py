@@ -12,14 +12,14 @@ import pickle
 import signal
 import sys
 
-from sage_flow.channels.exchange import Exchange
-from sage_flow.channels.frame import DRIVER, PeerLost
-from sage_flow.channels.job_queues import end_job_queues
-from sage_flow.channels.transport import sockets_in
+from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.processes import HANDSHAKE_S, Bootstrap
 from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
 from sage_flow.executors.threads import LocalPost
+from sage_flow.links.transport import sockets_in
 from sage_flow.plan.physical import Plan
+from sage_flow.queues.job_queues import end_job_queues
+from sage_flow.runtime.messages import DRIVER, PeerLost
 
 _DRIVER_GONE = 70
 

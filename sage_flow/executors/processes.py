@@ -19,22 +19,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from sage_flow import by_value
-from sage_flow.channels.codec import cannot_pickle
-from sage_flow.channels.exchange import Exchange
-from sage_flow.channels.frame import DRIVER, OUTSIDE, Message, PeerLost
-from sage_flow.channels.job_queues import end_job_queues
-from sage_flow.channels.private_directory import make_private, private_name, remove_private
-from sage_flow.channels.transport import sockets_in
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
+from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.threads import LocalPost, ThreadShell
+from sage_flow.links.private_directory import make_private, private_name, remove_private
+from sage_flow.links.transport import sockets_in
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
+from sage_flow.queues.job_queues import end_job_queues
+from sage_flow.runtime.messages import DRIVER, OUTSIDE, Message, PeerLost
+from sage_flow.wire import by_value
+from sage_flow.wire.codec import cannot_pickle
 
 __all__ = ["BYTE_WINDOW", "HANDSHAKE_S", "Bootstrap", "ProcessExecutor", "ProcessShell"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sage_flow.executors.condition import BareCondition
 
 if TYPE_CHECKING:
-    from sage_flow.channels.loop import EventLoop
+    from sage_flow.links.loop import EventLoop
 
 __all__ = ["ReadingCondition"]
 

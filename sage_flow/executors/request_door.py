@@ -16,11 +16,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.channels.call_items import Answer, Question, content_of, open_content, question_from
-from sage_flow.channels.reply_queues import visit_reply_queue
 from sage_flow.errors import ChannelError, CodecError, InternalError, QueueClosed, ServiceError, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
 from sage_flow.plan.graph import Kind
+from sage_flow.queues.call_items import Answer, Question, content_of, open_content, question_from
+from sage_flow.queues.reply_queues import visit_reply_queue
 from sage_flow.runtime.caller import check_request
 from sage_flow.runtime.calls import Outcome
 from sage_flow.runtime.failure import pack_error
@@ -28,11 +28,11 @@ from sage_flow.service import Call
 from sage_flow.service_requests import made_requests
 
 if TYPE_CHECKING:
-    from sage_flow.channels.consuming import Consumer, Lease
-    from sage_flow.channels.descriptor import BaseQueueDescriptor
-    from sage_flow.channels.queue_methods import LiveQueue
     from sage_flow.executors.outside import OutsidePort
     from sage_flow.plan.physical import Plan, ServicePlan
+    from sage_flow.queues.consuming import Consumer, Lease
+    from sage_flow.queues.descriptor import BaseQueueDescriptor
+    from sage_flow.queues.methods import LiveQueue
     from sage_flow.runtime.calls import OpenCall
 
 __all__ = ["RequestDoor", "doors_of"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage_flow.channels.frame import DRIVER, Message
+from sage_flow.runtime.messages import DRIVER, Message
 
 if TYPE_CHECKING:
     import asyncio

@@ -28,9 +28,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sage_flow.channels.frame import DRIVER, Data, Message
-from sage_flow.channels.job_queues import end_job_queues
-from sage_flow.channels.local_queue import wait_by
 from sage_flow.errors import InternalError, PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution
@@ -40,7 +37,10 @@ from sage_flow.executors.threads import LocalPost, queues_of_process
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
+from sage_flow.queues.job_queues import end_job_queues
+from sage_flow.queues.local import wait_by
 from sage_flow.runtime.failure import add_notes
+from sage_flow.runtime.messages import DRIVER, Data, Message
 from sage_flow.runtime.port import Crashed
 
 if TYPE_CHECKING:

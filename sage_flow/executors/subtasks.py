@@ -6,13 +6,13 @@ import gc
 import threading
 from collections.abc import Mapping
 
-from sage_flow.channels.exchange import Exchange
-from sage_flow.channels.frame import DRIVER, Failed
+from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.processes import ProcessShell
 from sage_flow.executors.threads import LocalPost
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import add_notes, pack_error
+from sage_flow.runtime.messages import DRIVER, Failed
 
 __all__ = ["SWITCH_S", "SubtasksHere", "refuse_plan", "run_subtasks"]
 

@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sage_flow.channels.channel import this_process
-from sage_flow.channels.codec import copy_value
-from sage_flow.channels.frame import DRIVER, OUTSIDE, Data, Message, Reply, Request
-from sage_flow.channels.job_queues import end_job_queues
 from sage_flow.errors import ProtocolError
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import Driver, DriverOptions
@@ -23,11 +19,15 @@ from sage_flow.executors.shell import Condition, record_window
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
+from sage_flow.queues.channel import this_process
+from sage_flow.queues.job_queues import end_job_queues
+from sage_flow.runtime.messages import DRIVER, OUTSIDE, Data, Message, Reply, Request
+from sage_flow.wire.codec import copy_value
 
 if TYPE_CHECKING:
     import asyncio
 
-    from sage_flow.channels.loop import EventLoop
+    from sage_flow.links.loop import EventLoop
 
 __all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "queues_of_process"]
 

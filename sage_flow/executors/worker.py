@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from sage_flow.channels.frame import (
+from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
+from sage_flow.executors.feeder import Feeder
+from sage_flow.executors.port import WorkerPort
+from sage_flow.executors.shell import Shell
+from sage_flow.plan.graph import Kind
+from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.runtime.failure import PackedError, pack_error
+from sage_flow.runtime.messages import (
     DRIVER,
     Closing,
     Commit,
@@ -19,13 +26,6 @@ from sage_flow.channels.frame import (
     Reply,
     Request,
 )
-from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
-from sage_flow.executors.feeder import Feeder
-from sage_flow.executors.port import WorkerPort
-from sage_flow.executors.shell import Shell
-from sage_flow.plan.graph import Kind
-from sage_flow.plan.physical import Plan, Subtask
-from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sage_flow import by_value
-from sage_flow.channels.codec import cannot_pickle, is_atomic
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Kind, Operator
 from sage_flow.plan.physical import Chain, Plan
+from sage_flow.wire import by_value
+from sage_flow.wire.codec import cannot_pickle, is_atomic
 
 __all__ = ["arguments_of", "with_own_arguments"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sage_flow.channels.descriptor import BaseQueueDescriptor
+    from sage_flow.queues.descriptor import BaseQueueDescriptor
 
 __all__ = ["JobQueues", "new_scope"]
 
@@ -28,6 +28,6 @@ class JobQueues:
 
     def queue(self, queue_id: str | None = None, maxsize: int = 0) -> BaseQueueDescriptor:
         """The queue of this name; without one, a queue with a name of its own. Raises: ValueError."""
-        from sage_flow.channels.job_queues import job_queue
+        from sage_flow.queues.job_queues import job_queue
 
         return job_queue(self, queue_id, maxsize)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 
-from sage_flow.channels.frame import EndOfRequests, EndService, Message, Reply, Request, Ticket
 from sage_flow.errors import InternalError, ServiceError
 from sage_flow.runtime.caller import activation_deadline
 from sage_flow.runtime.failure import add_notes, pack_error, shorten
+from sage_flow.runtime.messages import EndOfRequests, EndService, Message, Reply, Request, Ticket
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.port import UNWINDING, Port
 

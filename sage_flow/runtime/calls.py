@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sage_flow.channels.frame import Reply
 from sage_flow.errors import NoReply, ProtocolError, ServiceError, ServiceTimeout
 from sage_flow.runtime.failure import PackedError, rebuild_error
+from sage_flow.runtime.messages import Reply
 from sage_flow.runtime.statistics import CallStatistics, Histogram
 
 if TYPE_CHECKING:

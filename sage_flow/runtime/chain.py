@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from types import FunctionType, TracebackType
 from typing import Any
 
-from sage_flow.channels.frame import FRAME_RECORDS
 from sage_flow.plan.graph import Kind, Operator
 from sage_flow.runtime.first_values import Look, look_at
+from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.report import Counters

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sage_flow.channels.frame import Cancel, Commit, Drain, EndService, Message
 from sage_flow.errors import InternalError, ServiceCycle
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService, Message
 
 __all__ = ["Coordinator", "JobEnded", "JobStatus", "Tell"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-from sage_flow.channels.frame import Located
+from sage_flow.runtime.messages import Located
 
 __all__ = ["ANSWER_S", "Blocked", "EndWatch"]
 

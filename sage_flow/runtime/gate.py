@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sage_flow.channels.frame import Barrier, ControlElement, EndOfInput, Idle, Watermark
 from sage_flow.errors import ProtocolError
 from sage_flow.runtime.barrier import AbandonAndHold, BarrierAlignment, Hold, TakeSnapshot
+from sage_flow.runtime.messages import Barrier, ControlElement, EndOfInput, Idle, Watermark
 from sage_flow.runtime.watermark import Advance, BecomeIdle, WatermarkMinimum
 
 __all__ = ["AllInputsEnded", "GateDecision", "InputGate"]

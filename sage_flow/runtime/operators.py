@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sage_flow import by_value
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
 from sage_flow.plan.graph import AGGREGATES, DEAD_LETTERS, Kind, Operator
@@ -16,6 +15,7 @@ from sage_flow.runtime.failure import is_of_pipeline, summary
 from sage_flow.runtime.first_values import check_outputs, looked_items
 from sage_flow.runtime.report import Counters
 from sage_flow.state import KeyTable, default_factory
+from sage_flow.wire import by_value
 
 __all__ = ["BoundOperator", "own_copy"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
-from sage_flow.channels.frame import FRAME_RECORDS, ControlElement, Reply, Ticket
 from sage_flow.errors import InternalError, InvalidKeyError
 from sage_flow.keys import group_to_subtask, key_group
 from sage_flow.plan.graph import Partitioning
 from sage_flow.plan.physical import REPLY, Edge
 from sage_flow.runtime.failure import add_notes, shorten
+from sage_flow.runtime.messages import FRAME_RECORDS, ControlElement, Reply, Ticket
 from sage_flow.runtime.port import Port
 from sage_flow.runtime.sharing import own_records
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from sage_flow import by_value
 from sage_flow.errors import RemoteError
 from sage_flow.plan.location import is_engine_file, short_path
+from sage_flow.wire import by_value
 
 __all__ = ["PackedError", "RemoteTraceback", "describe", "pack_error", "rebuild_error", "summary", "user_frames"]
 

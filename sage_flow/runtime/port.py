@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
-from sage_flow.channels.frame import ControlElement, Reply, Request, Ticket
 from sage_flow.errors import JobCancelled
 from sage_flow.plan.physical import ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.runtime.messages import ControlElement, Reply, Request, Ticket
 from sage_flow.service import Call
 
 __all__ = ["UNWINDING", "CallPort", "Crashed", "Port", "Task"]

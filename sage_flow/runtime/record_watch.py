@@ -15,8 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from sage_flow import by_value
-from sage_flow.channels.codec import is_atomic
 from sage_flow.errors import SharedRecordError
 from sage_flow.functions import Source
 from sage_flow.plan.graph import Kind, Partitioning
@@ -25,6 +23,8 @@ from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.runtime.failure import shorten
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import Output
+from sage_flow.wire import by_value
+from sage_flow.wire.codec import is_atomic
 
 __all__ = ["RecordWatch"]
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sage_flow.channels.frame import Message, Reply, Request
 from sage_flow.errors import CodecError, PipelineError, ProtocolError, ServiceError, UnknownService
 from sage_flow.functions import RuntimeContext
 from sage_flow.plan.arguments import arguments_of
@@ -17,6 +16,7 @@ from sage_flow.plan.service_methods import check_methods, public_methods
 from sage_flow.runtime.answering import CallersGate, error_for_caller
 from sage_flow.runtime.caller import Caller, activation_deadline
 from sage_flow.runtime.failure import explain_service_failure, pack_error, shorten
+from sage_flow.runtime.messages import Message, Reply, Request
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.channels.codec import copy_records, copy_value
 from sage_flow.errors import CodecError
 from sage_flow.runtime.failure import add_notes, shorten
+from sage_flow.wire.codec import copy_records, copy_value
 
 if TYPE_CHECKING:
     from sage_flow.runtime.outputs import Output

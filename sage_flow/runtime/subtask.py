@@ -15,19 +15,6 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sage_flow.channels.frame import (
-    FRAME_RECORDS,
-    Barrier,
-    Control,
-    Data,
-    Drain,
-    EndOfInput,
-    Idle,
-    Message,
-    Request,
-    Ticket,
-    Watermark,
-)
 from sage_flow.errors import CodecError, InternalError, InvalidKeyError, PipelineError, ProtocolError
 from sage_flow.functions import END, IDLE, RuntimeContext, Sink, Source
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
@@ -41,6 +28,19 @@ from sage_flow.runtime.chain import MULTIPLIERS, CompiledChain, Culprit, compile
 from sage_flow.runtime.clearer import clearer_error
 from sage_flow.runtime.failure import explain_failure, explain_service_failure
 from sage_flow.runtime.gate import AllInputsEnded, InputGate
+from sage_flow.runtime.messages import (
+    FRAME_RECORDS,
+    Barrier,
+    Control,
+    Data,
+    Drain,
+    EndOfInput,
+    Idle,
+    Message,
+    Request,
+    Ticket,
+    Watermark,
+)
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
 from sage_flow.runtime.pace import Pace

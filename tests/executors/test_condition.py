@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from sage_flow.channels.loop import READ, service_loop
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.reading_condition import ReadingCondition
+from sage_flow.links.loop import READ, service_loop
 
 PATIENCE_S = 60.0
 

@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_flow import LocalEnvironment
-from sage_flow.channels.frame import (
+from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError, ServiceOverloaded, ServiceTimeout
+from sage_flow.executors.condition import BareCondition
+from sage_flow.executors.port import WorkerPort
+from sage_flow.runtime.calls import CallTable
+from sage_flow.runtime.messages import (
     DRIVER,
     Cancel,
     Commit,
@@ -22,10 +26,6 @@ from sage_flow.channels.frame import (
     Reply,
     Request,
 )
-from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError, ServiceOverloaded, ServiceTimeout
-from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.port import WorkerPort
-from sage_flow.runtime.calls import CallTable
 from sage_flow.service import Call
 
 SOON_S = 0.05  # long enough to see that something does not happen

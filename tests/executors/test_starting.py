@@ -7,13 +7,13 @@ import time
 import pytest
 
 from sage_flow import LocalEnvironment, Service
-from sage_flow.channels.frame import Credit
 from sage_flow.errors import ProtocolError
 from sage_flow.executors import process_worker, processes
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.ray import worker as ray_worker
 from sage_flow.executors.subtasks import SubtasksHere
 from sage_flow.executors.threads import LocalPost
+from sage_flow.runtime.messages import Credit
 
 
 def test_what_comes_before_its_subtask_is_made_waits_and_keeps_its_order():

@@ -14,9 +14,9 @@ import time
 import pytest
 
 from sage_flow import JobStatus, LocalEnvironment, Service
-from sage_flow.channels.link import exchange_loop
 from sage_flow.errors import ServiceUnavailable, WorkerDied
 from sage_flow.executors.processes import ProcessExecutor
+from sage_flow.links.link import exchange_loop
 
 
 def children(pid):

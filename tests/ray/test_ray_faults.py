@@ -121,7 +121,7 @@ class SpeaksAnotherVersion:
 
 
 def _speak_another_version():
-    from sage_flow.channels import wire
+    from sage_flow.wire import frames as wire
 
     if "master" not in str(sys.modules["ray"].get_runtime_context().get_actor_name()):
         wire.WIRE_VERSION = 99

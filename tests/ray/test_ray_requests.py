@@ -15,8 +15,8 @@ from request_parts import Answerer, Calling, begun, outcome, wrong_answers
 
 from sage_flow import FixedDelay, RemoteEnvironment, ServiceClient
 from sage_flow.channels import PythonQueueDescriptor, RayQueueDescriptor, RPCQueueDescriptor, RPCQueueServer
-from sage_flow.channels.ray_queue import host_of
 from sage_flow.errors import PipelineError, ServiceUnavailable
+from sage_flow.queues.ray import host_of
 
 HERE = Path(__file__).parent
 SOON_S = 5.0

@@ -3,8 +3,8 @@
 import pytest
 
 from sage_flow import LocalEnvironment
-from sage_flow.channels.frame import Barrier, Control, Credit, Data, EndOfInput, Idle, Reply, Ticket, Watermark
 from sage_flow.runtime.calls import OpenCall, Outcome
+from sage_flow.runtime.messages import Barrier, Control, Credit, Data, EndOfInput, Idle, Reply, Ticket, Watermark
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.subtask import ChainSubtask, GoOn
 from sage_flow.testing import VirtualClock

@@ -6,9 +6,9 @@ import pytest
 from fake_port import EndOfInput, Ticket, bench, shares
 
 from sage_flow import PipelineService
-from sage_flow.channels.frame import Control, EndOfRequests, EndService, Reply, Request
 from sage_flow.errors import JobCancelled, PipelineError, ProtocolError
 from sage_flow.runtime.failure import unpack_error
+from sage_flow.runtime.messages import Control, EndOfRequests, EndService, Reply, Request
 from sage_flow.runtime.subtask import Done, WaitForMessage
 
 # --- pipelines that answer --------------------------------------------------------------------------------

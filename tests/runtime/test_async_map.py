@@ -6,7 +6,7 @@ import pytest
 from fake_port import EndOfInput, FakePort, Ticket, bench
 
 from sage_flow import PipelineService
-from sage_flow.channels.frame import Request
+from sage_flow.runtime.messages import Request
 
 
 @pytest.fixture(autouse=True)

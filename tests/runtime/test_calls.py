@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_flow.channels.frame import Reply
 from sage_flow.errors import NoReply, ProtocolError, ServiceError, ServiceTimeout, ServiceUnavailable
 from sage_flow.runtime.calls import CallTable, Outcome
+from sage_flow.runtime.messages import Reply
 
 trees = st.recursive(st.sampled_from(["output", "filtered"]), lambda sub: st.lists(sub, min_size=1, max_size=5))
 

@@ -8,8 +8,8 @@ from fake_port import plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_flow.channels.frame import Cancel, Commit, Drain, EndService
 from sage_flow.runtime.coordinator import Coordinator, JobEnded, JobStatus, Tell
+from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService
 
 
 class Echo:

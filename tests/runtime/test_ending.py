@@ -2,8 +2,8 @@
 
 import math
 
-from sage_flow.channels.frame import Located
 from sage_flow.runtime.ending import ANSWER_S, Blocked, EndWatch
+from sage_flow.runtime.messages import Located
 
 
 def watch(*addresses, at=0.0):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from sage_flow.channels.frame import Barrier, EndOfInput, Idle, Watermark
 from sage_flow.errors import ProtocolError
 from sage_flow.runtime.barrier import Hold, TakeSnapshot
 from sage_flow.runtime.gate import AllInputsEnded, InputGate
+from sage_flow.runtime.messages import Barrier, EndOfInput, Idle, Watermark
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 
 

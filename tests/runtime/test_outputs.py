@@ -7,13 +7,13 @@ from fake_port import FakePort
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_flow.channels.frame import EndOfInput, Reply, Ticket
 from sage_flow.errors import InternalError, InvalidKeyError
 from sage_flow.keys import group_to_subtask, key_group
 from sage_flow.plan.graph import Kind, Operator, Partitioning
 from sage_flow.plan.location import Location
 from sage_flow.plan.physical import REPLY, Edge
 from sage_flow.runtime import outputs
+from sage_flow.runtime.messages import EndOfInput, Reply, Ticket
 from sage_flow.runtime.outputs import ChannelOutput, ReplyOutput
 
 BY_LENGTH = Operator("key", Kind.KEY_BY, (len,), (False,), Location("job.py", 1))

@@ -4,7 +4,7 @@ import pytest
 from fake_port import FakePort, bench
 
 from sage_flow import PipelineService
-from sage_flow.channels.frame import Request
+from sage_flow.runtime.messages import Request
 
 
 @pytest.fixture(name="pickled")

@@ -10,8 +10,8 @@ from fake_port import (
 )
 
 from sage_flow import END, IDLE, Function, Sink, Source
-from sage_flow.channels.frame import Commit, Data, Drain
 from sage_flow.errors import PipelineError, ProtocolError
+from sage_flow.runtime.messages import Commit, Data, Drain
 from sage_flow.runtime.subtask import Done, WaitForMessage, WaitForSource
 
 # --- records ----------------------------------------------------------------------------------------------

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from sage_flow.channels.endpoint import Credentials
-from sage_flow.channels.exchange import Exchange
-from sage_flow.channels.frame import DRIVER, OUTSIDE, Message, PeerLost
 from sage_flow.errors import JobCancelled, PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, WorkersDied
+from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.processes import ProcessShell
@@ -31,7 +29,9 @@ from sage_flow.executors.ray.actors import (
 from sage_flow.executors.ray.records import JobOptions
 from sage_flow.executors.ray.worker import AddressBook, Membership, Place, Worker
 from sage_flow.executors.threads import LocalPost
+from sage_flow.links.endpoint import Credentials
 from sage_flow.plan.physical import Plan
+from sage_flow.runtime.messages import DRIVER, OUTSIDE, Message, PeerLost
 
 __all__ = ["Attempt", "Crew"]
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.channels.job_queues import end_job_queues
-from sage_flow.channels.ray_queue import host_name
 from sage_flow.errors import ChannelNotReachable, ClusterError, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
@@ -28,6 +26,8 @@ from sage_flow.executors.ray.service_door import RelayPort
 from sage_flow.executors.ray.worker import this_node
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
+from sage_flow.queues.job_queues import end_job_queues
+from sage_flow.queues.ray import host_name
 from sage_flow.remote_service import Door, ServiceConnection
 from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus

@@ -18,8 +18,6 @@ from typing import Any, Final
 
 import ray
 
-from sage_flow import by_value
-from sage_flow.channels.ray_queue import end_queues
 from sage_flow.errors import JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.ray.attempt import Attempt
@@ -28,11 +26,13 @@ from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import PLAN_VERSION, Plan
+from sage_flow.queues.ray import end_queues
 from sage_flow.restart import FailureClock, NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
 from sage_flow.runtime.report import OperatorCounts
 from sage_flow.silence import Silence
+from sage_flow.wire import by_value
 
 __all__ = ["JobMaster"]
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal
 
-from sage_flow import by_value
 from sage_flow.errors import ClusterError, PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import JobOutcome
@@ -25,6 +24,7 @@ from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import ActorOptions
 from sage_flow.restart import FailureClock, NoRestart, RestartHistory, RestartStrategy
 from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.wire import by_value
 
 __all__ = ["JobOptions", "JobRecord", "JobRecords", "REMEMBERED", "find_actor", "is_led"]
 

@@ -14,20 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_flow import by_value
-from sage_flow.channels.endpoint import Credentials, Endpoint
-from sage_flow.channels.frame import Message, Reply
-from sage_flow.channels.transport import TcpAddress, UnixAddress
 from sage_flow.errors import ServiceUnavailable
 from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.link_post import LinkPost
 from sage_flow.executors.ray.worker import node_ip, this_node
+from sage_flow.links.endpoint import Credentials, Endpoint
+from sage_flow.links.transport import TcpAddress, UnixAddress
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.remote_service import Door, ServedService
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.failure import PackedError, pack_error
+from sage_flow.runtime.messages import Message, Reply
 from sage_flow.service import Call
+from sage_flow.wire import by_value
 
 __all__ = ["RelayPort", "ServiceAddress", "ServiceDoors"]
 

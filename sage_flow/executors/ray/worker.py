@@ -8,15 +8,15 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sage_flow.channels.endpoint import Credentials, Endpoint
-from sage_flow.channels.exchange import Exchange
-from sage_flow.channels.frame import DRIVER, PeerLost
-from sage_flow.channels.transport import Address, TcpAddress, UnixAddress
 from sage_flow.errors import InternalError
+from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
 from sage_flow.executors.threads import LocalPost
+from sage_flow.links.endpoint import Credentials, Endpoint
+from sage_flow.links.transport import Address, TcpAddress, UnixAddress
 from sage_flow.plan.physical import Plan
+from sage_flow.runtime.messages import DRIVER, PeerLost
 
 __all__ = ["AddressBook", "Membership", "Place", "Worker"]
 

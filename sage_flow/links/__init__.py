@@ -1,0 +1,1 @@
+"""Connections between processes: endpoints, transports, listeners, links and the loops that drive them."""

@@ -1,0 +1,499 @@
+"""One authenticated connection between two processes, with messages both ways.
+
+`dial` makes one, a `Listener` (`listener`) accepts many. Who dials and who listens prove to each other that they
+know the key (`handshake`). A key opens what it was given for: the name - "queues", "service:answer" - is part of the
+proof. Before it a peer gets a few kilobytes and a few seconds, and nothing of what it sends is unpickled.
+
+All links of a process are served by one thread (those of a job's mesh by another: see `exchange`). It calls
+`on_link`, `on_message` and `on_closed`, which must not wait: they hand over and return.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+import time
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any, Final
+
+from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed, ProtocolError
+from sage_flow.links.connection import Closed, Inbound, Lost, Outbound
+from sage_flow.links.loop import READ, SOON_S, WRITE, EventLoop, exchange_loop
+from sage_flow.links.pipe import Pipe
+from sage_flow.links.transport import Address
+from sage_flow.links.waker import Waker
+from sage_flow.story import Story
+from sage_flow.wire.frames import MESSAGE_LIMIT
+from sage_flow.wire.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
+
+__all__ = ["BUSY_S", "CLOSED_HERE", "FLUSH_S", "Link", "OnClosed", "OnMessage", "dial", "exchange_loop", "text_of"]
+
+FLUSH_S: Final = 5.0
+"""For how long what was sent is written when a link is closed."""
+_LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
+BUSY_S: Final = 1.0
+"""The exchange thread may need so long to tell that the time is over."""
+CLOSED_HERE: Final = "it was closed here"
+
+OnMessage = Callable[["Link", Any, int], object]
+"""Called with the link, the value and its encoded bytes."""
+OnClosed = Callable[["Link", str], object]
+"""Called with the link and the reason: once, after the last message."""
+
+
+class Link:
+    """One end of a connection. What is sent in one lane arrives in order; lanes may overtake each other.
+
+    Made by `dial` and `Listener`. `peer` is who is on the other end, as text; `process` its number in a job, else
+    0. `state` is for whoever made the link: nobody else looks at it.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        peer: str,
+        *,
+        on_message: OnMessage,
+        on_closed: OnClosed,
+        on_open: Callable[[Link], object],
+        limit: int = MESSAGE_LIMIT,
+    ) -> None:
+        self.peer = peer
+        self.process = 0
+        self.state: Any = None
+        self.opened = False
+        """The handshake was completed."""
+        self._loop = loop
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._on_open = on_open
+        self._limit = limit
+        self._out = Outbound(limit)
+        self._in: Inbound  # once it is open: a stranger gets no memory for messages
+        self._pipe: Pipe | None = None
+        self._handshake: Dialer | Acceptor | None = None  # while it is under way
+        self._greeted = False  # TLS, if any, is done
+        self._closing = False
+        self._reading = threading.Lock()  # held by whichever thread reads
+        self._watching = threading.Lock()  # guards the next, and holds while what the loop watches follows from them
+        self._read_elsewhere = False  # by a thread that waits for messages
+        self._is_lent = False  # to such threads: the loop does not watch for what there is to read
+        self._last_read_s = 0.0  # when the last of them stopped
+        self._to_read = select.poll()  # the socket, while it is lent, and the waker
+        self._waker: Waker | None = None  # once a thread has read
+        self._reason: str | None = None
+        self._gone = threading.Event()
+        self._story = Story()
+
+    def __repr__(self) -> str:
+        state = "open" if self.opened and self._reason is None else self._reason or "connecting"
+        return f"Link({self.peer!r}, {state})"
+
+    def send(
+        self, value: Any, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None, on_hold: bool = False
+    ) -> int:
+        """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
+
+        Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
+        else is copied before this returns. `subject`: what an error describes instead of `value`. `on_hold`: more
+        messages follow at once, and this one may be written with them, or when a thread waits (`flush`); the exchange
+        thread does it within two milliseconds, so it is never late by the work of the user's code.
+
+        Raises: LinkClosed; CodecError if something in `value` cannot be pickled, and then nothing was sent.
+        """
+        if self._loop.given_up:
+            raise LinkClosed(f"the connection with {self.peer} belongs to the process that forked this one")
+        try:
+            # What the exchange thread sends is written when it has read all that is there.
+            is_exchange = threading.get_ident() == self._loop.thread
+            size, unfinished = self._out.send(
+                value, lane, copy_buffers=copy_buffers, subject=subject, on_hold=on_hold or is_exchange
+            )
+        except LinkClosed as closed:
+            raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
+        if unfinished and on_hold and not is_exchange:
+            self._loop.soon(self.flush)
+        elif unfinished:
+            self._loop.order(self._flush)
+        return size
+
+    def flush(self) -> None:
+        """Write what is on hold, from any thread."""
+        try:
+            unfinished = not self._out.write()
+        except OSError:
+            unfinished = True
+        if unfinished:
+            self._loop.order(self._flush)
+
+    def close(self, flush_s: float = FLUSH_S, *, wait: bool = False) -> None:
+        """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, but not in a callback."""
+        self._out.refuse(CLOSED_HERE)
+        if not self._loop.given_up:
+            self._loop.order(lambda: self.finish(flush_s))
+            if wait and threading.get_ident() != self._loop.thread:
+                self._gone.wait(flush_s)
+
+    def read_while(
+        self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object] = lambda: False
+    ) -> None:
+        """Read in the caller's thread, which waits for messages of this link, while `is_waiting()`.
+
+        That spares a message the way through the exchange thread, and the caller the time to be woken by it. One
+        thread does at a time: this returns at once if another one reads, and the caller waits as if this was not.
+        Who has waited mostly waits again at once, so the exchange thread comes back after `SOON_S`, or at once if
+        `others_wait()` when this one leaves.
+        """
+        pipe = self._pipe
+        if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
+            return
+        until = None if timeout_s is None else time.monotonic() + min(timeout_s, 86_400)  # poll() counts ms in an int
+        with self._watching:
+            if self._reason is not None:  # the link ended just now, and its socket may be closed
+                self._reading.release()
+                return
+            self._read_elsewhere = True  # from now on the socket stays open, also if the link ends
+            if self._waker is None:
+                self._waker = Waker()
+                self._to_read.register(self._waker, select.POLLIN)
+            if not self._is_lent:
+                self._is_lent = True
+                self._to_read.register(pipe.sock, select.POLLIN)
+                self._watch(pipe)
+        try:
+            self._poll(pipe, self._waker, is_waiting, until)
+        finally:
+            with self._watching:
+                self._read_elsewhere = False
+                self._reading.release()
+                if self._reason is not None:
+                    self._watch(pipe)
+                elif others_wait():
+                    self._take_back(pipe)
+                else:
+                    self._last_read_s = time.monotonic()
+                    self._loop.soon(self._come_back)
+
+    def _poll(self, pipe: Pipe, waker: Waker, is_waiting: Callable[[], bool], until: float | None) -> None:
+        while is_waiting() and self._reason is None:
+            left_s = None if until is None else until - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return
+            for number, _ in self._to_read.poll(None if left_s is None else math.ceil(left_s * 1000)):
+                if number == waker.fileno():
+                    waker.clear()
+                elif not self._read_or_end(pipe):
+                    return
+
+    def interrupt(self) -> None:
+        """Let the thread that is in `read_while` ask again whether it waits."""
+        if self._read_elsewhere and self._waker is not None:
+            self._waker.wake()
+
+    def _come_back(self) -> None:
+        """Let the loop watch again, unless somebody reads, or did just now."""
+        with self._watching:
+            if self._read_elsewhere or not self._is_lent or self._reason is not None or self._pipe is None:
+                return
+            if time.monotonic() - self._last_read_s < SOON_S:
+                self._loop.soon(self._come_back)
+            else:
+                self._take_back(self._pipe)
+
+    def _take_back(self, pipe: Pipe) -> None:
+        self._is_lent = False
+        self._to_read.unregister(pipe.sock)
+        self._watch(pipe)
+
+    def _watch(self, pipe: Pipe) -> None:
+        """Let the loop watch for what no other thread does; while `_watching` is held, by any thread."""
+        if self._reason is not None:
+            if not self._read_elsewhere:
+                self._loop.drop(pipe.sock)
+            return
+        wanted = 0 if self._is_lent else READ
+        if pipe.wants_write or not self.idle:
+            wanted |= WRITE
+        if wanted == READ and self.opened and pipe.is_plain and self._loop.shares_reading:
+            self._loop.watch(pipe.sock, READ, self._on_readable, shared=True)
+        elif wanted:
+            self._loop.watch(pipe.sock, wanted, self._on_ready)
+        else:
+            self._loop.forget(pipe.sock)
+
+    def _read_or_end(self, pipe: Pipe) -> bool:
+        """For a pipe that is plain. False if there is no sense in reading on."""
+        try:
+            self._in.read(pipe, self._deliver)
+        except BlockingIOError:
+            pass
+        except BaseException as error:  # an interrupt, too, leaves half a message behind
+            why = self._why(error)
+            self._loop.order(lambda: self.end(why))
+            if not isinstance(error, Exception):
+                raise
+            return False
+        return True
+
+    def _on_readable(self, _: int) -> None:
+        """In whichever thread waits for messages of the loop."""
+        pipe = self._pipe
+        if pipe is None or self._reason is not None or not self._reading.acquire(blocking=False):
+            return
+        try:
+            goes_on = self._read_or_end(pipe)
+        finally:
+            self._reading.release()
+        if not goes_on:
+            self._loop.forget(pipe.sock)  # it would be ready again at once
+
+    @property
+    def is_closed(self) -> bool:
+        """It ended, or never was."""
+        return self._reason is not None or self._loop.given_up
+
+    @property
+    def holds(self) -> bool:
+        """Something is on hold."""
+        return self._out.holds
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits to be written."""
+        return self._out.idle
+
+    @property
+    def received_messages(self) -> int:
+        """How many have come."""
+        return self._in.messages if self.opened else 0
+
+    def statistics(self) -> dict[str, Any]:
+        """Messages and bytes sent (`queued_bytes` are not written yet), dropped and received; why it is `closed`,
+        if it is; the story: its last events."""
+        return {
+            **self._out.statistics(),
+            "received_messages": self.received_messages,
+            "received_bytes": self._in.bytes if self.opened else 0,
+            "closed": self._reason,
+            "story": self._story.events(),
+        }
+
+    # All below is for the exchange thread.
+
+    def begin(self, pipe: Pipe, handshake: Dialer | Acceptor, timeout_s: float) -> None:
+        """Start the handshake, which must be over in `timeout_s`."""
+        if self._reason is not None:
+            pipe.sock.close()
+            return
+        self._pipe, self._handshake = pipe, handshake
+        late, this = f"no handshake within {timeout_s:.2g} s", weakref.ref(self)
+
+        def expire() -> None:  # may come long after the end of the link, which it does not keep alive
+            if (link := this()) is not None and link._handshake is not None:
+                link.end(late)
+
+        self._loop.after(timeout_s, expire)
+        self._on_ready(READ)
+
+    def end(self, reason: str) -> None:
+        """Close the socket at once, drop what is queued, tell the owner."""
+        if self._reason is not None:
+            return
+        self._reason, self._handshake = reason, None
+        self._note(reason)
+        self._out.abandon(reason)
+        try:
+            self._on_closed(self, reason)
+        finally:
+            if self._pipe is not None:
+                with self._watching:
+                    if self._read_elsewhere:
+                        self._loop.forget(self._pipe.sock)
+                        self._pipe.interrupt()  # the reader closes it
+                    else:
+                        self._loop.drop(self._pipe.sock)
+            self._gone.set()
+
+    def finish(self, flush_s: float) -> None:
+        """Write what is queued for at most so long, then end."""
+        if self._reason is not None:
+            return
+        if not self.opened or flush_s <= 0:
+            self.end(CLOSED_HERE)
+            return
+        self._closing = True
+        self._loop.after(
+            flush_s, lambda: self.end(CLOSED_HERE if self.idle else f"{CLOSED_HERE} before all was written")
+        )
+        self._flush()
+
+    def drain(self) -> str | None:
+        """Deliver what a peer wrote before it went. Returns what was wrong with it, if anything."""
+        pipe = self._pipe
+        if pipe is None or not self.opened or self._reason is not None:
+            return None
+        try:
+            with self._reading:
+                for _ in range(_LAST_READS):
+                    self._in.read(pipe, self._deliver)
+        except (BlockingIOError, Closed):
+            pass
+        except Exception as error:
+            return text_of(error)
+        return None
+
+    def _on_ready(self, events: int) -> None:
+        pipe = self._pipe
+        if pipe is None or self._reason is not None:
+            return
+        try:
+            if self._handshake is not None:
+                self._greet(pipe, self._handshake)
+                events |= WRITE  # if that opened the link, for what has been queued
+            elif (events & READ or pipe.wants_write) and not self._read_alone(pipe):
+                events |= WRITE  # another thread reads, and the loop need not watch for that
+        except BlockingIOError:
+            events |= WRITE if pipe.wants_write or self._handshake is not None else 0
+        except Exception as error:
+            self.end(self._why(error))
+            return
+        if events & WRITE:
+            self._flush()
+
+    def _why(self, error: BaseException) -> str:
+        # However the other end goes when it has got all: it is because of us.
+        return CLOSED_HERE if self._closing and self.idle else text_of(error)
+
+    def _flush(self) -> None:
+        pipe = self._pipe
+        if pipe is None or self._reason is not None:
+            return
+        try:
+            done = self._out.write()
+        except OSError as error:
+            self.end(text_of(error))
+            return
+        if done and self._closing:
+            pipe.end_writing()  # and wait for the other end: to close with unread bytes could destroy what we wrote
+        with self._watching:
+            self._watch(pipe)
+
+    def _read_alone(self, pipe: Pipe) -> bool:
+        """False if another thread reads."""
+        if not self._reading.acquire(blocking=False):
+            return False
+        try:
+            self._in.read(pipe, self._deliver)
+            while pipe.unread and self._reason is None:
+                self._in.read(pipe, self._deliver)
+        finally:
+            self._reading.release()
+        return True
+
+    def _deliver(self, value: Any, size: int) -> None:
+        if self._reason is not None:  # a callback before this one ended the link
+            return
+        try:
+            self._on_message(self, value, size)
+        except Lost:
+            raise
+        except Exception as error:
+            raise Lost(f"a message could not be delivered: {''.join(traceback.format_exception(error))}") from error
+
+    def _greet(self, pipe: Pipe, handshake: Dialer | Acceptor) -> None:
+        if not self._greeted:
+            pipe.greet()
+            self._greeted = True
+            if isinstance(handshake, Dialer):
+                _send_at_once(pipe, handshake.start().data)
+        while self._handshake is not None:
+            space = bytearray(handshake.wanted)
+            if not (count := pipe.read(memoryview(space))):
+                raise Closed
+            for decision in handshake.receive(space[:count]):
+                match decision:
+                    case Send(data):
+                        _send_at_once(pipe, data)
+                    case Refused(reason):
+                        raise Lost(reason)
+                    case Accepted(process):
+                        self._open(pipe, process)
+
+    def _open(self, pipe: Pipe, process: int) -> None:
+        self.process, self._handshake, self._in = process, None, Inbound(self._limit)
+        self._on_open(self)
+        self.opened = True
+        self._note("opened")
+        self._out.open(pipe)
+        if pipe.unread:  # the socket does not say so again
+            self._loop.order(lambda: self._on_ready(READ))
+
+    def _note(self, what: str) -> None:
+        self._story.note(time.monotonic(), what)
+
+
+def _send_at_once(pipe: Pipe, data: bytes) -> None:
+    """Write a message of a handshake; it always fits, as nothing else is in the socket's buffer."""
+    try:
+        pipe.write(deque([data]))
+    except OSError:
+        pass  # the other end is closed; the next read tells, perhaps with the reason
+
+
+def text_of(error: BaseException) -> str:
+    """`repr` for what does not explain itself."""
+    explained = (Lost, CodecError, ProtocolError, ChannelNotReachable)
+    if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
+        return str(error)
+    return repr(error)
+
+
+def dial(
+    address: Address,
+    key: bytes | None,
+    name: str,
+    *,
+    on_message: OnMessage,
+    on_closed: OnClosed = lambda link, reason: None,
+    connect_timeout_s: float = 30.0,
+    limit: int = MESSAGE_LIMIT,
+) -> Link:
+    """Connect to a listener of this name, and wait until it is proven on both sides who is there.
+
+    `on_message` may be called before this returns. `limit`: bytes of a message at the most.
+
+    Raises: ChannelNotReachable that says why: nobody listens, the key is wrong, no answer in time ...
+    """
+    loop = exchange_loop()
+    if threading.get_ident() == loop.thread:
+        raise InternalError("dial() waits, and was called in a callback of a link")
+    until = time.monotonic() + connect_timeout_s
+    try:
+        pipe = address.dial(connect_timeout_s)
+    except (OSError, ChannelNotReachable) as error:
+        raise ChannelNotReachable(f"cannot connect to {address}: {text_of(error)}") from error
+    settled = threading.Event()
+    given_up = False
+
+    def closed(link: Link, reason: str) -> None:
+        settled.set()
+        if link.opened and not given_up:
+            on_closed(link, reason)
+
+    link = Link(
+        loop, str(address), on_message=on_message, on_closed=closed, on_open=lambda link: settled.set(), limit=limit
+    )
+    dialer = Dialer(Identity(0, name, 0, key or b""), os.urandom(NONCE_BYTES), 0)
+    remaining = max(0.0, until - time.monotonic())
+    loop.order(lambda: link.begin(pipe, dialer, remaining))
+    if not settled.wait(remaining + BUSY_S) or (link.is_closed and not link.opened):
+        given_up = True
+        reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"
+        link.close(0)
+        raise ChannelNotReachable(f"handshake with {address} failed: {reason}")
+    return link

@@ -1,0 +1,1 @@
+"""Queues behind descriptors: in one process, between processes, by RPC, on Ray."""

@@ -1,0 +1,364 @@
+"""The host of queues: what comes over links becomes events of `HostedQueue`s, their decisions go back.
+
+All of it runs on the exchange thread, which never waits: who has to is in a line of the queue.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from sage_flow.errors import LinkClosed, ProtocolError
+from sage_flow.links.listener import Listener
+from sage_flow.links.local_link import AnyLink, LocalLink, OnClosed, OnMessage
+from sage_flow.links.loop import exchange_loop
+from sage_flow.links.transport import Address
+from sage_flow.queues import hosted as hosted
+from sage_flow.queues import opcodes as wire
+from sage_flow.queues.hosted import RESUME_S, Decision, HostedQueue, Run
+from sage_flow.queues.items import relayed
+from sage_flow.silence import Silence
+
+_log = logging.getLogger("sage_flow.channels")
+
+_CLOSED: Final = 10_000  # closed queues that are remembered, so that nobody waits on a new one of that name
+
+_Address = TypeVar("_Address", bound=Address)
+_QueueName = tuple[str, str]  # scope, channel_id
+
+
+class _Seat:
+    """A client's place at a queue: where its answers go."""
+
+    __slots__ = ("link", "name", "number", "queue", "session")
+
+    def __init__(self, link: AnyLink, number: int, name: _QueueName, queue: HostedQueue, session: str) -> None:
+        self.link = link
+        self.number = number
+        self.name = name
+        self.queue = queue
+        self.session = session
+
+    def say(self, word: int, *rest: Any) -> None:
+        try:
+            self.link.send((self.number, word, *rest), lane=self.number, copy_buffers=False)
+        except LinkClosed:
+            pass  # `on_closed` comes next, and the session may resume
+
+
+class QueueHost:
+    """Serves any number of queues at `address`, each made when it is first asked for.
+
+    Raises: ChannelNotReachable if that cannot be listened at.
+    """
+
+    def __init__(self, address: Address, key: bytes) -> None:
+        self._id = os.urandom(8).hex()
+        self._queues: dict[_QueueName, HostedQueue] = {}
+        self._closed: dict[_QueueName, str] = {}  # and why
+        self._links: dict[AnyLink, dict[int, _Seat]] = {}
+        self._seats: dict[tuple[_QueueName, str], _Seat] = {}  # by queue and session
+        self._ended = False
+        self._key = key
+        self._listeners = [self._listen(address)]
+        self.address = self._listeners[0].address
+        self.answers_at(self.address)
+
+    def listen_also(self, address: _Address) -> _Address:
+        """Serve at this address, too; return it as others may dial it. Raises: ChannelNotReachable."""
+        listener = self._listen(address)
+        self._listeners.append(listener)
+        return cast(_Address, listener.address)
+
+    def answers_at(self, address: Address) -> None:
+        """Who dials `address` in this process finds us."""
+        _here[address] = self
+
+    def connect(self, on_message: OnMessage, on_closed: OnClosed) -> LocalLink:
+        """A link for a client in this process."""
+        ours, theirs = LocalLink.pair((self._on_message, self._on_link_closed), (on_message, on_closed))
+        exchange_loop().order(partial(self._on_link, ours))
+        return theirs
+
+    def close(self, flush_s: float = 1.0) -> None:
+        """Close all queues, tell their clients, and listen no more. From any thread."""
+        for address in [address for address, host in _here.items() if host is self]:
+            del _here[address]
+        exchange_loop().order(self._end)
+        for listener in self._listeners:
+            listener.close(flush_s)
+
+    @property
+    def open_queues(self) -> list[tuple[str, str]]:
+        """Scope and channel_id of each."""
+        return list(self._queues)
+
+    def statistics(self) -> dict[str, Any]:
+        """`queues`: those of each, by scope and channel_id; and those of the first listener. From any thread."""
+        loop = exchange_loop()
+        if threading.get_ident() == loop.thread:
+            return self._told()
+        told: Future[dict[str, Any]] = Future()
+
+        def tell() -> None:  # there, where nothing changes while it is looked at
+            try:
+                told.set_result(self._told())
+            except Exception as error:
+                told.set_exception(error)
+
+        loop.order(tell)
+        return told.result()
+
+    def on_orphan(self, name: tuple[str, str]) -> None:
+        """A queue has ended with whom it was there for. On the exchange thread."""
+
+    def _listen(self, address: Address) -> Listener:
+        return Listener(
+            address,
+            self._key,
+            wire.PROTOCOL,
+            on_link=self._on_link,
+            on_message=self._on_message,
+            on_closed=self._on_link_closed,
+        )
+
+    # All below runs on the exchange thread.
+
+    def _told(self) -> dict[str, Any]:
+        now = time.monotonic()
+        queues = {name: queue.statistics(now) for name, queue in self._queues.items()}
+        return {"queues": queues, **self._listeners[0].statistics()}
+
+    def _on_link(self, link: AnyLink) -> None:
+        self._links[link] = {}
+
+    def _on_link_closed(self, link: AnyLink, reason: str) -> None:
+        for seat in self._links.pop(link).values():
+            if self._seats.get((seat.name, seat.session)) is seat:  # it has not come back over another link
+                self._decide(seat, seat.queue.disconnect(seat.session, time.monotonic()))
+                self._await_return(seat, Silence(RESUME_S, time.monotonic()))
+
+    def _await_return(self, seat: _Seat, silence: Silence) -> None:
+        """A session may come back in time; if it was this process that stood still it may already be at the door."""
+
+        def look() -> None:
+            now, name = time.monotonic(), (seat.name, seat.session)
+            if self._seats.get(name) is not seat:
+                return  # it has come back over another link, or left
+            if silence.is_over(now):
+                decisions = seat.queue.expire(now)
+                if not seat.queue.knows(seat.session):
+                    del self._seats[name]
+                self._decide(seat, decisions)
+                self._close_if_orphaned(seat)
+            elif silence.stood_still_s:
+                seat.queue.excuse(seat.session, silence.stood_still_s)
+            if self._seats.get(name) is seat:
+                self._await_return(seat, silence)
+
+        exchange_loop().after(silence.pause_s, look)
+
+    def _on_message(self, link: AnyLink, message: tuple[Any, ...], size: int) -> None:
+        number, word, *rest = message
+        if word == wire.ATTACH:
+            self._attach(link, number, *rest)
+            return
+        seat = self._links[link].get(number)
+        if seat is None and word == wire.LEAVE:
+            return  # it was never used, or not over this link
+        if seat is None:
+            raise ProtocolError(f"a message for seat {number}, where nobody sits")
+        if self._seats.get((seat.name, seat.session)) is not seat:
+            return  # the session has come back over another link, and said there what is still open
+        self._HANDLERS[word](self, seat, *rest)
+
+    def _attach(
+        self,
+        link: AnyLink,
+        number: int,
+        scope: str,
+        channel_id: str,
+        maxsize: int,
+        part: int,
+        host: str | None,
+        session: str,
+        received: int,
+        open_gets: list[int],
+    ) -> None:
+        name, now = (scope, channel_id), time.monotonic()
+        if host not in (None, self._id):  # it asks for a queue that went with the host before this one
+            link.send((number, wire.ATTACHED, self._id, False), lane=number)
+            return
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = HostedQueue(maxsize, now, session if part == wire.OWNER else None)
+            if name in self._closed or self._ended or part == wire.VISITOR:
+                queue.close(now)
+            else:
+                self._queues[name] = queue
+        seat = _Seat(link, number, name, queue, session)
+        if not queue.closed and max(queue.maxsize, 0) != max(maxsize, 0):
+            seat.say(wire.CONFLICT, queue.maxsize)
+            return
+        self._links[link][number] = self._seats[name, session] = seat
+        known, decisions = queue.attach(session, received, open_gets, now)
+        seat.say(wire.ATTACHED, self._id, known)
+        self._decide(seat, decisions)
+
+    def _put(
+        self,
+        seat: _Seat,
+        number: int,
+        done: int,
+        block: bool,
+        runs: list[tuple[Any, int, int]],
+        watched: bool,
+        age_s: float,
+    ) -> None:
+        now = time.monotonic()
+        putter = (seat.session, number) if watched else None
+        items = [Run(relayed(payload), 0, count, size, now - age_s, 0, putter) for payload, count, size in runs]
+        self._decide(seat, seat.queue.put(seat.session, number, items, block, done, now))
+
+    def _ask_room(self, seat: _Seat, number: int, done: int, block: bool, count: int) -> None:
+        self._decide(seat, seat.queue.ask_room(seat.session, number, count, block, done, time.monotonic()))
+
+    def _get(self, seat: _Seat, number: int, done: int, block: bool, most: int, holds: bool) -> None:
+        self._decide(seat, seat.queue.get(seat.session, number, most, block, done, time.monotonic(), holds))
+
+    def _acknowledge(self, seat: _Seat, delivery: int) -> None:
+        seat.queue.acknowledge(seat.session, delivery)
+
+    def _refuse(self, seat: _Seat, delivery: int) -> None:
+        self._decide(seat, seat.queue.refuse(seat.session, delivery, time.monotonic()))
+
+    def _finish(self, seat: _Seat, delivery: int, place: int) -> None:
+        seat.queue.finish(seat.session, delivery, place)
+
+    def _give_back(self, seat: _Seat, delivery: int, place: int, begun: bool) -> None:
+        self._decide(seat, seat.queue.give_back(seat.session, delivery, place, begun, time.monotonic()))
+
+    def _withdraw(self, seat: _Seat, number: int) -> None:
+        self._decide(seat, seat.queue.withdraw(seat.session, number, time.monotonic()))
+
+    def _return_room(self, seat: _Seat, number: int) -> None:
+        self._decide(seat, seat.queue.return_room(seat.session, number, time.monotonic()))
+
+    def _leave(self, seat: _Seat) -> None:
+        self._links[seat.link].pop(seat.number, None)
+        self._seats.pop((seat.name, seat.session), None)
+        self._decide(seat, seat.queue.leave(seat.session, time.monotonic()))
+        self._close_if_orphaned(seat)
+
+    def _close(self, seat: _Seat, number: int) -> None:
+        self._close_queue(seat.name, seat.queue, "somebody closed it")
+        seat.say(wire.TOLD, number, None)
+
+    def _statistics(self, seat: _Seat, number: int) -> None:
+        seat.say(wire.TOLD, number, seat.queue.statistics(time.monotonic()))
+
+    def _size(self, seat: _Seat, number: int) -> None:
+        seat.say(wire.TOLD, number, None if seat.queue.closed else seat.queue.depth)
+
+    def _end(self) -> None:
+        self._ended = True
+        for name, queue in list(self._queues.items()):
+            self._close_queue(name, queue, "its server was closed")
+        for link in list(self._links):
+            if isinstance(link, LocalLink):  # the others are the listener's
+                link.close()
+
+    def _close_if_orphaned(self, seat: _Seat) -> None:
+        if seat.queue.is_orphaned:
+            self._close_queue(seat.name, seat.queue, "whom it was there for is gone")
+            self.on_orphan(seat.name)
+
+    def _close_queue(self, name: _QueueName, queue: HostedQueue, why: str) -> None:
+        if queue.closed:
+            return
+        dropped = queue.depth
+        del self._queues[name]
+        if queue.owner is None:  # nobody makes one of the others anew but its owner, who knows
+            self._closed[name] = why
+            if len(self._closed) > _CLOSED:
+                del self._closed[next(iter(self._closed))]
+        if dropped and not queue.is_orphaned:
+            _log.warning("queue %s was closed with %d items in it, which are dropped", name[1], dropped)
+        for decision in queue.close(time.monotonic()):
+            self._say(name, decision)
+
+    def _decide(self, seat: _Seat, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            self._say(seat.name, decision)
+
+    def _say(self, name: _QueueName, decision: Decision) -> None:
+        seat = self._seats.get((name, decision.session))
+        if seat is None:
+            raise ProtocolError(f"{decision!r} for a session without a seat")
+        match decision:
+            case hosted.Delivery(_, number, delivery, runs):
+                now = time.monotonic()
+                told = [(run.payload, run.start, run.stop, now - run.since, run.begun) for run in runs]
+                seat.say(wire.DELIVERY, number, delivery, told)
+            case hosted.Closed(_, number):
+                seat.say(wire.CLOSED, number, self._closed.get(name, "closed"))
+            case _:
+                seat.say(_WORDS[type(decision)], decision.number)
+
+    _HANDLERS: Final[dict[int, Callable[..., None]]] = {
+        wire.PUT: _put,
+        wire.ASK_ROOM: _ask_room,
+        wire.GET: _get,
+        wire.ACKNOWLEDGE: _acknowledge,
+        wire.REFUSE: _refuse,
+        wire.WITHDRAW: _withdraw,
+        wire.LEAVE: _leave,
+        wire.CLOSE: _close,
+        wire.STATISTICS: _statistics,
+        wire.SIZE: _size,
+        wire.RETURN_ROOM: _return_room,
+        wire.FINISH: _finish,
+        wire.GIVE_BACK: _give_back,
+    }
+
+
+_WORDS: Final = {
+    hosted.Accepted: wire.ACCEPTED,
+    hosted.Room: wire.ROOM,
+    hosted.NoRoom: wire.NO_ROOM,
+    hosted.NoItem: wire.NO_ITEM,
+    hosted.Withdrawn: wire.WITHDRAWN,
+    hosted.Abandoned: wire.ABANDONED,
+    hosted.Dropped: wire.DROPPED,
+}
+
+_here: weakref.WeakValueDictionary[Address, QueueHost] = weakref.WeakValueDictionary()
+
+
+def host_here(address: Address, key: bytes) -> QueueHost | None:
+    """The host in this process that listens at `address`, if `key` is its key."""
+    host = _here.get(address)
+    if host is None or not hmac.compare_digest(host._key, key) or _has_tls(host.address) != _has_tls(address):
+        return None
+    return host
+
+
+def hosts_here() -> set[QueueHost]:
+    """Those of this process."""
+    return set(_here.values())
+
+
+def _has_tls(address: Address) -> bool:
+    return getattr(address, "ssl_context", None) is not None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_here.clear)

@@ -1,0 +1,197 @@
+"""The actor that hosts queues in a Ray cluster: one per namespace and scope, detached, made by whoever is first.
+
+It listens at a Unix socket for the processes of its node, and at TCP under TLS once a process of another node asks. Ray
+tells a process the way, once per channel; items then go over sockets, without Ray.
+
+The contents of a host are in its memory. When it has died, Ray makes a new one for the next who asks; that one must
+not give anybody an empty queue for one that was lost. So each host notes in Ray's key-value store which channels it
+has, before it lets anybody in, and refuses those that another one noted.
+
+A host whom nobody has been connected to for a *lease* ends itself. It takes back what it noted of empty queues, as
+nothing is lost with them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sage_flow.links.endpoint import Credentials, Endpoint
+from sage_flow.links.local_link import AnyLink
+from sage_flow.links.loop import exchange_loop
+from sage_flow.links.transport import TcpAddress, UnixAddress
+from sage_flow.queues.host import QueueHost
+
+LEASE_S: Final = 300.0
+"""A host ends when for so long no process has been connected, in seconds."""
+
+_STORE: Final = b"sage_flow queues"  # the part of Ray's key-value store that is for us
+_REMEMBERED: Final = 10_000  # closed channels, as everywhere
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a process of some node gets to a host. It holds secrets: it is sent through Ray only, and not kept."""
+
+    endpoint: Endpoint
+    key: bytes = field(repr=False)
+    credentials: Credentials | None
+    """For TLS; None on the host's own node."""
+
+
+class LeasedHost(QueueHost):
+    """A host that says when nobody has been connected for `lease_s`: it calls `deserted`, on the exchange thread."""
+
+    def __init__(self, address: UnixAddress, key: bytes, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._leases = itertools.count(1)
+        self._lease = 0
+        super().__init__(address, key)
+        self.renew_lease()
+
+    def deserted(self, lease: int) -> None:
+        """The lease of this number ran out."""
+
+    def renew_lease(self) -> None:
+        """It begins anew. From any thread."""
+        lease = self._lease = next(self._leases)
+        exchange_loop().order(lambda: exchange_loop().after(self._lease_s, lambda: self._expire_lease(lease)))
+
+    def is_over(self, lease: int) -> bool:
+        """Nobody is connected, and nobody has renewed the lease since this one."""
+        return lease == self._lease and not self._links
+
+    def _expire_lease(self, lease: int) -> None:
+        if self.is_over(lease):
+            self.deserted(lease)
+
+    def _on_link_closed(self, link: AnyLink, reason: str) -> None:
+        super()._on_link_closed(link, reason)
+        if not self._links:
+            self.renew_lease()
+
+
+class _ActorsHost(LeasedHost):
+    """Asks its actor to end: an actor can only do that in a call."""
+
+    def __init__(self, address: UnixAddress, key: bytes, lease_s: float) -> None:
+        self._orphans: deque[str] = deque()
+        super().__init__(address, key, lease_s)
+
+    def on_orphan(self, name: tuple[str, str]) -> None:
+        """Ray's key-value store is asked elsewhere: here nobody may wait."""
+        self._orphans.append(name[1])
+
+    def take_orphans(self) -> list[str]:
+        """The channels that have ended with whom they were there for, since the last time."""
+        return [self._orphans.popleft() for _ in range(len(self._orphans))]
+
+    def deserted(self, lease: int) -> None:
+        import ray
+
+        ray.get_runtime_context().current_actor.end_if_deserted.remote(lease)
+
+
+class RayQueueHost:
+    """The actor. Its calls come one by one: who was shown the way has renewed the lease before the host can end."""
+
+    def __init__(self, namespace: str, scope: str, lease_s: float) -> None:
+        import ray
+
+        self._scope = scope
+        self._node: str = ray.get_runtime_context().get_node_id()
+        self._ip: str = ray.util.get_node_ip_address()
+        self._key = secrets.token_bytes(32)
+        self._address = UnixAddress.unnamed()
+        self._host = _ActorsHost(self._address, self._key, lease_s)
+        self._notes = _Notes(namespace, scope)
+        self._credentials: Credentials | None = None  # made, with the port, when another node asks
+        self._port: int | None = None
+
+    def way(self, channel_id: str, node: str, visits: bool = False) -> Way | None:
+        """The way for a process on `node`; None if the channel was lost with a host before this one.
+
+        Who only `visits` a queue makes none: there is no way to one that nobody has made here.
+        """
+        self._host.renew_lease()
+        self._notes.forget(self._host.take_orphans())
+        if not (channel_id in self._notes.ours if visits else self._notes.claim(channel_id)):
+            return None
+        self._notes.forget_oldest({channel_id for _, channel_id in self._host.open_queues})
+        if node != self._node:
+            self._open_port()
+        endpoint = Endpoint(self._node, self._address.path, self._ip, self._port)
+        return Way(endpoint, self._key, None if node == self._node else self._credentials)
+
+    def end_if_deserted(self, lease: int) -> None:
+        """The lease ran out: end, unless somebody has come meanwhile."""
+        if self._host.is_over(lease):
+            queues = self._host.statistics()["queues"]
+            self._notes.forget([name[1] for name, told in queues.items() if not _contents(told)])
+            self._end()
+
+    def end(self) -> None:
+        """Close all queues, for everybody, and end; nothing is remembered of them."""
+        self._notes.forget(list(self._notes.ours))
+        self._end()
+
+    def statistics(self) -> dict[str, Any]:
+        """Those of `RPCQueueServer`, the process, its node and what it listens at."""
+        return {"process": os.getpid(), "node": self._node, "port": self._port, **self._host.statistics()}
+
+    def _end(self) -> None:
+        import ray
+
+        self._host.close()
+        ray.actor.exit_actor()
+
+    def _open_port(self) -> None:
+        if self._credentials is None:
+            self._credentials = Credentials.make(f"queues of {self._scope}")
+            address = self._host.listen_also(TcpAddress(self._ip, 0, self._credentials.server()))
+            self._port = address.port
+
+
+def _contents(told: dict[str, Any]) -> int:
+    return int(told["depth"] + told["leases"] + told["held"])
+
+
+class _Notes:
+    """Which channels this host has, noted where the next host reads it."""
+
+    def __init__(self, namespace: str, scope: str) -> None:
+        self.ours: dict[str, None] = {}  # the oldest first
+        self._host = os.urandom(8).hex().encode()
+        self._prefix = f"{len(namespace)}:{namespace}{len(scope)}:{scope}"
+
+    def claim(self, channel_id: str) -> bool:
+        """False if it was another host's."""
+        if channel_id in self.ours:
+            return True
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        if _internal_kv_put(self._name(channel_id), self._host, overwrite=False, namespace=_STORE):
+            return False
+        self.ours[channel_id] = None
+        return True
+
+    def forget(self, channel_ids: Iterable[str]) -> None:
+        """They may be made anew."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        for channel_id in channel_ids:
+            self.ours.pop(channel_id, None)
+            _internal_kv_del(self._name(channel_id), namespace=_STORE)
+
+    def forget_oldest(self, but: set[str]) -> None:
+        """So many closed channels are remembered, and not more."""
+        if len(self.ours) > len(but) + _REMEMBERED:
+            self.forget([next(channel_id for channel_id in self.ours if channel_id not in but)])
+
+    def _name(self, channel_id: str) -> bytes:
+        return (self._prefix + channel_id).encode()

@@ -1,0 +1,112 @@
+"""The end of a queue that another process hosts: what users ask of it."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sage_flow.errors import QueueClosed
+from sage_flow.queues import opcodes as wire
+from sage_flow.queues.consuming import Consumer, OnLeases, OnLost, OnSent, Sending
+from sage_flow.queues.items import decode_runs, encode_runs
+from sage_flow.queues.methods import LiveQueue, check_count, check_most, waiting_time
+from sage_flow.queues.remote_call import ReachPolicy
+from sage_flow.queues.remote_consuming import RemoteConsumer, RemoteSending
+from sage_flow.queues.remote_session import RemoteSession
+
+__all__ = ["ReachPolicy", "RemoteQueue"]
+
+
+class RemoteQueue(RemoteSession, LiveQueue):
+    """`name`: scope and channel_id. `host`: where it is, for people. `connection`: how to get there."""
+
+    @property
+    def maxsize(self) -> int:
+        """How many items may wait; 0 or less: any number."""
+        return self._maxsize
+
+    @property
+    def closed(self) -> bool:
+        """It was closed, or its host is gone, as far as this process has heard."""
+        return self._closed is not None
+
+    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+        """See `QueueMethods.put_many`. Raises also: CodecError, ChannelNotReachable, PutInDoubt."""
+        seconds, items = waiting_time(block, timeout), list(items)
+        check_count(len(items), self._maxsize)
+        if not items:
+            self.qsize()  # as a queue that is closed takes nothing, not even nothing
+            return
+        runs = list(encode_runs(items))
+        number = next(self._numbers)
+        put = (wire.PUT, block, runs, False)
+        if sum(size for _, _, size in runs) > wire.SMALL:
+            room = self.ask(number, (wire.ASK_ROOM, block, len(items)), seconds)
+            answer = self.ask(number, put, None) if room[0] == wire.ROOM else room
+        else:
+            answer = self.ask(number, put, seconds)
+        if answer[0] in (wire.NO_ROOM, wire.WITHDRAWN):
+            raise queue.Full
+        self.check(answer, wire.ACCEPTED)
+
+    def get_many(self, max_items: int, block: bool = True, timeout: float | None = None) -> list[Any]:
+        """See `QueueMethods.get_many`. Raises also: CodecError, ChannelNotReachable."""
+        seconds = waiting_time(block, timeout)
+        check_most(max_items)
+        answer = self.ask(next(self._numbers), (wire.GET, block, max_items, False), seconds)
+        if answer[0] in (wire.NO_ITEM, wire.WITHDRAWN):
+            raise queue.Empty
+        self.check(answer, wire.DELIVERY)
+        return decode_runs(answer[1])
+
+    def qsize(self) -> int:
+        """How many items wait at the host, at this moment."""
+        (size,) = self.check(self.ask(next(self._numbers), (wire.SIZE,), None), wire.TOLD)
+        if size is None:
+            raise self.end("it was closed")
+        return int(size)
+
+    def close(self) -> None:
+        """End it at the host, for everybody."""
+        try:
+            self.ask(next(self._numbers), (wire.CLOSE,), None)
+        except QueueClosed:
+            return  # by somebody else, or its host is gone
+        self.end("this process closed it")
+
+    def statistics(self) -> dict[str, Any]:
+        """Those of the host, if it is not closed, and `client`: what this process asks, its link and its story."""
+        told = {"closed": True}
+        if self._closed is None:
+            (told,) = self.check(self.ask(next(self._numbers), (wire.STATISTICS,), None), wire.TOLD)
+        link = self._link
+        client = {
+            "session": self._session,
+            "open_requests": len(self._calls),
+            "link": None if link is None else link.statistics(),
+            "story": self._story.events(),
+        }
+        return {**told, "client": client}
+
+    def send(self, item: Any, on_sent: OnSent, on_lost: OnLost | None = None) -> Sending:
+        """See `LiveQueue.send`."""
+        return RemoteSending(self, item, on_sent, on_lost)
+
+    def consume(self, on_leases: OnLeases, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
+        """See `LiveQueue.consume`."""
+        return RemoteConsumer(self, on_leases, on_closed, holds)
+
+    def read_while(
+        self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object]
+    ) -> None:
+        """See `LiveQueue.read_while`."""
+        link = self._link
+        if link is not None:
+            link.read_while(is_waiting, timeout_s, others_wait)
+
+    def interrupt(self) -> None:
+        """See `LiveQueue.interrupt`."""
+        link = self._link
+        if link is not None:
+            link.interrupt()

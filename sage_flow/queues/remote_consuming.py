@@ -1,0 +1,129 @@
+"""Put and get with callbacks (`consuming`) for a queue that another process hosts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sage_flow.errors import QueueClosed
+from sage_flow.queues import opcodes as wire
+from sage_flow.queues.consuming import Consumer, Lease, OnLeases, OnLost, OnSent, Sending
+from sage_flow.queues.items import decode_runs, pack
+from sage_flow.queues.remote_call import Call
+from sage_flow.queues.remote_session import RemoteSession
+
+__all__ = ["RemoteConsumer", "RemoteSending"]
+
+
+class RemoteSending(Sending):
+    """One put. The item is copied when this is made."""
+
+    def __init__(self, session: RemoteSession, item: Any, on_sent: OnSent, on_lost: OnLost | None) -> None:
+        payload = pack(item)
+        self._session = session
+        self._on_sent = on_sent
+        self._is_withdrawn = False
+        put = (wire.PUT, True, [(payload, 1, sum(map(len, payload)))], on_lost is not None)
+        self._call = session.begin(put, self._tell, on_lost)
+
+    def _tell(self, answer: tuple[Any, ...]) -> None:
+        if not self._is_withdrawn:
+            self._on_sent(self._session.error_of(answer))
+
+    def withdraw(self) -> None:
+        self._is_withdrawn = True
+        self._session.take_back(self._call)
+
+
+class RemoteConsumer(Consumer):
+    """One get that waits, renewed when it is answered, for as many items as were granted."""
+
+    def __init__(
+        self,
+        session: RemoteSession,
+        on_leases: OnLeases,
+        on_closed: Callable[[Exception], object],
+        holds: bool,
+    ) -> None:
+        self._session = session
+        self._on_leases = on_leases
+        self._on_closed = on_closed
+        self._holds = holds
+        self._lock = threading.Lock()  # guards what follows
+        self._granted = 0
+        self._asking = False
+        self._call: Call | None = None
+        self._is_stopped = False
+
+    def grant(self, count: int) -> None:
+        with self._lock:
+            self._granted += count
+            if self._is_stopped or self._asking or self._granted <= 0:
+                return
+            self._asking = True
+            most = self._granted
+        self._ask(most)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._is_stopped = True
+            call, self._call = self._call, None
+        if call is not None:
+            self._session.take_back(call)
+
+    def _ask(self, most: int) -> None:
+        try:
+            call = self._session.begin((wire.GET, True, most, self._holds), self._on_answer)
+        except QueueClosed as error:
+            self._on_closed(error)
+            return
+        with self._lock:
+            if call.answer is None and not self._is_stopped:
+                self._call = call
+            is_unwanted = self._is_stopped
+        if is_unwanted:
+            self._session.take_back(call)
+
+    def _on_answer(self, answer: tuple[Any, ...]) -> None:
+        generation = self._session.generation
+        error = self._session.error_of(answer)
+        leases: list[Lease] = []
+        if answer[0] == wire.DELIVERY:
+            leases = self._leases(generation, *answer[1:])
+        with self._lock:
+            self._call, self._asking = None, False
+            self._granted -= len(leases)
+            is_stopped = self._is_stopped
+        if is_stopped:
+            for lease in leases:
+                lease.give_back(begun=False)
+        elif error is not None:
+            self._on_closed(error)
+        else:
+            self._on_leases(leases)
+            self.grant(0)
+
+    def _leases(self, generation: int, runs: list[tuple[Any, ...]], delivery: int) -> list[Lease]:
+        leases: list[Lease] = []
+        for payload, start, stop, waited_s, begun in runs:
+            for index in range(start, stop):
+                value = partial(_item, payload, index)
+                settle = partial(self._settle, generation, delivery, len(leases))
+                leases.append(Lease(value, waited_s, begun, settle))
+        if self._holds:
+            self._session.hold(len(leases))
+        return leases
+
+    def _settle(self, generation: int, delivery: int, place: int, begun: bool | None) -> None:
+        if not self._holds:
+            return
+        if begun is None:
+            self._session.settle(generation, wire.FINISH, delivery, place)
+        else:
+            self._session.settle(generation, wire.GIVE_BACK, delivery, place, begun)
+
+
+def _item(payload: Any, index: int) -> Any:
+    return decode_runs([(payload, index, index + 1)])[0]

@@ -1,0 +1,275 @@
+"""The messages that subtasks exchange.
+
+Two families. *Frames* (`Data`, `Control`) belong to one channel and keep its order: each carries the
+channel's next sequence number. *Commands* are outside that order and always get in: credits and
+replies must reach a subtask that is blocked on exactly them.
+
+Addresses are small integers: 0 is the driver, subtasks follow from 1 in the order of the plan.
+NamedTuples because one is made per frame and per call: construction costs a third of a frozen
+dataclass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from sage_flow.wire.packed import Packed
+
+DRIVER = 0
+"""Address of the driver: collected rows, progress and results go there."""
+
+OUTSIDE = -1
+"""Address of the callers outside the job, beside the driver: replies to `JobHandle.service` go there."""
+
+FRAME_RECORDS = 1024
+"""Records in one frame at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """No record with a timestamp <= `timestamp` (int, ms since the epoch) follows on this channel."""
+
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Separates the records of checkpoint `checkpoint` from those of the next one."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfInput:
+    """Nothing follows on this channel; counts as every later watermark and barrier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """This channel does not hold back the watermark until its next record or watermark."""
+
+
+ControlElement = Watermark | Barrier | EndOfInput | Idle
+
+
+class Ticket(NamedTuple):
+    """The share of a service call that one record inside a service's pipeline stands for.
+
+    `reply_to` is the caller's address, `call_id` its number there; the shares of one call sum to 1.
+    `remaining_s` is the time left when the record was sent.
+    """
+
+    reply_to: int
+    call_id: int
+    share: Fraction
+    remaining_s: float
+
+
+class Data(NamedTuple):
+    """Records on a channel; `tickets`, if any, runs beside them. `cost` is what it takes of the credit."""
+
+    channel: int
+    seq: int
+    records: list[Any] | Packed
+    tickets: list[Ticket] | None = None
+    cost: int = 0
+
+    def unpacked(self) -> list[Any]:
+        """The records themselves. Raises: CodecError if they came from another process and cannot be made here."""
+        records = self.records
+        return records if isinstance(records, list) else records.unpack()
+
+
+class Control(NamedTuple):
+    """One control element on a channel."""
+
+    channel: int
+    seq: int
+    element: ControlElement
+
+
+class Credit(NamedTuple):
+    """The consumer of `channel` has used up frames of this cost: its producer may send as much again."""
+
+    channel: int
+    amount: int
+
+
+class Request(NamedTuple):
+    """One call of a service, from the subtask `reply_to`.
+
+    `remaining_s` seconds were left for it when it was sent; the port that receives it notes the `deadline`
+    on its own clock.
+    """
+
+    reply_to: int
+    call_id: int
+    remaining_s: float
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    deadline: float = 0.0
+
+
+class CancelRequest(NamedTuple):
+    """The subtask `reply_to` takes back its request `call_id`, if it has not been started."""
+
+    reply_to: int
+    call_id: int
+
+
+class EndOfRequests(NamedTuple):
+    """The subtask `caller` will send no more requests."""
+
+    caller: int
+
+
+class Reply(NamedTuple):
+    """A share of a call's outcome. `error` (see `runtime.failure.pack_error`) decides the call at once."""
+
+    call_id: int
+    share: Fraction | int
+    outputs: tuple[Any, ...]
+    error: Any = None
+
+
+class EndService(NamedTuple):
+    """Driver to service: end once `EndOfRequests` of all these callers have come."""
+
+    callers: tuple[int, ...]
+
+
+class Commit(NamedTuple):
+    """Driver to subtask: every subtask of the job has closed, publish."""
+
+
+class Cancel(NamedTuple):
+    """Driver to subtask: unwind, close, abort. `restarts`: the job has failed and will start again."""
+
+    reason: str
+    restarts: bool = False
+
+
+class Drain(NamedTuple):
+    """Driver to a source's subtask: read nothing more, and end as if the source had."""
+
+
+class Inspect(NamedTuple):
+    """Driver to subtask: tell your `Inspected` number `number`, now, whatever you are doing."""
+
+    number: int
+
+
+class Inspected(NamedTuple):
+    """Subtask to driver: what its port sees (a `runtime.report.PortReport`)."""
+
+    subtask: int
+    number: int
+    report: Any
+
+
+class Progress(NamedTuple):
+    """Subtask to driver: how far it is (a `runtime.report.SubtaskReport`, None when it starts)."""
+
+    subtask: int
+    report: Any
+
+
+class Finished(NamedTuple):
+    """Subtask to driver: all input is processed and everything closed; it now waits for `Commit`.
+
+    `called` are the addresses of the services' subtasks that it sent requests to.
+    """
+
+    subtask: int
+    report: Any
+    called: tuple[int, ...]
+
+
+class Failed(NamedTuple):
+    """Subtask to driver: it stopped with `failure` (see `runtime.failure.pack_error`) and will close now."""
+
+    subtask: int
+    report: Any
+    failure: Any
+
+
+class Ended(NamedTuple):
+    """Subtask to driver, the last message: it has committed or aborted. `failure`: in doing that."""
+
+    subtask: int
+    report: Any
+    failure: Any = None
+
+
+class Opened(NamedTuple):
+    """A service's subtask to driver: its functions, or its object, are open."""
+
+    subtask: int
+
+
+class ServiceOpened(NamedTuple):
+    """Driver to every subtask: all subtasks of this service are open, the time of calls begins."""
+
+    service: str
+
+
+class Closing(NamedTuple):
+    """Subtask to driver: its records are processed, what was left of coroutines is ended now and everything closed."""
+
+    subtask: int
+
+
+class Locate(NamedTuple):
+    """Driver to subtask: tell where your user code is (`Located`), now, whatever it is doing."""
+
+
+class Located(NamedTuple):
+    """Subtask to driver: the lines of user code (`file:line in function`) that its threads and coroutines are in.
+
+    `left_s`: for so many seconds somebody waits for what is under way there; 0 or less if nobody does.
+    """
+
+    subtask: int
+    left_s: float
+    places: tuple[str, ...]
+
+
+class PeerLost(NamedTuple):
+    """Process to driver: `process` has lost its connection with `peer`, which may be alive."""
+
+    process: int
+    peer: int
+    reason: str
+
+
+Frame = Data | Control
+Message = (
+    Data
+    | Control
+    | Credit
+    | Request
+    | EndOfRequests
+    | Reply
+    | EndService
+    | Commit
+    | Cancel
+    | Progress
+    | Finished
+    | Failed
+    | Ended
+    | CancelRequest
+    | Inspect
+    | Inspected
+    | PeerLost
+    | Drain
+    | Closing
+    | Locate
+    | Located
+    | Opened
+    | ServiceOpened
+)

@@ -1,0 +1,1 @@
+"""How records and messages become bytes: frames, lanes, codec, handshake."""
