@@ -13,8 +13,8 @@ from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHa
 from sage_flow.stream import ConnectedStreams, DataStream, KeyedStream
 
 if TYPE_CHECKING:
-    from sage_flow.remote_service import connect_service
-    from sage_flow.service_client import ServiceClient
+    from sage_flow.executors.remote_service import connect_service
+    from sage_flow.executors.service_client import ServiceClient
 
 __all__ = [
     "Environment",
@@ -54,11 +54,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "connect_service":  # needs sockets, which a local job does not
-        from sage_flow.remote_service import connect_service
+        from sage_flow.executors.remote_service import connect_service
 
         return connect_service
     if name == "ServiceClient":  # needs queues
-        from sage_flow.service_client import ServiceClient
+        from sage_flow.executors.service_client import ServiceClient
 
         return ServiceClient
     raise AttributeError(f"module 'sage_flow' has no attribute {name!r}")

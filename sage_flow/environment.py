@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, Executor
+from sage_flow.executors.service_requests import checked_requests
 from sage_flow.functions import Source
 from sage_flow.job import JobHandle, JobResult
 from sage_flow.plan.arguments import with_own_arguments
@@ -29,7 +30,6 @@ from sage_flow.plan.service_methods import check_methods
 from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
-from sage_flow.service_requests import checked_requests
 from sage_flow.stream import DataStream
 
 if TYPE_CHECKING:
@@ -367,8 +367,8 @@ class Environment(ABC):
         job, and then end the program. This applies if `execute` runs in the main thread and the program has no handlers
         for these signals; to end a job differently use `submit()`.
         """
-        from sage_flow.metrics import is_shown, watching
-        from sage_flow.stopping import stoppable
+        from sage_flow.cli.metrics import is_shown, watching
+        from sage_flow.cli.stopping import stoppable
 
         progress = self.progress if progress is None else progress
         with stoppable(self.submit, announces=is_shown(progress)) as (job, signals), watching(job, progress):

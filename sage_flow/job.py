@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.console import tell
+from sage_flow.cli.console import tell
 from sage_flow.errors import ClusterError, JobCancelled, SageFlowError
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.runtime.coordinator import JobStatus
@@ -21,8 +21,8 @@ from sage_flow.service import ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
+    from sage_flow.executors.remote_service import ServedService
     from sage_flow.plan.picture import Picture
-    from sage_flow.remote_service import ServedService
 
 __all__ = ["JobHandle", "JobResult", "JobStatus"]
 
@@ -139,7 +139,7 @@ class JobHandle:
         try:
             with contextlib.ExitStack() as stack:
                 try:
-                    from sage_flow.running_jobs import announced
+                    from sage_flow.executors.running_jobs import announced
 
                     stack.enter_context(announced(self))
                 except (OSError, SageFlowError) as error:

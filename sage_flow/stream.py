@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sink
-from sage_flow.operator_options import DataStreamSink, HasOptions
 from sage_flow.plan.builder import Graph, checked_count, make_collect, make_operator
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, OnError, Partitioning, Tap
+from sage_flow.plan.operator_options import DataStreamSink, HasOptions
 from sage_flow.stream_display import ShownStream
 
 __all__ = ["ConnectedStreams", "DataStream", "KeyedStream"]

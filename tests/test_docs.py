@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, RemoteEnvironment, errors
-from sage_flow.cli import _parser
+from sage_flow.cli.program import _parser
 from sage_flow.executors.threads import ThreadExecutor
 
 ROOT = Path(__file__).parent.parent

@@ -87,7 +87,7 @@ def test_the_wheel_has_types_and_templates(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     packaged = {f"sage_flow/{file.relative_to(ROOT / 'sage_flow')}" for file in (ROOT / "sage_flow").rglob("*")}
     wanted = {name for name in packaged if name.endswith((".py", ".tmpl", "py.typed"))}
-    assert {"sage_flow/py.typed", "sage_flow/scaffold/README.md.tmpl", "sage_flow/stream.py"} <= wanted
+    assert {"sage_flow/py.typed", "sage_flow/cli/scaffold/README.md.tmpl", "sage_flow/stream.py"} <= wanted
     assert {name for name in names if ".dist-info/" not in name} == wanted
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from sage_flow import LocalEnvironment, connect_service, running_jobs
+from sage_flow import LocalEnvironment, connect_service
 from sage_flow.channels import RPCQueueDescriptor, RPCQueueServer, resolve_descriptor
 from sage_flow.cli import main
 from sage_flow.errors import ChannelNotReachable, SageFlowError, WorkerDied
+from sage_flow.executors import running_jobs
 from sage_flow.executors.processes import ProcessExecutor
 
 KEY = b"Open-Sesame:forty-thieves-do-not"  # as long as those that the engine makes

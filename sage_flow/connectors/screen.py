@@ -6,7 +6,7 @@ import errno
 import sys
 from typing import Any, Final
 
-from sage_flow.console import lose_stdout
+from sage_flow.cli.console import lose_stdout
 from sage_flow.functions import Sink
 
 __all__ = ["PrintSink"]

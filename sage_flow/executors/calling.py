@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from sage_flow.errors import CodecError, ServiceOverloaded
 from sage_flow.executors.shell import Post
 from sage_flow.keys import group_to_subtask
+from sage_flow.links.story import Story
 from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
 from sage_flow.runtime.caller import activation_deadline
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
@@ -22,7 +23,6 @@ from sage_flow.runtime.opening import Openings
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics
 from sage_flow.service import Call
-from sage_flow.story import Story
 
 __all__ = ["CallingPort", "cannot_be_sent"]
 

@@ -29,6 +29,8 @@ from sage_flow.links.link import Link
 from sage_flow.links.listener import Listener
 from sage_flow.links.loop import EventLoop
 from sage_flow.links.pipe import Pipe
+from sage_flow.links.silence import Silence
+from sage_flow.links.story import Story
 from sage_flow.links.transport import Address, TcpAddress, UnixAddress
 from sage_flow.runtime.messages import (
     DRIVER,
@@ -41,8 +43,6 @@ from sage_flow.runtime.messages import (
     Reply,
     Request,
 )
-from sage_flow.silence import Silence
-from sage_flow.story import Story
 from sage_flow.wire.handshake import NONCE_BYTES, Dialer, Identity
 from sage_flow.wire.packed import Packing
 

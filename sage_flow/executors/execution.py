@@ -25,8 +25,8 @@ from sage_flow.service import ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
+    from sage_flow.executors.remote_service import ServedService
     from sage_flow.executors.request_door import RequestDoor
-    from sage_flow.remote_service import ServedService
 
 __all__ = ["Execution", "Executor", "JobOutcome", "LocalExecution", "SubtaskInfo", "outcome_of"]
 
@@ -267,8 +267,8 @@ class LocalExecution(Execution):
     def serve(
         self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
     ) -> ServedService:
+        from sage_flow.executors.remote_service import ServedService
         from sage_flow.links.transport import TcpAddress
-        from sage_flow.remote_service import ServedService
 
         self.service(service)
         assert self.driver.outside is not None  # else there is no handle

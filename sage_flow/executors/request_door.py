@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.errors import ChannelError, CodecError, InternalError, QueueClosed, ServiceError, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
+from sage_flow.executors.service_requests import made_requests
 from sage_flow.plan.graph import Kind
 from sage_flow.queues.call_items import Answer, Question, content_of, open_content, question_from
 from sage_flow.queues.reply_queues import visit_reply_queue
@@ -25,7 +26,6 @@ from sage_flow.runtime.caller import check_request
 from sage_flow.runtime.calls import Outcome
 from sage_flow.runtime.failure import pack_error
 from sage_flow.service import Call
-from sage_flow.service_requests import made_requests
 
 if TYPE_CHECKING:
     from sage_flow.executors.outside import OutsidePort

@@ -25,9 +25,9 @@ from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, Lin
 from sage_flow.links.connection import Closed, Inbound, Lost, Outbound
 from sage_flow.links.loop import READ, SOON_S, WRITE, EventLoop, exchange_loop
 from sage_flow.links.pipe import Pipe
+from sage_flow.links.story import Story
 from sage_flow.links.transport import Address
 from sage_flow.links.waker import Waker
-from sage_flow.story import Story
 from sage_flow.wire.frames import MESSAGE_LIMIT
 from sage_flow.wire.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
 

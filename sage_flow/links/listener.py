@@ -16,8 +16,8 @@ from sage_flow.errors import ChannelNotReachable
 from sage_flow.links.link import BUSY_S, CLOSED_HERE, FLUSH_S, Link, OnClosed, OnMessage, exchange_loop, text_of
 from sage_flow.links.loop import READ, EventLoop
 from sage_flow.links.pipe import Pipe
+from sage_flow.links.story import Story
 from sage_flow.links.transport import Address, TcpAddress
-from sage_flow.story import Story
 from sage_flow.wire.frames import MESSAGE_LIMIT
 from sage_flow.wire.handshake import NONCE_BYTES, Acceptor, Identity
 

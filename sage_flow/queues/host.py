@@ -20,12 +20,12 @@ from sage_flow.errors import LinkClosed, ProtocolError
 from sage_flow.links.listener import Listener
 from sage_flow.links.local_link import AnyLink, LocalLink, OnClosed, OnMessage
 from sage_flow.links.loop import exchange_loop
+from sage_flow.links.silence import Silence
 from sage_flow.links.transport import Address
 from sage_flow.queues import hosted as hosted
 from sage_flow.queues import opcodes as wire
 from sage_flow.queues.hosted import RESUME_S, Decision, HostedQueue, Run
 from sage_flow.queues.items import relayed
-from sage_flow.silence import Silence
 
 _log = logging.getLogger("sage_flow.channels")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sage_flow.story import Story
+from sage_flow.links.story import Story
 
 _WINDOW_S: Final = 10  # of rates
 

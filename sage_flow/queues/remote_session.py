@@ -29,11 +29,11 @@ from sage_flow.errors import (
     QueueClosed,
 )
 from sage_flow.links.local_link import AnyLink
+from sage_flow.links.story import Story
 from sage_flow.queues import opcodes as wire
 from sage_flow.queues.connection import QueueConnection
 from sage_flow.queues.consuming import Due, OnLost
 from sage_flow.queues.remote_call import WAITING, Call, ReachPolicy
-from sage_flow.story import Story
 
 _log = logging.getLogger("sage_flow.channels")
 

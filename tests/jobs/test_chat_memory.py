@@ -15,8 +15,8 @@ import pytest
 from operators import retrieval
 from sage_flow import LocalEnvironment
 from sage_flow.cli import main
+from sage_flow.cli.jobfile import load_job
 from sage_flow.errors import InputError
-from sage_flow.jobfile import load_job
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "chat_memory.py"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from sage_flow import LocalEnvironment
+from sage_flow.cli.jobfile import load_job
 from sage_flow.errors import InputError
-from sage_flow.jobfile import load_job
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "flights.py"

@@ -9,7 +9,7 @@ import pytest
 
 from sage_flow import LocalEnvironment
 from sage_flow.cli import main
-from sage_flow.jobfile import load_job
+from sage_flow.cli.jobfile import load_job
 
 JOB = Path(__file__).parents[2] / "jobs" / "wordcount.py"
 TEXT = "The cat, the dog and the bird.\nA dog's life; and a cat-like CAT!\n"

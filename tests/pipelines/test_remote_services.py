@@ -12,7 +12,7 @@ from async_services import Adder, Gate, Keeper
 
 from sage_flow import LocalEnvironment, PipelineService, connect_service, errors, wait
 from sage_flow.executors.outside import OutsidePort
-from sage_flow.remote_service import ServedService
+from sage_flow.executors.remote_service import ServedService
 
 KEY = b"opens one service of these tests"
 

@@ -8,10 +8,10 @@ import pytest
 from sage_flow import LocalEnvironment, PipelineService, Service
 from sage_flow.errors import PipelineError, ServiceTimeout
 from sage_flow.executors.processes import ProcessExecutor
+from sage_flow.executors.remote_service import connect_service
 from sage_flow.executors.simulation import SimulationExecutor
 from sage_flow.executors.threads import ThreadExecutor
 from sage_flow.functions import Function
-from sage_flow.remote_service import connect_service
 
 CALL_S = 3.0  # the time of a call: less than the services here need to open
 SLOW_S = 4.0

@@ -24,21 +24,21 @@ from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, f
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.ray.service_door import RelayPort
 from sage_flow.executors.ray.worker import this_node
+from sage_flow.executors.remote_service import Door, ServiceConnection
+from sage_flow.executors.service_requests import check_requests_travel
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
 from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.queues.ray import host_name
-from sage_flow.remote_service import Door, ServiceConnection
 from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import pack_error
 from sage_flow.service import ServiceHandle
-from sage_flow.service_requests import check_requests_travel
 
 if TYPE_CHECKING:
     import ssl
 
-    from sage_flow.remote_service import ServedService
+    from sage_flow.executors.remote_service import ServedService
 
 __all__ = ["RayExecution", "RayExecutor", "queues_of_job"]
 

@@ -24,6 +24,7 @@ from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
 from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
+from sage_flow.links.silence import Silence
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.queues.ray import end_queues
@@ -31,7 +32,6 @@ from sage_flow.restart import FailureClock, NoRestart, RestartAfter
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
 from sage_flow.runtime.report import OperatorCounts
-from sage_flow.silence import Silence
 from sage_flow.wire import by_value
 
 __all__ = ["JobMaster"]

@@ -19,10 +19,10 @@ from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.link_post import LinkPost
 from sage_flow.executors.ray.worker import node_ip, this_node
+from sage_flow.executors.remote_service import Door, ServedService
 from sage_flow.links.endpoint import Credentials, Endpoint
 from sage_flow.links.transport import TcpAddress, UnixAddress
 from sage_flow.plan.physical import Plan, ServicePlan
-from sage_flow.remote_service import Door, ServedService
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.messages import Message, Reply

@@ -11,7 +11,8 @@ import pytest
 from call_peer import PIPELINE, Answerer, begun, call_there, serving, use_there, wrong_answers
 from test_queue_waiting import until
 
-from sage_flow import LocalEnvironment, PipelineService, ServiceClient, errors, service_client, wait
+from sage_flow import LocalEnvironment, PipelineService, ServiceClient, errors, wait
+from sage_flow.executors import service_client
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor
 from sage_flow.queues.call_items import Answer

@@ -8,8 +8,8 @@ from typing import Any, Literal, Optional
 
 import pytest
 
+from sage_flow.cli.joboptions import options_of, parse_options
 from sage_flow.errors import PipelineError
-from sage_flow.joboptions import options_of, parse_options
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Silence is counted only while this process is there to hear."""
 
-from sage_flow.silence import Silence
+from sage_flow.links.silence import Silence
 
 
 def looks(silence, *times):

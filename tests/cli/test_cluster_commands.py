@@ -13,14 +13,14 @@ import threading
 import pytest
 from job_folder import fresh_folder, start, write  # noqa: F401 - a fixture
 
-from sage_flow import LocalEnvironment, RemoteEnvironment, cluster_commands, relay
-from sage_flow.cli import main
+from sage_flow import LocalEnvironment, RemoteEnvironment
+from sage_flow.cli import cluster_commands, main, relay
+from sage_flow.cli.inspection import job_text
+from sage_flow.cli.jobfile import load_job
+from sage_flow.cli.submission import JobServer, entrypoint, shipped
 from sage_flow.errors import ClusterError, PipelineError
 from sage_flow.executors.ray.cluster import connect_to_ray, this_submission
 from sage_flow.executors.ray.search_path import SearchPath
-from sage_flow.inspection import job_text
-from sage_flow.jobfile import load_job
-from sage_flow.submission import JobServer, entrypoint, shipped
 
 JOB = """
 from __future__ import annotations
@@ -189,8 +189,8 @@ def test_a_reader_of_the_log_that_has_had_enough_is_no_error_of_the_server(job_f
             raise BrokenPipeError
 
     write(job_folder / "piped.py", JOB)
-    monkeypatch.setattr("sage_flow.submission.JobServer", Following)
-    monkeypatch.setattr("sage_flow.cli.discard_stdout", lambda: None)
+    monkeypatch.setattr("sage_flow.cli.submission.JobServer", Following)
+    monkeypatch.setattr("sage_flow.cli.program.discard_stdout", lambda: None)
     assert main(["submit", "piped.py", "--address", "http://head:8265"]) == 1
     assert capsys.readouterr().err == "sage-flow: job 'piped' is submitted as raysubmit_1\n"
 
@@ -412,7 +412,7 @@ def test_what_a_command_prints_on_the_cluster_is_printed_here(monkeypatch, capsy
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("sage-flow: error: 'nowhere' is not an address of Ray")
-    assert server.entrypoint == "python -m sage_flow.relay status 'x y'"
+    assert server.entrypoint == "python -m sage_flow.cli.relay status 'x y'"
     assert server.metadata["sage_flow_command"] == "status"  # it is no submission of a job
     assert server.forgotten == ["raysubmit_1"]
 

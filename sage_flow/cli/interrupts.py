@@ -1,7 +1,7 @@
 """Signals that ask a program to stop: Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal is closed.
 
 While a job starts and runs they are only noted and raise no exception: a job that is still starting cannot be ended,
-and an exception could interrupt the main thread anywhere. `stopping.py` decides what they do to the job.
+and an exception could interrupt the main thread anywhere. `cli/stopping.py` decides what they do to the job.
 """
 
 from __future__ import annotations

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sage_flow import JobStatus, known_jobs
+from sage_flow import JobStatus
+from sage_flow.cli import known_jobs
+from sage_flow.cli.known_jobs import JoblessSubmission, KnownJobs
+from sage_flow.cli.submission import Submission
 from sage_flow.errors import PipelineError
 from sage_flow.executors.ray.records import REMEMBERED, JobRecord
-from sage_flow.known_jobs import JoblessSubmission, KnownJobs
-from sage_flow.submission import Submission
 
 
 class FakeCluster:

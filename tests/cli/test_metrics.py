@@ -9,8 +9,8 @@ from fake_job import PATIENCE_S, FakeJob, open_pipe, open_terminal, watching_thr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_flow import metrics
-from sage_flow.metrics import Row, Snapshot, Speedometer, line_of, watching
+from sage_flow.cli import metrics
+from sage_flow.cli.metrics import Row, Snapshot, Speedometer, line_of, watching
 from sage_flow.runtime.report import OperatorCounts
 
 # --- rates ------------------------------------------------------------------------------------------------

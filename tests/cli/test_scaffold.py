@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import sage_flow.scaffold
+import sage_flow.cli.scaffold
 from sage_flow.cli import main
+from sage_flow.cli.scaffold import create_project
 from sage_flow.errors import PipelineError
-from sage_flow.scaffold import create_project
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def files_in(folder):
@@ -52,7 +52,7 @@ def test_new_lists_what_it_made_and_says_how_to_go_on(tmp_path, monkeypatch, cap
 def test_every_template_is_used_and_filled_in(tmp_path):
     made = create_project(tmp_path / "fresh")
     assert sorted(made) == files_in(tmp_path / "fresh")
-    templates = list(Path(sage_flow.scaffold.__file__).parent.glob("*.tmpl"))
+    templates = list(Path(sage_flow.cli.scaffold.__file__).parent.glob("*.tmpl"))
     assert len(templates) == len(made)
     for file in made:
         assert "$" not in (tmp_path / "fresh" / file).read_text()

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sage_flow import cluster_commands
 from sage_flow._version import __version__
-from sage_flow.console import (
+from sage_flow.cli import cluster_commands
+from sage_flow.cli.console import (
     FAILED,
     INTERRUPTED,
     OK,
@@ -21,9 +21,9 @@ from sage_flow.console import (
 )
 
 if TYPE_CHECKING:
+    from sage_flow.cli.jobfile import JobFile
     from sage_flow.environment import Environment
     from sage_flow.job import JobResult
-    from sage_flow.jobfile import JobFile
 
 __all__ = ["main", "run_file"]
 
@@ -211,7 +211,7 @@ def _print_plan(arguments: argparse.Namespace, text_of: Callable[[Environment], 
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from sage_flow.running_jobs import find_job
+    from sage_flow.executors.running_jobs import find_job
 
     if arguments.address is not None:
         return cluster_commands.inspect(arguments)
@@ -225,7 +225,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    from sage_flow.scaffold import create_project
+    from sage_flow.cli.scaffold import create_project
 
     try:
         files = create_project(arguments.project)
@@ -238,7 +238,7 @@ def _new(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> tuple[JobFile, Any]:
     """Load the job file, make its options."""
-    from sage_flow.jobfile import load_job
+    from sage_flow.cli.jobfile import load_job
 
     job = load_job(arguments.jobfile)
     return job, job.options(arguments.option)
@@ -252,9 +252,9 @@ def _written(job: JobFile, options: Any, env: Environment) -> Environment:
 
 def _finish(env: Environment, progress: bool | None, announces: bool) -> tuple[JobResult | None, int]:
     """Run the job to its end; return its result if it has finished, and the exit code."""
+    from sage_flow.cli.metrics import watching
+    from sage_flow.cli.stopping import exit_code, stoppable
     from sage_flow.job import JobStatus
-    from sage_flow.metrics import watching
-    from sage_flow.stopping import exit_code, stoppable
 
     with stoppable(env.submit, announces=announces) as (job, signals):
         try:
@@ -294,7 +294,3 @@ def _table_of_counts(result: JobResult) -> str:
         numbers = [records, *[skipped] * bool(result.skipped), *[letters] * bool(result.dead_letters)]
         lines.append("  ".join([f"{name:<{width}}", *(f"{number:>12,}" for number in numbers)]))
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

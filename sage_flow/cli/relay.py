@@ -1,6 +1,6 @@
 """A command that is run on the cluster, because only its job server can be reached from here.
 
-A short submission runs `python -m sage_flow.relay COMMAND...` there. Its log has stdout, stderr and what Ray itself
+A short submission runs `python -m sage_flow.cli.relay COMMAND...` there. Its log has stdout, stderr and what Ray itself
 says in one stream, so the command's output travels in lines of its own: a mark, then JSON.
 """
 
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
+from sage_flow.cli.submission import JobServer, metadata_of
 from sage_flow.errors import ClusterError
-from sage_flow.submission import JobServer, metadata_of
 
 __all__ = ["Unpacker", "main", "run_on_cluster"]
 
@@ -27,7 +27,7 @@ def run_on_cluster(address: str, command: Sequence[str]) -> int:
     """Run `sage-flow COMMAND` there, print what it prints, return its exit code. Raises ClusterError."""
     server = JobServer(address)
     submission = server.submit(
-        shlex.join(["python", "-m", "sage_flow.relay", *command]), metadata_of("sage-flow", command[0])
+        shlex.join(["python", "-m", "sage_flow.cli.relay", *command]), metadata_of("sage-flow", command[0])
     )
     unpacker = Unpacker(sys.stdout, sys.stderr)
     try:
@@ -42,7 +42,7 @@ def run_on_cluster(address: str, command: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command of `sage-flow`, and pack what it prints."""
-    from sage_flow.cli import main as run
+    from sage_flow.cli.program import main as run
 
     packed, errors = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Packer(packed, "out"), _Packer(packed, "err")

@@ -17,9 +17,9 @@ from sage_flow.executors.ray.records import REMEMBERED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sage_flow.cli.submission import JobServer, Submission
     from sage_flow.cluster import Cluster
     from sage_flow.executors.ray.records import JobRecord
-    from sage_flow.submission import JobServer, Submission
 
 __all__ = ["JoblessSubmission", "KnownJobs", "awaited_job", "server_of_cluster"]
 
@@ -112,8 +112,8 @@ def awaited_job(cluster: Cluster, job: str) -> JobRecord | JoblessSubmission:
 
 def server_of_cluster() -> JobServer:
     """The job server of the cluster to which this process is connected. Raises ClusterError if there is none."""
+    from sage_flow.cli.submission import JobServer
     from sage_flow.executors.ray.logs import dashboard_url
-    from sage_flow.submission import JobServer
 
     return JobServer(dashboard_url())
 

@@ -15,7 +15,7 @@ def test_the_version_is_told_without_loading_what_runs_jobs(tmp_path):
         "try:\n"
         "    main(['--version'])\n"
         "except SystemExit:\n"
-        "    print(*{'rich', 'ray', 'numpy', 'sage_flow.jobfile', 'sage_flow.metrics'} & set(sys.modules))\n"
+        "    print(*{'rich', 'ray', 'numpy', 'sage_flow.cli.jobfile', 'sage_flow.cli.metrics'} & set(sys.modules))\n"
     )
     assert finish(start("-c", code, cwd=tmp_path)) == (0, f"sage-flow {__version__}\n\n", "")
 

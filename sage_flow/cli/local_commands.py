@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from sage_flow.console import FAILED, OK, tell
+from sage_flow.cli.console import FAILED, OK, tell
 from sage_flow.errors import ChannelNotReachable
-from sage_flow.running_jobs import find_job, jobs_called
+from sage_flow.executors.running_jobs import find_job, jobs_called
 from sage_flow.runtime.coordinator import JobStatus
 
 __all__ = ["end_local"]

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.console import on_lost_stdout, tell
+from sage_flow.cli.console import on_lost_stdout, tell
+from sage_flow.cli.interrupts import StopSignals, stop_signals
 from sage_flow.functions import Sink
-from sage_flow.interrupts import StopSignals, stop_signals
 from sage_flow.plan.graph import SINKS, Kind, Operator
 from sage_flow.runtime.coordinator import JobStatus
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.cli.joboptions import TextOptions, parse_options, parse_texts
+from sage_flow.cli.search_path import put_behind_standard_library
 from sage_flow.errors import PipelineError
-from sage_flow.joboptions import TextOptions, parse_options, parse_texts
 from sage_flow.plan.location import short_path
 from sage_flow.runtime.failure import add_notes
-from sage_flow.search_path import put_behind_standard_library
 
 if TYPE_CHECKING:
     from sage_flow.environment import Environment

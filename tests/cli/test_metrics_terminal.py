@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from fake_job import PATIENCE_S, FakeJob, open_pipe, open_terminal
 
-from sage_flow import LocalEnvironment, metrics
-from sage_flow.metrics import watching
+from sage_flow import LocalEnvironment
+from sage_flow.cli import metrics
+from sage_flow.cli.metrics import watching
 from sage_flow.runtime.report import OperatorCounts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 # --- the table --------------------------------------------------------------------------------------------

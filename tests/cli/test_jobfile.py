@@ -7,9 +7,9 @@ import pytest
 from job_folder import fresh_folder, write  # noqa: F401 - a fixture
 
 from sage_flow import LocalEnvironment
+from sage_flow.cli.jobfile import load_job
 from sage_flow.errors import PipelineError
 from sage_flow.executors.processes import ProcessExecutor
-from sage_flow.jobfile import load_job
 
 
 @pytest.fixture(autouse=True)

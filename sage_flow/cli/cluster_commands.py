@@ -11,20 +11,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.console import FAILED, INTERRUPTED, OK, fail, tell
+from sage_flow.cli.console import FAILED, INTERRUPTED, OK, fail, tell
+from sage_flow.cli.known_jobs import JoblessSubmission, KnownJobs, awaited_job, server_of_cluster
 from sage_flow.errors import ClusterError, PipelineError
 from sage_flow.executors.ray.answers import ANSWER_S
-from sage_flow.known_jobs import JoblessSubmission, KnownJobs, awaited_job, server_of_cluster
 from sage_flow.runtime.failure import add_notes
 
 if TYPE_CHECKING:
+    from sage_flow.cli.jobfile import JobFile
+    from sage_flow.cli.submission import JobServer
     from sage_flow.cluster import Cluster
     from sage_flow.environment import Environment
     from sage_flow.executors.execution import Execution
     from sage_flow.executors.ray.records import JobRecord
     from sage_flow.job import JobHandle
-    from sage_flow.jobfile import JobFile
-    from sage_flow.submission import JobServer
 
 __all__ = ["add_commands", "add_run_options", "environment", "inspect", "statistics_text"]
 
@@ -162,9 +162,9 @@ def _add_working_dir(parser: argparse.ArgumentParser) -> None:
 
 def environment(job: JobFile, arguments: argparse.Namespace) -> Environment:
     """Make the environment that `sage-flow run` was asked for."""
+    from sage_flow.cli.submission import is_http, shipped
     from sage_flow.environment import LocalEnvironment, RemoteEnvironment
     from sage_flow.executors.ray.cluster import this_submission
-    from sage_flow.submission import is_http, shipped
 
     name = arguments.name or job.name
     is_submission = this_submission() is not None
@@ -189,7 +189,7 @@ def environment(job: JobFile, arguments: argparse.Namespace) -> Environment:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from sage_flow.submission import JobServer, entrypoint, metadata_of, shipped
+    from sage_flow.cli.submission import JobServer, entrypoint, metadata_of, shipped
 
     try:
         runtime_env = shipped(arguments.working_dir)
@@ -227,8 +227,8 @@ def _check_job(arguments: argparse.Namespace, name: str) -> None:
 
     `build` is called as on the cluster: on Ray, in the folder that travels. Nothing is connected, and nothing runs.
     """
+    from sage_flow.cli.jobfile import load_job
     from sage_flow.environment import RemoteEnvironment
-    from sage_flow.jobfile import load_job
     from sage_flow.runtime.failure import add_notes
 
     path = os.path.abspath(arguments.jobfile)
@@ -277,18 +277,18 @@ def _how_to_go_on(what: str, submission: str, address: str) -> list[str]:
 
 def _asking(arguments: argparse.Namespace) -> int:
     """Do a command on the cluster that it names, from here or by its job server."""
-    from sage_flow.submission import is_http
+    from sage_flow.cli.submission import is_http
 
     address = arguments.address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
         if arguments.address is None and arguments.name in _ORDERS:
-            from sage_flow.local_commands import end_local
+            from sage_flow.cli.local_commands import end_local
 
             code = end_local(arguments)
             if code is not None:
                 return code
         if is_http(address):
-            from sage_flow.relay import run_on_cluster
+            from sage_flow.cli.relay import run_on_cluster
 
             return run_on_cluster(address, _words(arguments))
         if address == "local":
@@ -316,7 +316,7 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 
 
 def _list(cluster: Cluster, arguments: argparse.Namespace) -> int:
-    from sage_flow.inspection import jobs_text
+    from sage_flow.cli.inspection import jobs_text
 
     known = KnownJobs(cluster)
     jobs = known.shown()
@@ -327,7 +327,7 @@ def _list(cluster: Cluster, arguments: argparse.Namespace) -> int:
 
 
 def _status(cluster: Cluster, arguments: argparse.Namespace) -> int:
-    from sage_flow.inspection import job_text
+    from sage_flow.cli.inspection import job_text
 
     job = KnownJobs(cluster).find(arguments.job)
     told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}}
@@ -458,7 +458,7 @@ def _inspect(cluster: Cluster, arguments: argparse.Namespace) -> int:
 
 def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any], **whose: Any) -> str:
     """What `sage-flow channels` and `services` print of it. `whose`: what the job is found by, its name first."""
-    from sage_flow.inspection import channels_text, services_text
+    from sage_flow.cli.inspection import channels_text, services_text
 
     if arguments.json:
         import json

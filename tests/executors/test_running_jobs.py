@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from sage_flow import LocalEnvironment, running_jobs
+from sage_flow import LocalEnvironment
 from sage_flow.cli import main
 from sage_flow.errors import ChannelNotReachable, PipelineError
+from sage_flow.executors import running_jobs
 
 JOB = """
     import sys, time

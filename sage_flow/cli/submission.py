@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sage_flow._version import __version__
-from sage_flow.console import FAILED, tell
+from sage_flow.cli.console import FAILED, tell
 from sage_flow.errors import ClusterError, PipelineError
 from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent
 from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, use_own_token

@@ -9,8 +9,8 @@ from job_folder import finish, write
 from job_folder import start as start_program
 
 from sage_flow import JobStatus, LocalEnvironment, Sink, Source
+from sage_flow.cli.stopping import endless_sources, sinks_at_a_stop, stoppable
 from sage_flow.connectors.files import TextSource
-from sage_flow.stopping import endless_sources, sinks_at_a_stop, stoppable
 
 ENDLESS = """
 import itertools
