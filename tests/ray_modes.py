@@ -43,13 +43,13 @@ class WorkerPool:
     def _make(self, key):
         import ray
 
-        from sage_flow.executors.ray.worker import Worker
+        from sage_flow.executors.ray.worker import WorkerActor
 
         self._made += 1
         name = f"pool-{key}-{self._made}"
         node = self._cluster.head_id if key.startswith("head") else self._cluster.second_id
         options = {"name": name, "namespace": self._cluster.namespace, "num_cpus": 0, **self._cluster.on(node)}
-        actor = ray.remote(Worker).options(**options).remote(name)
+        actor = ray.remote(WorkerActor).options(**options).remote(name)
         self._actors[key] = name, actor
         ray.get(actor.place.remote(), timeout=_PATIENCE_S)
         return name

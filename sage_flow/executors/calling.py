@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from sage_flow.errors import CodecError, ServiceOverloaded
-from sage_flow.executors.shell import Post
+from sage_flow.executors.shell import Transport
 from sage_flow.keys import group_to_subtask
 from sage_flow.links.story import Story
 from sage_flow.plan.physical import MAX_PARALLELISM, Plan, ServicePlan
@@ -35,12 +35,12 @@ _ENDLESS_S = 1e9  # thirty years; an operating system cannot wait for longer
 class CallingPort:
     """Implements `runtime.port.CallPort`. Subclasses say how an activation suspends, and what may stop a call."""
 
-    def __init__(self, plan: Plan, address: int, post: Post, first_replica: int = 0) -> None:
+    def __init__(self, plan: Plan, address: int, transport: Transport, first_replica: int = 0) -> None:
         self._plan = plan
         self._address = address
-        self._post = post
-        self.now = post.now
-        self._condition = post.condition(address)
+        self._transport = transport
+        self.now = transport.now
+        self._condition = transport.condition(address)
         self._lock = self._condition.lock
         self._openings = Openings(plan.services, self.now())
         self._calls = CallTable(self._openings)
@@ -133,7 +133,7 @@ class CallingPort:
         left_s = made.deadline - self.now()
         request = Request(self._address, made.id, left_s, call.method, call.args, call.kwargs)
         try:
-            self._post.send(self._address, made.target, request, self._more_follow())
+            self._transport.send(self._address, made.target, request, self._more_follow())
         except CodecError as error:
             self._end(made, Outcome(error=cannot_be_sent(f"the arguments of {made.label}", error)))
 
@@ -168,12 +168,12 @@ class CallingPort:
         return call.outcome
 
     def flush(self) -> None:
-        self._post.flush()
+        self._transport.flush()
 
     def cancel(self, call: OpenCall) -> bool:
         ended = self._end(call, Outcome(error=CancelledError(f"the call of {call.label} was cancelled by its caller")))
         if ended and call.target is not None:
-            self._post.send(self._address, call.target, CancelRequest(self._address, call.id))
+            self._transport.send(self._address, call.target, CancelRequest(self._address, call.id))
         return ended
 
     def on_outcome(self, call: OpenCall, callback: Callable[[], object]) -> None:
@@ -205,7 +205,7 @@ class CallingPort:
         """Tell every service's subtask that was called that no more requests come; return who they are."""
         called = tuple(self._called)
         for address in called:
-            self._post.send(self._address, address, EndOfRequests(self._address))
+            self._transport.send(self._address, address, EndOfRequests(self._address))
         return called
 
     def _responses(self, now: float) -> ChannelReport:
@@ -214,7 +214,7 @@ class CallingPort:
         return ChannelReport(
             "responses",
             "responses",
-            " and ".join(sorted({self._post.medium(replica, self._address) for replica in self._called})),
+            " and ".join(sorted({self._transport.medium(replica, self._address) for replica in self._called})),
             self._address,
             tuple(self._called),
             len(self._calls),

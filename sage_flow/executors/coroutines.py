@@ -12,13 +12,13 @@ from typing import Any, Final
 from sage_flow.executors.positions import coroutine_places, thread_place
 from sage_flow.executors.shell import Shell
 
-__all__ = ["EventLoop"]
+__all__ = ["CoroutineRunner"]
 
 _TO_END_S: Final = 1.0
 """For what a coroutine does when it is cancelled because its time has passed."""
 
 
-class EventLoop:
+class CoroutineRunner:
     """Runs what `start` is given until `stop`."""
 
     def __init__(self, shell: Shell, name: str) -> None:

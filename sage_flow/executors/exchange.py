@@ -24,14 +24,14 @@ from functools import partial
 from typing import Any, Final, get_args
 
 from sage_flow.errors import InternalError, LinkClosed, ProtocolError
-from sage_flow.links.connection import Lost
+from sage_flow.links.address import Address, TcpAddress, UnixAddress
+from sage_flow.links.connection import ConnectionLost
 from sage_flow.links.link import Link
 from sage_flow.links.listener import Listener
 from sage_flow.links.loop import EventLoop
 from sage_flow.links.pipe import Pipe
 from sage_flow.links.silence import Silence
 from sage_flow.links.story import Story
-from sage_flow.links.transport import Address, TcpAddress, UnixAddress
 from sage_flow.runtime.messages import (
     DRIVER,
     CancelRequest,
@@ -118,7 +118,7 @@ class Exchange:
         lease_s: float | None = None,
     ) -> None:
         self.loop = EventLoop(shares_reading=True)
-        """Messages are read by its thread, or by others that wait for them; `hurry` writes what is on hold."""
+        """Messages are read by its thread, or by others that wait for them; `run_deferred` writes what is on hold."""
         self._identity = Identity(me, job, attempt, key)
         self._addresses = addresses
         self._on_message = on_message
@@ -153,7 +153,7 @@ class Exchange:
             own.check_private()
         self.listen(own)
         if self._lease_s is not None:
-            self.loop.order(self._renew_leases)
+            self.loop.call_soon_threadsafe(self._renew_leases)
         self._thread.start()
 
     def listen(self, address: Address) -> Address:
@@ -236,7 +236,7 @@ class Exchange:
             if first:
                 self._flush_until = time.monotonic() + self._flush_s
         if self._thread.ident is not None:
-            self.loop.order(lambda: self.loop.after(self._flush_s, lambda: None))
+            self.loop.call_soon_threadsafe(lambda: self.loop.call_later(self._flush_s, lambda: None))
             self._thread.join()
         elif first:
             self.loop.close()
@@ -276,7 +276,7 @@ class Exchange:
                     outlet.end(self._lost.get(peer, "this process has closed its exchange"))
                 else:
                     deadline = time.monotonic() + self._bind_limit_s(peer)
-                    self.loop.order(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
+                    self.loop.call_soon_threadsafe(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
             return outlet
 
     def _bind_limit_s(self, peer: int) -> float:
@@ -348,7 +348,7 @@ class Exchange:
                 outlet.end(f"it did not listen for {self._bind_limit_s(peer)} s: {error}")
             else:
                 again = partial(self._dial, peer, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
-                self.loop.after(pause, again)
+                self.loop.call_later(pause, again)
         except Exception as error:
             outlet.end(f"it could not be dialed: {error}")
         else:
@@ -360,9 +360,9 @@ class Exchange:
             pipe = address.dial(self._connect_timeout_s)
         except Exception as error:
             reason = f"it could not be dialed at {address}: {error}"
-            self.loop.order(lambda: outlet.end(reason))
+            self.loop.call_soon_threadsafe(lambda: outlet.end(reason))
         else:
-            self.loop.order(lambda: self._begin(peer, outlet, pipe))
+            self.loop.call_soon_threadsafe(lambda: self._begin(peer, outlet, pipe))
 
     def _begin(self, peer: int, outlet: Link, pipe: Pipe) -> None:
         outlet.begin(pipe, Dialer(self._identity, os.urandom(NONCE_BYTES), peer), self._connect_timeout_s)
@@ -380,7 +380,7 @@ class Exchange:
                     outlet.send(_SIGN_OF_LIFE, lane=_SIGN_OF_LIFE)
             if (inlet := self._inlets.get(peer)) is not None and self._is_silent(peer, inlet, now, self._lease_s):
                 self._lose(peer, f"it was silent for {self._lease_s:g} s, the length of its lease")
-        self.loop.after(self._lease_s / _SIGNS, self._renew_leases)
+        self.loop.call_later(self._lease_s / _SIGNS, self._renew_leases)
 
     def _is_silent(self, peer: int, inlet: Link, now: float, lease_s: float) -> bool:
         """Whether the peer has said nothing for a lease, as far as these looks tell."""
@@ -402,7 +402,7 @@ class Exchange:
     def _admit(self, inlet: Link) -> None:
         peer = inlet.process
         if peer in self._inlets or peer in self._lost:
-            raise Lost(f"process {peer} has been connected before")
+            raise ConnectionLost(f"process {peer} has been connected before")
         self._inlets[peer] = inlet
         self._note(f"process {peer} connected")
 
@@ -419,7 +419,7 @@ class Exchange:
             self._on_message(target, _KINDS[kind]._make(fields))
         except Exception as error:
             what = f"its {_KINDS[kind].__name__} for {target} could not be delivered"
-            raise Lost(f"{what}: {''.join(traceback.format_exception(error))}") from error
+            raise ConnectionLost(f"{what}: {''.join(traceback.format_exception(error))}") from error
 
     def _note(self, what: str) -> None:
         self._story.note(time.monotonic(), what)

@@ -268,7 +268,7 @@ class LocalExecution(Execution):
         self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
     ) -> ServedService:
         from sage_flow.executors.remote_service import ServedService
-        from sage_flow.links.transport import TcpAddress
+        from sage_flow.links.address import TcpAddress
 
         self.service(service)
         assert self.driver.outside is not None  # else there is no handle

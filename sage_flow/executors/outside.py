@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sage_flow.errors import ProtocolError, ServiceUnavailable
 from sage_flow.executors.calling import CallingPort
-from sage_flow.executors.shell import Post
+from sage_flow.executors.shell import Transport
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.messages import OUTSIDE, EndOfRequests, Message, Reply
@@ -28,10 +28,10 @@ class OutsidePort(CallingPort):
     def __init__(
         self,
         plan: Plan,
-        post: Post,
+        transport: Transport,
         read_at: Callable[[Iterable[int], EventLoop], None] = lambda addresses, loop: None,
     ) -> None:
-        super().__init__(plan, OUTSIDE, post)
+        super().__init__(plan, OUTSIDE, transport)
         self._read_at = read_at
         self._ended: dict[str, str] = {}  # services, and why they cannot be called any more
         self._sending = 0
@@ -88,7 +88,7 @@ class OutsidePort(CallingPort):
                 self._condition.wait()
         called = tuple(address for address in self._replicas[name] if address in self._called)
         for address in called:
-            self._post.send(self._address, address, EndOfRequests(self._address))
+            self._transport.send(self._address, address, EndOfRequests(self._address))
         return called
 
     def close(self, why: str) -> None:

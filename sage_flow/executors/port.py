@@ -44,7 +44,7 @@ from sage_flow.runtime.report import PortReport
 from sage_flow.runtime.statistics import CallStatistics, merged
 
 if TYPE_CHECKING:
-    from sage_flow.executors.coroutines import EventLoop
+    from sage_flow.executors.coroutines import CoroutineRunner
 
 __all__ = ["WorkerPort"]
 
@@ -97,7 +97,7 @@ class WorkerPort(CallingPort):
         self._held_until = 0.0
         self._held_waits = 0
         self._threads: list[int] = []  # of all its activations
-        self._event_loop: EventLoop | None = None
+        self._coroutines: CoroutineRunner | None = None
         self._draining = False
         self._poked = False
         self._cancelled: Cancel | None = None
@@ -244,8 +244,8 @@ class WorkerPort(CallingPort):
             if self._service is not None and not self._is_open:
                 until = self._openings.limit(self._service)
         places = [place for thread in self._threads if (place := thread_place(thread)) is not None]
-        if self._event_loop is not None:
-            places += self._event_loop.places()
+        if self._coroutines is not None:
+            places += self._coroutines.places()
         return Located(self._address, until - self.now(), tuple(dict.fromkeys(places)))
 
     @staticmethod
@@ -328,16 +328,16 @@ class WorkerPort(CallingPort):
 
     def start(self, awaitable: Awaitable[Any], timeout_s: float | None = None) -> Task:
         with self._lock:
-            if self._event_loop is None:
-                from sage_flow.executors.coroutines import EventLoop
+            if self._coroutines is None:
+                from sage_flow.executors.coroutines import CoroutineRunner
 
-                self._event_loop = EventLoop(self._shell, f"{self._name} event loop")
-        return self._event_loop.start(awaitable, timeout_s, self.wake)
+                self._coroutines = CoroutineRunner(self._shell, f"{self._name} event loop")
+        return self._coroutines.start(awaitable, timeout_s, self.wake)
 
     def stop_tasks(self) -> None:
         """End the coroutines that still run, and their event loop."""
-        if self._event_loop is not None:
-            self._event_loop.stop()
+        if self._coroutines is not None:
+            self._coroutines.stop()
 
     def _refused(self, service: ServicePlan) -> Outcome | None:
         """A service asks before its first call of another one; the answer may be that they form a circle."""

@@ -15,8 +15,8 @@ import sys
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.processes import HANDSHAKE_S, Bootstrap
 from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
-from sage_flow.executors.threads import LocalPost
-from sage_flow.links.transport import sockets_in
+from sage_flow.executors.threads import LocalTransport
+from sage_flow.links.address import sockets_in
 from sage_flow.plan.physical import Plan
 from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.runtime.messages import DRIVER, PeerLost
@@ -30,9 +30,9 @@ def main() -> None:
         signal.signal(number, lambda number, frame: None)
     sys.setswitchinterval(SWITCH_S)
     bootstrap: Bootstrap = pickle.load(sys.stdin.buffer)
-    post, here = LocalPost(), SubtasksHere()
-    exchange = _exchange(bootstrap, post, here)
-    post.hold_early()
+    transport, here = LocalTransport(), SubtasksHere()
+    exchange = _exchange(bootstrap, transport, here)
+    transport.hold_early()
     exchange.start()  # before the plan, whose imports may take long
     try:
         plan: Plan = pickle.load(sys.stdin.buffer)
@@ -40,11 +40,11 @@ def main() -> None:
         mine = [address for address, process in bootstrap.process_of.items() if process == bootstrap.process]
         refuse_plan(error, f"worker process {bootstrap.process} of job {bootstrap.job!r}", mine[0], exchange)
         raise
-    run_subtasks(plan, bootstrap.process, bootstrap.process_of, post, exchange, here)
+    run_subtasks(plan, bootstrap.process, bootstrap.process_of, transport, exchange, here)
     end_job_queues(plan.queues, is_owner=False)
 
 
-def _exchange(bootstrap: Bootstrap, post: LocalPost, here: SubtasksHere) -> Exchange:
+def _exchange(bootstrap: Bootstrap, transport: LocalTransport, here: SubtasksHere) -> Exchange:
     def on_peer_lost(peer: int, reason: str) -> None:
         if here.have_ended:
             return  # the job is over, and the others go, too
@@ -58,7 +58,7 @@ def _exchange(bootstrap: Bootstrap, post: LocalPost, here: SubtasksHere) -> Exch
         bootstrap.key,
         job=bootstrap.job,
         attempt=1,
-        on_message=post.deliver,
+        on_message=transport.deliver,
         on_peer_lost=on_peer_lost,
         connect_timeout_s=HANDSHAKE_S,
         bind_timeout_s=None,  # the driver watches the processes

@@ -26,9 +26,9 @@ from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
-from sage_flow.executors.threads import LocalPost, ThreadShell
+from sage_flow.executors.threads import LocalTransport, ThreadShell
+from sage_flow.links.address import sockets_in
 from sage_flow.links.private_directory import make_private, private_name, remove_private
-from sage_flow.links.transport import sockets_in
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
 from sage_flow.queues.job_queues import end_job_queues
@@ -74,8 +74,8 @@ class Bootstrap:
 class ProcessShell(ThreadShell):
     """Threads in this process; what is for another process goes over the exchange."""
 
-    def __init__(self, process: int, process_of: Mapping[int, int], post: LocalPost) -> None:
-        super().__init__(post)
+    def __init__(self, process: int, process_of: Mapping[int, int], transport: LocalTransport) -> None:
+        super().__init__(transport)
         self._process = process
         self._process_of = process_of
         self.exchange: Exchange | None = None
@@ -91,7 +91,7 @@ class ProcessShell(ThreadShell):
 
     def flush(self) -> None:
         if self.exchange is not None:
-            self.exchange.loop.hurry()
+            self.exchange.loop.run_deferred()
 
     def medium(self, producer: int, consumer: int) -> str:
         return "memory" if self._process_of[producer] == self._process_of[consumer] else "unix socket"
@@ -115,13 +115,13 @@ class ProcessExecutor:
         process_of = {subtask.address: index % self.workers + 1 for index, subtask in enumerate(plan.subtasks)}
         process_of[DRIVER] = process_of[OUTSIDE] = 0
         group = _WorkerGroup(plan, process_of)
-        post = LocalPost()
-        shell = ProcessShell(0, process_of, post)
+        transport = LocalTransport()
+        shell = ProcessShell(0, process_of, transport)
         outside = OutsidePort(plan, shell)
         driver = Driver(plan, shell, options, group.describe, outside)
-        post.register(DRIVER, partial(group.deliver, driver))
-        post.register(OUTSIDE, outside.deliver)
-        group.start(payload, shell, driver, post)
+        transport.register(DRIVER, partial(group.deliver, driver))
+        transport.register(OUTSIDE, outside.deliver)
+        group.start(payload, shell, driver, transport)
         execution = LocalExecution(driver, on_over=partial(end_job_queues, plan.queues))
         shell.spawn(f"driver of {plan.job}", partial(execution.lead, lambda: group.stop(stuck=bool(driver.stuck))))
         return execution
@@ -147,7 +147,7 @@ class _WorkerGroup:
         self._is_ending = False
         self._exchange: Exchange | None = None
 
-    def start(self, payload: bytes, shell: ProcessShell, driver: Driver, post: LocalPost) -> None:
+    def start(self, payload: bytes, shell: ProcessShell, driver: Driver, transport: LocalTransport) -> None:
         """Start the exchange, the processes, and a thread per process that waits for its end."""
         numbers = sorted(set(self._process_of.values()) - {0})
         self._lost = {number: threading.Event() for number in numbers}
@@ -158,7 +158,7 @@ class _WorkerGroup:
             self._key,
             job=self._plan.job,
             attempt=1,
-            on_message=post.deliver,
+            on_message=transport.deliver,
             on_peer_lost=self._on_peer_lost,
             connect_timeout_s=HANDSHAKE_S,
             bind_timeout_s=None,  # its watcher says when a process is gone

@@ -33,7 +33,7 @@ class ReadingCondition(BareCondition):
 
     def wait(self, timeout: float | None = None) -> bool:
         loop = self._loop()
-        if loop is None or (self._reader is not None and not loop.is_in_debt):
+        if loop is None or (self._reader is not None and not loop.has_deferred):
             return super().wait(timeout)
         if self._reader is not None:
             return self._flush(loop)
@@ -52,7 +52,7 @@ class ReadingCondition(BareCondition):
         """Nothing is written while a condition is held; and so who waits has to ask once more."""
         self.lock.release()
         try:
-            loop.hurry()
+            loop.run_deferred()
         finally:
             self.lock.acquire()
         return True

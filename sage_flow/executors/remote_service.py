@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
-from sage_flow.executors.link_post import LinkPost
+from sage_flow.executors.link_transport import LinkTransport
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_port import ReadingPort
+from sage_flow.links.address import Address, TcpAddress
 from sage_flow.links.endpoint_options import check_key, check_patience, check_server
 from sage_flow.links.link import Link, dial
 from sage_flow.links.listener import Listener
 from sage_flow.links.local_keys import HiddenKey, LocalKey, found_key, made_key
-from sage_flow.links.transport import Address, TcpAddress
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.calls import OpenCall, Outcome
@@ -37,7 +37,7 @@ from sage_flow.service import Call, ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Door", "LinkPost", "ServedService", "ServiceConnection", "connect_service"]
+__all__ = ["Door", "LinkTransport", "ServedService", "ServiceConnection", "connect_service"]
 
 _FIRST_PAUSE_S = 0.1
 
@@ -167,7 +167,7 @@ class _RemotePort(ReadingPort):
     """Calls over a link; it is dialed again if it was lost."""
 
     def __init__(self, link: Callable[[], Link], current: Callable[[], Link | None], plan: Plan) -> None:
-        super().__init__(plan, 0, LinkPost(self._take_back))
+        super().__init__(plan, 0, LinkTransport(self._take_back))
         self._link = link
         self._current = current
 

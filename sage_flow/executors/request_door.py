@@ -1,7 +1,7 @@
 """Doors: they take requests from queues and call the services of a job. A door runs in the process of the driver.
 
 A door takes no more requests at once than its service can work on, so that other jobs can serve the same queue. It
-holds the lease of each request until the reply is in the queue of the caller. If this process dies, the queue gives the
+holds the item of each request until the reply is in the queue of the caller. If this process dies, the queue gives the
 requests to the next door, marked as begun; that door answers them with ServiceUnavailable, or runs them again if the
 caller set `retry`. If only the service dies, this door does the same itself.
 """
@@ -30,7 +30,7 @@ from sage_flow.service import Call
 if TYPE_CHECKING:
     from sage_flow.executors.outside import OutsidePort
     from sage_flow.plan.physical import Plan, ServicePlan
-    from sage_flow.queues.consuming import Consumer, Lease
+    from sage_flow.queues.consuming import Consumer, HeldItem
     from sage_flow.queues.descriptor import BaseQueueDescriptor
     from sage_flow.queues.methods import LiveQueue
     from sage_flow.runtime.calls import OpenCall
@@ -76,7 +76,7 @@ class RequestDoor:
         self._tasks: deque[Callable[[], None]] = deque()  # of our thread
         self._wake_at = float("inf")
         self._open: dict[int, OpenCall] = {}
-        self._leases = 0  # that we hold
+        self._items = 0  # that we hold
         self._is_stopped = False
         self._is_over = False
         self._requests: BaseQueueDescriptor | None = None
@@ -102,7 +102,7 @@ class RequestDoor:
         """Wait until all replies are in the queues of their callers, at most `patience_s` seconds; then end."""
         self.stop()
         with self._condition:
-            self._condition.wait_for(lambda: not self._leases, patience_s)
+            self._condition.wait_for(lambda: not self._items, patience_s)
             self._is_over = True
             self._condition.notify_all()
 
@@ -130,7 +130,7 @@ class RequestDoor:
         try:
             self._requests = made_requests(self._service.requests, self._service.name)
             live = self._requests.queue_instance
-            consumer = live.consume(self._on_leases, partial(self._on_closed, live), holds=True)
+            consumer = live.consume(self._on_items, partial(self._on_closed, live), holds=True)
         except Exception as error:
             self._on_fault(error)
             return
@@ -160,40 +160,40 @@ class RequestDoor:
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    def _on_leases(self, leases: list[Lease]) -> None:
+    def _on_items(self, items: list[HeldItem]) -> None:
         came = self._port.now()
         with self._condition:
-            self._leases += len(leases)
-        done = sum(self._begin(lease, came) for lease in leases)
+            self._items += len(items)
+        done = sum(self._begin(item, came) for item in items)
         if done:
             self._free(done)
 
-    def _begin(self, lease: Lease, came: float) -> bool:
+    def _begin(self, item: HeldItem, came: float) -> bool:
         """Make the call; return True if no call was made, so that the slot is free again."""
         if self._is_stopped:  # if it stops after this check, the port refuses the call
-            self._settle(lease, give_back=True)
+            self._settle(item, give_back=True)
             return True
         name = self._service.name
         try:
-            question = question_from(lease.value())
+            question = question_from(item.value())
         except CodecError as error:
             question, why = None, str(error)
         else:
             why = "it is not a request of a ServiceClient"
         if question is None:
             _log.warning("service %r dropped an item of its request queue: %s", name, why)
-            self._settle(lease)
+            self._settle(item)
             return True
-        left_s = question.left_s - lease.waited_s - (self._port.now() - came)
+        left_s = question.left_s - item.waited_s - (self._port.now() - came)
         if left_s <= 0:  # the caller has ended the call by itself
-            self._settle(lease)
+            self._settle(item)
             return True
         try:
-            self._check_begun(question, lease)
+            self._check_begun(question, item)
             check_request(self._service, question.method, question.group)
             args, kwargs = open_content(question.content)
         except Exception as error:
-            self._answer(question, lease, Answer(question.number, None, pack_error(error)))
+            self._answer(question, item, Answer(question.number, None, pack_error(error)))
             return True
         call = Call(name, question.method, args, kwargs)
         made = self._port.call(self._service, call, left_s, question.group, self._pool)
@@ -202,54 +202,54 @@ class RequestDoor:
             if made.deadline < self._wake_at:
                 self._wake_at = made.deadline
                 self._condition.notify_all()
-        self._port.on_outcome(made, partial(self._on_outcome, question, lease, made))
+        self._port.on_outcome(made, partial(self._on_outcome, question, item, made))
         return False
 
-    def _check_begun(self, question: Question, lease: Lease) -> None:
+    def _check_begun(self, question: Question, item: HeldItem) -> None:
         """Raises ServiceUnavailable if the request must not be run again."""
         label = f"{self._service.name}.{question.method}"
-        if lease.begun and not question.retry:
+        if item.begun and not question.retry:
             raise ServiceUnavailable(
                 f"{label}: the responder that had taken this request died before it replied; the request may have been"
                 " carried out, so it is not run again (options(retry=True) allows that)"
             )
-        if lease.begun >= _MOST_BEGUN:
+        if item.begun >= _MOST_BEGUN:
             raise ServiceUnavailable(
-                f"{label}: {lease.begun} responders died while they had this request; the request may be the cause, so"
+                f"{label}: {item.begun} responders died while they had this request; the request may be the cause, so"
                 " it is not run again"
             )
 
-    def _on_outcome(self, question: Question, lease: Lease, made: OpenCall) -> None:
+    def _on_outcome(self, question: Question, item: HeldItem, made: OpenCall) -> None:
         with self._condition:
             self._open.pop(made.id, None)
         outcome = made.outcome
         if outcome is not None:
-            self._conclude(question, lease, made, outcome)
+            self._conclude(question, item, made, outcome)
         self._free(1)
 
-    def _conclude(self, question: Question, lease: Lease, made: OpenCall, outcome: Outcome) -> None:
+    def _conclude(self, question: Question, item: HeldItem, made: OpenCall, outcome: Outcome) -> None:
         has_died = isinstance(outcome.error, ServiceUnavailable)  # an error of the service itself is a remote_error
         if has_died and (made.target is None or question.retry):
-            self._settle(lease, give_back=True, begun=made.target is not None)
+            self._settle(item, give_back=True, begun=made.target is not None)
             return
         error = outcome.remote_error
         if outcome.error is not None:
             error = pack_error(outcome.error)
-        self._answer(question, lease, Answer(question.number, None, error), None if error else outcome)
+        self._answer(question, item, Answer(question.number, None, error), None if error else outcome)
 
     def _free(self, count: int) -> None:
         consumer = self._consumer
         if consumer is not None:
             consumer.grant(count)
 
-    def _settle(self, lease: Lease, *, give_back: bool = False, begun: bool = False) -> None:
+    def _settle(self, item: HeldItem, *, give_back: bool = False, begun: bool = False) -> None:
         if give_back:
-            lease.give_back(begun=begun)
+            item.give_back(begun=begun)
         else:
-            lease.finish()
+            item.finish()
         with self._condition:
-            self._leases -= 1
-            if not self._leases:
+            self._items -= 1
+            if not self._items:
                 self._condition.notify_all()
 
     def call_now(self, call: Call, timeout_s: float, group: int | None) -> Outcome | None:
@@ -273,10 +273,10 @@ class RequestDoor:
 
     # -- replies --------------------------------------------------------------------------------------------
 
-    def _answer(self, question: Question, lease: Lease, answer: Answer, outcome: Outcome | None = None) -> None:
+    def _answer(self, question: Question, item: HeldItem, answer: Answer, outcome: Outcome | None = None) -> None:
         """Send the answer to its caller, with the value of `outcome` if there is one."""
         queue = self._callers.get(question.replies) or self._new_caller(question.replies)
-        queue.send(answer, outcome, partial(self._on_answered, question, lease))
+        queue.send(answer, outcome, partial(self._on_answered, question, item))
 
     def _new_caller(self, described: str) -> _ReplyQueue:
         with self._condition:
@@ -298,13 +298,13 @@ class RequestDoor:
         except Exception as error:
             queue.failed(error)
 
-    def _on_answered(self, question: Question, lease: Lease, error: Exception | None) -> None:
+    def _on_answered(self, question: Question, item: HeldItem, error: Exception | None) -> None:
         if error is not None:
             if not isinstance(error, QueueClosed):  # that one means that the caller has ended
                 _log.warning("service %r could not send a reply: %s", self._service.name, error)
             with self._condition:
                 self._callers.pop(question.replies, None)
-        self._settle(lease)
+        self._settle(item)
 
 
 class _ReplyQueue:

@@ -83,8 +83,8 @@ class RunningJob:
     @contextlib.contextmanager
     def _asked(self, question: str) -> Iterator[queue.SimpleQueue[Any]]:
         """Ask it; the block gets its answers, None when the connection has ended."""
+        from sage_flow.links.address import UnixAddress
         from sage_flow.links.link import dial
-        from sage_flow.links.transport import UnixAddress
 
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         link = dial(
@@ -114,8 +114,8 @@ class RunningJob:
 @contextlib.contextmanager
 def announced(job: JobHandle) -> Iterator[None]:
     """Let others of this user find the job, ask it and end it while the block runs."""
+    from sage_flow.links.address import UnixAddress
     from sage_flow.links.listener import Listener
-    from sage_flow.links.transport import UnixAddress
     from sage_flow.queues.here import queues_here
 
     path = _directory() / f"{os.getpid()}-{os.urandom(4).hex()}"  # the number comes again in a container
@@ -243,7 +243,7 @@ def jobs_called(wanted: str | None) -> list[RunningJob]:
 
 def _directory() -> Path:
     """Where this user's jobs announce themselves; made if it is not there. Raises ChannelNotReachable."""
-    from sage_flow.links.transport import check_private
+    from sage_flow.links.address import check_private
 
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     base = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())

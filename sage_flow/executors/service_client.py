@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.errors import ChannelError, CodecError, InternalError, PipelineError, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
-from sage_flow.executors.link_post import LinkPost
+from sage_flow.executors.link_transport import LinkTransport
 from sage_flow.executors.reading_port import ReadingPort
 from sage_flow.plan.builder import checked_count
 from sage_flow.plan.physical import Plan, ServicePlan
@@ -32,7 +32,7 @@ from sage_flow.service import Call, ServiceHandle
 from sage_flow.wire.codec import copy_value
 
 if TYPE_CHECKING:
-    from sage_flow.queues.consuming import Lease
+    from sage_flow.queues.consuming import HeldItem
     from sage_flow.queues.methods import LiveQueue
     from sage_flow.runtime.messages import Reply
 
@@ -139,7 +139,9 @@ class _QueuePort(ReadingPort):
 
     def _begin(self) -> None:
         self._replies: _Replies | None = None
-        super().__init__(Plan(self.service.name, (), (), {self.service.name: self.service}), 0, LinkPost(_no_message))
+        super().__init__(
+            Plan(self.service.name, (), (), {self.service.name: self.service}), 0, LinkTransport(_no_message)
+        )
         self.note_open(self.service.name)  # waiting in the queue is a part of the call's time
 
     def after_fork(self) -> None:
@@ -253,15 +255,15 @@ class _Replies:
         self._open.pop(number, None)
         withdraw()
 
-    def _take(self, leases: list[Lease]) -> None:
-        for lease in leases:
-            answer = answer_from(lease.value())
+    def _take(self, items: list[HeldItem]) -> None:
+        for item in items:
+            answer = answer_from(item.value())
             found = None if answer is None else self._open.pop(answer.number, None)
             if answer is None or found is None:  # a duplicate, or too late
                 continue
             port, made = found
             port.take_reply(_reply(made, answer.content, answer.error))
-        self._consumer.grant(len(leases))
+        self._consumer.grant(len(items))
 
     def _on_closed(self, error: Exception) -> None:
         """Replies cannot arrive any more: end all open calls."""

@@ -11,7 +11,7 @@ from sage_flow.runtime.messages import DRIVER, Message
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Condition", "Post", "Shell", "record_window"]
+__all__ = ["Condition", "Transport", "Shell", "record_window"]
 
 _RECORD_WINDOW = 8192
 _DRIVER_WINDOW = 65_536
@@ -37,7 +37,7 @@ class Condition(Protocol):
     def notify_all(self) -> None: ...
 
 
-class Post(Protocol):
+class Transport(Protocol):
     """What sends, and waits for what comes."""
 
     def condition(self, address: int | None = None) -> Condition:
@@ -61,7 +61,7 @@ class Post(Protocol):
         """What carries messages between these addresses, such as "memory" or "unix socket"."""
 
 
-class Shell(Post, Protocol):
+class Shell(Transport, Protocol):
     """One process's way to run subtasks."""
 
     feeds_sources: bool

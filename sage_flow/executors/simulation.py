@@ -33,7 +33,7 @@ from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.positions import thread_place
 from sage_flow.executors.shell import record_window
-from sage_flow.executors.threads import LocalPost, queues_of_process
+from sage_flow.executors.threads import LocalTransport, queues_of_process
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
@@ -341,9 +341,9 @@ class SimulationShell:
 
     feeds_sources = False
 
-    def __init__(self, scheduler: Scheduler, post: LocalPost) -> None:
+    def __init__(self, scheduler: Scheduler, transport: LocalTransport) -> None:
         self._scheduler = scheduler
-        self._post = post
+        self._transport = transport
 
     def condition(self, address: int | None = None) -> SimulatedCondition:
         return SimulatedCondition(self._scheduler)
@@ -363,7 +363,7 @@ class SimulationShell:
         """Nothing is ever on hold."""
 
     def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
-        message = self._post.copied(message)
+        message = self._transport.copied(message)
         self._scheduler.send(sender, target, message)
         return message.cost if isinstance(message, Data) else 0
 
@@ -371,7 +371,7 @@ class SimulationShell:
         return "memory"
 
     def shares_objects(self, producer: int, consumer: int) -> bool:
-        return not self._post.copies_records
+        return not self._transport.copies_records
 
     def window(self, producer: int, consumer: int) -> int:
         return record_window(consumer)
@@ -430,8 +430,8 @@ class SimulationExecutor:
             )
         scheduler = Scheduler(self.seed, self.crash_at, self.clock)
         self.trace = scheduler.trace
-        post = LocalPost(copies_records=True)
-        shell = SimulationShell(scheduler, post)
+        transport = LocalTransport(copies_records=True)
+        shell = SimulationShell(scheduler, transport)
         driver = Driver(plan, shell, options)
         receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
         execution = SimulatedExecution(driver, scheduler, self.seed)

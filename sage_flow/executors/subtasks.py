@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.processes import ProcessShell
-from sage_flow.executors.threads import LocalPost
+from sage_flow.executors.threads import LocalTransport
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import add_notes, pack_error
@@ -38,17 +38,22 @@ class SubtasksHere:
 
 
 def run_subtasks(
-    plan: Plan, process: int, process_of: Mapping[int, int], post: LocalPost, exchange: Exchange, here: SubtasksHere
+    plan: Plan,
+    process: int,
+    process_of: Mapping[int, int],
+    transport: LocalTransport,
+    exchange: Exchange,
+    here: SubtasksHere,
 ) -> None:
-    """Run what belongs to `process`, to the end; `exchange`, which delivers to `post`, was started, and is closed."""
-    shell = ProcessShell(process, process_of, post)
+    """Run the subtasks of `process` to the end; close `exchange`, which was started and delivers to `transport`."""
+    shell = ProcessShell(process, process_of, transport)
     shell.exchange = exchange
     mine = [subtask for subtask in plan.subtasks if process_of[subtask.address] == process]
     workers = [(subtask.name, Worker(plan, subtask, shell)) for subtask in mine]
     for subtask, (_, worker) in zip(mine, workers, strict=True):
-        post.register(subtask.address, worker.port.deliver)
+        transport.register(subtask.address, worker.port.deliver)
     here.are([worker for _, worker in workers])
-    post.end_early()
+    transport.end_early()
     gc.collect()
     gc.freeze()  # what is there stays: full collections need not go through Ray, and all that was imported, each time
     threads = [threading.Thread(target=worker.run, name=name, daemon=True) for name, worker in workers]

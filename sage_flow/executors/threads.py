@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from sage_flow.links.loop import EventLoop
 
-__all__ = ["LocalPost", "ThreadExecutor", "ThreadShell", "queues_of_process"]
+__all__ = ["LocalTransport", "ThreadExecutor", "ThreadShell", "queues_of_process"]
 
 
-class LocalPost:
+class LocalTransport:
     """Delivers messages inside one process.
 
     Threads share objects and processes do not: what services get and give is copied here as it would be by a
@@ -103,8 +103,8 @@ class ThreadShell:
 
     feeds_sources = True
 
-    def __init__(self, post: LocalPost) -> None:
-        self._post = post
+    def __init__(self, transport: LocalTransport) -> None:
+        self._transport = transport
         self._loops: dict[int, EventLoop] = {}  # by the address that is called by its sockets
 
     def condition(self, address: int | None = None) -> Condition:
@@ -125,7 +125,7 @@ class ThreadShell:
     now = staticmethod(time.monotonic)
 
     def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
-        return self._post.send(target, message)
+        return self._transport.send(target, message)
 
     def flush(self) -> None:
         """Nothing is ever on hold."""
@@ -134,7 +134,7 @@ class ThreadShell:
         return "memory"
 
     def shares_objects(self, producer: int, consumer: int) -> bool:
-        return not self._post.copies_records
+        return not self._transport.copies_records
 
     def window(self, producer: int, consumer: int) -> int:
         return record_window(consumer)
@@ -151,15 +151,15 @@ class ThreadExecutor:
 
     def start(self, plan: Plan, options: DriverOptions) -> LocalExecution:
         """Start the job's threads."""
-        post = LocalPost(copies_records=self.copies_records)
-        shell = ThreadShell(post)
+        transport = LocalTransport(copies_records=self.copies_records)
+        shell = ThreadShell(transport)
         outside = OutsidePort(plan, shell, shell.read_at)
         driver = Driver(plan, shell, options, outside=outside)
-        post.register(DRIVER, driver.deliver)
-        post.register(OUTSIDE, outside.deliver)
+        transport.register(DRIVER, driver.deliver)
+        transport.register(OUTSIDE, outside.deliver)
         workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]
         for subtask, worker in workers:
-            post.register(subtask.address, worker.port.deliver)
+            transport.register(subtask.address, worker.port.deliver)
         execution = LocalExecution(driver, on_over=partial(end_job_queues, plan.queues))
         shell.spawn(f"driver of {plan.job}", execution.lead)
         for subtask, worker in workers:

@@ -28,11 +28,11 @@ _HELD: Final = 32  # messages; with more on hold the peer would have nothing to 
 _READS: Final = 16  # in a row, before other connections have their turn
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """A connection is of no use any more; says why."""
 
 
-class Closed(Lost):
+class ClosedByPeer(ConnectionLost):
     """Its other end was closed, between two messages."""
 
     def __init__(self) -> None:
@@ -172,13 +172,14 @@ class Inbound:
     def read(self, pipe: Pipe, deliver: Callable[[Any, int], object]) -> None:
         """Read what is there, or a fair share of it; call `deliver(value, bytes)` for each message it completes.
 
-        Raises: BlockingIOError if nothing is there; Lost, ProtocolError, CodecError, OSError; what `deliver` raises.
+        Raises: BlockingIOError if nothing is there; ConnectionLost, ProtocolError, CodecError, OSError; what
+        `deliver` raises.
         """
         for _ in range(_READS):
             space = self._reader.space()
             count = pipe.read(space)
             if not count:
-                raise Lost("it closed inside a message") if self._reader.inside_a_message else Closed()
+                raise ConnectionLost("it closed inside a message") if self._reader.inside_a_message else ClosedByPeer()
             for kind, payload in self._reader.filled(count):
                 if kind == DEFINITIONS:
                     self._decoder.learn(payload)

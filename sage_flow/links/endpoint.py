@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sage_flow.errors import ChannelNotReachable
+from sage_flow.links.address import Address, TcpAddress, UnixAddress
 from sage_flow.links.private_directory import temporary_private
-from sage_flow.links.transport import Address, TcpAddress, UnixAddress
 
 __all__ = ["Credentials", "Endpoint"]
 

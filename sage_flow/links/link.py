@@ -22,14 +22,14 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed, ProtocolError
-from sage_flow.links.connection import Closed, Inbound, Lost, Outbound
-from sage_flow.links.loop import READ, SOON_S, WRITE, EventLoop, exchange_loop
+from sage_flow.links.address import Address
+from sage_flow.links.connection import ClosedByPeer, ConnectionLost, Inbound, Outbound
+from sage_flow.links.loop import DEFER_S, READ, WRITE, EventLoop, exchange_loop
 from sage_flow.links.pipe import Pipe
 from sage_flow.links.story import Story
-from sage_flow.links.transport import Address
 from sage_flow.links.waker import Waker
 from sage_flow.wire.frames import MESSAGE_LIMIT
-from sage_flow.wire.handshake import NONCE_BYTES, Accepted, Acceptor, Dialer, Identity, Refused, Send
+from sage_flow.wire.handshake import NONCE_BYTES, Acceptor, Dialer, Established, Identity, Refused, WriteBytes
 
 __all__ = ["BUSY_S", "CLOSED_HERE", "FLUSH_S", "Link", "OnClosed", "OnMessage", "dial", "exchange_loop", "text_of"]
 
@@ -82,9 +82,9 @@ class Link:
         self._reading = threading.Lock()  # held by whichever thread reads
         self._watching = threading.Lock()  # guards the next, and holds while what the loop watches follows from them
         self._read_elsewhere = False  # by a thread that waits for messages
-        self._is_lent = False  # to such threads: the loop does not watch for what there is to read
+        self._is_delegated = False  # to such threads: the loop does not watch for what there is to read
         self._last_read_s = 0.0  # when the last of them stopped
-        self._to_read = select.poll()  # the socket, while it is lent, and the waker
+        self._to_read = select.poll()  # the socket, while reading is delegated, and the waker
         self._waker: Waker | None = None  # once a thread has read
         self._reason: str | None = None
         self._gone = threading.Event()
@@ -97,7 +97,7 @@ class Link:
     def send(
         self, value: Any, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None, on_hold: bool = False
     ) -> int:
-        """Send any value that pickles, from any thread, without waiting; return the bytes it takes.
+        """WriteBytes any value that pickles, from any thread, without waiting; return the bytes it takes.
 
         Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
         else is copied before this returns. `subject`: what an error describes instead of `value`. `on_hold`: more
@@ -117,9 +117,9 @@ class Link:
         except LinkClosed as closed:
             raise LinkClosed(f"the connection with {self.peer} is closed: {closed}") from None
         if unfinished and on_hold and not is_exchange:
-            self._loop.soon(self.flush)
+            self._loop.defer(self.flush)
         elif unfinished:
-            self._loop.order(self._flush)
+            self._loop.call_soon_threadsafe(self._flush)
         return size
 
     def flush(self) -> None:
@@ -129,13 +129,13 @@ class Link:
         except OSError:
             unfinished = True
         if unfinished:
-            self._loop.order(self._flush)
+            self._loop.call_soon_threadsafe(self._flush)
 
     def close(self, flush_s: float = FLUSH_S, *, wait: bool = False) -> None:
         """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, but not in a callback."""
         self._out.refuse(CLOSED_HERE)
         if not self._loop.given_up:
-            self._loop.order(lambda: self.finish(flush_s))
+            self._loop.call_soon_threadsafe(lambda: self.finish(flush_s))
             if wait and threading.get_ident() != self._loop.thread:
                 self._gone.wait(flush_s)
 
@@ -146,7 +146,7 @@ class Link:
 
         That spares a message the way through the exchange thread, and the caller the time to be woken by it. One
         thread does at a time: this returns at once if another one reads, and the caller waits as if this was not.
-        Who has waited mostly waits again at once, so the exchange thread comes back after `SOON_S`, or at once if
+        Who has waited mostly waits again at once, so the exchange thread comes back after `DEFER_S`, or at once if
         `others_wait()` when this one leaves.
         """
         pipe = self._pipe
@@ -161,8 +161,8 @@ class Link:
             if self._waker is None:
                 self._waker = Waker()
                 self._to_read.register(self._waker, select.POLLIN)
-            if not self._is_lent:
-                self._is_lent = True
+            if not self._is_delegated:
+                self._is_delegated = True
                 self._to_read.register(pipe.sock, select.POLLIN)
                 self._watch(pipe)
         try:
@@ -177,7 +177,7 @@ class Link:
                     self._take_back(pipe)
                 else:
                     self._last_read_s = time.monotonic()
-                    self._loop.soon(self._come_back)
+                    self._loop.defer(self._come_back)
 
     def _poll(self, pipe: Pipe, waker: Waker, is_waiting: Callable[[], bool], until: float | None) -> None:
         while is_waiting() and self._reason is None:
@@ -198,15 +198,15 @@ class Link:
     def _come_back(self) -> None:
         """Let the loop watch again, unless somebody reads, or did just now."""
         with self._watching:
-            if self._read_elsewhere or not self._is_lent or self._reason is not None or self._pipe is None:
+            if self._read_elsewhere or not self._is_delegated or self._reason is not None or self._pipe is None:
                 return
-            if time.monotonic() - self._last_read_s < SOON_S:
-                self._loop.soon(self._come_back)
+            if time.monotonic() - self._last_read_s < DEFER_S:
+                self._loop.defer(self._come_back)
             else:
                 self._take_back(self._pipe)
 
     def _take_back(self, pipe: Pipe) -> None:
-        self._is_lent = False
+        self._is_delegated = False
         self._to_read.unregister(pipe.sock)
         self._watch(pipe)
 
@@ -216,7 +216,7 @@ class Link:
             if not self._read_elsewhere:
                 self._loop.drop(pipe.sock)
             return
-        wanted = 0 if self._is_lent else READ
+        wanted = 0 if self._is_delegated else READ
         if pipe.wants_write or not self.idle:
             wanted |= WRITE
         if wanted == READ and self.opened and pipe.is_plain and self._loop.shares_reading:
@@ -234,7 +234,7 @@ class Link:
             pass
         except BaseException as error:  # an interrupt, too, leaves half a message behind
             why = self._why(error)
-            self._loop.order(lambda: self.end(why))
+            self._loop.call_soon_threadsafe(lambda: self.end(why))
             if not isinstance(error, Exception):
                 raise
             return False
@@ -297,7 +297,7 @@ class Link:
             if (link := this()) is not None and link._handshake is not None:
                 link.end(late)
 
-        self._loop.after(timeout_s, expire)
+        self._loop.call_later(timeout_s, expire)
         self._on_ready(READ)
 
     def end(self, reason: str) -> None:
@@ -327,7 +327,7 @@ class Link:
             self.end(CLOSED_HERE)
             return
         self._closing = True
-        self._loop.after(
+        self._loop.call_later(
             flush_s, lambda: self.end(CLOSED_HERE if self.idle else f"{CLOSED_HERE} before all was written")
         )
         self._flush()
@@ -341,7 +341,7 @@ class Link:
             with self._reading:
                 for _ in range(_LAST_READS):
                     self._in.read(pipe, self._deliver)
-        except (BlockingIOError, Closed):
+        except (BlockingIOError, ClosedByPeer):
             pass
         except Exception as error:
             return text_of(error)
@@ -400,10 +400,12 @@ class Link:
             return
         try:
             self._on_message(self, value, size)
-        except Lost:
+        except ConnectionLost:
             raise
         except Exception as error:
-            raise Lost(f"a message could not be delivered: {''.join(traceback.format_exception(error))}") from error
+            raise ConnectionLost(
+                f"a message could not be delivered: {''.join(traceback.format_exception(error))}"
+            ) from error
 
     def _greet(self, pipe: Pipe, handshake: Dialer | Acceptor) -> None:
         if not self._greeted:
@@ -414,14 +416,14 @@ class Link:
         while self._handshake is not None:
             space = bytearray(handshake.wanted)
             if not (count := pipe.read(memoryview(space))):
-                raise Closed
+                raise ClosedByPeer
             for decision in handshake.receive(space[:count]):
                 match decision:
-                    case Send(data):
+                    case WriteBytes(data):
                         _send_at_once(pipe, data)
                     case Refused(reason):
-                        raise Lost(reason)
-                    case Accepted(process):
+                        raise ConnectionLost(reason)
+                    case Established(process):
                         self._open(pipe, process)
 
     def _open(self, pipe: Pipe, process: int) -> None:
@@ -431,7 +433,7 @@ class Link:
         self._note("opened")
         self._out.open(pipe)
         if pipe.unread:  # the socket does not say so again
-            self._loop.order(lambda: self._on_ready(READ))
+            self._loop.call_soon_threadsafe(lambda: self._on_ready(READ))
 
     def _note(self, what: str) -> None:
         self._story.note(time.monotonic(), what)
@@ -447,7 +449,7 @@ def _send_at_once(pipe: Pipe, data: bytes) -> None:
 
 def text_of(error: BaseException) -> str:
     """`repr` for what does not explain itself."""
-    explained = (Lost, CodecError, ProtocolError, ChannelNotReachable)
+    explained = (ConnectionLost, CodecError, ProtocolError, ChannelNotReachable)
     if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
         return str(error)
     return repr(error)
@@ -490,7 +492,7 @@ def dial(
     )
     dialer = Dialer(Identity(0, name, 0, key or b""), os.urandom(NONCE_BYTES), 0)
     remaining = max(0.0, until - time.monotonic())
-    loop.order(lambda: link.begin(pipe, dialer, remaining))
+    loop.call_soon_threadsafe(lambda: link.begin(pipe, dialer, remaining))
     if not settled.wait(remaining + BUSY_S) or (link.is_closed and not link.opened):
         given_up = True
         reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"

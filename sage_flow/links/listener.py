@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any, Final
 
 from sage_flow.errors import ChannelNotReachable
+from sage_flow.links.address import Address, TcpAddress
 from sage_flow.links.link import BUSY_S, CLOSED_HERE, FLUSH_S, Link, OnClosed, OnMessage, exchange_loop, text_of
 from sage_flow.links.loop import READ, EventLoop
 from sage_flow.links.pipe import Pipe
 from sage_flow.links.story import Story
-from sage_flow.links.transport import Address, TcpAddress
 from sage_flow.wire.frames import MESSAGE_LIMIT
 from sage_flow.wire.handshake import NONCE_BYTES, Acceptor, Identity
 
@@ -87,7 +87,7 @@ class Listener:
         self.address = address.bound(self._sock)
         self._loop = loop or exchange_loop()
         _listeners.add(self)
-        self._loop.order(self._listen)
+        self._loop.call_soon_threadsafe(self._listen)
 
     def __repr__(self) -> str:
         return f"Listener({self._identity.name!r} at {self.address})"
@@ -96,7 +96,7 @@ class Listener:
         """Accept nobody any more, and close the links when what was sent on them is written; wait for that."""
         if self._loop.given_up:
             return
-        self._loop.order(lambda: self.end(flush_s))
+        self._loop.call_soon_threadsafe(lambda: self.end(flush_s))
         if wait and threading.get_ident() != self._loop.thread:
             self._closed.wait(flush_s + BUSY_S)
 
@@ -149,9 +149,9 @@ class Listener:
             return  # whoever waits is accepted next
         for other in list(_listeners):
             if other is not self and other._half_open:
-                other._loop.order(partial(other._end_oldest, reason))
+                other._loop.call_soon_threadsafe(partial(other._end_oldest, reason))
         self._loop.forget(self._sock)
-        self._loop.after(_PAUSE_S, self._listen)
+        self._loop.call_later(_PAUSE_S, self._listen)
 
     def _end_oldest(self, reason: str) -> bool:
         oldest = next(iter(self._half_open), None)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from sage_flow.errors import ChannelNotReachable, ProtocolError
-from sage_flow.links.transport import Address, TcpAddress, check_private
+from sage_flow.links.address import Address, TcpAddress, check_private
 
 __all__ = ["HiddenKey", "LocalKey", "found_key", "made_key"]
 

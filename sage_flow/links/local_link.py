@@ -39,12 +39,12 @@ class LocalLink:
         if self.is_closed:
             raise LinkClosed(_CLOSED)
         self._sent += 1
-        exchange_loop().order(partial(self._other._receive, value))
+        exchange_loop().call_soon_threadsafe(partial(self._other._receive, value))
         return 0
 
     def close(self, flush_s: float = 0.0) -> None:
         """What was sent arrives, then both ends are closed."""
-        exchange_loop().order(self._end)
+        exchange_loop().call_soon_threadsafe(self._end)
 
     def read_while(
         self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object] = lambda: False

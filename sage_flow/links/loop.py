@@ -1,4 +1,4 @@
-"""The event loop of one thread: sockets, timers, and orders from other threads.
+"""The event loop of one thread: sockets, timers, and calls from other threads.
 
 It sleeps until one of them has something to do, and others wake it only if it sleeps. A process has one
 loop for all its links (`exchange_loop`) but those of the services it serves (`service_loop`), and of the mesh of a
@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-SOON_S: Final = 0.002
+DEFER_S: Final = 0.002
 _SPIN_S: Final = 0.0001
 _MOST_READY: Final = 64  # sockets, before who reads asks again whether it waits
 _SHARED: Final = 0  # stands for: to be read, by any thread
@@ -39,7 +39,10 @@ _Watched = tuple[socket.socket, Callable[[int], object]]
 
 
 class EventLoop:
-    """Only `order`, `soon`, `hurry`, `watch`, `forget`, `read_while` and `interrupt` may be called from other threads.
+    """Serves sockets, timers and calls in one thread.
+
+    Other threads may use only `call_soon_threadsafe`, `defer`, `run_deferred`, `watch`, `forget`, `read_while` and
+    `interrupt`.
 
     `shares_reading`: threads that wait for messages may read. Sockets that are watched with `shared` have callbacks
     that any thread may call, one at a time.
@@ -55,8 +58,8 @@ class EventLoop:
         self._watched: dict[socket.socket, int] = {}  # and for which events; the selector is slow to say so
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = itertools.count()
-        self._orders: deque[Callable[[], object]] = deque()
-        self._soon: dict[Callable[[], object], None] = {}  # what nobody is in a hurry for
+        self._calls: deque[Callable[[], object]] = deque()
+        self._deferred: dict[Callable[[], object], None] = {}  # calls that may wait for `DEFER_S`
         self._ticks = False  # it looks after that, until there was nothing
         self._asleep = False
         self._wake, self._waker = socket.socketpair()
@@ -105,14 +108,14 @@ class EventLoop:
         self.forget(sock)
         sock.close()
 
-    def after(self, seconds: float, callback: Callable[[], object]) -> None:
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback()` in `seconds`."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), callback))
 
-    def order(self, callback: Callable[[], object]) -> None:
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
         """Call `callback()` soon, in the loop's thread. From any thread; after `close` it is not called."""
-        self._orders.append(callback)
-        # Asked after the append, as the loop looks for orders after it set this: one of us sees the other.
+        self._calls.append(callback)
+        # Asked after the append, as the loop looks for calls after it set this: one of us sees the other.
         if self._asleep:
             self._asleep = False
             try:
@@ -120,53 +123,53 @@ class EventLoop:
             except OSError:  # full: it wakes anyway; closed: nothing is called any more
                 pass
 
-    def soon(self, callback: Callable[[], object]) -> None:
-        """Call `callback()` within `SOON_S`, in the loop's thread, or earlier in one that calls `hurry`.
+    def defer(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` within `DEFER_S`, in the loop's thread, or earlier in one that calls `run_deferred`.
 
         Once for several times that it is given before. As long as such calls keep coming they wake nobody.
         """
-        self._soon[callback] = None
-        self._tick_soon()
+        self._deferred[callback] = None
+        self._start_ticking()
 
-    def hurry(self) -> None:
+    def run_deferred(self) -> None:
         """Do now what was to be done soon: the caller is going to wait for what comes of it."""
-        soon = self._soon
-        for _ in range(len(soon)):
+        deferred = self._deferred
+        for _ in range(len(deferred)):
             try:
-                callback, _ = soon.popitem()
+                callback, _ = deferred.popitem()
             except KeyError:  # another thread was faster
                 return
             callback()
 
     @property
-    def is_in_debt(self) -> bool:
+    def has_deferred(self) -> bool:
         """Something was to be done soon."""
-        return bool(self._soon)
+        return bool(self._deferred)
 
-    def _tick_soon(self) -> None:
+    def _start_ticking(self) -> None:
         # Asked after what there is to do was noted, as the loop looks for that after it set this.
         if not self._ticks:
             self._ticks = True
-            self.order(lambda: self.after(SOON_S, self._tick))
+            self.call_soon_threadsafe(lambda: self.call_later(DEFER_S, self._tick))
 
     def _tick(self) -> None:
-        goes_on = bool(self._soon)
-        self.hurry()
+        goes_on = bool(self._deferred)
+        self.run_deferred()
         if self._readers is not None and self._readers.look():
             goes_on = True
         self._ticks = goes_on
         if goes_on:
-            self.after(SOON_S, self._tick)
-        elif self._soon or (self._readers is not None and self._readers.is_due):
-            self._tick_soon()
+            self.call_later(DEFER_S, self._tick)
+        elif self._deferred or (self._readers is not None and self._readers.is_due):
+            self._start_ticking()
 
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
         """Read in the caller's thread, which waits for messages, while `is_waiting()`; False if another one does.
 
         Callbacks run here: the caller holds no lock that they take. See `interrupt`.
         """
-        if self._soon:
-            self.hurry()
+        if self._deferred:
+            self.run_deferred()
         return self._readers is not None and self._readers.serve_while(is_waiting, timeout_s)
 
     def interrupt(self) -> None:
@@ -180,7 +183,7 @@ class EventLoop:
         while not until():
             self._asleep = True
             pause = None if not self._timers else max(0.0, self._timers[0][0] - time.monotonic())
-            ready = self._selector.select(0 if self._orders else pause)
+            ready = self._selector.select(0 if self._calls else pause)
             self._asleep = False
             for key, events in ready:
                 sock, callback = key.data
@@ -188,8 +191,8 @@ class EventLoop:
                     callback(events)
             while self._timers and self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
-            for _ in range(len(self._orders)):
-                self._orders.popleft()()
+            for _ in range(len(self._calls)):
+                self._calls.popleft()()
 
     def close(self) -> None:
         """Close every socket that is still watched."""
@@ -200,14 +203,14 @@ class EventLoop:
         self._selector.close()
         if self._readers is not None:
             self._readers.close()
-        self._orders.clear()
+        self._calls.clear()
         self._timers.clear()
-        self._soon.clear()
+        self._deferred.clear()
 
     def give_up(self) -> None:
         """Close our copies of the sockets in a forked child, where another process goes on to use them."""
         self.given_up = True
-        self._soon.clear()
+        self._deferred.clear()
         for sock in self._watched:
             sock.close()  # not unregistered: the epoll instance is the parent's, too
         self._waker.close()
@@ -249,7 +252,7 @@ class _Readers:
     """The sockets of a loop that any one thread may wait for.
 
     The loop's thread watches them only while nobody else does. Who has waited mostly waits again at once; so the loop's
-    thread does not come back before nobody has read for `SOON_S`: else it would be woken by the reply to whatever the
+    thread does not come back before nobody has read for `DEFER_S`: else it would be woken by the reply to whatever the
     other thread is just sending.
     """
 
@@ -310,7 +313,7 @@ class _Readers:
         """Let the loop look, in a while, whether anybody reads."""
         if not self._is_watched and not self.is_due:
             self.is_due = True
-            self._loop._tick_soon()
+            self._loop._start_ticking()
 
     def look(self) -> bool:
         """Let the loop watch if nobody reads any more; whether it has to look again. For the loop's thread."""
@@ -318,7 +321,7 @@ class _Readers:
             return False
         self.is_due = False  # before the next question, as who stops reading asks in the opposite order
         if not self._turn.locked():  # else whoever reads sees to it when he stops
-            if time.monotonic() - self._last_s >= SOON_S:
+            if time.monotonic() - self._last_s >= DEFER_S:
                 self._watch(True)
                 return False
             self.is_due = True

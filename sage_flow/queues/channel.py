@@ -26,9 +26,9 @@ _Name = TypeVar("_Name")
 _CLOSED: Final = 10_000
 
 _lock = threading.Lock()
-_channels: weakref.WeakValueDictionary[ChannelKey, Channel] = weakref.WeakValueDictionary()
-_owned: dict[ChannelKey, Channel] = {}  # whose contents are here
-_passing: weakref.WeakValueDictionary[ChannelKey, Channel] = (
+_channels: weakref.WeakValueDictionary[ChannelKey, QueueChannel] = weakref.WeakValueDictionary()
+_owned: dict[ChannelKey, QueueChannel] = {}  # whose contents are here
+_passing: weakref.WeakValueDictionary[ChannelKey, QueueChannel] = (
     weakref.WeakValueDictionary()
 )  # and go with the last handle
 _closed: dict[ChannelKey, None] = {}
@@ -41,7 +41,7 @@ def this_process() -> str:
     return _process
 
 
-class Channel:
+class QueueChannel:
     """One logical channel, as this process knows it."""
 
     __slots__ = ("__weakref__", "_kept", "_live", "_lock", "bound", "crosses", "key")
@@ -114,16 +114,16 @@ class Channel:
         self._lock = threading.Lock()
 
 
-def channel(key: ChannelKey) -> Channel:
+def channel(key: ChannelKey) -> QueueChannel:
     """The one object of this channel in this process."""
     with _lock:
         found = _channels.get(key)
         if found is None:
-            found = _channels[key] = Channel(key)
+            found = _channels[key] = QueueChannel(key)
         return found
 
 
-def owned_channels() -> list[tuple[Channel, LiveQueue]]:
+def owned_channels() -> list[tuple[QueueChannel, LiveQueue]]:
     """The channels whose contents are in this process, and their live ends."""
     with _lock:
         owned = [*_owned.values(), *_passing.values()]

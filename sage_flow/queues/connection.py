@@ -11,19 +11,20 @@ from collections.abc import Hashable
 from typing import Any, Protocol
 
 from sage_flow.errors import LinkClosed
+from sage_flow.links.address import Address
 from sage_flow.links.link import dial
 from sage_flow.links.local_keys import found_key
 from sage_flow.links.local_link import AnyLink
 from sage_flow.links.loop import exchange_loop
-from sage_flow.links.transport import Address
-from sage_flow.queues import opcodes as wire
+from sage_flow.queues import opcodes
 from sage_flow.queues.host import host_here
+from sage_flow.queues.opcodes import Opcode
 
 
-class Occupant(Protocol):
-    """Who sits at a seat. Both are called on the exchange thread."""
+class QueueClient(Protocol):
+    """The client of a subscription. Both methods are called on the thread that reads the link."""
 
-    def on_word(self, link: AnyLink, word: int, rest: tuple[Any, ...]) -> None:
+    def on_message(self, link: AnyLink, opcode: int, rest: tuple[Any, ...]) -> None:
         """A message of the host."""
 
     def on_lost(self, link: AnyLink, reason: str) -> None:
@@ -31,7 +32,7 @@ class Occupant(Protocol):
 
 
 class QueueConnection:
-    """At most one link to a host, and who of this process sits there at which seat."""
+    """At most one link to a host, and the clients of this process that use it, by subscription."""
 
     def __init__(self, address: Address, key: bytes) -> None:
         self._address = address
@@ -39,17 +40,17 @@ class QueueConnection:
         self._link: AnyLink | None = None
         self._dialing = threading.Lock()
         self._numbers = itertools.count(1)
-        self._occupants: dict[int, weakref.ref[Occupant]] = {}
+        self._clients: dict[int, weakref.ref[QueueClient]] = {}
 
     def __repr__(self) -> str:
         return f"QueueConnection({self._address})"
 
-    def sit(self, occupant: Occupant) -> int:
-        """Take a seat, until `occupant` is gone."""
+    def subscribe(self, client: QueueClient) -> int:
+        """Return the number of a new subscription, which ends with `client`."""
         number = next(self._numbers)
-        self._occupants[number] = weakref.ref(occupant)
-        # Where garbage is collected no lock may be taken; an order is safe.
-        weakref.finalize(occupant, _order_leave, weakref.ref(self), number).atexit = False
+        self._clients[number] = weakref.ref(client)
+        # A finalizer may run anywhere, so it must not take a lock: the exchange thread does the work.
+        weakref.finalize(client, _call_leave, weakref.ref(self), number).atexit = False
         return number
 
     def link(self, timeout_s: float) -> AnyLink:
@@ -63,7 +64,7 @@ class QueueConnection:
                 link = self._link = dial(
                     self._address,
                     key,
-                    wire.PROTOCOL,
+                    opcodes.PROTOCOL,
                     on_message=self._on_message,
                     on_closed=self._on_closed,
                     connect_timeout_s=timeout_s,
@@ -73,35 +74,35 @@ class QueueConnection:
             return link
 
     def _on_message(self, link: AnyLink, message: tuple[Any, ...], size: int) -> None:
-        number, word, *rest = message
-        seat = self._occupants.get(number)
-        occupant = None if seat is None else seat()
-        if occupant is not None:
-            occupant.on_word(link, word, tuple(rest))
+        number, opcode, *rest = message
+        reference = self._clients.get(number)
+        client = None if reference is None else reference()
+        if client is not None:
+            client.on_message(link, opcode, tuple(rest))
 
     def _on_closed(self, link: AnyLink, reason: str) -> None:
         if self._link is link:
             self._link = None
-        for seat in list(self._occupants.values()):
-            if (occupant := seat()) is not None:
-                occupant.on_lost(link, reason)
+        for reference in list(self._clients.values()):
+            if (client := reference()) is not None:
+                client.on_lost(link, reason)
 
     def leave(self, number: int) -> None:
-        """Nobody sits there any more; the last one closes the link. On the exchange thread."""
-        self._occupants.pop(number, None)
+        """The subscription has ended; the last one closes the link. On the exchange thread."""
+        self._clients.pop(number, None)
         link = self._link
         if link is not None:
             try:
-                link.send((number, wire.LEAVE), lane=number)
+                link.send((number, int(Opcode.LEAVE)), lane=number)
             except LinkClosed:
                 pass  # then the host knows that we are gone
-            if not self._occupants:
-                self._link = None  # who comes next dials anew
+            if not self._clients:
+                self._link = None  # the next client dials again
                 link.close()
 
 
-def _order_leave(connection: weakref.ref[QueueConnection], number: int) -> None:
-    exchange_loop().order(lambda: _leave(connection, number))
+def _call_leave(connection: weakref.ref[QueueConnection], number: int) -> None:
+    exchange_loop().call_soon_threadsafe(lambda: _leave(connection, number))
 
 
 def _leave(connection: weakref.ref[QueueConnection], number: int) -> None:
@@ -110,7 +111,7 @@ def _leave(connection: weakref.ref[QueueConnection], number: int) -> None:
 
 
 _lock = threading.Lock()
-# Who sits there keeps a connection, and so does its open link, which is closed when nobody sits there.
+# Its clients keep a connection alive, and so does its open link, which is closed when no client is left.
 _pool: weakref.WeakValueDictionary[Hashable, QueueConnection] = weakref.WeakValueDictionary()
 
 

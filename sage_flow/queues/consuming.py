@@ -1,6 +1,6 @@
-"""Put and get with callbacks, for code that must not block, and leases that are held until an item is finished.
+"""Put and get with callbacks, for code that must not block, and items that are held until they are finished.
 
-A `Consumer` takes as many items as it was granted, each as a `Lease`. The item belongs to the queue until `finish`.
+A `Consumer` takes as many items as it was granted, each as a `HeldItem`. The item belongs to the queue until `finish`.
 `give_back` returns it to the front of the queue, and so does the queue when the consumer's process dies.
 
 A callback runs in the thread that brings the message, such as a thread that puts or one that reads a socket, and must
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Consumer", "Due", "Lease", "OnLeases", "OnLost", "OnSent", "Sending"]
+__all__ = ["Consumer", "Due", "HeldItem", "OnItems", "OnLost", "OnSent", "Sending"]
 
 OnLost = Callable[[bool], object]
 """Called with True when an item that was sent is lost with its queue; with False when a consumer that held it has died,
@@ -25,7 +25,7 @@ OnSent = Callable[[Exception | None], object]
 """Called once, with None when the item is in the queue, or else with the error."""
 
 
-class Lease:
+class HeldItem:
     """An item that was taken. `waited_s`: seconds since it was put, measured by the host of the queue.
 
     `begun`: how often earlier consumers had begun it: they died, or gave it back as begun.
@@ -54,7 +54,7 @@ class Lease:
         self._settle(begun)
 
 
-OnLeases = Callable[[list[Lease]], object]
+OnItems = Callable[[list[HeldItem]], object]
 
 
 class Consumer(ABC):
@@ -71,9 +71,9 @@ class Consumer(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Take no more items. A callback may still be running. Leases that are held stay valid."""
+        """Take no more items. A callback may still be running. Items that are held stay valid."""
 
-    def return_shortcut(self) -> None:  # noqa: B027 - most kinds lend none
+    def return_shortcut(self) -> None:  # noqa: B027 - most kinds have no shortcut
         """The sender that got `shortcut` has used it; another item may come in its place."""
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sage_flow.errors import ChannelConflict, QueueClosed
-from sage_flow.queues.channel import Channel, channel
+from sage_flow.queues.channel import QueueChannel, channel
 from sage_flow.queues.methods import LiveQueue, QueueMethods
 from sage_flow.queues.opcodes import ANYBODY, Part
 
@@ -322,7 +322,7 @@ class BaseQueueDescriptor(QueueMethods):
     def _identity(self) -> tuple[Any, ...]:
         return type(self), self._label, self._channel.key, tuple(self.metadata.items())
 
-    def _find(self, channel_id: str) -> Channel:
+    def _find(self, channel_id: str) -> QueueChannel:
         found = channel((self.queue_type, *self._place, self._scope, channel_id))
         found.crosses = self._crosses_processes
         return found

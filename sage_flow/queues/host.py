@@ -17,15 +17,16 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from sage_flow.errors import LinkClosed, ProtocolError
+from sage_flow.links.address import Address
 from sage_flow.links.listener import Listener
 from sage_flow.links.local_link import AnyLink, LocalLink, OnClosed, OnMessage
 from sage_flow.links.loop import exchange_loop
 from sage_flow.links.silence import Silence
-from sage_flow.links.transport import Address
 from sage_flow.queues import hosted as hosted
-from sage_flow.queues import opcodes as wire
+from sage_flow.queues import opcodes
 from sage_flow.queues.hosted import RESUME_S, Decision, HostedQueue, Run
 from sage_flow.queues.items import relayed
+from sage_flow.queues.opcodes import Opcode
 
 _log = logging.getLogger("sage_flow.channels")
 
@@ -35,8 +36,8 @@ _Address = TypeVar("_Address", bound=Address)
 _QueueName = tuple[str, str]  # scope, channel_id
 
 
-class _Seat:
-    """A client's place at a queue: where its answers go."""
+class _Subscription:
+    """A client of a queue, and where its answers go."""
 
     __slots__ = ("link", "name", "number", "queue", "session")
 
@@ -47,9 +48,9 @@ class _Seat:
         self.queue = queue
         self.session = session
 
-    def say(self, word: int, *rest: Any) -> None:
+    def send(self, opcode: int, *rest: Any) -> None:
         try:
-            self.link.send((self.number, word, *rest), lane=self.number, copy_buffers=False)
+            self.link.send((self.number, int(opcode), *rest), lane=self.number, copy_buffers=False)
         except LinkClosed:
             pass  # `on_closed` comes next, and the session may resume
 
@@ -64,8 +65,8 @@ class QueueHost:
         self._id = os.urandom(8).hex()
         self._queues: dict[_QueueName, HostedQueue] = {}
         self._closed: dict[_QueueName, str] = {}  # and why
-        self._links: dict[AnyLink, dict[int, _Seat]] = {}
-        self._seats: dict[tuple[_QueueName, str], _Seat] = {}  # by queue and session
+        self._links: dict[AnyLink, dict[int, _Subscription]] = {}
+        self._subscriptions: dict[tuple[_QueueName, str], _Subscription] = {}  # by queue and session
         self._ended = False
         self._key = key
         self._listeners = [self._listen(address)]
@@ -85,14 +86,14 @@ class QueueHost:
     def connect(self, on_message: OnMessage, on_closed: OnClosed) -> LocalLink:
         """A link for a client in this process."""
         ours, theirs = LocalLink.pair((self._on_message, self._on_link_closed), (on_message, on_closed))
-        exchange_loop().order(partial(self._on_link, ours))
+        exchange_loop().call_soon_threadsafe(partial(self._on_link, ours))
         return theirs
 
     def close(self, flush_s: float = 1.0) -> None:
         """Close all queues, tell their clients, and listen no more. From any thread."""
         for address in [address for address, host in _here.items() if host is self]:
             del _here[address]
-        exchange_loop().order(self._end)
+        exchange_loop().call_soon_threadsafe(self._end)
         for listener in self._listeners:
             listener.close(flush_s)
 
@@ -105,17 +106,17 @@ class QueueHost:
         """`queues`: those of each, by scope and channel_id; and those of the first listener. From any thread."""
         loop = exchange_loop()
         if threading.get_ident() == loop.thread:
-            return self._told()
-        told: Future[dict[str, Any]] = Future()
+            return self._report()
+        report: Future[dict[str, Any]] = Future()
 
-        def tell() -> None:  # there, where nothing changes while it is looked at
+        def fill() -> None:  # there, where nothing changes while it is looked at
             try:
-                told.set_result(self._told())
+                report.set_result(self._report())
             except Exception as error:
-                told.set_exception(error)
+                report.set_exception(error)
 
-        loop.order(tell)
-        return told.result()
+        loop.call_soon_threadsafe(fill)
+        return report.result()
 
     def on_orphan(self, name: tuple[str, str]) -> None:
         """A queue has ended with whom it was there for. On the exchange thread."""
@@ -124,7 +125,7 @@ class QueueHost:
         return Listener(
             address,
             self._key,
-            wire.PROTOCOL,
+            opcodes.PROTOCOL,
             on_link=self._on_link,
             on_message=self._on_message,
             on_closed=self._on_link_closed,
@@ -132,7 +133,7 @@ class QueueHost:
 
     # All below runs on the exchange thread.
 
-    def _told(self) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
         now = time.monotonic()
         queues = {name: queue.statistics(now) for name, queue in self._queues.items()}
         return {"queues": queues, **self._listeners[0].statistics()}
@@ -141,44 +142,46 @@ class QueueHost:
         self._links[link] = {}
 
     def _on_link_closed(self, link: AnyLink, reason: str) -> None:
-        for seat in self._links.pop(link).values():
-            if self._seats.get((seat.name, seat.session)) is seat:  # it has not come back over another link
-                self._decide(seat, seat.queue.disconnect(seat.session, time.monotonic()))
-                self._await_return(seat, Silence(RESUME_S, time.monotonic()))
+        for client in self._links.pop(link).values():
+            if (
+                self._subscriptions.get((client.name, client.session)) is client
+            ):  # it has not come back over another link
+                self._decide(client, client.queue.disconnect(client.session, time.monotonic()))
+                self._await_return(client, Silence(RESUME_S, time.monotonic()))
 
-    def _await_return(self, seat: _Seat, silence: Silence) -> None:
+    def _await_return(self, client: _Subscription, silence: Silence) -> None:
         """A session may come back in time; if it was this process that stood still it may already be at the door."""
 
         def look() -> None:
-            now, name = time.monotonic(), (seat.name, seat.session)
-            if self._seats.get(name) is not seat:
+            now, name = time.monotonic(), (client.name, client.session)
+            if self._subscriptions.get(name) is not client:
                 return  # it has come back over another link, or left
             if silence.is_over(now):
-                decisions = seat.queue.expire(now)
-                if not seat.queue.knows(seat.session):
-                    del self._seats[name]
-                self._decide(seat, decisions)
-                self._close_if_orphaned(seat)
+                decisions = client.queue.expire(now)
+                if not client.queue.knows(client.session):
+                    del self._subscriptions[name]
+                self._decide(client, decisions)
+                self._close_if_orphaned(client)
             elif silence.stood_still_s:
-                seat.queue.excuse(seat.session, silence.stood_still_s)
-            if self._seats.get(name) is seat:
-                self._await_return(seat, silence)
+                client.queue.excuse(client.session, silence.stood_still_s)
+            if self._subscriptions.get(name) is client:
+                self._await_return(client, silence)
 
-        exchange_loop().after(silence.pause_s, look)
+        exchange_loop().call_later(silence.pause_s, look)
 
     def _on_message(self, link: AnyLink, message: tuple[Any, ...], size: int) -> None:
-        number, word, *rest = message
-        if word == wire.ATTACH:
+        number, opcode, *rest = message
+        if opcode == Opcode.ATTACH:
             self._attach(link, number, *rest)
             return
-        seat = self._links[link].get(number)
-        if seat is None and word == wire.LEAVE:
+        client = self._links[link].get(number)
+        if client is None and opcode == Opcode.LEAVE:
             return  # it was never used, or not over this link
-        if seat is None:
-            raise ProtocolError(f"a message for seat {number}, where nobody sits")
-        if self._seats.get((seat.name, seat.session)) is not seat:
+        if client is None:
+            raise ProtocolError(f"a message for subscription {number}, which does not exist")
+        if self._subscriptions.get((client.name, client.session)) is not client:
             return  # the session has come back over another link, and said there what is still open
-        self._HANDLERS[word](self, seat, *rest)
+        self._HANDLERS[opcode](self, client, *rest)
 
     def _attach(
         self,
@@ -195,27 +198,27 @@ class QueueHost:
     ) -> None:
         name, now = (scope, channel_id), time.monotonic()
         if host not in (None, self._id):  # it asks for a queue that went with the host before this one
-            link.send((number, wire.ATTACHED, self._id, False), lane=number)
+            link.send((number, int(Opcode.ATTACHED), self._id, False), lane=number)
             return
         queue = self._queues.get(name)
         if queue is None:
-            queue = HostedQueue(maxsize, now, session if part == wire.OWNER else None)
-            if name in self._closed or self._ended or part == wire.VISITOR:
+            queue = HostedQueue(maxsize, now, session if part == opcodes.OWNER else None)
+            if name in self._closed or self._ended or part == opcodes.VISITOR:
                 queue.close(now)
             else:
                 self._queues[name] = queue
-        seat = _Seat(link, number, name, queue, session)
+        client = _Subscription(link, number, name, queue, session)
         if not queue.closed and max(queue.maxsize, 0) != max(maxsize, 0):
-            seat.say(wire.CONFLICT, queue.maxsize)
+            client.send(Opcode.CONFLICT, queue.maxsize)
             return
-        self._links[link][number] = self._seats[name, session] = seat
+        self._links[link][number] = self._subscriptions[name, session] = client
         known, decisions = queue.attach(session, received, open_gets, now)
-        seat.say(wire.ATTACHED, self._id, known)
-        self._decide(seat, decisions)
+        client.send(Opcode.ATTACHED, self._id, known)
+        self._decide(client, decisions)
 
     def _put(
         self,
-        seat: _Seat,
+        client: _Subscription,
         number: int,
         done: int,
         block: bool,
@@ -224,49 +227,49 @@ class QueueHost:
         age_s: float,
     ) -> None:
         now = time.monotonic()
-        putter = (seat.session, number) if watched else None
+        putter = (client.session, number) if watched else None
         items = [Run(relayed(payload), 0, count, size, now - age_s, 0, putter) for payload, count, size in runs]
-        self._decide(seat, seat.queue.put(seat.session, number, items, block, done, now))
+        self._decide(client, client.queue.put(client.session, number, items, block, done, now))
 
-    def _ask_room(self, seat: _Seat, number: int, done: int, block: bool, count: int) -> None:
-        self._decide(seat, seat.queue.ask_room(seat.session, number, count, block, done, time.monotonic()))
+    def _reserve_room(self, client: _Subscription, number: int, done: int, block: bool, count: int) -> None:
+        self._decide(client, client.queue.reserve_room(client.session, number, count, block, done, time.monotonic()))
 
-    def _get(self, seat: _Seat, number: int, done: int, block: bool, most: int, holds: bool) -> None:
-        self._decide(seat, seat.queue.get(seat.session, number, most, block, done, time.monotonic(), holds))
+    def _get(self, client: _Subscription, number: int, done: int, block: bool, most: int, holds: bool) -> None:
+        self._decide(client, client.queue.get(client.session, number, most, block, done, time.monotonic(), holds))
 
-    def _acknowledge(self, seat: _Seat, delivery: int) -> None:
-        seat.queue.acknowledge(seat.session, delivery)
+    def _acknowledge(self, client: _Subscription, delivery: int) -> None:
+        client.queue.acknowledge(client.session, delivery)
 
-    def _refuse(self, seat: _Seat, delivery: int) -> None:
-        self._decide(seat, seat.queue.refuse(seat.session, delivery, time.monotonic()))
+    def _refuse(self, client: _Subscription, delivery: int) -> None:
+        self._decide(client, client.queue.refuse(client.session, delivery, time.monotonic()))
 
-    def _finish(self, seat: _Seat, delivery: int, place: int) -> None:
-        seat.queue.finish(seat.session, delivery, place)
+    def _finish(self, client: _Subscription, delivery: int, place: int) -> None:
+        client.queue.finish(client.session, delivery, place)
 
-    def _give_back(self, seat: _Seat, delivery: int, place: int, begun: bool) -> None:
-        self._decide(seat, seat.queue.give_back(seat.session, delivery, place, begun, time.monotonic()))
+    def _give_back(self, client: _Subscription, delivery: int, place: int, begun: bool) -> None:
+        self._decide(client, client.queue.give_back(client.session, delivery, place, begun, time.monotonic()))
 
-    def _withdraw(self, seat: _Seat, number: int) -> None:
-        self._decide(seat, seat.queue.withdraw(seat.session, number, time.monotonic()))
+    def _withdraw(self, client: _Subscription, number: int) -> None:
+        self._decide(client, client.queue.withdraw(client.session, number, time.monotonic()))
 
-    def _return_room(self, seat: _Seat, number: int) -> None:
-        self._decide(seat, seat.queue.return_room(seat.session, number, time.monotonic()))
+    def _return_room(self, client: _Subscription, number: int) -> None:
+        self._decide(client, client.queue.return_room(client.session, number, time.monotonic()))
 
-    def _leave(self, seat: _Seat) -> None:
-        self._links[seat.link].pop(seat.number, None)
-        self._seats.pop((seat.name, seat.session), None)
-        self._decide(seat, seat.queue.leave(seat.session, time.monotonic()))
-        self._close_if_orphaned(seat)
+    def _leave(self, client: _Subscription) -> None:
+        self._links[client.link].pop(client.number, None)
+        self._subscriptions.pop((client.name, client.session), None)
+        self._decide(client, client.queue.leave(client.session, time.monotonic()))
+        self._close_if_orphaned(client)
 
-    def _close(self, seat: _Seat, number: int) -> None:
-        self._close_queue(seat.name, seat.queue, "somebody closed it")
-        seat.say(wire.TOLD, number, None)
+    def _close(self, client: _Subscription, number: int) -> None:
+        self._close_queue(client.name, client.queue, "somebody closed it")
+        client.send(Opcode.REPORT, number, None)
 
-    def _statistics(self, seat: _Seat, number: int) -> None:
-        seat.say(wire.TOLD, number, seat.queue.statistics(time.monotonic()))
+    def _statistics(self, client: _Subscription, number: int) -> None:
+        client.send(Opcode.REPORT, number, client.queue.statistics(time.monotonic()))
 
-    def _size(self, seat: _Seat, number: int) -> None:
-        seat.say(wire.TOLD, number, None if seat.queue.closed else seat.queue.depth)
+    def _size(self, client: _Subscription, number: int) -> None:
+        client.send(Opcode.REPORT, number, None if client.queue.closed else client.queue.depth)
 
     def _end(self) -> None:
         self._ended = True
@@ -276,10 +279,10 @@ class QueueHost:
             if isinstance(link, LocalLink):  # the others are the listener's
                 link.close()
 
-    def _close_if_orphaned(self, seat: _Seat) -> None:
-        if seat.queue.is_orphaned:
-            self._close_queue(seat.name, seat.queue, "whom it was there for is gone")
-            self.on_orphan(seat.name)
+    def _close_if_orphaned(self, client: _Subscription) -> None:
+        if client.queue.is_orphaned:
+            self._close_queue(client.name, client.queue, "whom it was there for is gone")
+            self.on_orphan(client.name)
 
     def _close_queue(self, name: _QueueName, queue: HostedQueue, why: str) -> None:
         if queue.closed:
@@ -293,51 +296,51 @@ class QueueHost:
         if dropped and not queue.is_orphaned:
             _log.warning("queue %s was closed with %d items in it, which are dropped", name[1], dropped)
         for decision in queue.close(time.monotonic()):
-            self._say(name, decision)
+            self._send(name, decision)
 
-    def _decide(self, seat: _Seat, decisions: list[Decision]) -> None:
+    def _decide(self, client: _Subscription, decisions: list[Decision]) -> None:
         for decision in decisions:
-            self._say(seat.name, decision)
+            self._send(client.name, decision)
 
-    def _say(self, name: _QueueName, decision: Decision) -> None:
-        seat = self._seats.get((name, decision.session))
-        if seat is None:
-            raise ProtocolError(f"{decision!r} for a session without a seat")
+    def _send(self, name: _QueueName, decision: Decision) -> None:
+        client = self._subscriptions.get((name, decision.session))
+        if client is None:
+            raise ProtocolError(f"{decision!r} for a session without a subscription")
         match decision:
             case hosted.Delivery(_, number, delivery, runs):
                 now = time.monotonic()
                 told = [(run.payload, run.start, run.stop, now - run.since, run.begun) for run in runs]
-                seat.say(wire.DELIVERY, number, delivery, told)
+                client.send(Opcode.DELIVERY, number, delivery, told)
             case hosted.Closed(_, number):
-                seat.say(wire.CLOSED, number, self._closed.get(name, "closed"))
+                client.send(Opcode.CLOSED, number, self._closed.get(name, "closed"))
             case _:
-                seat.say(_WORDS[type(decision)], decision.number)
+                client.send(_OPCODES[type(decision)], decision.number)
 
     _HANDLERS: Final[dict[int, Callable[..., None]]] = {
-        wire.PUT: _put,
-        wire.ASK_ROOM: _ask_room,
-        wire.GET: _get,
-        wire.ACKNOWLEDGE: _acknowledge,
-        wire.REFUSE: _refuse,
-        wire.WITHDRAW: _withdraw,
-        wire.LEAVE: _leave,
-        wire.CLOSE: _close,
-        wire.STATISTICS: _statistics,
-        wire.SIZE: _size,
-        wire.RETURN_ROOM: _return_room,
-        wire.FINISH: _finish,
-        wire.GIVE_BACK: _give_back,
+        Opcode.PUT: _put,
+        Opcode.RESERVE_ROOM: _reserve_room,
+        Opcode.GET: _get,
+        Opcode.ACKNOWLEDGE: _acknowledge,
+        Opcode.REFUSE: _refuse,
+        Opcode.WITHDRAW: _withdraw,
+        Opcode.LEAVE: _leave,
+        Opcode.CLOSE: _close,
+        Opcode.STATISTICS: _statistics,
+        Opcode.SIZE: _size,
+        Opcode.RETURN_ROOM: _return_room,
+        Opcode.FINISH: _finish,
+        Opcode.GIVE_BACK: _give_back,
     }
 
 
-_WORDS: Final = {
-    hosted.Accepted: wire.ACCEPTED,
-    hosted.Room: wire.ROOM,
-    hosted.NoRoom: wire.NO_ROOM,
-    hosted.NoItem: wire.NO_ITEM,
-    hosted.Withdrawn: wire.WITHDRAWN,
-    hosted.Abandoned: wire.ABANDONED,
-    hosted.Dropped: wire.DROPPED,
+_OPCODES: Final = {
+    hosted.Accepted: Opcode.ACCEPTED,
+    hosted.Room: Opcode.ROOM,
+    hosted.NoRoom: Opcode.NO_ROOM,
+    hosted.NoItem: Opcode.NO_ITEM,
+    hosted.Withdrawn: Opcode.WITHDRAWN,
+    hosted.Abandoned: Opcode.ABANDONED,
+    hosted.Dropped: Opcode.DROPPED,
 }
 
 _here: weakref.WeakValueDictionary[Address, QueueHost] = weakref.WeakValueDictionary()

@@ -3,11 +3,11 @@
 A *session* is one client of the queue (a process). It survives its connection for `RESUME_S`: a client
 that comes back in time names the last delivery it received, and says its open requests again. So
 
-* a get is a *lease*: items that were sent belong to the queue until the client has acknowledged them, and go
+* items in transit (sent for a get) belong to the queue until the client has acknowledged them, and go
   back to the front if the session ends first (first in, first out is best effort then);
 * a put that is said twice counts once, because accepted puts are remembered until the client has heard of it.
 
-A get that *holds* keeps its lease after the items have arrived: each item until the client finishes it or gives it
+A get that *holds* keeps its items after they have arrived, each until the client finishes it or gives it
 back. If the session ends first, the item returns to the front, marked as begun, and the session that put it is
 notified.
 
@@ -25,7 +25,7 @@ from sage_flow.errors import ProtocolError
 from sage_flow.queues.record import QueueRecord
 
 RESUME_S: Final = 2.0
-"""For so long a session without a connection keeps its leases, in seconds."""
+"""For so long a session without a connection keeps what is in transit to it, in seconds."""
 
 _DELIVERY_BYTES: Final = 8 << 20  # after so many a delivery takes no further run; one run always goes
 
@@ -71,7 +71,7 @@ class Room(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """The items for this get, leased until `delivery` is acknowledged."""
+    """The items for this get, in transit until `delivery` is acknowledged."""
 
     session: str
     number: int
@@ -131,7 +131,7 @@ class _Wanted(NamedTuple):
     holds: bool
 
 
-class _Lease(NamedTuple):
+class _InTransit(NamedTuple):
     get: int
     runs: list[Run]
     holds: bool
@@ -145,7 +145,7 @@ class _Offer(NamedTuple):
 @dataclass(slots=True)
 class _Session:
     accepted: set[int] = field(default_factory=set)  # puts that the client may not have heard of
-    leases: dict[int, _Lease] = field(default_factory=dict)  # by delivery, in order; not acknowledged yet
+    in_transit: dict[int, _InTransit] = field(default_factory=dict)  # by delivery, in order; not acknowledged yet
     held: dict[int, dict[int, Run]] = field(default_factory=dict)  # by delivery and place in it, an item each
     room: dict[int, int] = field(default_factory=dict)  # put -> places kept for it
     deliveries: int = 0
@@ -184,20 +184,20 @@ class HostedQueue:
         if known is None:
             if not self.closed:
                 self._sessions[session] = _Session()
-                self.record.tell(now, f"session {session} came")
+                self.record.note(now, f"session {session} came")
             return False, []
         decisions = self.disconnect(session, now)
         known.gone_at = None
         again: list[Decision] = []
         back: list[list[Run]] = []
         self.acknowledge(session, received)
-        for delivery, lease in list(known.leases.items()):
-            if lease.get in open_gets:
-                again.append(Delivery(session, lease.get, delivery, lease.runs))
+        for delivery, sent in list(known.in_transit.items()):
+            if sent.get in open_gets:
+                again.append(Delivery(session, sent.get, delivery, sent.runs))
             else:
-                del known.leases[delivery]
-                back.append(lease.runs)
-        self.record.tell(now, f"session {session} came back, {len(again)} deliveries are sent again")
+                del known.in_transit[delivery]
+                back.append(sent.runs)
+        self.record.note(now, f"session {session} came back, {len(again)} deliveries are sent again")
         self._give_back(session, back, now)
         return True, [*decisions, *again, *self._match(now)]
 
@@ -207,7 +207,9 @@ class HostedQueue:
         if gone is None or gone.gone_at is not None:
             return []
         gone.gone_at = now
-        self.record.tell(now, f"session {session} lost its connection, holding {len(gone.leases)} leases")
+        self.record.note(
+            now, f"session {session} lost its connection with {len(gone.in_transit)} deliveries in transit"
+        )
         self._forget_requests(session, gone)
         return self._match(now)
 
@@ -252,7 +254,7 @@ class HostedQueue:
             return [self._accept(session, number, runs, now), *self._match(now)]
         return self._offer(session, number, _Offer(count, runs), block, now)
 
-    def ask_room(self, session: str, number: int, count: int, block: bool, done: int, now: float) -> list[Decision]:
+    def reserve_room(self, session: str, number: int, count: int, block: bool, done: int, now: float) -> list[Decision]:
         """The put `number` has `count` large items and wants to know first that there is room for them."""
         client = self._client(session, done)
         if number in client.accepted:
@@ -266,7 +268,7 @@ class HostedQueue:
     ) -> list[Decision]:
         """At least one item, `most` at the most; see `finish` for those that it `holds`."""
         client = self._client(session, done)
-        if any(number == lease.get for lease in client.leases.values()):
+        if any(number == sent.get for sent in client.in_transit.values()):
             return []  # said again after a reconnect; `attach` has sent it
         if self.closed:
             return [Closed(session, number)]
@@ -279,10 +281,10 @@ class HostedQueue:
         """All deliveries up to this one have reached the client; it owns the items now, or holds them."""
         client = self._sessions.get(session)
         if client is not None:
-            for earlier in [number for number in client.leases if number <= delivery]:
-                lease = client.leases.pop(earlier)
-                if lease.holds:
-                    client.held[earlier] = dict(enumerate(_one_by_one(lease.runs)))
+            for earlier in [number for number in client.in_transit if number <= delivery]:
+                sent = client.in_transit.pop(earlier)
+                if sent.holds:
+                    client.held[earlier] = dict(enumerate(_one_by_one(sent.runs)))
 
     def finish(self, session: str, delivery: int, place: int) -> None:
         """The client is done with this item of a delivery that it holds."""
@@ -299,9 +301,9 @@ class HostedQueue:
     def refuse(self, session: str, delivery: int, now: float) -> list[Decision]:
         """A delivery has reached the client, where nobody waits for it any more: back to the front."""
         client = self._sessions.get(session)
-        if client is None or (lease := client.leases.pop(delivery, None)) is None:
+        if client is None or (sent := client.in_transit.pop(delivery, None)) is None:
             return []
-        self._give_back(session, [lease.runs], now)
+        self._give_back(session, [sent.runs], now)
         return self._match(now)
 
     def withdraw(self, session: str, number: int, now: float) -> list[Decision]:
@@ -324,7 +326,7 @@ class HostedQueue:
             return []
         self.closed = True
         self.record.dropped += self._depth
-        self.record.tell(now, f"closed with {self._depth} items in it")
+        self.record.note(now, f"closed with {self._depth} items in it")
         decisions: list[Decision] = [Closed(*request) for request in [*self._getters, *self._putters]]
         decisions += [Dropped(*putter) for putter in self._watching(self._runs)]
         for session in self._sessions.values():
@@ -359,7 +361,7 @@ class HostedQueue:
             "producers": sum(session.puts > 0 for session in sessions),
             "waiting_getters": len(self._getters),
             "waiting_putters": len(self._putters),
-            "leases": sum(len(session.leases) for session in sessions),
+            "leases": sum(len(session.in_transit) for session in sessions),
             "held": sum(len(items) for session in sessions for items in session.held.values()),
             "sessions": len(sessions),
             "oldest_s": now - self._runs[0].since if self._runs else None,
@@ -401,7 +403,7 @@ class HostedQueue:
                 return decisions
             (session, number), wanted = next(iter(self._getters.items()))
             del self._getters[session, number]
-            decisions.append(self._lease(session, number, wanted, now))
+            decisions.append(self._deliver(session, number, wanted, now))
 
     def _let_in(self, session: str, number: int, offer: _Offer, now: float) -> Decision:
         if offer.runs is not None:
@@ -421,11 +423,11 @@ class HostedQueue:
         self.record.put(now, count)
         return Accepted(session, number)
 
-    def _lease(self, session: str, number: int, wanted: _Wanted, now: float) -> Decision:
+    def _deliver(self, session: str, number: int, wanted: _Wanted, now: float) -> Decision:
         client = self._sessions[session]
         client.deliveries += 1
         runs = self._take(wanted.most)
-        client.leases[client.deliveries] = _Lease(number, runs, wanted.holds)
+        client.in_transit[client.deliveries] = _InTransit(number, runs, wanted.holds)
         self.record.got(now, sum(run.items for run in runs))
         return Delivery(session, number, client.deliveries, runs)
 
@@ -453,11 +455,11 @@ class HostedQueue:
 
     def _end_session(self, name: str, now: float) -> list[Decision]:
         session = self._sessions.pop(name)
-        self.record.tell(now, f"session {name} ended")
+        self.record.note(now, f"session {name} ended")
         back = {delivery: list(items.values()) for delivery, items in session.held.items()}
         # What was sent to be held may have been begun, although we have not heard that it arrived.
-        back |= {d: list(_one_by_one(lease.runs)) if lease.holds else lease.runs for d, lease in session.leases.items()}
-        begun = {*session.held, *(delivery for delivery, lease in session.leases.items() if lease.holds)}
+        back |= {d: list(_one_by_one(sent.runs)) if sent.holds else sent.runs for d, sent in session.in_transit.items()}
+        begun = {*session.held, *(delivery for delivery, sent in session.in_transit.items() if sent.holds)}
         told: list[Decision] = []
         for delivery in begun:
             told += [Abandoned(*putter) for putter in self._watching(back[delivery])]
@@ -481,9 +483,9 @@ class HostedQueue:
             del client.held[delivery]
         return run
 
-    def _give_back(self, name: str, leases: list[list[Run]], now: float) -> None:
+    def _give_back(self, name: str, deliveries: list[list[Run]], now: float) -> None:
         """To the front, in the order in which they were taken."""
-        runs = [run for lease in leases for run in lease]
+        runs = [run for delivery in deliveries for run in delivery]
         count = sum(run.items for run in runs)
         if not count:
             return
@@ -491,7 +493,7 @@ class HostedQueue:
             self.record.dropped += count
             return
         self.record.returned += count
-        self.record.tell(now, f"{count} items came back from session {name}")
+        self.record.note(now, f"{count} items came back from session {name}")
         self._runs.extendleft(reversed(runs))
         self._depth += count
         self._bytes += sum(run.size for run in runs)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from sage_flow.errors import QueueClosed
-from sage_flow.queues.consuming import Consumer, Due, Lease, OnLeases, OnLost, OnSent, Sending
+from sage_flow.queues.consuming import Consumer, Due, HeldItem, OnItems, OnLost, OnSent, Sending
 from sage_flow.queues.methods import LiveQueue, check_count, check_most, waiting_time
 from sage_flow.queues.record import QueueRecord
 
@@ -98,7 +98,7 @@ class LocalQueue(LiveQueue):
         self._putters: deque[_Waiter] = deque()
         self._getters: deque[_Waiter] = deque()
         self._record = QueueRecord(time.monotonic())
-        weakref.finalize(self, _tell_lost, name, self._items).atexit = False
+        weakref.finalize(self, _warn_lost, name, self._items).atexit = False
         self._held = 0
         self._due = Due()
 
@@ -170,7 +170,7 @@ class LocalQueue(LiveQueue):
             self._closed = True
             dropped = len(self._items)
             self._record.dropped += dropped
-            self._record.tell(time.monotonic(), f"closed with {dropped} items in it")
+            self._record.note(time.monotonic(), f"closed with {dropped} items in it")
             for entry in self._items:
                 if entry.on_lost is not None:
                     self._due.add(partial(entry.on_lost, True))
@@ -212,10 +212,10 @@ class LocalQueue(LiveQueue):
         self._due.run()
         return sending
 
-    def consume(self, on_leases: OnLeases, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
+    def consume(self, on_items: OnItems, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
         """See `LiveQueue.consume`."""
         self._check_open()
-        return _LocalConsumer(self, on_leases, on_closed, holds)
+        return _LocalConsumer(self, on_items, on_closed, holds)
 
     def shortcut(self) -> Any:
         """See `LiveQueue.shortcut`."""
@@ -225,7 +225,7 @@ class LocalQueue(LiveQueue):
             consumer = self._getters[0].consumer
             if consumer is None or consumer.shortcut is None:
                 return None
-            consumer.lend()
+            consumer.give_place()
             now = time.monotonic()
             self._record.put(now, 1)
             self._record.got(now, 1)
@@ -297,7 +297,7 @@ class LocalQueue(LiveQueue):
             putter.settle()
 
 
-def _tell_lost(name: str, items: deque[Any]) -> None:
+def _warn_lost(name: str, items: deque[Any]) -> None:
     """Nobody has a handle of the queue any more, nor a name."""
     if items:
         _log.warning("queue %s is gone, as its last descriptor is, with %d items in it", name, len(items))
@@ -324,9 +324,9 @@ class _LocalSending(Sending):
     def __init__(self, live: LocalQueue, item: Any, on_sent: OnSent, on_lost: OnLost | None) -> None:
         self._live = live
         self._on_sent = on_sent
-        self.waiter = _Waiter([item], 0, _CallBack(live._due, self._tell), on_lost)
+        self.waiter = _Waiter([item], 0, _CallBack(live._due, self._report), on_lost)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self._on_sent(None if self.waiter.settled else QueueClosed(f"queue {self._live._name} is closed"))
 
     def withdraw(self) -> None:
@@ -339,25 +339,25 @@ class _LocalSending(Sending):
 
 class _LocalConsumer(Consumer):
     def __init__(
-        self, live: LocalQueue, on_leases: OnLeases, on_closed: Callable[[Exception], object], holds: bool
+        self, live: LocalQueue, on_items: OnItems, on_closed: Callable[[Exception], object], holds: bool
     ) -> None:
         self._live = live
-        self._on_leases = on_leases
+        self._on_items = on_items
         self._on_closed = on_closed
         self._holds = holds
         self._granted = 0  # guarded by the queue's lock, as is what follows
         self._waiter: _Waiter | None = None
-        self._lent: _Waiter | None = None  # to be used again
+        self._spare: _Waiter | None = None  # to be used again
         self._is_stopped = False
 
-    def lend(self) -> None:
+    def give_place(self) -> None:
         """While the lock is held, and it is the first in line: a place is taken, by no item."""
         waiter, self._live._held = self._waiter, self._live._held + self._holds
         self._granted -= 1
         if waiter is not None and waiter.most > 1:
             waiter.most -= 1
         else:
-            self._lent, self._waiter = waiter, None
+            self._spare, self._waiter = waiter, None
             self._live._getters.popleft()
 
     def return_shortcut(self) -> None:
@@ -390,9 +390,9 @@ class _LocalConsumer(Consumer):
         if self._is_stopped or self._waiter is not None or self._granted <= 0:
             return
         if live._closed:
-            live._due.add(self._tell_closed)
+            live._due.add(self._report_closed)
             return
-        waiter, self._lent = self._lent, None
+        waiter, self._spare = self._spare, None
         if waiter is None:
             waiter = _Waiter([], 0, _NOBODY)
             waiter.consumer = self
@@ -417,16 +417,16 @@ class _LocalConsumer(Consumer):
                 self._line_up()
             now = time.monotonic()
         if not waiter.settled and not self._is_stopped:
-            self._tell_closed()
+            self._report_closed()
         elif waiter.entries:
-            self._on_leases([self._lease(entry, now) for entry in waiter.entries])
+            self._on_items([self._held_item(entry, now) for entry in waiter.entries])
         live._due.run()
 
-    def _tell_closed(self) -> None:
+    def _report_closed(self) -> None:
         self._on_closed(QueueClosed(f"queue {self._live._name} is closed"))
 
-    def _lease(self, entry: _Entry, now: float) -> Lease:
-        return Lease(lambda: entry.item, now - entry.since, entry.begun, partial(self._settle, entry))
+    def _held_item(self, entry: _Entry, now: float) -> HeldItem:
+        return HeldItem(lambda: entry.item, now - entry.since, entry.begun, partial(self._settle, entry))
 
     def _settle(self, entry: _Entry, begun: bool | None) -> None:
         live = self._live

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sage_flow.queues.consuming import Consumer, OnLeases, OnLost, OnSent, Sending
+from sage_flow.queues.consuming import Consumer, OnItems, OnLost, OnSent, Sending
 
 
 class QueueMethods(ABC):
@@ -95,7 +95,7 @@ class LiveQueue(QueueMethods):
         """Put `item` as soon as there is room, without blocking. Raises: QueueClosed; CodecError."""
 
     @abstractmethod
-    def consume(self, on_leases: OnLeases, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
+    def consume(self, on_items: OnItems, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
         """Take items as they come; without `holds` they are out of the queue then. Raises: QueueClosed."""
 
     def shortcut(self) -> Any:

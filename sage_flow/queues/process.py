@@ -16,8 +16,8 @@ import threading
 from typing import Final
 
 from sage_flow.errors import ChannelNotReachable, QueueClosed
+from sage_flow.links.address import UnixAddress
 from sage_flow.links.private_directory import hold, let_go, make_private, remove_private
-from sage_flow.links.transport import UnixAddress
 from sage_flow.queues.channel import this_process
 from sage_flow.queues.connection import pooled_connection
 from sage_flow.queues.host import QueueHost

@@ -13,7 +13,7 @@ from sage_flow.queues.connection import QueueConnection, pooled_connection
 from sage_flow.queues.descriptor import CLUSTER, BaseQueueDescriptor, check_text
 from sage_flow.queues.methods import LiveQueue
 from sage_flow.queues.opcodes import VISITOR
-from sage_flow.queues.ray_host import LEASE_S, RayQueueHost, Way
+from sage_flow.queues.ray_host import IDLE_S, HostLocation, RayQueueHost
 from sage_flow.queues.remote import ReachPolicy, RemoteQueue
 
 _POLICY: Final = ReachPolicy(served=True)
@@ -53,14 +53,14 @@ class RayQueueDescriptor(BaseQueueDescriptor):
 
     def _make_live(self) -> LiveQueue:
         node = this_node(str(self))
-        way = _find_way(self._namespace, self._scope, self.channel_id, node, visits=self._part == VISITOR)
-        if way is None:
+        location = _locate(self._namespace, self._scope, self.channel_id, node, visits=self._part == VISITOR)
+        if location is None:
             raise QueueClosed(
                 f"{self} is closed: its host ({self._host}) is gone, and with it what was in the queue; take a new "
                 "queue_id for a new queue"
             )
         name = self._scope, self.channel_id
-        return RayQueueProxy(name, self._maxsize, _connection(way, node), self._host, _POLICY, self._part)
+        return RayQueueProxy(name, self._maxsize, _connection(location, node), self._host, _POLICY, self._part)
 
 
 class RayQueueProxy(RemoteQueue):
@@ -72,7 +72,7 @@ def host_name(scope: str) -> str:
     return f"queues of {scope}"
 
 
-def host_of(namespace: str, scope: str, lease_s: float = LEASE_S) -> Any:
+def host_of(namespace: str, scope: str, idle_s: float = IDLE_S) -> Any:
     """The handle of the actor that hosts the queues of `scope`; it is made if it is not there, near its first user."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -86,7 +86,7 @@ def host_of(namespace: str, scope: str, lease_s: float = LEASE_S) -> Any:
             get_if_exists=True,
             lifetime="detached",
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
-        ).remote(namespace, scope, lease_s)  # fmt: skip
+        ).remote(namespace, scope, idle_s)  # fmt: skip
 
 
 def end_queues(namespace: str, scope: str) -> None:
@@ -122,23 +122,23 @@ def _actor() -> Any:
     return ray.remote(num_cpus=0, max_restarts=0)(RayQueueHost)
 
 
-def _find_way(namespace: str, scope: str, channel_id: str, node: str, *, visits: bool) -> Way | None:
+def _locate(namespace: str, scope: str, channel_id: str, node: str, *, visits: bool) -> HostLocation | None:
     """Raises: ChannelNotReachable if no host comes to life."""
     import ray
 
     for left in range(_TRIES - 1, -1, -1):
         try:
-            way: Way | None = ray.get(host_of(namespace, scope).way.remote(channel_id, node, visits))
-            return way
+            location: HostLocation | None = ray.get(host_of(namespace, scope).locate.remote(channel_id, node, visits))
+            return location
         except ray.exceptions.RayActorError as error:
             if not left:
                 raise ChannelNotReachable(f"no host for queue {channel_id} comes to life: {error}") from error
     return None
 
 
-def _connection(way: Way, node: str) -> QueueConnection:
-    tls = None if way.credentials is None else _client_context(way.credentials)
-    return pooled_connection(way.endpoint.address_from(node, tls), way.key, tls)
+def _connection(location: HostLocation, node: str) -> QueueConnection:
+    tls = None if location.credentials is None else _client_context(location.credentials)
+    return pooled_connection(location.endpoint.address_from(node, tls), location.key, tls)
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ The contents of a host are in its memory. When it has died, Ray makes a new one 
 not give anybody an empty queue for one that was lost. So each host notes in Ray's key-value store which channels it
 has, before it lets anybody in, and refuses those that another one noted.
 
-A host whom nobody has been connected to for a *lease* ends itself. It takes back what it noted of empty queues, as
+A host that no process has been connected to for `IDLE_S` ends itself. It takes back what it noted of empty queues, as
 nothing is lost with them.
 """
 
@@ -21,13 +21,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sage_flow.links.address import TcpAddress, UnixAddress
 from sage_flow.links.endpoint import Credentials, Endpoint
 from sage_flow.links.local_link import AnyLink
 from sage_flow.links.loop import exchange_loop
-from sage_flow.links.transport import TcpAddress, UnixAddress
 from sage_flow.queues.host import QueueHost
 
-LEASE_S: Final = 300.0
+IDLE_S: Final = 300.0
 """A host ends when for so long no process has been connected, in seconds."""
 
 _STORE: Final = b"sage_flow queues"  # the part of Ray's key-value store that is for us
@@ -35,8 +35,8 @@ _REMEMBERED: Final = 10_000  # closed channels, as everywhere
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a process of some node gets to a host. It holds secrets: it is sent through Ray only, and not kept."""
+class HostLocation:
+    """How a process of some node reaches a host. It holds secrets, so it is sent through Ray only, and not stored."""
 
     endpoint: Endpoint
     key: bytes = field(repr=False)
@@ -44,44 +44,46 @@ class Way:
     """For TLS; None on the host's own node."""
 
 
-class LeasedHost(QueueHost):
-    """A host that says when nobody has been connected for `lease_s`: it calls `deserted`, on the exchange thread."""
+class IdleHost(QueueHost):
+    """A host that calls `deserted` when no process has been connected for `idle_s`, on the exchange thread."""
 
-    def __init__(self, address: UnixAddress, key: bytes, lease_s: float) -> None:
-        self._lease_s = lease_s
-        self._leases = itertools.count(1)
-        self._lease = 0
+    def __init__(self, address: UnixAddress, key: bytes, idle_s: float) -> None:
+        self._idle_s = idle_s
+        self._uses = itertools.count(1)
+        self._use = 0
         super().__init__(address, key)
-        self.renew_lease()
+        self.note_use()
 
-    def deserted(self, lease: int) -> None:
-        """The lease of this number ran out."""
+    def deserted(self, use: int) -> None:
+        """It has been idle for `idle_s` since this use."""
 
-    def renew_lease(self) -> None:
-        """It begins anew. From any thread."""
-        lease = self._lease = next(self._leases)
-        exchange_loop().order(lambda: exchange_loop().after(self._lease_s, lambda: self._expire_lease(lease)))
+    def note_use(self) -> None:
+        """The idle time begins again. From any thread."""
+        use = self._use = next(self._uses)
+        exchange_loop().call_soon_threadsafe(
+            lambda: exchange_loop().call_later(self._idle_s, lambda: self._check_idle(use))
+        )
 
-    def is_over(self, lease: int) -> bool:
-        """Nobody is connected, and nobody has renewed the lease since this one."""
-        return lease == self._lease and not self._links
+    def is_idle_since(self, use: int) -> bool:
+        """No process is connected, and this use was the last one."""
+        return use == self._use and not self._links
 
-    def _expire_lease(self, lease: int) -> None:
-        if self.is_over(lease):
-            self.deserted(lease)
+    def _check_idle(self, use: int) -> None:
+        if self.is_idle_since(use):
+            self.deserted(use)
 
     def _on_link_closed(self, link: AnyLink, reason: str) -> None:
         super()._on_link_closed(link, reason)
         if not self._links:
-            self.renew_lease()
+            self.note_use()
 
 
-class _ActorsHost(LeasedHost):
+class _ActorsHost(IdleHost):
     """Asks its actor to end: an actor can only do that in a call."""
 
-    def __init__(self, address: UnixAddress, key: bytes, lease_s: float) -> None:
+    def __init__(self, address: UnixAddress, key: bytes, idle_s: float) -> None:
         self._orphans: deque[str] = deque()
-        super().__init__(address, key, lease_s)
+        super().__init__(address, key, idle_s)
 
     def on_orphan(self, name: tuple[str, str]) -> None:
         """Ray's key-value store is asked elsewhere: here nobody may wait."""
@@ -91,16 +93,16 @@ class _ActorsHost(LeasedHost):
         """The channels that have ended with whom they were there for, since the last time."""
         return [self._orphans.popleft() for _ in range(len(self._orphans))]
 
-    def deserted(self, lease: int) -> None:
+    def deserted(self, use: int) -> None:
         import ray
 
-        ray.get_runtime_context().current_actor.end_if_deserted.remote(lease)
+        ray.get_runtime_context().current_actor.end_if_deserted.remote(use)
 
 
 class RayQueueHost:
-    """The actor. Its calls come one by one: who was shown the way has renewed the lease before the host can end."""
+    """The actor. It runs one call at a time, so a process that was told the location counts before the host can end."""
 
-    def __init__(self, namespace: str, scope: str, lease_s: float) -> None:
+    def __init__(self, namespace: str, scope: str, idle_s: float) -> None:
         import ray
 
         self._scope = scope
@@ -108,17 +110,17 @@ class RayQueueHost:
         self._ip: str = ray.util.get_node_ip_address()
         self._key = secrets.token_bytes(32)
         self._address = UnixAddress.unnamed()
-        self._host = _ActorsHost(self._address, self._key, lease_s)
+        self._host = _ActorsHost(self._address, self._key, idle_s)
         self._notes = _Notes(namespace, scope)
         self._credentials: Credentials | None = None  # made, with the port, when another node asks
         self._port: int | None = None
 
-    def way(self, channel_id: str, node: str, visits: bool = False) -> Way | None:
-        """The way for a process on `node`; None if the channel was lost with a host before this one.
+    def locate(self, channel_id: str, node: str, visits: bool = False) -> HostLocation | None:
+        """Where a process on `node` reaches the host; None if the channel was lost with a host before this one.
 
-        Who only `visits` a queue makes none: there is no way to one that nobody has made here.
+        A visitor (`visits`) creates no queue: it gets None if the queue was not created here.
         """
-        self._host.renew_lease()
+        self._host.note_use()
         self._notes.forget(self._host.take_orphans())
         if not (channel_id in self._notes.ours if visits else self._notes.claim(channel_id)):
             return None
@@ -126,11 +128,11 @@ class RayQueueHost:
         if node != self._node:
             self._open_port()
         endpoint = Endpoint(self._node, self._address.path, self._ip, self._port)
-        return Way(endpoint, self._key, None if node == self._node else self._credentials)
+        return HostLocation(endpoint, self._key, None if node == self._node else self._credentials)
 
-    def end_if_deserted(self, lease: int) -> None:
-        """The lease ran out: end, unless somebody has come meanwhile."""
-        if self._host.is_over(lease):
+    def end_if_deserted(self, use: int) -> None:
+        """The host was idle: end it, unless a process has come meanwhile."""
+        if self._host.is_idle_since(use):
             queues = self._host.statistics()["queues"]
             self._notes.forget([name[1] for name, told in queues.items() if not _contents(told)])
             self._end()

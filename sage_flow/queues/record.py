@@ -46,7 +46,7 @@ class QueueRecord:
         self._start = now
         self._puts, self._gets = _Meter(), _Meter()
         self._story = Story()
-        self.tell(now, "made")
+        self.note(now, "made")
 
     def put(self, now: float, count: int) -> None:
         """`count` items went in."""
@@ -56,7 +56,7 @@ class QueueRecord:
         """`count` items went out."""
         self._gets.add(now, count)
 
-    def tell(self, now: float, event: str) -> None:
+    def note(self, now: float, event: str) -> None:
         """Add to the story."""
         self._story.note(round(now - self._start, 6), event)
 

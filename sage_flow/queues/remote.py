@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sage_flow.errors import QueueClosed
-from sage_flow.queues import opcodes as wire
-from sage_flow.queues.consuming import Consumer, OnLeases, OnLost, OnSent, Sending
+from sage_flow.queues import opcodes
+from sage_flow.queues.consuming import Consumer, OnItems, OnLost, OnSent, Sending
 from sage_flow.queues.items import decode_runs, encode_runs
 from sage_flow.queues.methods import LiveQueue, check_count, check_most, waiting_time
+from sage_flow.queues.opcodes import Opcode
 from sage_flow.queues.remote_call import ReachPolicy
 from sage_flow.queues.remote_consuming import RemoteConsumer, RemoteSending
 from sage_flow.queues.remote_session import RemoteSession
@@ -40,29 +41,29 @@ class RemoteQueue(RemoteSession, LiveQueue):
             return
         runs = list(encode_runs(items))
         number = next(self._numbers)
-        put = (wire.PUT, block, runs, False)
-        if sum(size for _, _, size in runs) > wire.SMALL:
-            room = self.ask(number, (wire.ASK_ROOM, block, len(items)), seconds)
-            answer = self.ask(number, put, None) if room[0] == wire.ROOM else room
+        put = (Opcode.PUT, block, runs, False)
+        if sum(size for _, _, size in runs) > opcodes.SMALL:
+            room = self.request(number, (Opcode.RESERVE_ROOM, block, len(items)), seconds)
+            answer = self.request(number, put, None) if room[0] == Opcode.ROOM else room
         else:
-            answer = self.ask(number, put, seconds)
-        if answer[0] in (wire.NO_ROOM, wire.WITHDRAWN):
+            answer = self.request(number, put, seconds)
+        if answer[0] in (Opcode.NO_ROOM, Opcode.WITHDRAWN):
             raise queue.Full
-        self.check(answer, wire.ACCEPTED)
+        self.check(answer, Opcode.ACCEPTED)
 
     def get_many(self, max_items: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         """See `QueueMethods.get_many`. Raises also: CodecError, ChannelNotReachable."""
         seconds = waiting_time(block, timeout)
         check_most(max_items)
-        answer = self.ask(next(self._numbers), (wire.GET, block, max_items, False), seconds)
-        if answer[0] in (wire.NO_ITEM, wire.WITHDRAWN):
+        answer = self.request(next(self._numbers), (Opcode.GET, block, max_items, False), seconds)
+        if answer[0] in (Opcode.NO_ITEM, Opcode.WITHDRAWN):
             raise queue.Empty
-        self.check(answer, wire.DELIVERY)
+        self.check(answer, Opcode.DELIVERY)
         return decode_runs(answer[1])
 
     def qsize(self) -> int:
         """How many items wait at the host, at this moment."""
-        (size,) = self.check(self.ask(next(self._numbers), (wire.SIZE,), None), wire.TOLD)
+        (size,) = self.check(self.request(next(self._numbers), (Opcode.SIZE,), None), Opcode.REPORT)
         if size is None:
             raise self.end("it was closed")
         return int(size)
@@ -70,7 +71,7 @@ class RemoteQueue(RemoteSession, LiveQueue):
     def close(self) -> None:
         """End it at the host, for everybody."""
         try:
-            self.ask(next(self._numbers), (wire.CLOSE,), None)
+            self.request(next(self._numbers), (Opcode.CLOSE,), None)
         except QueueClosed:
             return  # by somebody else, or its host is gone
         self.end("this process closed it")
@@ -79,7 +80,7 @@ class RemoteQueue(RemoteSession, LiveQueue):
         """Those of the host, if it is not closed, and `client`: what this process asks, its link and its story."""
         told = {"closed": True}
         if self._closed is None:
-            (told,) = self.check(self.ask(next(self._numbers), (wire.STATISTICS,), None), wire.TOLD)
+            (told,) = self.check(self.request(next(self._numbers), (Opcode.STATISTICS,), None), Opcode.REPORT)
         link = self._link
         client = {
             "session": self._session,
@@ -93,9 +94,9 @@ class RemoteQueue(RemoteSession, LiveQueue):
         """See `LiveQueue.send`."""
         return RemoteSending(self, item, on_sent, on_lost)
 
-    def consume(self, on_leases: OnLeases, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
+    def consume(self, on_items: OnItems, on_closed: Callable[[Exception], object], *, holds: bool) -> Consumer:
         """See `LiveQueue.consume`."""
-        return RemoteConsumer(self, on_leases, on_closed, holds)
+        return RemoteConsumer(self, on_items, on_closed, holds)
 
     def read_while(
         self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object]

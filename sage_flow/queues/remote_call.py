@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sage_flow.queues import opcodes as wire
+from sage_flow.queues.opcodes import Opcode
 
-__all__ = ["WAITING", "Call", "ReachPolicy"]
+__all__ = ["WAITING", "PendingRequest", "ReachPolicy"]
 
-WAITING: Final = (wire.PUT, wire.ASK_ROOM, wire.GET)
+WAITING: Final = (Opcode.PUT, Opcode.RESERVE_ROOM, Opcode.GET)
 """Requests that may have to wait until they can be done."""
 
 
@@ -29,11 +29,11 @@ class ReachPolicy:
 
 
 @dataclass(eq=False)
-class Call:
-    """One request, from its first word to its answer; `then` is called with that, if no thread waits for it."""
+class PendingRequest:
+    """One request, from its first opcode to its answer; `then` is called with that, if no thread waits for it."""
 
     number: int
-    words: tuple[Any, ...]  # the first is what is asked; `done` is put in when it is sent
+    message: tuple[Any, ...]  # the first is what is asked; `done` is put in when it is sent
     answer: tuple[Any, ...] | None = None
     sent: bool = False
     waits: bool = False  # until it can be done; else it is answered at once
@@ -43,7 +43,7 @@ class Call:
     changed: threading.Event = field(default_factory=threading.Event)  # answered, or the link broke
 
     def __post_init__(self) -> None:
-        self.waits = self.words[0] in WAITING and bool(self.words[1])
+        self.waits = self.message[0] in WAITING and bool(self.message[1])
 
     def settle(self, *answer: Any) -> None:
         self.answer = answer

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from sage_flow.errors import QueueClosed
-from sage_flow.queues import opcodes as wire
-from sage_flow.queues.consuming import Consumer, Lease, OnLeases, OnLost, OnSent, Sending
+from sage_flow.queues.consuming import Consumer, HeldItem, OnItems, OnLost, OnSent, Sending
 from sage_flow.queues.items import decode_runs, pack
-from sage_flow.queues.remote_call import Call
+from sage_flow.queues.opcodes import Opcode
+from sage_flow.queues.remote_call import PendingRequest
 from sage_flow.queues.remote_session import RemoteSession
 
 __all__ = ["RemoteConsumer", "RemoteSending"]
@@ -25,10 +25,10 @@ class RemoteSending(Sending):
         self._session = session
         self._on_sent = on_sent
         self._is_withdrawn = False
-        put = (wire.PUT, True, [(payload, 1, sum(map(len, payload)))], on_lost is not None)
-        self._call = session.begin(put, self._tell, on_lost)
+        put = (Opcode.PUT, True, [(payload, 1, sum(map(len, payload)))], on_lost is not None)
+        self._call = session.begin(put, self._report, on_lost)
 
-    def _tell(self, answer: tuple[Any, ...]) -> None:
+    def _report(self, answer: tuple[Any, ...]) -> None:
         if not self._is_withdrawn:
             self._on_sent(self._session.error_of(answer))
 
@@ -43,18 +43,18 @@ class RemoteConsumer(Consumer):
     def __init__(
         self,
         session: RemoteSession,
-        on_leases: OnLeases,
+        on_items: OnItems,
         on_closed: Callable[[Exception], object],
         holds: bool,
     ) -> None:
         self._session = session
-        self._on_leases = on_leases
+        self._on_items = on_items
         self._on_closed = on_closed
         self._holds = holds
         self._lock = threading.Lock()  # guards what follows
         self._granted = 0
         self._asking = False
-        self._call: Call | None = None
+        self._call: PendingRequest | None = None
         self._is_stopped = False
 
     def grant(self, count: int) -> None:
@@ -75,7 +75,7 @@ class RemoteConsumer(Consumer):
 
     def _ask(self, most: int) -> None:
         try:
-            call = self._session.begin((wire.GET, True, most, self._holds), self._on_answer)
+            call = self._session.begin((Opcode.GET, True, most, self._holds), self._on_answer)
         except QueueClosed as error:
             self._on_closed(error)
             return
@@ -89,40 +89,40 @@ class RemoteConsumer(Consumer):
     def _on_answer(self, answer: tuple[Any, ...]) -> None:
         generation = self._session.generation
         error = self._session.error_of(answer)
-        leases: list[Lease] = []
-        if answer[0] == wire.DELIVERY:
-            leases = self._leases(generation, *answer[1:])
+        items: list[HeldItem] = []
+        if answer[0] == Opcode.DELIVERY:
+            items = self._items(generation, *answer[1:])
         with self._lock:
             self._call, self._asking = None, False
-            self._granted -= len(leases)
+            self._granted -= len(items)
             is_stopped = self._is_stopped
         if is_stopped:
-            for lease in leases:
-                lease.give_back(begun=False)
+            for item in items:
+                item.give_back(begun=False)
         elif error is not None:
             self._on_closed(error)
         else:
-            self._on_leases(leases)
+            self._on_items(items)
             self.grant(0)
 
-    def _leases(self, generation: int, runs: list[tuple[Any, ...]], delivery: int) -> list[Lease]:
-        leases: list[Lease] = []
+    def _items(self, generation: int, runs: list[tuple[Any, ...]], delivery: int) -> list[HeldItem]:
+        items: list[HeldItem] = []
         for payload, start, stop, waited_s, begun in runs:
             for index in range(start, stop):
                 value = partial(_item, payload, index)
-                settle = partial(self._settle, generation, delivery, len(leases))
-                leases.append(Lease(value, waited_s, begun, settle))
+                settle = partial(self._settle, generation, delivery, len(items))
+                items.append(HeldItem(value, waited_s, begun, settle))
         if self._holds:
-            self._session.hold(len(leases))
-        return leases
+            self._session.hold(len(items))
+        return items
 
     def _settle(self, generation: int, delivery: int, place: int, begun: bool | None) -> None:
         if not self._holds:
             return
         if begun is None:
-            self._session.settle(generation, wire.FINISH, delivery, place)
+            self._session.settle(generation, Opcode.FINISH, delivery, place)
         else:
-            self._session.settle(generation, wire.GIVE_BACK, delivery, place, begun)
+            self._session.settle(generation, Opcode.GIVE_BACK, delivery, place, begun)
 
 
 def _item(payload: Any, index: int) -> Any:

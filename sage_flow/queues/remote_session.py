@@ -30,10 +30,11 @@ from sage_flow.errors import (
 )
 from sage_flow.links.local_link import AnyLink
 from sage_flow.links.story import Story
-from sage_flow.queues import opcodes as wire
+from sage_flow.queues import opcodes
 from sage_flow.queues.connection import QueueConnection
 from sage_flow.queues.consuming import Due, OnLost
-from sage_flow.queues.remote_call import WAITING, Call, ReachPolicy
+from sage_flow.queues.opcodes import Opcode
+from sage_flow.queues.remote_call import WAITING, PendingRequest, ReachPolicy
 
 _log = logging.getLogger("sage_flow.channels")
 
@@ -55,7 +56,7 @@ class RemoteSession:
         connection: QueueConnection,
         host: str,
         policy: ReachPolicy,
-        part: wire.Part = wire.ANYBODY,
+        part: opcodes.Part = opcodes.ANYBODY,
     ) -> None:
         self._name = name
         self._part = part
@@ -65,7 +66,7 @@ class RemoteSession:
         self._policy = policy
         self._session = os.urandom(8).hex()
         self._numbers = itertools.count(1)
-        self._calls: dict[int, Call] = {}  # without an answer; entries are taken out by either thread
+        self._calls: dict[int, PendingRequest] = {}  # without an answer; entries are taken out by either thread
         self._hearing = threading.Lock()  # guards the two below, and is held while an answer is taken
         self._heard: AnyLink | None = None  # over which answers count: the last one that ATTACH was sent over
         self._received = 0  # deliveries
@@ -88,26 +89,26 @@ class RemoteSession:
         """How often the host has forgotten us, and with us what we held."""
         self._attached: queue.SimpleQueue[tuple[AnyLink, int, tuple[Any, ...]]] = queue.SimpleQueue()
         self._story = Story()
-        self._seat = connection.sit(self)  # last, as the exchange thread may tell us of a lost link from here on
+        self._subscription = connection.subscribe(self)  # last: from here on the exchange thread may report a lost link
 
     # Requests that no thread waits for.
 
     def begin(
         self,
-        words: tuple[Any, ...],
+        message: tuple[Any, ...],
         then: Callable[[tuple[Any, ...]], object],
         on_lost: OnLost | None = None,
-    ) -> Call:
+    ) -> PendingRequest:
         """Send a request; call `then` with the answer, see `error_of`. Raises: QueueClosed."""
-        call = Call(next(self._numbers), words, then=then)
+        call = PendingRequest(next(self._numbers), message, then=then)
         if on_lost is not None:
             self._watched[call.number] = on_lost
-        self._say(call)
+        self._send_request(call)
         if self._link is None:
             self._keep_connected()
         return call
 
-    def take_back(self, call: Call) -> None:
+    def take_back(self, call: PendingRequest) -> None:
         """Withdraw a request of `begin`."""
         with self._sending, self._hearing:
             self._watched.pop(call.number, None)
@@ -117,16 +118,16 @@ class RemoteSession:
             if not call.sent:
                 self._calls.pop(call.number, None)
             elif self._link is not None:
-                self._tell(self._link, wire.WITHDRAW, call.number)
+                self._send(self._link, Opcode.WITHDRAW, call.number)
 
-    def settle(self, generation: int, word: int, *words: Any) -> None:
+    def settle(self, generation: int, opcode: int, *arguments: Any) -> None:
         """FINISH or GIVE_BACK an item, unless the host has returned it meanwhile."""
         with self._sending:
             if generation == self.generation and self._closed is None:
                 self._held -= 1
-                self._settled.append((self._latest, (word, *words)))
+                self._settled.append((self._latest, (opcode, *arguments)))
                 if self._link is not None:
-                    self._tell(self._link, word, *words)
+                    self._send(self._link, opcode, *arguments)
 
     def hold(self, count: int) -> None:
         """Note that `count` items have arrived that will be settled; until then the session must stay alive."""
@@ -138,10 +139,10 @@ class RemoteSession:
         if answer[0] == _FAILED:
             failure: Exception = answer[1]
             return failure
-        if answer[0] in (wire.ACCEPTED, wire.DELIVERY, wire.WITHDRAWN):
+        if answer[0] in (Opcode.ACCEPTED, Opcode.DELIVERY, Opcode.WITHDRAWN):
             return None
         try:
-            self.check(answer, wire.ACCEPTED)
+            self.check(answer, Opcode.ACCEPTED)
         except ChannelError as error:
             return error
         return None
@@ -176,11 +177,11 @@ class RemoteSession:
 
     # Requests, in the threads of users.
 
-    def ask(self, number: int, words: tuple[Any, ...], seconds: float | None) -> tuple[Any, ...]:
+    def request(self, number: int, message: tuple[Any, ...], seconds: float | None) -> tuple[Any, ...]:
         """Send a request and wait for its answer; after `seconds` it is withdrawn, which is an answer, too."""
-        call = Call(number, words)
+        call = PendingRequest(number, message)
         try:
-            self._say(call)
+            self._send_request(call)
             patience = seconds if call.waits else self._policy.timeout_s
             while call.answer is None:
                 link = self._link
@@ -198,7 +199,7 @@ class RemoteSession:
             raise
         return call.answer
 
-    def _wait(self, call: Call, link: AnyLink, patience: float | None) -> bool:
+    def _wait(self, call: PendingRequest, link: AnyLink, patience: float | None) -> bool:
         """Until the call has changed. False if it has not after `patience` seconds."""
         until = None if patience is None else time.monotonic() + min(patience, threading.TIMEOUT_MAX)
         link.read_while(lambda: not call.changed.is_set(), patience, self._calls.__len__)
@@ -211,27 +212,27 @@ class RemoteSession:
             link.close(0)
             self.on_lost(link, why)
 
-    def _say(self, call: Call) -> None:
+    def _send_request(self, call: PendingRequest) -> None:
         with self._sending:
             if self._closed is not None:
                 raise self._error()
             self._calls[call.number] = call
             if self._link is not None:
-                self._send(self._link, call)
+                self._write_request(self._link, call)
 
-    def _send(self, link: AnyLink, call: Call) -> None:
+    def _write_request(self, link: AnyLink, call: PendingRequest) -> None:
         """While `_sending` is held."""
-        word, *rest = call.words
-        if word in WAITING:
+        opcode, *rest = call.message
+        if opcode in WAITING:
             rest = [min(self._calls, default=call.number), *rest]
-        if word == wire.PUT:  # perhaps there was no connection until now
+        if opcode == Opcode.PUT:  # perhaps there was no connection until now
             rest.append(time.monotonic() - call.began)
-        large = word == wire.PUT and sum(size for _, _, size in call.words[2]) > wire.SMALL
+        large = opcode == Opcode.PUT and sum(size for _, _, size in call.message[2]) > opcodes.SMALL
         try:
             # The caller waits for the host to accept the items, so they stay as they are until they are written.
             link.send(
-                (self._seat, word, call.number, *rest),
-                lane=(self._seat, call.number) if large else self._seat,
+                (self._subscription, int(opcode), call.number, *rest),
+                lane=(self._subscription, call.number) if large else self._subscription,
                 copy_buffers=False,
             )
             call.sent = True
@@ -239,29 +240,29 @@ class RemoteSession:
         except LinkClosed as error:
             self.on_lost(link, str(error))
 
-    def _withdraw(self, call: Call) -> None:
+    def _withdraw(self, call: PendingRequest) -> None:
         with self._sending:
             if self._link is not None and call.answer is None:
-                self._tell(self._link, wire.WITHDRAW, call.number)
+                self._send(self._link, Opcode.WITHDRAW, call.number)
             call.waits = False
-            call.words = (call.words[0], False, *call.words[2:])  # if it has to be said again
+            call.message = (call.message[0], False, *call.message[2:])  # if it has to be said again
 
-    def _abandon(self, call: Call) -> None:
+    def _abandon(self, call: PendingRequest) -> None:
         """Its thread was interrupted, or cannot be served. What is delivered for it goes back."""
         with self._sending, self._hearing:
             call.abandoned = True
             if not call.sent:
                 self._calls.pop(call.number, None)
             elif call.answer is None and call.waits and self._link is not None:
-                self._tell(self._link, wire.WITHDRAW, call.number)
-            elif call.answer is not None and call.answer[0] == wire.ROOM and self._link is not None:
-                self._tell(self._link, wire.RETURN_ROOM, call.number)
-            elif call.answer is not None and call.answer[0] == wire.DELIVERY:
+                self._send(self._link, Opcode.WITHDRAW, call.number)
+            elif call.answer is not None and call.answer[0] == Opcode.ROOM and self._link is not None:
+                self._send(self._link, Opcode.RETURN_ROOM, call.number)
+            elif call.answer is not None and call.answer[0] == Opcode.DELIVERY:
                 _log.warning("a get from %s was interrupted when its items had come; they are lost", self._name[1])
 
-    def _tell(self, link: AnyLink, *words: Any) -> None:
+    def _send(self, link: AnyLink, opcode: int, *arguments: Any) -> None:
         try:
-            link.send((self._seat, *words), lane=self._seat)
+            link.send((self._subscription, int(opcode), *arguments), lane=self._subscription)
         except LinkClosed as error:
             self.on_lost(link, str(error))
 
@@ -273,7 +274,7 @@ class RemoteSession:
                 f"queue {self._name[1]} at {self._host}: the connection broke during a put, for longer than the host "
                 "remembers; the items may be in the queue or not"
             )
-        if answer[0] in (wire.CLOSED, _LOST):
+        if answer[0] in (Opcode.CLOSED, _LOST):
             raise self.end(answer[1])
         raise InternalError(f"{answer[0]} answers a request that expects {expected}")
 
@@ -347,14 +348,14 @@ class RemoteSession:
         with self._hearing:  # what the old link still brings comes again, and must not count twice
             self._heard = link
             calls, received = list(self._calls.values()), self._received
-        gets = [call.number for call in calls if call.words[0] == wire.GET and not call.abandoned]
+        gets = [call.number for call in calls if call.message[0] == Opcode.GET and not call.abandoned]
         scope, channel_id = self._name
         attach = (scope, channel_id, self._maxsize, self._part, self._host_id, self._session, received, gets)
-        link.send((self._seat, wire.ATTACH, *attach), lane=self._seat)
-        answered, word, rest = self._wait_attached(link)
-        if word == _LOST:
+        link.send((self._subscription, int(Opcode.ATTACH), *attach), lane=self._subscription)
+        answered, opcode, rest = self._wait_attached(link)
+        if opcode == _LOST:
             raise LinkClosed(str(rest[0]))
-        if word == wire.CONFLICT:
+        if opcode == Opcode.CONFLICT:
             raise ChannelConflict(
                 f"queue {channel_id} at {self._host} was made with maxsize={rest[0]}, "
                 f"this descriptor has maxsize={self._maxsize}"
@@ -385,7 +386,7 @@ class RemoteSession:
                 self.generation += 1
                 self._held = 0
                 self._settled.clear()
-                if self._part == wire.OWNER:
+                if self._part == opcodes.OWNER:
                     self._closed = why = "the connection was lost for longer than its host remembers"
                     self._settle_all(_LOST, why)
                     return
@@ -393,58 +394,58 @@ class RemoteSession:
             resumed = known or self._host_id is None
             self._host_id = host
             self._link = link
-            for _, words in self._settled:  # it may have been said over the lost link, and is true still
-                self._tell(link, *words)
+            for _, arguments in self._settled:  # it may have been said over the lost link, and is true still
+                self._send(link, *arguments)
             for call in list(self._calls.values()):
-                if call.words[0] == wire.PUT and call.sent and not resumed:
+                if call.message[0] == Opcode.PUT and call.sent and not resumed:
                     self._settle(call.number, _IN_DOUBT)
                 elif call.abandoned:
                     self._calls.pop(call.number, None)
                 elif call.answer is None:  # a delivery that was sent again may have come meanwhile
-                    self._send(link, call)
+                    self._write_request(link, call)
 
     # What comes from the host, on the exchange thread or on one that reads for itself: two links may bring it at the
     # same time, an old one that somebody still reads and the new one. It takes no lock that is held for long.
 
-    def on_word(self, link: AnyLink, word: int, rest: tuple[Any, ...]) -> None:
+    def on_message(self, link: AnyLink, opcode: int, rest: tuple[Any, ...]) -> None:
         """A message of the host."""
-        if word in (wire.ATTACHED, wire.CONFLICT):
-            self._attached.put((link, word, rest))
+        if opcode in (Opcode.ATTACHED, Opcode.CONFLICT):
+            self._attached.put((link, opcode, rest))
             return
         number, *answer = rest
         with self._hearing:
             if link is not self._heard:
                 return  # all that was open is said again over the new one, and answered there
-            if word == wire.DELIVERY:
+            if opcode == Opcode.DELIVERY:
                 while self._settled and self._settled[0][0] < number:
                     self._settled.popleft()  # the host has heard what was said before it heard this call
                 self._on_delivery(link, number, *answer)
-            elif word == wire.ROOM:
+            elif opcode == Opcode.ROOM:
                 self._on_room(link, number)
-            elif word in (wire.ABANDONED, wire.DROPPED):
+            elif opcode in (Opcode.ABANDONED, Opcode.DROPPED):
                 if (tell := self._watched.get(number)) is not None:
-                    self._due.add(partial(tell, word == wire.DROPPED))
+                    self._due.add(partial(tell, opcode == Opcode.DROPPED))
             else:
-                self._settle(number, word, *answer)
+                self._settle(number, opcode, *answer)
         self._due.run()
 
     def _on_delivery(self, link: AnyLink, number: int, delivery: int, runs: list[Any]) -> None:
         call = self._calls.get(number)
         if call is None or call.abandoned:
-            self._tell(link, wire.REFUSE, delivery)
+            self._send(link, Opcode.REFUSE, delivery)
             self._calls.pop(number, None)
             return
         self._received = delivery
-        self._tell(link, wire.ACKNOWLEDGE, delivery)
-        self._settle(number, wire.DELIVERY, runs, delivery)
+        self._send(link, Opcode.ACKNOWLEDGE, delivery)
+        self._settle(number, Opcode.DELIVERY, runs, delivery)
 
     def _on_room(self, link: AnyLink, number: int) -> None:
         call = self._calls.get(number)
         if call is None or call.abandoned:
-            self._tell(link, wire.RETURN_ROOM, number)
+            self._send(link, Opcode.RETURN_ROOM, number)
             self._calls.pop(number, None)
             return
-        self._settle(number, wire.ROOM)
+        self._settle(number, Opcode.ROOM)
 
     def on_lost(self, link: AnyLink, reason: str) -> None:
         """The link is gone; who waits dials again."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sage_flow.links.address import TcpAddress
 from sage_flow.links.endpoint_options import check_key, check_patience, check_server
-from sage_flow.links.transport import TcpAddress
 from sage_flow.queues.connection import QueueConnection, pooled_connection
 from sage_flow.queues.descriptor import CLUSTER, BaseQueueDescriptor
 from sage_flow.queues.methods import LiveQueue

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from typing import Any, cast
 
+from sage_flow.links.address import TcpAddress
 from sage_flow.links.endpoint_options import check_key
 from sage_flow.links.local_keys import HiddenKey, LocalKey, made_key
-from sage_flow.links.transport import TcpAddress
 from sage_flow.queues.host import QueueHost
 
 

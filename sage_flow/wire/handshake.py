@@ -50,14 +50,14 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class WriteBytes:
     """Write these bytes to the peer."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Established:
     """The peer is process `peer` of our name and attempt; messages may follow."""
 
     peer: int
@@ -70,7 +70,7 @@ class Refused:
     reason: str
 
 
-Decision = Send | Accepted | Refused
+Decision = WriteBytes | Established | Refused
 
 
 class _Refusal(Exception):
@@ -94,7 +94,7 @@ class _Handshake(ABC):
         self._expected: int | None = None  # the kind of the next message; None once it is over
 
     def receive(self, data: bytes | bytearray) -> list[Decision]:
-        """The next bytes from the peer, split anyhow. After `Accepted` or `Refused` it must not be called.
+        """The next bytes from the peer, split anyhow. After `Established` or `Refused` it must not be called.
 
         Bytes beyond the handshake are refused: the peer may send nothing before it is welcome.
         """
@@ -110,7 +110,7 @@ class _Handshake(ABC):
         except _Refusal as refusal:
             self._expected = None
             reason = str(refusal)
-            return [Send(_frame(wire.REFUSED, reason.encode()[:HANDSHAKE_LIMIT])), Refused(reason)]
+            return [WriteBytes(_frame(wire.REFUSED, reason.encode()[:HANDSHAKE_LIMIT])), Refused(reason)]
         except _RefusedByPeer as refusal:
             self._expected = None
             return [Refused(f"refused by the peer: {refusal}")]
@@ -167,16 +167,16 @@ class Dialer(_Handshake):
         super().__init__(identity, nonce)
         self._peer = peer
 
-    def start(self) -> Send:
+    def start(self) -> WriteBytes:
         """The first move."""
         self._expected = wire.CHALLENGE
         me = self._identity
-        return Send(_frame(wire.HELLO, _HELLO.pack(me.process, self._peer, me.attempt, self._nonce) + self._name))
+        return WriteBytes(_frame(wire.HELLO, _HELLO.pack(me.process, self._peer, me.attempt, self._nonce) + self._name))
 
     def _step(self, payload: bytes) -> list[Decision]:
         if self._expected == wire.WELCOME:
             self._expected = None
-            return [Accepted(self._peer)]
+            return [Established(self._peer)]
         if len(payload) != NONCE_BYTES + _MAC_BYTES:
             raise _Refusal("a malformed challenge")
         pair = (self._identity.process, self._peer)
@@ -184,7 +184,7 @@ class Dialer(_Handshake):
         if not hmac.compare_digest(payload[NONCE_BYTES:], self._proof(_ACCEPTOR, *pair, nonces)):
             raise _Refusal(f"the acceptor does not know the key of {self._identity.name!r}")
         self._expected = wire.WELCOME
-        return [Send(_frame(wire.PROOF, self._proof(_DIALER, *pair, nonces)))]
+        return [WriteBytes(_frame(wire.PROOF, self._proof(_DIALER, *pair, nonces)))]
 
 
 class Acceptor(_Handshake):
@@ -202,7 +202,7 @@ class Acceptor(_Handshake):
         if not hmac.compare_digest(payload, self._expected_proof):
             raise _Refusal(f"the dialer does not know the key of {self._identity.name!r}")
         self._expected = None
-        return [Send(_frame(wire.WELCOME, b"")), Accepted(self._peer)]
+        return [WriteBytes(_frame(wire.WELCOME, b"")), Established(self._peer)]
 
     def _on_hello(self, payload: bytes) -> list[Decision]:
         if len(payload) < _HELLO.size:
@@ -219,7 +219,7 @@ class Acceptor(_Handshake):
         nonces = nonce + self._nonce
         self._expected_proof = self._proof(_DIALER, self._peer, acceptor, nonces)
         self._expected = wire.PROOF
-        return [Send(_frame(wire.CHALLENGE, self._nonce + self._proof(_ACCEPTOR, self._peer, acceptor, nonces)))]
+        return [WriteBytes(_frame(wire.CHALLENGE, self._nonce + self._proof(_ACCEPTOR, self._peer, acceptor, nonces)))]
 
 
 def _frame(kind: int, payload: bytes) -> bytes:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from sage_flow.executors.exchange import Exchange
-from sage_flow.links.transport import sockets_in
+from sage_flow.links.address import sockets_in
 
 KEY = b"k" * 32
 PATIENCE_S = 60.0

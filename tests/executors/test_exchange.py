@@ -13,11 +13,11 @@ import time
 import pytest
 
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, ProtocolError, SageFlowError
+from sage_flow.links.address import TcpAddress
 from sage_flow.links.connection import Outbound
 from sage_flow.links.endpoint import Credentials
-from sage_flow.links.transport import TcpAddress
 from sage_flow.runtime.messages import Control, Credit, Data, EndOfInput, EndOfRequests, Reply, Request
-from sage_flow.wire.handshake import Accepted, Dialer, Identity
+from sage_flow.wire.handshake import Dialer, Established, Identity
 from tests.executors.exchanges import KEY, PATIENCE_S, End, FailsToLoad, directory, open_end
 
 __all__ = ["directory", "open_end"]
@@ -304,7 +304,7 @@ def test_what_a_peer_wrote_is_read_before_the_end_of_the_connection_to_it_is_tol
         go_on.wait()
         outlet.end("its end shows here first")
 
-    one.exchange.loop.order(end_the_outlet_first)
+    one.exchange.loop.call_soon_threadsafe(end_the_outlet_first)
     reading.wait()  # from here on nobody reads what comes
     for number in range(15):
         two.send(1, number, Data(1, number, ["x" * 1_000]))
@@ -474,7 +474,7 @@ def test_a_second_process_with_the_same_number_is_refused(open_end, directory):
         twin.sendall(dialer.start().data)
         for decision in dialer.receive(twin.recv(4096)):
             twin.sendall(decision.data)
-        assert dialer.receive(twin.recv(4096)) == [Accepted(2)]
+        assert dialer.receive(twin.recv(4096)) == [Established(2)]
         assert twin.recv(4096) == b""
     assert "process 1 has been connected before" in str(two.exchange.statistics()["story"])
     one.send(2, 0, Credit(2, 2))
@@ -509,7 +509,7 @@ CHILD = """
 import sys, threading
 from sage_flow.executors.exchange import Exchange
 from sage_flow.runtime.messages import Data, EndOfRequests
-from sage_flow.links.transport import sockets_in
+from sage_flow.links.address import sockets_in
 
 class Flight:
     def __init__(self, carrier):

@@ -12,31 +12,31 @@ from sage_flow.executors import process_worker, processes
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.ray import worker as ray_worker
 from sage_flow.executors.subtasks import SubtasksHere
-from sage_flow.executors.threads import LocalPost
+from sage_flow.executors.threads import LocalTransport
 from sage_flow.runtime.messages import Credit
 
 
 def test_what_comes_before_its_subtask_is_made_waits_and_keeps_its_order():
-    post, seen = LocalPost(), []
-    post.hold_early()
+    transport, seen = LocalTransport(), []
+    transport.hold_early()
     for number in range(3):
-        post.deliver(7, Credit(number, 1))
-    post.register(7, seen.append)
-    post.deliver(7, Credit(3, 1))
-    post.end_early()
-    post.deliver(7, Credit(4, 1))
+        transport.deliver(7, Credit(number, 1))
+    transport.register(7, seen.append)
+    transport.deliver(7, Credit(3, 1))
+    transport.end_early()
+    transport.deliver(7, Credit(4, 1))
     assert [credit.channel for credit in seen] == [0, 1, 2, 3, 4]
 
 
 def test_what_comes_for_a_subtask_of_another_process_is_refused_once_all_are_made():
-    post = LocalPost()
-    post.hold_early()
-    post.register(7, lambda message: None)
-    post.deliver(8, Credit(0, 1))
+    transport = LocalTransport()
+    transport.hold_early()
+    transport.register(7, lambda message: None)
+    transport.deliver(8, Credit(0, 1))
     with pytest.raises(ProtocolError, match=r"received messages for \[8\]"):
-        post.end_early()
+        transport.end_early()
     with pytest.raises(KeyError):
-        post.deliver(8, Credit(0, 1))
+        transport.deliver(8, Credit(0, 1))
 
 
 class Slow:
@@ -105,7 +105,7 @@ class Left(BaseException):
     ("subtasks", "codes"), [([True, True], []), ([True, False], [70]), ([], [70])], ids=["ended", "running", "no plan"]
 )
 def test_a_process_whose_subtasks_have_ended_hears_of_the_end_of_its_driver_in_silence(exits, capfd, subtasks, codes):
-    actor = ray_worker.Worker("job/actor")
+    actor = ray_worker.WorkerActor("job/actor")
     actor._exchange = object()
     actor._here.are([Ended(has_ended) for has_ended in subtasks])
     with contextlib.suppress(Left):
@@ -122,7 +122,7 @@ def test_a_worker_process_without_work_does_not_die_of_its_driver(exits, monkeyp
     here = SubtasksHere()
     here.are([Ended(has_ended) for has_ended in subtasks])
     bootstrap = processes.Bootstrap(1, "", b"", [], {})
-    process_worker._exchange(bootstrap, LocalPost(), here)
+    process_worker._exchange(bootstrap, LocalTransport(), here)
     with contextlib.suppress(Left):
         told["on_peer_lost"](0, "it closed its connection")
     assert exits == codes

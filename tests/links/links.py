@@ -7,9 +7,9 @@ import tempfile
 
 import pytest
 
+from sage_flow.links.address import TcpAddress, UnixAddress
 from sage_flow.links.link import dial
 from sage_flow.links.listener import Listener
-from sage_flow.links.transport import TcpAddress, UnixAddress
 from tests.links.certificates import Authority
 
 KEY = b"a secret of thirty-two bytes ..."

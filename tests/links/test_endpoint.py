@@ -6,10 +6,10 @@ import queue
 import pytest
 
 from sage_flow.errors import ChannelNotReachable
+from sage_flow.links.address import TcpAddress, UnixAddress
 from sage_flow.links.endpoint import Credentials, Endpoint
 from sage_flow.links.link import dial
 from sage_flow.links.listener import Listener
-from sage_flow.links.transport import TcpAddress, UnixAddress
 
 KEY = b"k" * 32
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_flow.errors import CodecError, ProtocolError
-from sage_flow.links.connection import Inbound, Lost
+from sage_flow.links.connection import ConnectionLost, Inbound
 from sage_flow.wire.frames import (
     DEFINITIONS,
     FRAGMENT,
@@ -26,7 +26,7 @@ from sage_flow.wire.frames import (
     begin,
     header,
 )
-from sage_flow.wire.handshake import Accepted, Dialer, Identity
+from sage_flow.wire.handshake import Dialer, Established, Identity
 from tests.links.links import KEY, PATIENCE_S, authority, directory, room
 
 __all__ = ["authority", "directory", "room"]
@@ -59,7 +59,7 @@ def authenticated(listener):
     sock.sendall(dialer.start().data)
     while True:
         for decision in dialer.receive(sock.recv(dialer.wanted)):
-            if isinstance(decision, Accepted):
+            if isinstance(decision, Established):
                 return sock
             sock.sendall(decision.data)
 
@@ -263,6 +263,8 @@ def test_whatever_comes_is_a_message_or_a_reason_to_hang_up(frames, most):
         while True:
             inbound.read(pipe, lambda value, size: delivered.append(value))
 
-    with pytest.raises((Lost, ProtocolError, CodecError)):  # at the end it is closed, if nothing else is wrong
+    with pytest.raises(
+        (ConnectionLost, ProtocolError, CodecError)
+    ):  # at the end it is closed, if nothing else is wrong
         read_all()
     assert inbound.messages == len(delivered)

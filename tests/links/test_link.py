@@ -11,9 +11,9 @@ import threading
 import pytest
 
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed
+from sage_flow.links.address import SILENCE_S, TcpAddress, UnixAddress
 from sage_flow.links.link import dial, exchange_loop
 from sage_flow.links.listener import Listener
-from sage_flow.links.transport import SILENCE_S, TcpAddress, UnixAddress
 from sage_flow.wire.frames import WIRE_VERSION
 from tests.links.links import KEY, PATIENCE_S, Events, authority, directory, every_way, room
 from tests.wire.columns import column_kind, every_kind
@@ -105,7 +105,7 @@ def test_arguments_are_copied_unless_the_sender_promises_not_to_change_them(room
     (link, _), (_, there) = room.pair()
     copied, shared = numpy.zeros(10_000_000), numpy.zeros(10_000_000)
     changed = threading.Event()
-    exchange_loop().order(lambda: changed.wait(60))  # nothing is written now but what the socket takes at once
+    exchange_loop().call_soon_threadsafe(lambda: changed.wait(60))  # only what the socket takes at once is written
     link.send(copied)
     link.send(shared, lane=1, copy_buffers=False)
     copied[:] = shared[-1] = 1
@@ -206,7 +206,7 @@ def test_a_failure_to_deliver_ends_the_link_and_no_other(room):
 CHILD = """
 import sys
 from sage_flow.links.link import dial
-from sage_flow.links.transport import TcpAddress, UnixAddress
+from sage_flow.links.address import TcpAddress, UnixAddress
 import threading
 address = sys.argv[1:]
 transport = UnixAddress(address[0]) if len(address) == 1 else TcpAddress(address[0], int(address[1]))

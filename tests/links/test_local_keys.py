@@ -11,8 +11,8 @@ import pytest
 from sage_flow import LocalEnvironment, connect_service
 from sage_flow.channels import RPCQueueDescriptor, RPCQueueServer
 from sage_flow.errors import ChannelNotReachable
+from sage_flow.links.address import TcpAddress, UnixAddress
 from sage_flow.links.local_keys import LocalKey, found_key, made_key
-from sage_flow.links.transport import TcpAddress, UnixAddress
 
 SERVE = """
 import sys

@@ -11,11 +11,11 @@ import threading
 import pytest
 
 from sage_flow.errors import ChannelNotReachable
+from sage_flow.links.address import TcpAddress
 from sage_flow.links.link import dial
 from sage_flow.links.listener import most_half_open
-from sage_flow.links.transport import TcpAddress
 from sage_flow.wire.frames import HEADER, HELLO, MAGIC, PROOF, WIRE_VERSION, header
-from sage_flow.wire.handshake import HANDSHAKE_LIMIT, Dialer, Identity, Send
+from sage_flow.wire.handshake import HANDSHAKE_LIMIT, Dialer, Identity, WriteBytes
 from tests.links.certificates import Authority
 from tests.links.links import KEY, PATIENCE_S, Events, authority, directory, every_way, room
 
@@ -269,7 +269,7 @@ def test_the_name_of_another_is_no_way_in(room):
     with stranger(listener) as sock:
         sock.sendall(forged)
         verdict = dialer.receive(sock.recv(4096))
-    assert not any(isinstance(decision, Send) and decision.data[4] == PROOF for decision in verdict)
+    assert not any(isinstance(decision, WriteBytes) and decision.data[4] == PROOF for decision in verdict)
 
 
 # TLS.

@@ -53,7 +53,7 @@ class Client:
         return delivery
 
     def ask(self, number, count, block=True):
-        return self.queue.ask_room(self.name, number, count, block, 0, self.now)
+        return self.queue.reserve_room(self.name, number, count, block, 0, self.now)
 
     def back(self, received=0, open_gets=()):
         return self.queue.attach(self.name, received, open_gets, self.now)
@@ -124,7 +124,7 @@ def test_puts_that_are_settled_are_forgotten():
     assert len(queue._sessions["s"].accepted) == 1
 
 
-def test_a_lease_ends_with_its_acknowledgement():
+def test_a_delivery_is_in_transit_until_it_is_acknowledged():
     queue, client = queue_and_client()
     client.put(1, "a", "b", "c")
     for number in (2, 3, 4):

@@ -1,4 +1,4 @@
-"""Queues of a Ray cluster: their host, its death and its lease; who reaches them, and how."""
+"""Queues of a Ray cluster: their host, its death and its idle time; who reaches them, and how."""
 
 import contextlib
 import os
@@ -153,7 +153,7 @@ def test_secrets_are_in_no_serial_form_and_no_text(make, namespace):
     descriptor.put("a")
     node = ray.get_runtime_context().get_node_id()
     host = host_of(namespace, "cluster")
-    ways = [ray.get(host.way.remote(descriptor.channel_id, asking)) for asking in (node, "another node")]
+    ways = [ray.get(host.locate.remote(descriptor.channel_id, asking)) for asking in (node, "another node")]
     forms = [pickle.dumps(descriptor), descriptor.to_json(), repr(descriptor), repr(descriptor.statistics())]
     forms += [repr(vars(descriptor.queue_instance)), repr(ways), repr(dict(os.environ))]
     told = "".join(form if isinstance(form, str) else repr(form) for form in forms)
@@ -206,12 +206,12 @@ def test_the_death_of_the_host_closes_its_queues_for_everybody(make, namespace, 
     assert fresh.get() == "of the next host"
 
 
-def test_a_host_ends_when_its_lease_is_over(make, namespace):
-    process = ray.get(host_of(namespace, "cluster", lease_s=0.3).statistics.remote())["process"]
+def test_a_host_ends_when_its_lease_is_idle_since(make, namespace):
+    process = ray.get(host_of(namespace, "cluster", idle_s=0.3).statistics.remote())["process"]
     empty, kept = make(queue_id="empty"), make(queue_id="kept")
     empty.put("a")
     assert empty.get() == "a"
-    kept.put("lost with the lease")
+    kept.put("lost with its host")
     assert told(namespace)["process"] == process, "somebody is connected"
     for handle in (empty, kept):
         handle.trim()
@@ -251,7 +251,7 @@ def test_what_is_dropped_is_counted_and_logged_by_the_host(make, ray_cluster):
 def test_secrets_are_in_no_log(make, ray_cluster, namespace):
     descriptor = make()
     descriptor.put("a")
-    way = ray.get(host_of(namespace, "cluster").way.remote(descriptor.channel_id, "another node"))
+    way = ray.get(host_of(namespace, "cluster").locate.remote(descriptor.channel_id, "another node"))
     logs = Path(ray_cluster.cluster.head_node.get_session_dir_path(), "logs")
     for file in logs.rglob("*"):
         if file.is_file():

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from sage_flow.queues import opcodes as wire
 from sage_flow.queues.items import encode_runs
+from sage_flow.queues.opcodes import Opcode
 from sage_flow.queues.remote import ReachPolicy, RemoteQueue
 
 PATIENCE_S = 30
@@ -36,7 +36,7 @@ class Lines:
     def __init__(self, *lines):
         self._left = iter(lines)
 
-    def sit(self, occupant):
+    def subscribe(self, client):
         return 1
 
     def link(self, timeout_s):
@@ -47,7 +47,7 @@ class Lines:
 
 
 def delivery(number, count, *items):
-    return wire.DELIVERY, (number, count, [(payload, 0, many) for payload, many, _ in encode_runs(items)])
+    return Opcode.DELIVERY, (number, count, [(payload, 0, many) for payload, many, _ in encode_runs(items)])
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def remote(lines):
 
 def attached(remote, line):
     """The host answers; return what of the session it was told, and what is said over the line then."""
-    word, *_, received, gets = line.next()
-    assert word == wire.ATTACH
-    remote.on_word(line, wire.ATTACHED, ("the host", True))
+    opcode, *_, received, gets = line.next()
+    assert opcode == Opcode.ATTACH
+    remote.on_message(line, Opcode.ATTACHED, ("the host", True))
     return received, gets, line.next()
 
 
@@ -74,14 +74,14 @@ def test_what_an_old_link_still_brings_does_not_count_beside_the_new_one(remote,
     getter = threading.Thread(target=lambda: got.append(remote.get()))
     getter.start()
     _, _, said = attached(remote, old)
-    assert said[0] == wire.GET
+    assert said[0] == Opcode.GET
     remote.on_lost(old, "it broke")
     received, gets, said_again = attached(remote, new)
     assert (received, gets, said_again) == (0, [1], said)
-    remote.on_word(old, *delivery(1, 1, "a"))  # a thread that had read it when the line broke
+    remote.on_message(old, *delivery(1, 1, "a"))  # a thread that had read it when the line broke
     assert getter.is_alive()
-    remote.on_word(new, *delivery(1, 1, "a"))
+    remote.on_message(new, *delivery(1, 1, "a"))
     getter.join(PATIENCE_S)
     assert got == ["a"]
-    assert new.next() == (wire.ACKNOWLEDGE, 1)
+    assert new.next() == (Opcode.ACKNOWLEDGE, 1)
     assert new.sent.empty()

@@ -10,7 +10,7 @@ from job_parts import Ticking, wait_for
 
 from sage_flow import END, FixedDelay, JobStatus, PipelineService, RemoteEnvironment, Service, Source
 from sage_flow.errors import ServiceUnavailable, WorkerDied
-from sage_flow.links.transport import UnixAddress
+from sage_flow.links.address import UnixAddress
 
 _MB = 1 << 20
 

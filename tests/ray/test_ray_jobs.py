@@ -259,7 +259,7 @@ def test_the_oldest_jobs_are_forgotten_with_all_that_was_stored(ray_cluster, mon
     env.from_source(Ticking()).for_each(abs)
     job = env.submit()
     assert job.drain() is JobStatus.FINISHED
-    kinds = {f"{kind}/{job.id}" for kind in ("record", "outcome", "options", "attempt", "wish")}
+    kinds = {f"{kind}/{job.id}" for kind in ("record", "outcome", "options", "attempt", "requested_end")}
 
     def stored():
         keys = [key.decode().removeprefix("sage_flow/") for key in records._keys("")]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sage_flow.errors import ProtocolError
 from sage_flow.wire import frames as wire
-from sage_flow.wire.handshake import HANDSHAKE_LIMIT, Accepted, Acceptor, Dialer, Identity, Refused, Send
+from sage_flow.wire.handshake import HANDSHAKE_LIMIT, Acceptor, Dialer, Established, Identity, Refused, WriteBytes
 
 ALICE = Identity(process=1, name="flights", attempt=3, key=b"k" * 32)
 BOB = dataclasses.replace(ALICE, process=2)
@@ -27,7 +27,7 @@ def talk(dialer, acceptor, mangle=lambda data: data):
         if side in verdicts:
             break
         for decision in side.receive(data):
-            if isinstance(decision, Send):
+            if isinstance(decision, WriteBytes):
                 other.insert(0, decision.data)
             else:
                 verdicts[side] = decision
@@ -44,11 +44,11 @@ def reasons(verdicts):
 
 
 def test_two_that_know_the_key_accept_each_other():
-    assert talk(*pair()) == (Accepted(2), Accepted(1))
+    assert talk(*pair()) == (Established(2), Established(1))
 
 
 def test_a_process_may_dial_itself():
-    assert talk(*pair(ALICE, ALICE, peer=1)) == (Accepted(1), Accepted(1))
+    assert talk(*pair(ALICE, ALICE, peer=1)) == (Established(1), Established(1))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1))
@@ -60,14 +60,14 @@ def test_the_bytes_may_be_split_anyhow(sizes):
         while data:
             size = sizes[len(data) % len(sizes)]
             for decision in sides[0].receive(data[:size]):
-                if isinstance(decision, Send):
+                if isinstance(decision, WriteBytes):
                     answer += decision.data
                 else:
                     accepted.append(decision)
             data = data[size:]
         sides.reverse()
         data = answer
-    assert accepted == [Accepted(1), Accepted(2)]
+    assert accepted == [Established(1), Established(2)]
 
 
 def test_a_wrong_key_is_refused_by_both():
@@ -106,10 +106,10 @@ def test_a_proof_made_for_somebody_else_is_worth_nothing():
 def test_a_replayed_dialer_is_refused():
     dialer, acceptor = pair()
     recorded = []
-    assert talk(dialer, acceptor, mangle=lambda data: recorded.append(data) or data) == (Accepted(2), Accepted(1))
+    assert talk(dialer, acceptor, mangle=lambda data: recorded.append(data) or data) == (Established(2), Established(1))
     fresh = Acceptor(BOB, nonce(3))
     (challenge,) = fresh.receive(recorded[0])
-    assert isinstance(challenge, Send)
+    assert isinstance(challenge, WriteBytes)
     assert fresh.receive(recorded[1])[-1] == Refused("the dialer does not know the key of 'flights'")
 
 
@@ -202,7 +202,7 @@ def test_a_hello_with_a_flipped_bit_leads_nowhere():
         hello = bytearray(dialer.start().data)
         hello[position] ^= 1
         verdicts = talk(dialer, acceptor, mangle=lambda data, hello=hello: hello if data[4] == wire.HELLO else data)
-        assert not any(isinstance(verdict, Accepted) for verdict in verdicts), position
+        assert not any(isinstance(verdict, Established) for verdict in verdicts), position
 
 
 def test_after_the_verdict_it_is_over():

@@ -27,8 +27,8 @@ from sage_flow.executors.ray.actors import (
     wanted,
 )
 from sage_flow.executors.ray.records import JobOptions
-from sage_flow.executors.ray.worker import AddressBook, Membership, Place, Worker
-from sage_flow.executors.threads import LocalPost
+from sage_flow.executors.ray.worker import AddressBook, Membership, Place, WorkerActor
+from sage_flow.executors.threads import LocalTransport
 from sage_flow.links.endpoint import Credentials
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.messages import DRIVER, OUTSIDE, Message, PeerLost
@@ -107,7 +107,7 @@ class Crew:
         import ray
 
         suffix = "" if self._attempt == 1 else f"#{self._attempt}"
-        actor = ray.remote(Worker).options(
+        actor = ray.remote(WorkerActor).options(
             name=f"{self._job_id}/{spec.name}{suffix}",
             namespace=self._namespace,
             max_restarts=0,
@@ -249,19 +249,19 @@ class Attempt:
         spans_nodes = bool(nodes - {book.node})
         credentials = Credentials.make(self._job_id) if spans_nodes and self._options.encrypts else None
         key = secrets.token_bytes(32)
-        post = LocalPost()
-        shell = ProcessShell(0, process_of, post)
+        transport = LocalTransport()
+        shell = ProcessShell(0, process_of, transport)
         outside = OutsidePort(self._plan, shell)
         driver = Driver(self._plan, shell, self._options.driver, self._describe, outside)
-        post.register(DRIVER, partial(self._deliver, driver))
-        post.register(OUTSIDE, outside.deliver)
+        transport.register(DRIVER, partial(self._deliver, driver))
+        transport.register(OUTSIDE, outside.deliver)
         self._exchange = shell.exchange = Exchange(
             0,
             book,
             key,
             job=self._job_id,
             attempt=self.number,
-            on_message=post.deliver,
+            on_message=transport.deliver,
             on_peer_lost=partial(self._on_peer_lost, driver),
             connect_timeout_s=self._options.start_timeout_s,
             bind_timeout_s=self._options.start_timeout_s,

@@ -67,8 +67,8 @@ class JobMaster:
         self._attempt: Attempt | None = None
         self._doors: ServiceDoors | None = None
         self._doors_changed = threading.Condition()
-        self._cancelled = self._records.wish(job_id, "cancel")
-        self._drains = self._records.wish(job_id, "drain") is not None
+        self._cancelled = self._records.requested_end(job_id, "cancel")
+        self._drains = self._records.requested_end(job_id, "drain") is not None
         self._woken = threading.Event()  # cancelled
         self._outcome: JobOutcome | None = None
         self._over = threading.Event()
@@ -107,14 +107,14 @@ class JobMaster:
         self._woken.set()
         if self._attempt is not None:
             self._attempt.cancel(reason)
-        self._records.write_wish(self._id, "cancel", self._cancelled)
+        self._records.write_requested_end(self._id, "cancel", self._cancelled)
 
     def drain(self) -> None:
         """Let the sources end; those of an attempt that is still to begin, too."""
         self._drains = True
         if (execution := self._execution()) is not None:
             execution.drain()
-        self._records.write_wish(self._id, "drain")
+        self._records.write_requested_end(self._id, "drain")
 
     def metrics(self) -> dict[str, Any]:
         """See `JobHandle.metrics`."""

@@ -34,7 +34,7 @@ _SMALL_OUTCOME: Final = 1 << 20  # bytes; a larger one stays with the master unt
 REMEMBERED: Final = 200
 """So many jobs that are over are known."""
 
-Wish = Literal["cancel", "drain"]
+RequestedEnd = Literal["cancel", "drain"]
 """How somebody wants a job to end."""
 
 
@@ -142,14 +142,14 @@ class JobRecords:
         """Keep it for the next master."""
         self._put(f"history/{job_id}", pickle.dumps((history, clock)))
 
-    def wish(self, job_id: str, what: Wish) -> str | None:
-        """Why it was wished for, None if it was not."""
-        stored = self._find(f"wish/{job_id}/{what}")
+    def requested_end(self, job_id: str, what: RequestedEnd) -> str | None:
+        """Why it was requested, None if it was not."""
+        stored = self._find(f"requested_end/{job_id}/{what}")
         return None if stored is None else stored.decode()
 
-    def write_wish(self, job_id: str, what: Wish, reason: str = "") -> None:
+    def write_requested_end(self, job_id: str, what: RequestedEnd, reason: str = "") -> None:
         """Keep it for the next master, if this one does not live to see it come true."""
-        self._put(f"wish/{job_id}/{what}", reason.encode())
+        self._put(f"requested_end/{job_id}/{what}", reason.encode())
 
     def write(self, record: JobRecord) -> None:
         """Tell where a job is."""
@@ -212,7 +212,7 @@ class JobRecords:
         for record in over[REMEMBERED:]:
             for kind in ("record", "outcome", "options", "history"):
                 self._delete(f"{kind}/{record.id}")
-            for kind in ("attempt", "wish"):
+            for kind in ("attempt", "requested_end"):
                 self._delete(f"{kind}/{record.id}/", and_below=True)
 
     # The GCS. Its functions are called `internal` because their form is not promised; they work through `ray://`, too.

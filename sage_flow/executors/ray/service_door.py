@@ -17,11 +17,11 @@ from typing import Any
 from sage_flow.errors import ServiceUnavailable
 from sage_flow.executors.calling import CallingPort
 from sage_flow.executors.execution import LocalExecution
-from sage_flow.executors.link_post import LinkPost
+from sage_flow.executors.link_transport import LinkTransport
 from sage_flow.executors.ray.worker import node_ip, this_node
 from sage_flow.executors.remote_service import Door, ServedService
+from sage_flow.links.address import TcpAddress, UnixAddress
 from sage_flow.links.endpoint import Credentials, Endpoint
-from sage_flow.links.transport import TcpAddress, UnixAddress
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.failure import PackedError, pack_error
@@ -103,7 +103,7 @@ class RelayPort(CallingPort):
     """Calls through the master, `ask(call, timeout_s, group)`, whose result is a `concurrent.futures.Future`."""
 
     def __init__(self, plan: Plan, ask: Callable[..., Any]) -> None:
-        super().__init__(plan, 0, LinkPost(self._take_back))
+        super().__init__(plan, 0, LinkTransport(self._take_back))
         self._ask = ask
 
     def in_activation(self) -> bool:

@@ -12,13 +12,13 @@ from sage_flow.errors import InternalError
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
-from sage_flow.executors.threads import LocalPost
+from sage_flow.executors.threads import LocalTransport
+from sage_flow.links.address import Address, TcpAddress, UnixAddress
 from sage_flow.links.endpoint import Credentials, Endpoint
-from sage_flow.links.transport import Address, TcpAddress, UnixAddress
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.messages import DRIVER, PeerLost
 
-__all__ = ["AddressBook", "Membership", "Place", "Worker"]
+__all__ = ["AddressBook", "Membership", "Place", "WorkerActor"]
 
 _FENCED = 70
 
@@ -75,12 +75,12 @@ class AddressBook:
         self._endpoints = endpoints
 
 
-class Worker:
+class WorkerActor:
     """What a worker actor can be asked for; the master does, in this order. One that has run can run again."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._post: LocalPost | None = None
+        self._transport: LocalTransport | None = None
         self._exchange: Exchange | None = None
         self._book: AddressBook | None = None
         self._membership: Membership | None = None
@@ -100,7 +100,7 @@ class Worker:
     def join(self, membership: Membership, listens: bool, credentials: Credentials | None) -> Endpoint:
         """Take part in an attempt; return where the others find us. `listens`: for other nodes, too."""
         self._membership = membership
-        self._post = LocalPost()
+        self._transport = LocalTransport()
         self._here = SubtasksHere()
         self._book = AddressBook(membership.process)
         self._exchange = Exchange(
@@ -109,7 +109,7 @@ class Worker:
             membership.key,
             job=membership.job,
             attempt=membership.attempt,
-            on_message=self._post.deliver,
+            on_message=self._transport.deliver,
             on_peer_lost=self._on_peer_lost,
             connect_timeout_s=membership.start_timeout_s,
             bind_timeout_s=membership.start_timeout_s,
@@ -119,11 +119,11 @@ class Worker:
 
     def run(self, plan: bytes, process_of: dict[int, int], endpoints: dict[int, Endpoint]) -> None:
         """Run our subtasks to their end."""
-        membership, exchange, post, book = self._membership, self._exchange, self._post, self._book
-        if membership is None or exchange is None or post is None or book is None:
+        membership, exchange, transport, book = self._membership, self._exchange, self._transport, self._book
+        if membership is None or exchange is None or transport is None or book is None:
             raise InternalError("a worker runs before it has joined")
         book.learn(endpoints)
-        post.hold_early()
+        transport.hold_early()
         exchange.start()  # before the plan, whose imports may take long
         me = membership.process
         membership.search_path.follow()
@@ -135,7 +135,7 @@ class Worker:
             refuse_plan(error, where, mine[0], exchange)
             return
         loaded = replace(loaded, job_id=membership.job, attempt=membership.attempt)
-        run_subtasks(loaded, me, process_of, post, exchange, self._here)
+        run_subtasks(loaded, me, process_of, transport, exchange, self._here)
 
     def _on_peer_lost(self, peer: int, reason: str) -> None:
         assert self._exchange is not None

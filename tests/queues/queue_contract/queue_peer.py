@@ -132,7 +132,7 @@ def get_and_freeze(kind, data):
     while handle.statistics()["waiting_getters"] == 0:
         time.sleep(0.001)
     frozen = threading.Event()
-    exchange_loop().order(lambda: (frozen.set(), time.sleep(1000)))
+    exchange_loop().call_soon_threadsafe(lambda: (frozen.set(), time.sleep(1000)))
     frozen.wait()
 
 

@@ -80,7 +80,7 @@ def test_timeouts_and_puts_leave_nothing(server):
     (hosted,) = host_of(server)._queues.values()
     (session,) = hosted._sessions.values()
     assert len(session.accepted) <= 1
-    assert session.leases == session.room == {}
+    assert session.in_transit == session.room == {}
     assert not hosted._putters
     assert not hosted._getters
 
@@ -92,7 +92,7 @@ def test_sessions_that_ended_leave_nothing(server):
         RPCQueueDescriptor("127.0.0.1", server.port, key=KEY, queue_id=kept.queue_id, enable_pooling=False).qsize()
     gc.collect()
     until(kept, sessions=1)
-    assert len(host_of(server)._seats) == 1
+    assert len(host_of(server)._subscriptions) == 1
 
 
 def test_a_connection_that_nobody_uses_is_closed(server):

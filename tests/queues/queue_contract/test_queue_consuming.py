@@ -15,20 +15,20 @@ class Taken:
     """A consumer of a queue, and what it was given."""
 
     def __init__(self, descriptor, *, holds=True):
-        self._leases = SimpleQueue()
+        self._items = SimpleQueue()
         self.closed = SimpleQueue()
         self._live = descriptor.queue_instance
         self.consumer = self._live.consume(self._note, self.closed.put, holds=holds)
 
-    def _note(self, leases):
-        for lease in leases:
-            self._leases.put(lease)
+    def _note(self, items):
+        for item in items:
+            self._items.put(item)
 
     def next(self):
-        return self._leases.get(timeout=30)
+        return self._items.get(timeout=30)
 
     def is_empty(self):
-        return self._leases.empty()
+        return self._items.empty()
 
 
 def send(descriptor, item, on_abandoned=None):
@@ -61,16 +61,16 @@ def test_what_is_given_back_goes_to_the_front_and_its_marks_are_kept(make):
     taken = Taken(descriptor)
     descriptor.put_many(["a", "b"])
     taken.consumer.grant(1)
-    lease = taken.next()
-    assert (lease.value(), lease.begun) == ("a", 0)
-    assert lease.waited_s >= 0
+    item = taken.next()
+    assert (item.value(), item.begun) == ("a", 0)
+    assert item.waited_s >= 0
     taken.consumer.stop()
-    lease.give_back(begun=True)
+    item.give_back(begun=True)
     until(descriptor, depth=2, held=0)
     other = Taken(descriptor)
     other.consumer.grant(2)
     again = [other.next(), other.next()]
-    assert [(lease.value(), lease.begun) for lease in again] == [("a", 1), ("b", 0)]
+    assert [(item.value(), item.begun) for item in again] == [("a", 1), ("b", 0)]
     again[0].give_back(begun=False)
     again[1].finish()
     other.consumer.grant(1)
@@ -143,10 +143,10 @@ def test_who_waits_and_who_is_called_back_stand_in_one_line(make):
     threads = [threading.Thread(target=descriptor.share().put, args=(item,)) for item in items]
     for thread in threads:
         thread.start()
-    leases = [taken.next() for _ in items]
-    assert sorted(lease.value() for lease in leases) == items
-    for lease in leases:
-        lease.finish()
+    got = [taken.next() for _ in items]
+    assert sorted(item.value() for item in got) == items
+    for item in got:
+        item.finish()
     until(descriptor, held=0, depth=0)
 
 
@@ -155,15 +155,15 @@ def test_a_callback_that_sends_goes_on_behind_the_others_and_not_inside_them(mak
     descriptor, ended = make(), threading.Event()
     live = descriptor.queue_instance
 
-    def again(leases):
-        for lease in leases:
-            lease.finish()
-            number = lease.value()
+    def again(items):
+        for item in items:
+            item.finish()
+            number = item.value()
             if number:
                 live.send(number - 1, lambda error: None)
             else:
                 ended.set()
-        consumer.grant(len(leases))
+        consumer.grant(len(items))
 
     consumer = live.consume(again, lambda error: None, holds=True)
     consumer.grant(1)

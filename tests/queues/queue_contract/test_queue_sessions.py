@@ -23,7 +23,7 @@ from sage_flow.errors import ChannelNotReachable, PutInDoubt, QueueClosed, Servi
 from sage_flow.queues.hosted import RESUME_S
 
 
-def test_a_client_killed_with_a_lease_gives_its_items_back_to_the_front(make_crossing, crossing, victim):
+def test_a_client_killed_with_items_in_transit_gives_them_back_to_the_front(make_crossing, crossing, victim):
     descriptor = make_crossing()
     descriptor.qsize()  # hosted here, not in the process that will die
     victim.run(get_and_freeze, crossing, pickle.dumps(descriptor))
@@ -36,7 +36,7 @@ def test_a_client_killed_with_a_lease_gives_its_items_back_to_the_front(make_cro
     assert descriptor.statistics()["returned"] == 1
 
 
-def test_a_client_killed_without_a_lease_takes_nothing_along(make_crossing, crossing, victim):
+def test_a_client_killed_without_items_in_transit_takes_nothing_along(make_crossing, crossing, victim):
     descriptor = make_crossing()
     descriptor.qsize()
     victim.run(put_there, crossing, pickle.dumps(descriptor), ["a"])
@@ -157,11 +157,11 @@ def test_who_was_gone_for_too_long_holds_nothing_any_more(line):
     taken = Taken(descriptor)
     past.put("a")
     taken.consumer.grant(1)
-    lease = taken.next()
+    item = taken.next()
     line.refuse()
     until(past, held=0, depth=1)
     line.admit()
-    lease.finish()
+    item.finish()
     other = Taken(past)
     other.consumer.grant(1)
     again = other.next()

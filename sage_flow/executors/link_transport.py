@@ -9,10 +9,10 @@ from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.shell import Condition
 from sage_flow.runtime.messages import Message
 
-__all__ = ["LinkPost"]
+__all__ = ["LinkTransport"]
 
 
-class LinkPost:
+class LinkTransport:
     """What a CallingPort needs: a clock, conditions, and who sends."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
