@@ -317,7 +317,9 @@ class Environment(ABC):
         """
         if self._latest is not None and ((latest := self._latest()) is None or latest.is_over):
             self._take_new_queues()
-        return self._queues_now().queue(queue_id, maxsize)
+        from sage_flow.queues.job_queues import job_queue
+
+        return job_queue(self._queues_now(), queue_id, maxsize)
 
     def _queues_now(self) -> JobQueues:
         if self._queues is None:

@@ -14,7 +14,6 @@ from sage_flow.state import KeyedState
 
 if TYPE_CHECKING:
     from sage_flow.channels import BaseQueueDescriptor
-    from sage_flow.plan.queues import JobQueues
 
 __all__ = [
     "END",
@@ -86,7 +85,7 @@ class RuntimeContext:
         keyed: bool = False,
         services: ServiceCaller | None = None,
         side_output: Callable[[str, Any], None] | None = None,
-        queues: JobQueues | None = None,
+        open_queue: Callable[[str, int], BaseQueueDescriptor] | None = None,
         job_id: str = "",
         attempt: int = 1,
     ) -> None:
@@ -98,7 +97,7 @@ class RuntimeContext:
         self.parallelism = parallelism
         self._services = services
         self._side_output = side_output
-        self._queues = queues
+        self._open_queue = open_queue
         self._state = KeyedState(self) if keyed else None
 
     def __getattr__(self, name: str) -> Any:
@@ -172,9 +171,9 @@ class RuntimeContext:
         the job is over: who waits gets QueueClosed. A get or put that waits is not woken by a cancel before the
         job has given up waiting for it, so give it a timeout, or put an end mark into the queue.
         """
-        if self._queues is None:
+        if self._open_queue is None:
             raise PipelineError(f"{self.operator_name!r} has no queues here: it does not run in a job")
-        return self._queues.queue(queue_id, maxsize)
+        return self._open_queue(queue_id, maxsize)
 
     def _caller(self) -> ServiceCaller:
         if self._services is None:

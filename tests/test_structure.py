@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from import_graph import ImportGraph
 
 import sage_flow
 from sage_flow import errors
@@ -16,16 +17,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 PURE = [
     file
     for file in FILES
-    if file.relative_to(PACKAGE).parts[0] in ("runtime", "plan")
+    if file.relative_to(PACKAGE).parts[0] in ("runtime", "plan", "checkpoint")
     or file.relative_to(PACKAGE).as_posix()
     in (
         "restart.py",
-        "runtime/messages.py",
         "queues/hosted.py",
         "queues/record.py",
-        "checkpoint/log.py",
     )
 ]
+GRAPH = ImportGraph(PACKAGE)
 WORLD = {"ray", "socket", "threading", "time", "selectors", "subprocess", "asyncio"}
 
 PUBLIC = [
@@ -74,24 +74,41 @@ def name(file):
     return file.relative_to(PACKAGE).as_posix()
 
 
+def module(file):
+    return ".".join(("sage_flow", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
 def tree(file):
     return ast.parse(file.read_text(encoding="utf-8"), str(file))
 
 
-def imported(file):
-    """The top-level packages that a file imports, at any depth."""
-    found = set()
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found
-
-
 @pytest.mark.parametrize("file", PURE, ids=name)
-def test_the_core_knows_no_thread_socket_clock_or_ray(file):
-    assert imported(file) & WORLD == set()
+def test_the_core_reaches_no_thread_socket_clock_or_ray_by_whatever_it_imports(file):
+    assert GRAPH.path_to(module(file), WORLD) is None
+
+
+def test_no_modules_import_each_other():
+    assert GRAPH.circles() == []
+
+
+def test_a_module_that_is_imported_in_a_function_is_reached(tmp_path):
+    package = tmp_path / "house"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "core.py").write_text("def run():\n    from house import door\n")
+    (package / "door.py").write_text("import socket\n")
+    assert ImportGraph(package).path_to("house.core", WORLD) == ["house.core", "house.door", "socket"]
+
+
+def test_modules_that_import_each_other_are_found_unless_it_is_for_type_checkers(tmp_path):
+    package = tmp_path / "house"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("from house.b import B\n")
+    (package / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.a import A\n")
+    assert ImportGraph(package).circles() == []
+    (package / "b.py").write_text("def late():\n    from house import a\n")
+    assert ImportGraph(package).circles() == [{"house.a", "house.b"}]
 
 
 def test_importing_the_package_imports_nothing_heavy():

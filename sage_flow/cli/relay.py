@@ -1,7 +1,7 @@
 """A command that is run on the cluster, because only its job server can be reached from here.
 
-A short submission runs `python -m sage_flow.cli.relay COMMAND...` there. Its log has stdout, stderr and what Ray itself
-says in one stream, so the command's output travels in lines of its own: a mark, then JSON.
+A short submission runs `python -m sage_flow.cli.relayed COMMAND...` there. Its log has stdout, stderr and what Ray
+itself says in one stream, so the command's output travels in lines of its own: a mark, then JSON.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO
 
 from sage_flow.cli.submission import JobServer, metadata_of
 from sage_flow.errors import ClusterError
 
-__all__ = ["Unpacker", "main", "run_on_cluster"]
+__all__ = ["Unpacker", "run_on_cluster", "run_packed"]
 
 _MARK: Final = "\x1e"
 _PIECE: Final = 1500  # characters of a line, which the job server cuts at 20,000; JSON may need 12 for one
@@ -27,7 +27,7 @@ def run_on_cluster(address: str, command: Sequence[str]) -> int:
     """Run `sage-flow COMMAND` there, print what it prints, return its exit code. Raises ClusterError."""
     server = JobServer(address)
     submission = server.submit(
-        shlex.join(["python", "-m", "sage_flow.cli.relay", *command]), metadata_of("sage-flow", command[0])
+        shlex.join(["python", "-m", "sage_flow.cli.relayed", *command]), metadata_of("sage-flow", command[0])
     )
     unpacker = Unpacker(sys.stdout, sys.stderr)
     try:
@@ -40,14 +40,12 @@ def run_on_cluster(address: str, command: Sequence[str]) -> int:
     return unpacker.code
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command of `sage-flow`, and pack what it prints."""
-    from sage_flow.cli.program import main as run
-
+def run_packed(run: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Run a command of `sage-flow` by `run`, its `main`, and pack what it prints."""
     packed, errors = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Packer(packed, "out"), _Packer(packed, "err")
     try:
-        code = run(sys.argv[1:] if argv is None else argv)
+        code = run(argv)
     except SystemExit as exit_:  # of argparse
         code = exit_.code if isinstance(exit_.code, int) else 2
     finally:
@@ -105,7 +103,3 @@ class Unpacker:
                 self.code = content
             else:
                 print(content, end="", file=self._streams[kind], flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,10 +6,10 @@ on exactly them. Nothing is sent, and nobody is called back, while the condition
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sage_flow.errors import CodecError, ServiceOverloaded
 from sage_flow.executors.shell import Transport
@@ -161,6 +161,11 @@ class CallingPort:
 
         if not ready():
             self._await(ready, deadline)
+
+    def until_outcome(self, call: OpenCall) -> Generator[Any, None, None]:
+        from sage_flow.executors.awaiting import until_outcome  # asyncio is imported where it is used
+
+        return until_outcome(self, call)
 
     def poll(self, call: OpenCall) -> Outcome | None:
         if call.outcome is None and call.deadline <= self.now():

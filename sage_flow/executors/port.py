@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError
+from sage_flow.errors import CodecError, InternalError, JobCancelled, JobRestarting, ProtocolError
 from sage_flow.executors.calling import CallingPort, cannot_be_sent
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
 from sage_flow.executors.positions import thread_place
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Channel, Plan, ServicePlan, Subtask
+from sage_flow.queues.job_queues import job_queue
 from sage_flow.runtime.calls import Outcome
 from sage_flow.runtime.credits import SendCredit
 from sage_flow.runtime.messages import (
@@ -45,6 +46,7 @@ from sage_flow.runtime.statistics import CallStatistics, merged
 
 if TYPE_CHECKING:
     from sage_flow.executors.coroutines import CoroutineRunner
+    from sage_flow.queues.descriptor import BaseQueueDescriptor
 
 __all__ = ["WorkerPort"]
 
@@ -316,6 +318,11 @@ class WorkerPort(CallingPort):
 
     def in_activation(self) -> bool:
         return threading.get_ident() == self._thread
+
+    def open_queue(self, queue_id: str, maxsize: int) -> BaseQueueDescriptor:
+        if self._plan.queues is None:
+            raise InternalError(f"the plan of {self._name} says nothing about queues")
+        return job_queue(self._plan.queues, queue_id, maxsize)
 
     def before_long_wait(self, queue_emitted: Callable[[], None]) -> None:
         self._queue_emitted = queue_emitted

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sage_flow.queues.descriptor import BaseQueueDescriptor
+from typing import Any
 
 __all__ = ["JobQueues", "new_scope"]
 
@@ -19,15 +16,12 @@ def new_scope(job: str) -> str:
 
 @dataclass(frozen=True)
 class JobQueues:
-    """Where a job has its queues. `scope` is the job's alone; the rest is what a serial form of a descriptor says."""
+    """Where a job has its queues. `scope` is the job's alone; the rest is what a serial form of a descriptor says.
+
+    Data only: `queues.job_queues` opens a queue of it.
+    """
 
     scope: str
     queue_type: str = "python"
     home: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
-
-    def queue(self, queue_id: str | None = None, maxsize: int = 0) -> BaseQueueDescriptor:
-        """The queue of this name; without one, a queue with a name of its own. Raises: ValueError."""
-        from sage_flow.queues.job_queues import job_queue
-
-        return job_queue(self, queue_id, maxsize)

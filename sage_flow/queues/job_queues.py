@@ -12,8 +12,8 @@ from sage_flow.queues.kinds import resolve_descriptor
 __all__ = ["end_job_queues", "job_queue"]
 
 
-def job_queue(queues: JobQueues, queue_id: str | None, maxsize: int) -> BaseQueueDescriptor:
-    """See `JobQueues.queue`."""
+def job_queue(queues: JobQueues, queue_id: str | None = None, maxsize: int = 0) -> BaseQueueDescriptor:
+    """The job's queue of this name; without one, a queue with a name of its own. Raises: ValueError."""
     if queues.metadata.get("use_multiprocessing"):
         from sage_flow.queues.process import make_job_sockets
 

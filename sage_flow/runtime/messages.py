@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from sage_flow.runtime.packed_error import PackedError
+    from sage_flow.runtime.report import PortReport, SubtaskReport
     from sage_flow.wire.packed import Packed
 
 DRIVER = 0
@@ -129,12 +131,12 @@ class EndOfRequests(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A share of a call's outcome. `error` (see `runtime.failure.pack_error`) decides the call at once."""
+    """A share of a call's outcome. `error` decides the call at once."""
 
     call_id: int
     share: Fraction | int
     outputs: tuple[Any, ...]
-    error: Any = None
+    error: PackedError | None = None
 
 
 class EndService(NamedTuple):
@@ -165,18 +167,18 @@ class Inspect(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """Subtask to driver: what its port sees (a `runtime.report.PortReport`)."""
+    """Subtask to driver: what its port sees."""
 
     subtask: int
     number: int
-    report: Any
+    report: PortReport
 
 
 class Progress(NamedTuple):
-    """Subtask to driver: how far it is (a `runtime.report.SubtaskReport`, None when it starts)."""
+    """Subtask to driver: how far it is; None when it starts."""
 
     subtask: int
-    report: Any
+    report: SubtaskReport | None
 
 
 class Finished(NamedTuple):
@@ -186,24 +188,24 @@ class Finished(NamedTuple):
     """
 
     subtask: int
-    report: Any
+    report: SubtaskReport | None
     called: tuple[int, ...]
 
 
 class Failed(NamedTuple):
-    """Subtask to driver: it stopped with `failure` (see `runtime.failure.pack_error`) and will close now."""
+    """Subtask to driver: it stopped with `failure` and will close now."""
 
     subtask: int
-    report: Any
-    failure: Any
+    report: SubtaskReport | None
+    failure: PackedError
 
 
 class Ended(NamedTuple):
     """Subtask to driver, the last message: it has committed or aborted. `failure`: in doing that."""
 
     subtask: int
-    report: Any
-    failure: Any = None
+    report: SubtaskReport | None
+    failure: PackedError | None = None
 
 
 class Opened(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_flow.errors import JobCancelled
 from sage_flow.plan.physical import ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.messages import ControlElement, Reply, Request, Ticket
 from sage_flow.service import Call
+
+if TYPE_CHECKING:
+    from sage_flow.queues.descriptor import BaseQueueDescriptor
 
 __all__ = ["UNWINDING", "CallPort", "Crashed", "Port", "Task"]
 
@@ -40,11 +43,14 @@ class CallPort(Protocol):
         A call whose own deadline has passed has its outcome. What was queued goes out meanwhile.
         """
 
+    def until_outcome(self, call: OpenCall) -> Generator[Any, None, None]:
+        """What a coroutine awaits until a call has its outcome; if the coroutine is cancelled, so is the call."""
+
     def poll(self, call: OpenCall) -> Outcome | None:
         """Return the outcome of a call, None while it is open."""
 
     def flush(self) -> None:
-        """Let requests go that may wait for others."""
+        """Let requests go that may wait for others: the caller waits in a way of its own."""
 
     def cancel(self, call: OpenCall) -> bool:
         """End a call that is open; return whether it was. Its request is taken back if it was not started."""
@@ -111,3 +117,6 @@ class Port(CallPort, Protocol):
 
     def suspend_until(self, is_ready: Callable[[], bool]) -> None:
         """Suspend until `is_ready()`, which is asked whenever the subtask is woken."""
+
+    def open_queue(self, queue_id: str, maxsize: int) -> BaseQueueDescriptor:
+        """Return the job's queue of this name. Raises: ValueError."""

@@ -53,7 +53,7 @@ class ServiceSubtask:
             self.subtask.index,
             self.subtask.chain.parallelism,
             services=self._caller,
-            queues=self.plan.queues,
+            open_queue=None if self.plan.queues is None else self._port.open_queue,
             job_id=self.plan.job_id,
             attempt=self.plan.attempt,
         )

@@ -122,7 +122,7 @@ class ChainSubtask:
             keyed=operator.keyed,
             services=self._caller,
             side_output=partial(self._side_output, index, operator.name),
-            queues=self.plan.queues,
+            open_queue=None if self.plan.queues is None else self._port.open_queue,
             job_id=self.plan.job_id,
             attempt=self.plan.attempt,
         )

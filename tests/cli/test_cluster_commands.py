@@ -401,7 +401,7 @@ def packed(monkeypatch, *command):
     written = io.StringIO()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", written)
-        relay.main(command)
+        relay.run_packed(main, command)
     return written.getvalue()
 
 
@@ -412,7 +412,7 @@ def test_what_a_command_prints_on_the_cluster_is_printed_here(monkeypatch, capsy
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("sage-flow: error: 'nowhere' is not an address of Ray")
-    assert server.entrypoint == "python -m sage_flow.cli.relay status 'x y'"
+    assert server.entrypoint == "python -m sage_flow.cli.relayed status 'x y'"
     assert server.metadata["sage_flow_command"] == "status"  # it is no submission of a job
     assert server.forgotten == ["raysubmit_1"]
 

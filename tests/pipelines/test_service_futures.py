@@ -141,9 +141,9 @@ def test_futures_of_different_operators_cannot_be_waited_for_together():
 
 
 WRONG = {
-    "more than there are": (lambda futures: wait(futures, count=3), "3 of 2 futures"),
-    "one of none": (lambda futures: wait([], count=1), "1 of 0 futures"),
-    "fewer than none": (lambda futures: wait(futures, count=-1), "-1 of 2 futures"),
+    "more than there are": (lambda futures: wait(futures, count=3), "between 0 and 2, not 3"),
+    "one of none": (lambda futures: wait([], count=1), "between 0 and 0, not 1"),
+    "fewer than none": (lambda futures: wait(futures, count=-1), "between 0 and 2, not -1"),
     "replies": (lambda futures: wait([futures[0].result()]), "not 'through'"),
     "a negative time for many": (lambda futures: wait(futures, timeout_s=-1), "timeout_s is -1"),
     "a negative time for one": (lambda futures: futures[0].result(-0.5), "timeout_s is -0.5"),
