@@ -10,7 +10,7 @@ from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
 from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoRestart
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
-from sage_flow.stream import ConnectedStreams, DataStream, KeyedStream
+from sage_flow.streams import ConnectedStreams, DataStream, KeyedStream
 
 if TYPE_CHECKING:
     from sage_flow.executors.remote_service import connect_service

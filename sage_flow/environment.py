@@ -30,7 +30,7 @@ from sage_flow.plan.service_methods import check_methods
 from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
-from sage_flow.stream import DataStream
+from sage_flow.streams import DataStream
 
 if TYPE_CHECKING:
     from sage_flow.channels import BaseQueueDescriptor

@@ -10,7 +10,7 @@ from sage_flow.runtime.futures import ServiceFuture, wait
 
 if TYPE_CHECKING:
     from sage_flow.functions import RuntimeContext
-    from sage_flow.stream import DataStream
+    from sage_flow.streams import DataStream
 
 __all__ = [
     "Call",

@@ -28,7 +28,7 @@ from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
 from sage_flow.executors.threads import ThreadExecutor
 from sage_flow.functions import END, IDLE, Source, SourceSignal
 from sage_flow.job import JobResult
-from sage_flow.stream import DataStream, Stream
+from sage_flow.streams import DataStream, Stream
 
 __all__ = [
     "ABORT",

@@ -87,7 +87,7 @@ def test_the_wheel_has_types_and_templates(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     packaged = {f"sage_flow/{file.relative_to(ROOT / 'sage_flow')}" for file in (ROOT / "sage_flow").rglob("*")}
     wanted = {name for name in packaged if name.endswith((".py", ".tmpl", "py.typed"))}
-    assert {"sage_flow/py.typed", "sage_flow/cli/scaffold/README.md.tmpl", "sage_flow/stream.py"} <= wanted
+    assert {"sage_flow/py.typed", "sage_flow/cli/scaffold/README.md.tmpl", "sage_flow/streams/plain.py"} <= wanted
     assert {name for name in names if ".dist-info/" not in name} == wanted
 
 
@@ -104,6 +104,6 @@ def test_types_reach_the_code_of_a_user(installed, tmp_path):
     mypy = [sys.executable, "-m", "mypy", "--python-executable", installed.python, "--cache-dir", os.devnull]
     with installed.without_our_packages():  # Ray's would take mypy a minute
         told = run(*mypy, "user.py", cwd=tmp_path, code=1)
-    assert 'user.py:4: note: Revealed type is "sage_flow.stream.DataStream[' in told
+    assert 'user.py:4: note: Revealed type is "sage_flow.streams.plain.DataStream[' in told
     assert "[Any]" not in told
     assert 'user.py:5: error: Unexpected keyword argument "paralelism"' in told

@@ -17,8 +17,8 @@ from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext, Sink
 from sage_flow.plan.builder import Graph, checked_count, make_collect, make_operator
 from sage_flow.plan.graph import DEAD_LETTERS, Kind, OnError, Partitioning, Tap
-from sage_flow.plan.operator_options import DataStreamSink, HasOptions
-from sage_flow.stream_display import ShownStream
+from sage_flow.streams.display import ShownStream
+from sage_flow.streams.written import DataStreamSink, HasOptions
 
 __all__ = ["ConnectedStreams", "DataStream", "KeyedStream"]
 
