@@ -31,8 +31,11 @@ from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
 from sage_flow.streams import DataStream
+from sage_flow.streams.step_options import OperatorOptions, takes
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from sage_flow.channels import BaseQueueDescriptor
 
 __all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
@@ -102,7 +105,7 @@ class Environment(ABC):
         """
         from sage_flow.connectors import CollectionSource
 
-        return self._from(CollectionSource(items), "collection", name)
+        return self._from(CollectionSource(items), {"name": name})
 
     def from_iterable(
         self, items: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None
@@ -118,16 +121,16 @@ class Environment(ABC):
         """
         from sage_flow.connectors import IterableSource
 
-        return self._from(IterableSource(items), "iterable", name)
+        return self._from(IterableSource(items), {"name": name})
 
+    @takes(OperatorOptions)
     def read_text(
         self,
         paths: Any,
         *,
         encoding: str = "utf-8",
         member: str | None = None,
-        name: str | None = None,
-        parallelism: int | None = None,
+        **options: Unpack[OperatorOptions],
     ) -> DataStream[str]:
         """The lines of text files, without their ends.
 
@@ -136,8 +139,9 @@ class Environment(ABC):
         """
         from sage_flow.connectors import TextSource
 
-        return self._from(TextSource(paths, encoding=encoding, member=member), "text", name, parallelism)
+        return self._from(TextSource(paths, encoding=encoding, member=member), options)
 
+    @takes(OperatorOptions)
     def read_csv(
         self,
         paths: Any,
@@ -148,8 +152,7 @@ class Environment(ABC):
         encoding: str = "utf-8",
         member: str | None = None,
         max_cell_chars: int = 131_072,
-        name: str | None = None,
-        parallelism: int | None = None,
+        **options: Unpack[OperatorOptions],
     ) -> DataStream[dict[str, Any]]:
         """The rows of CSV files as dicts of str, or as `types` (by column) convert them.
 
@@ -167,41 +170,39 @@ class Environment(ABC):
             member=member,
             max_cell_chars=max_cell_chars,
         )
-        return self._from(source, "csv", name, parallelism)
+        return self._from(source, options)
 
+    @takes(OperatorOptions)
     def read_jsonl(
         self,
         paths: Any,
         *,
         encoding: str = "utf-8",
         member: str | None = None,
-        name: str | None = None,
-        parallelism: int | None = None,
+        **options: Unpack[OperatorOptions],
     ) -> DataStream[Any]:
         """The values of files that have JSON on each line. `paths` and `member` as in `read_text`."""
         from sage_flow.connectors import JsonlSource
 
-        return self._from(JsonlSource(paths, encoding=encoding, member=member), "jsonl", name, parallelism)
+        return self._from(JsonlSource(paths, encoding=encoding, member=member), options)
 
-    def from_source(
-        self, source: Source[T] | type[Source[T]], *, name: str | None = None, parallelism: int | None = None
-    ) -> DataStream[T]:
+    @takes(OperatorOptions)
+    def from_source(self, source: Source[T] | type[Source[T]], **options: Unpack[OperatorOptions]) -> DataStream[T]:
         """The records of a Source of your own; each subtask works on a copy of it."""
         if isinstance(source, type) and issubclass(source, Source):
             source = source()
         if not isinstance(source, Source):
             raise PipelineError(f"from_source needs a Source, not {source!r}; for an iterable use from_iterable")
-        return self._from(source, "source", name, parallelism)
+        return self._from(source, options)
 
-    def _from(
-        self, source: Source[Any], base: str, name: str | None, parallelism: int | None = None
-    ) -> DataStream[Any]:
-        operator = make_operator(self._graph, Kind.SOURCE, name, base=base)
+    def _from(self, source: Source[Any], given: OperatorOptions) -> DataStream[Any]:
+        operator = make_operator(self._graph, Kind.SOURCE, given.get("name"), base=source.default_name)
         with self._graph.releasing(operator.name):
             check_life_cycle(f"{operator.name!r} ({operator.location})", source)
             check_reads_alone(source, operator, self._graph.nodes)
         operator = _with_function(operator, source)
-        node = self._graph.add(operator, parallelism=parallelism, max_parallelism=None if source.parallel else 1)
+        most = None if source.parallel else 1
+        node = self._graph.add(operator, parallelism=given.get("parallelism"), max_parallelism=most)
         return DataStream(self._graph, (Tap(node),))
 
     # -- services -------------------------------------------------------------------------------------------

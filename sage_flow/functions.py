@@ -25,9 +25,13 @@ __all__ = [
     "Sink",
     "Source",
     "SourceSignal",
+    "WRITES_AT_ONCE",
 ]
 
 T = TypeVar("T")
+
+WRITES_AT_ONCE = "writes each record at once; a cancel does not undo that"
+"""What messages say of a sink that holds nothing back, and of the function of a `for_each`."""
 
 
 class SourceSignal(Enum):
@@ -222,11 +226,13 @@ class Source(Generic[T]):
     after the batches handed over so far; `restore()` of it continues there.
 
     Attributes:
+        default_name: of its operator where the user gives none, without the number: "source" makes `source-1`.
         blocking: `next_batch()` may block.
         bounded: `next_batch()` returns `END` by itself. A job with any other source prints at its start how to stop it.
         parallel: several subtasks can share the work; otherwise the source always has one.
     """
 
+    default_name: str = "source"
     blocking: bool = False
     bounded: bool = False
     parallel: bool = False
@@ -265,7 +271,14 @@ class Sink(Generic[T]):
     `close()` ends the writing in every subtask. Only when all subtasks of the job are closed without
     an error is `commit()` called, to publish what was written; else `abort()`, to remove it.
     A sink that cannot hold its output back leaves both alone.
+
+    Attributes:
+        default_name: of its operator where the user gives none, without the number: "sink" makes `sink-1`.
+        default_parallelism: its subtasks where the user does not say; None: as many as the environment says.
     """
+
+    default_name: str = "sink"
+    default_parallelism: int | None = None
 
     def open(self, ctx: RuntimeContext) -> None:
         """Called once in every subtask, before the first record."""
@@ -280,6 +293,19 @@ class Sink(Generic[T]):
     def files_written(self, parallelism: int) -> Iterable[str]:
         """The files that its subtasks write: no other sink may write one of them, and no source may read one."""
         return ()
+
+    def publishes(self) -> Iterable[str] | None:
+        """What it publishes when the job has finished, all or nothing, as messages name it: such as paths of files.
+
+        None: it does not promise that, so a job that restarts may write records again.
+        """
+        return None
+
+    def at_a_stop(self) -> str:
+        """What becomes of its records when the job is drained and when it is cancelled: messages say it of the sink."""
+        if type(self).commit is not Sink.commit:
+            return f"publishes at the end, by {type(self).__name__}.commit(); after a cancel abort() is called"
+        return WRITES_AT_ONCE
 
     def commit(self) -> None:
         """Publish what was written; called after every subtask of the job has closed."""

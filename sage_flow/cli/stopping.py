@@ -7,7 +7,6 @@ closed leaves nothing behind; by `sage-flow run` and by `env.execute()`.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.cli.console import on_lost_stdout, tell
 from sage_flow.cli.interrupts import StopSignals, stop_signals
-from sage_flow.functions import Sink
+from sage_flow.functions import WRITES_AT_ONCE, Sink
 from sage_flow.plan.graph import SINKS, Kind, Operator
 from sage_flow.runtime.coordinator import JobStatus
 
@@ -139,32 +138,15 @@ def _label(operator: Operator) -> str:
 
 
 def _fate(operator: Operator) -> str:
-    from sage_flow.connectors.file_sinks import FileSink
-    from sage_flow.connectors.screen import PrintSink
-
     if operator.kind is Kind.COLLECT:
         return "keeps its rows in memory: they are in the result, even after a cancel"
     sink = operator.functions[0]
-    if isinstance(sink, FileSink) and sink.publishes_at_end:
-        return f"publishes {_shown(sink.path)} at the end; a cancel removes what it wrote"
-    if isinstance(sink, PrintSink):
-        return "prints each record at once"
-    if isinstance(sink, Sink) and not isinstance(sink, FileSink) and type(sink).commit is not Sink.commit:
-        return f"publishes at the end, by {type(sink).__name__}.commit(); after a cancel abort() is called"
-    return "writes each record at once; a cancel does not undo that"
+    return sink.at_a_stop() if isinstance(sink, Sink) else WRITES_AT_ONCE
 
 
 def _published(plan: Plan | None) -> list[str]:
-    from sage_flow.connectors.file_sinks import FileSink
-
     functions = (function for operator in _operators(plan) for function in operator.functions)
-    sinks = (function for function in functions if isinstance(function, FileSink))
-    return [_shown(sink.path) for sink in sinks if sink.publishes_at_end]
-
-
-def _shown(path: str) -> str:
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
+    return [output for sink in functions if isinstance(sink, Sink) for output in sink.publishes() or ()]
 
 
 def _operators(plan: Plan | None) -> list[Any]:

@@ -28,6 +28,7 @@ class CsvSource(FileSource[dict[str, Any]]):
             file a cell.
     """
 
+    default_name = "csv"
     newline = ""
 
     def __init__(

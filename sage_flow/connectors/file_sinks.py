@@ -18,7 +18,8 @@ from sage_flow.connectors.files import Path
 from sage_flow.connectors.output_file import OutputFile
 from sage_flow.connectors.output_path import check_output, is_device, part_path, parts_of
 from sage_flow.errors import PipelineError
-from sage_flow.functions import RuntimeContext, Sink
+from sage_flow.functions import WRITES_AT_ONCE, RuntimeContext, Sink
+from sage_flow.plan.location import short_path
 
 __all__ = ["CsvSink", "FileSink", "JsonlSink", "TextSink"]
 
@@ -37,6 +38,7 @@ class FileSink(Sink[T]):
         InputError: `path` is a directory, a FIFO or a socket, or the directory it is to be in does not exist.
     """
 
+    default_parallelism = 1
     newline = "\n"
     errors = "strict"
 
@@ -49,6 +51,14 @@ class FileSink(Sink[T]):
     def publishes_at_end(self) -> bool:
         """Whether nothing is to be seen before the job has finished."""
         return not is_device(self._path)
+
+    def publishes(self) -> list[str] | None:
+        return [short_path(self._path)] if self.publishes_at_end else None
+
+    def at_a_stop(self) -> str:
+        if not self.publishes_at_end:
+            return WRITES_AT_ONCE
+        return f"publishes {short_path(self._path)} at the end; a cancel removes what it wrote"
 
     def files_written(self, parallelism: int) -> list[str]:
         if not self.publishes_at_end:
@@ -87,6 +97,8 @@ class FileSink(Sink[T]):
 class TextSink(FileSink[str]):
     """Lines of text. What would not read back as the same line is refused."""
 
+    default_name = "write_text"
+
     def write(self, value: str) -> None:
         if not isinstance(value, str):
             kind = type(value).__name__
@@ -106,6 +118,7 @@ class JsonlSink(FileSink[Any]):
             written for it. `str` does for both.
     """
 
+    default_name = "write_jsonl"
     errors = "backslashreplace"  # of a lone surrogate makes the escape by which JSON writes it
 
     def __init__(self, path: Path, *, default: Callable[[Any], Any] | None = None) -> None:
@@ -154,6 +167,7 @@ class CsvSink(FileSink[Any]):
             names the columns.
     """
 
+    default_name = "write_csv"
     newline = ""
 
     def __init__(self, path: Path, *, fieldnames: Sequence[str] | None = None) -> None:

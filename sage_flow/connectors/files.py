@@ -242,6 +242,8 @@ class FileSource(Source[T]):
 class TextSource(FileSource[str]):
     """The lines of text files, without the newline (LF or CR LF) at their ends."""
 
+    default_name = "text"
+
     def records(self, lines: Lines) -> Iterator[str]:
         return chain.from_iterable(
             [line[:-2] if line.endswith("\r\n") else line.removesuffix("\n") for line in block] for block in lines
@@ -250,6 +252,8 @@ class TextSource(FileSource[str]):
 
 class JsonlSource(FileSource[Any]):
     """The JSON values of files that hold one on each line. Blank lines are passed over."""
+
+    default_name = "jsonl"
 
     def records(self, lines: Lines) -> Iterator[Any]:
         decode = json.JSONDecoder().decode

@@ -30,6 +30,7 @@ class CollectionSource(Source[T]):
         PipelineError: `items` is no sequence, or is a str or bytes, which is one value and not many.
     """
 
+    default_name = "collection"
     bounded = True
     _hands_over = True
 
@@ -82,6 +83,7 @@ class IterableSource(Source[T]):
             gives the columns or the characters.
     """
 
+    default_name = "iterable"
     blocking = True
     _hands_over = True  # a generator could not be copied anyway
 

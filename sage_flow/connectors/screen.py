@@ -23,9 +23,15 @@ class PrintSink(Sink[Any]):
     it from being written, such as a full disk, fails the job.
     """
 
+    default_name = "print"
+    default_parallelism = 1
+
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
         self._is_lost = False
+
+    def at_a_stop(self) -> str:
+        return "prints each record at once"
 
     def write(self, value: Any) -> None:
         if self._is_lost or sys.stdout is None:

@@ -1,19 +1,58 @@
-"""What can be said about the operator that was just written: on the stream of its outputs, or on a sink."""
+"""An operator that a method writes: how it enters the graph, and what can be said about it afterwards."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import Partitioning, Tap
+from sage_flow.plan.builder import Graph, make_operator
+from sage_flow.plan.graph import Kind, Partitioning, Tap
 from sage_flow.plan.resources import ActorOptionsDict, actor_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["DataStreamSink", "HasOptions"]
+__all__ = ["HasOptions", "add_operator"]
 
 S = TypeVar("S", bound="HasOptions")
+
+
+def add_operator(
+    graph: Graph,
+    kind: Kind,
+    functions: Sequence[tuple[Any, int]],
+    inputs: Sequence[Sequence[Tap]],
+    given: Mapping[str, Any],
+    *,
+    base: str | None = None,
+    keyed: bool = False,
+    parallelism: int | None = None,
+    own: dict[str, Any] | None = None,
+) -> Tap:
+    """Add an operator to the graph and return its output. Raises PipelineError.
+
+    Args:
+        functions: what it calls, each with the number of values that it is called with.
+        inputs: the taps that it reads, a group for each side.
+        given: the shared options (`StepOptions`) that the user gave.
+        base: its name without a number, where the user gives none; default: that of its kind.
+        parallelism: of its subtasks, where the user gives none; default: that of the environment.
+        own: options of its kind.
+    """
+    operator = make_operator(
+        graph,
+        kind,
+        given.get("name"),
+        functions,
+        base=base,
+        keyed=keyed,
+        on_error=given.get("on_error", "fail"),
+        with_ctx=given.get("with_ctx"),
+        options=own,
+    )
+    subtasks = given.get("parallelism")
+    return Tap(graph.add(operator, inputs, parallelism=parallelism if subtasks is None else subtasks))
 
 
 class HasOptions:
@@ -47,15 +86,3 @@ class HasOptions:
         owner = f"{node.name!r} ({node.operator.location})"
         node.actor_options = actor_options(owner, options).over(node.actor_options)
         return self
-
-
-class DataStreamSink(HasOptions):
-    """A sink that was written; it can be told what it needs."""
-
-    def __init__(self, tap: Tap) -> None:
-        self._taps = (tap,)
-
-    def __repr__(self) -> str:
-        operator = self._taps[0].node.operator
-        rows = "" if operator.label == operator.name else f" of the rows {operator.label!r}"
-        return f"<sink {operator.name!r}{rows}>"

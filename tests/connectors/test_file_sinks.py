@@ -485,3 +485,18 @@ def test_print_makes_one_write_call_per_record(monkeypatch):
     PrintSink("> ").write(1)
     PrintSink("> ").write(2)
     assert calls == ["> 1\n", "> 2\n"]
+
+
+# --- what a sink says of itself ---------------------------------------------------------------------------
+
+
+def test_a_file_is_published_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sink = TextSink(tmp_path / "out.txt")
+    assert sink.publishes() == ["out.txt"]
+    assert sink.at_a_stop() == "publishes out.txt at the end; a cancel removes what it wrote"
+
+
+def test_a_device_promises_nothing_and_is_written_at_once():
+    assert TextSink("/dev/null").publishes() is None
+    assert TextSink("/dev/null").at_a_stop() == "writes each record at once; a cancel does not undo that"

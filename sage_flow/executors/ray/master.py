@@ -24,6 +24,7 @@ from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
 from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
+from sage_flow.functions import Sink
 from sage_flow.links.silence import Silence
 from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import PLAN_VERSION, Plan
@@ -309,7 +310,7 @@ class JobMaster:
         if isinstance(self._options.restart, NoRestart):
             return
         operators = [operator for chain in plan.chains for operator in chain.operators]
-        sinks = [o.name for o in operators if o.kind in _AT_LEAST_ONCE and not _publishes_at_end(o.functions[0])]
+        sinks = [o.name for o in operators if o.kind in _AT_LEAST_ONCE and not _is_published_once(o.functions[0])]
         _log.info("job %s restarts by %s, each time from the beginning", self._id, self._options.restart)
         if sinks:
             _log.warning("job %s: at least once, so rows again after a restart: %s", self._id, ", ".join(sinks))
@@ -333,10 +334,8 @@ class JobMaster:
         return "" if isinstance(self._options.restart, NoRestart) else f"not restarted: {reason}"
 
 
-def _publishes_at_end(sink: Any) -> bool:
-    from sage_flow.connectors.file_sinks import FileSink
-
-    return isinstance(sink, FileSink) and sink.publishes_at_end
+def _is_published_once(sink: Any) -> bool:
+    return isinstance(sink, Sink) and sink.publishes() is not None
 
 
 def _with_note(failure: PackedError, note: str) -> PackedError:

@@ -1,0 +1,134 @@
+"""Streams whose records have a key, and the aggregates over the records of each key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from sage_flow.errors import PipelineError
+from sage_flow.plan.graph import Kind
+from sage_flow.streams.plain import DataStream, Stream
+from sage_flow.streams.shapes import SHAPES
+from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, takes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from sage_flow.streams.connected import ConnectedStreams
+
+__all__ = ["KeyedStream"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
+
+Emit = Literal["updates", "final"]
+
+
+class KeyedStream(Stream[T], Generic[K, T]):
+    """A stream whose records have a key; equal keys meet in one subtask, in order.
+
+    Functions with `ctx` find the key in `ctx.key` and keyed state in `ctx.state`, except in `map_batches`: a batch has
+    records of many keys. What follows an operator has no key any more. The aggregates give
+    `(key, value)` pairs: one for every record (`emit="updates"`), or one per key when the input ends
+    (`emit="final"`).
+    """
+
+    _keyed = True
+
+    @takes(AggregateOptions)
+    def reduce(
+        self, function: Callable[[T, T], T], *, emit: Emit = "updates", **options: Unpack[AggregateOptions]
+    ) -> DataStream[tuple[K, T]]:
+        """Combine the records of a key two by two: `function(so_far, value)`.
+
+        >>> collect(stream_of(1, 2, 3).key_by(lambda n: n % 2).reduce(lambda a, b: a + b))
+        [(1, 1), (0, 2), (1, 4)]
+        """
+        return self._aggregate(Kind.REDUCE, function, emit, options, values=2)
+
+    @takes(AggregateOptions)
+    def fold(
+        self,
+        initial: U | Callable[[], U],
+        function: Callable[[U, T], U],
+        *,
+        emit: Emit = "updates",
+        **options: Unpack[AggregateOptions],
+    ) -> DataStream[tuple[K, U]]:
+        """Combine into a value of another type, from `initial` (a value, or a factory such as `list`):
+        `function(so_far, value)` returns the new value; return a new object where updates are emitted.
+
+        >>> words = stream_of("to", "be").key_by(len)
+        >>> collect(words.fold((), lambda all, word: (*all, word), emit="final"))
+        [(2, ('to', 'be'))]
+        """
+        return self._aggregate(Kind.FOLD, function, emit, options, values=2, own={"initial": initial})
+
+    @takes(OperatorOptions)
+    def count(self, *, emit: Emit = "updates", **options: Unpack[OperatorOptions]) -> DataStream[tuple[K, int]]:
+        """Count the records of each key.
+
+        >>> collect(stream_of("a", "b", "a").key_by(str).count(emit="final"))
+        [('a', 2), ('b', 1)]
+        """
+        return self._aggregate(Kind.COUNT, None, emit, options, values=0)
+
+    @takes(AggregateOptions)
+    def sum(
+        self,
+        function: Callable[[T], Any] | None = None,
+        *,
+        emit: Emit = "updates",
+        **options: Unpack[AggregateOptions],
+    ) -> DataStream[tuple[K, Any]]:
+        """Add up `function(value)`, by default the record itself, from 0."""
+        return self._aggregate(Kind.SUM, function, emit, options, values=0 if function is None else 1)
+
+    @takes(AggregateOptions)
+    def min(
+        self,
+        function: Callable[[T], Any] | None = None,
+        *,
+        emit: Emit = "updates",
+        **options: Unpack[AggregateOptions],
+    ) -> DataStream[tuple[K, Any]]:
+        """The least `function(value)`, by default the least record."""
+        return self._aggregate(Kind.MIN, function, emit, options, values=0 if function is None else 1)
+
+    @takes(AggregateOptions)
+    def max(
+        self,
+        function: Callable[[T], Any] | None = None,
+        *,
+        emit: Emit = "updates",
+        **options: Unpack[AggregateOptions],
+    ) -> DataStream[tuple[K, Any]]:
+        """The greatest `function(value)`, by default the greatest record."""
+        return self._aggregate(Kind.MAX, function, emit, options, values=0 if function is None else 1)
+
+    def connect(self, other: KeyedStream[K, R]) -> ConnectedStreams[T, R]:
+        """Two keyed streams into one operator: records of equal keys of both meet and share state."""
+        self._check_other(other, KeyedStream)
+        return SHAPES.connected(self._graph, self._taps, other._taps, keyed=True)
+
+    def _aggregate(
+        self,
+        kind: Kind,
+        function: Any,
+        emit: str,
+        given: Mapping[str, Any],
+        *,
+        values: int = 1,
+        own: dict[str, Any] | None = None,
+    ) -> DataStream[Any]:
+        """Add an aggregate that calls `function` with `values` values; with 0 it takes the records themselves."""
+        if emit not in ("updates", "final"):
+            owner = given.get("name") or kind.value
+            raise PipelineError(f'emit of {owner!r} must be "updates" or "final", not {emit!r}')
+        own = {**(own or {}), "emit": emit}
+        return self._step(kind, function, {**given, "with_ctx": False}, values=values, own=own)
+
+
+SHAPES.keyed = KeyedStream
