@@ -2,8 +2,8 @@
 
     magic "SGF" | wire version u8 | kind u32 | payload length u64, little-endian
 
-The header and the handshake's messages (see `handshake`) never change their form, so that processes
-of different versions can still tell each other so. After the handshake there are four kinds of frames,
+The header and REFUSED (see `handshake`) never change their form, so that processes of different versions can still
+tell each other so. After the handshake there are four kinds of frames,
 none longer than 256 KiB and a little:
 
     MESSAGE       a block
@@ -29,7 +29,7 @@ from sage_flow.errors import CodecError
 
 Buffer = bytes | memoryview
 
-WIRE_VERSION: Final = 3
+WIRE_VERSION: Final = 4
 MAGIC: Final = b"SGF"
 HEADER: Final = struct.Struct("<3sBIQ")
 

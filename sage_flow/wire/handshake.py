@@ -1,15 +1,19 @@
 """Who is on the other end: the first four messages of a connection.
 
     dialer                                                  acceptor
-      HELLO      its number, the acceptor's, attempt, nonce, name  ->
+      HELLO      its number, the acceptor's, attempt, nonce, release, name  ->
       <-     CHALLENGE   nonce, HMAC("acceptor", everything above)
-      PROOF      HMAC("dialer", everything above)                 ->
+      PROOF      HMAC("dialer", everything above)                          ->
       <-     WELCOME     (or, from either side at any step, REFUSED and why)
 
 The name is what the key opens: a job, or a service. Both sides prove that they know the key without
 sending it. The role in the HMAC makes a reflected proof worthless, the two nonces a replayed one, the
 two process numbers one that was relayed to somebody else, the name one that was made for another
 service with the same key. Nothing is unpickled here; messages for the codec follow only the WELCOME.
+
+The release is the version of sage_flow. What follows are pickles of its classes, so both sides must run the same one,
+also where the wire version (see `frames`) is equal. The acceptor compares them behind the proof, because strangers
+need not know what runs here.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+from sage_flow._version import __version__
 from sage_flow.errors import ProtocolError
 from sage_flow.wire import frames as wire
 
@@ -28,8 +33,10 @@ HANDSHAKE_LIMIT: Final = 2048
 """Bytes in one message of the handshake at the most."""
 
 _MAC_BYTES: Final = 32
+_LONGEST_RELEASE: Final = 255
 _TLS_RECORDS: Final = (21, 22)  # an alert, a hello
-_HELLO: Final = struct.Struct(f"<IIQ{NONCE_BYTES}s")  # dialer, acceptor, attempt, nonce; then the name
+_HELLO: Final = struct.Struct(f"<IIQ{NONCE_BYTES}sB")  # dialer, acceptor, attempt, nonce, length of what comes next:
+# the release; then the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +44,14 @@ class Identity:
     """Who this process is.
 
     `key` is the secret that opens `name`; it is in no repr and in no pickle. Who has no number (`process`) in a
-    job, or takes part in no attempt of one, is 0.
+    job, or takes part in no attempt of one, is 0. `release`: the version of sage_flow that runs here.
     """
 
     process: int
     name: str
     attempt: int
     key: bytes = field(repr=False)
+    release: str = __version__
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Identity holds a key, which is in no pickle")
@@ -87,7 +95,10 @@ class _Handshake(ABC):
             raise ProtocolError(f"a nonce of {len(nonce)} bytes instead of {NONCE_BYTES}")
         self._identity = identity
         self._name = identity.name.encode()
-        if _HELLO.size + len(self._name) > HANDSHAKE_LIMIT:
+        self._release = identity.release.encode()
+        if len(self._release) > _LONGEST_RELEASE:
+            raise ProtocolError(f"a release of {len(self._release)} bytes does not fit the handshake")
+        if _HELLO.size + len(self._release) + len(self._name) > HANDSHAKE_LIMIT:
             raise ProtocolError(f"a name of {len(self._name)} bytes does not fit the handshake")
         self._nonce = nonce
         self._received = bytearray()
@@ -150,10 +161,12 @@ class _Handshake(ABC):
             raise _RefusedByPeer(payload.decode(errors="replace"))
         return payload
 
-    def _proof(self, role: bytes, dialer: int, acceptor: int, nonces: bytes) -> bytes:
-        # Every part has a fixed length but the last, so no two different transcripts give the same bytes.
-        numbers = struct.pack("<BIIQ", wire.WIRE_VERSION, dialer, acceptor, self._identity.attempt)
-        return hmac.digest(self._identity.key, b"sage_flow" + role + numbers + nonces + self._name, "sha256")
+    def _proof(self, role: bytes, dialer: int, acceptor: int, nonces: bytes, release: bytes) -> bytes:
+        # Every part but the last has a fixed length or one that is told, so no two different transcripts give the same
+        # bytes. `release` is that of the dialer.
+        numbers = struct.pack("<BIIQB", wire.WIRE_VERSION, dialer, acceptor, self._identity.attempt, len(release))
+        text = b"sage_flow" + role + numbers + nonces + release + self._name
+        return hmac.digest(self._identity.key, text, "sha256")
 
 
 _DIALER: Final = b"dialer--"  # of the same length as _ACCEPTOR
@@ -171,7 +184,8 @@ class Dialer(_Handshake):
         """The first move."""
         self._expected = wire.CHALLENGE
         me = self._identity
-        return WriteBytes(_frame(wire.HELLO, _HELLO.pack(me.process, self._peer, me.attempt, self._nonce) + self._name))
+        numbers = _HELLO.pack(me.process, self._peer, me.attempt, self._nonce, len(self._release))
+        return WriteBytes(_frame(wire.HELLO, numbers + self._release + self._name))
 
     def _step(self, payload: bytes) -> list[Decision]:
         if self._expected == wire.WELCOME:
@@ -179,12 +193,11 @@ class Dialer(_Handshake):
             return [Established(self._peer)]
         if len(payload) != NONCE_BYTES + _MAC_BYTES:
             raise _Refusal("a malformed challenge")
-        pair = (self._identity.process, self._peer)
-        nonces = self._nonce + payload[:NONCE_BYTES]
-        if not hmac.compare_digest(payload[NONCE_BYTES:], self._proof(_ACCEPTOR, *pair, nonces)):
+        said = (self._identity.process, self._peer, self._nonce + payload[:NONCE_BYTES], self._release)
+        if not hmac.compare_digest(payload[NONCE_BYTES:], self._proof(_ACCEPTOR, *said)):
             raise _Refusal(f"the acceptor does not know the key of {self._identity.name!r}")
         self._expected = wire.WELCOME
-        return [WriteBytes(_frame(wire.PROOF, self._proof(_DIALER, *pair, nonces)))]
+        return [WriteBytes(_frame(wire.PROOF, self._proof(_DIALER, *said)))]
 
 
 class Acceptor(_Handshake):
@@ -194,6 +207,7 @@ class Acceptor(_Handshake):
         super().__init__(identity, nonce)
         self._expected = wire.HELLO
         self._peer = 0
+        self._peer_release = b""
         self._expected_proof = b""
 
     def _step(self, payload: bytes) -> list[Decision]:
@@ -201,14 +215,21 @@ class Acceptor(_Handshake):
             return self._on_hello(payload)
         if not hmac.compare_digest(payload, self._expected_proof):
             raise _Refusal(f"the dialer does not know the key of {self._identity.name!r}")
+        if self._peer_release != self._release:
+            theirs = self._peer_release.decode(errors="replace")
+            raise _Refusal(
+                f"the dialer runs sage_flow {theirs}, the acceptor runs sage_flow {self._identity.release}: install the"
+                " same version in both places"
+            )
         self._expected = None
         return [WriteBytes(_frame(wire.WELCOME, b"")), Established(self._peer)]
 
     def _on_hello(self, payload: bytes) -> list[Decision]:
         if len(payload) < _HELLO.size:
             raise _Refusal("a malformed hello")
-        self._peer, acceptor, attempt, nonce = _HELLO.unpack_from(payload)
-        name, me = payload[_HELLO.size :], self._identity
+        self._peer, acceptor, attempt, nonce, length = _HELLO.unpack_from(payload)
+        self._peer_release, name = payload[_HELLO.size :][:length], payload[_HELLO.size + length :]
+        me = self._identity
         if name != self._name:
             raise _Refusal(f"it asks for {name.decode(errors='replace')!r}, here is {me.name!r}")
         if attempt != me.attempt:
@@ -216,10 +237,10 @@ class Acceptor(_Handshake):
             raise _Refusal(f"attempt {attempt} is {age} one, this process belongs to attempt {me.attempt}")
         if acceptor != me.process:
             raise _Refusal(f"meant for process {acceptor}, this is process {me.process}")
-        nonces = nonce + self._nonce
-        self._expected_proof = self._proof(_DIALER, self._peer, acceptor, nonces)
+        said = (self._peer, acceptor, nonce + self._nonce, self._peer_release)
+        self._expected_proof = self._proof(_DIALER, *said)
         self._expected = wire.PROOF
-        return [WriteBytes(_frame(wire.CHALLENGE, self._nonce + self._proof(_ACCEPTOR, self._peer, acceptor, nonces)))]
+        return [WriteBytes(_frame(wire.CHALLENGE, self._nonce + self._proof(_ACCEPTOR, *said)))]
 
 
 def _frame(kind: int, payload: bytes) -> bytes:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,26 +115,40 @@ def test_a_module_that_the_cluster_has_not_is_named(ray_cluster, tmp_path, monke
 
 
 class SpeaksAnotherVersion:
-    """Makes the process that unpickles it speak another version, if it is a worker."""
+    """Makes workers that unpickle it speak another wire version, or the master be of another release of sage_flow."""
+
+    def __init__(self, of):
+        self.of = of
 
     def __reduce__(self):
-        return _speak_another_version, ()
+        return _speak_another_version, (self.of,)
 
 
-def _speak_another_version():
-    from sage_flow.wire import frames as wire
+def _speak_another_version(of):
+    from sage_flow.wire import frames, handshake
 
-    if "master" not in str(sys.modules["ray"].get_runtime_context().get_actor_name()):
-        wire.WIRE_VERSION = 99
+    is_master = "master" in str(sys.modules["ray"].get_runtime_context().get_actor_name())
+    if of == "wire" and not is_master:
+        frames.WIRE_VERSION = 99
+    elif of == "sage_flow" and is_master:  # it loads the plan before its workers connect; they have connected by then
+        begin = handshake.Acceptor.__init__
+
+        def of_another_release(acceptor, identity, nonce):
+            begin(acceptor, replace(identity, release="0.0.7"), nonce)
+
+        handshake.Acceptor.__init__ = of_another_release
     return abs
 
 
-def test_another_wire_version_is_named(ray_cluster):
+@pytest.mark.parametrize(
+    ("of", "told"), [("wire", "version 99"), ("sage_flow", r"the acceptor runs sage_flow 0\.0\.7:")]
+)
+def test_another_version_is_named(ray_cluster, of, told):
     env = RemoteEnvironment("versions")
-    odd = SpeaksAnotherVersion()
+    odd = SpeaksAnotherVersion(of)
     env.from_collection([1]).map(lambda n: odd and n).collect()
     with pytest.raises(
-        WorkerDied, match=r"has ended: .*(refused a connection|connection with the master ended): .*version 99"
+        WorkerDied, match=rf"has ended: .*(refused a connection|connection with the master ended): .*{told}"
     ):
         env.execute(progress=False)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_flow._version import __version__
 from sage_flow.errors import ProtocolError
 from sage_flow.wire import frames as wire
 from sage_flow.wire.handshake import HANDSHAKE_LIMIT, Acceptor, Dialer, Established, Identity, Refused, WriteBytes
@@ -155,6 +156,29 @@ def test_another_wire_version_is_refused(kind):
     assert refused == Refused(f"wire version 7, this process speaks version {wire.WIRE_VERSION}")
 
 
+def test_another_release_of_sage_flow_is_refused_and_both_sides_name_the_two():
+    dialer, acceptor = pair(dialing=dataclasses.replace(ALICE, release="0.0.7"))
+    verdicts = talk(dialer, acceptor)
+    for reason in reasons(verdicts).split(" / "):
+        assert f"the dialer runs sage_flow 0.0.7, the acceptor runs sage_flow {__version__}: install the same" in reason
+    assert verdicts[0].reason.startswith("refused by the peer: ")
+
+
+def test_a_release_is_not_told_to_a_stranger():
+    dialer, acceptor = pair(dataclasses.replace(ALICE, release="0.0.7", key=b"guess"))
+    told = acceptor.receive(dialer.start().data) + acceptor.receive(wire.header(wire.PROOF, 32) + bytes(32))
+    assert isinstance(told[-1], Refused)
+    assert __version__ not in repr(told)
+
+
+def test_a_release_that_was_changed_on_the_way_fails_the_proof():
+    ours = __version__.encode()
+    theirs = b"9" * len(ours)
+    dialer, acceptor = pair(dataclasses.replace(ALICE, release=theirs.decode()))
+    verdicts = talk(dialer, acceptor, mangle=lambda data: data.replace(theirs, ours))
+    assert "the acceptor does not know the key" in reasons(verdicts[:1])
+
+
 def test_something_else_is_refused():
     assert pair()[1].receive(b"GET / HTTP/1.1\r\n")[-1] == Refused("not a sage_flow process")
 
@@ -164,7 +188,7 @@ def test_an_oversized_message_is_refused_by_its_header():
     assert refused == Refused(f"a handshake message of {HANDSHAKE_LIMIT + 1} bytes, over {HANDSHAKE_LIMIT}")
 
 
-@pytest.mark.parametrize("size", [0, 1, 47])
+@pytest.mark.parametrize("size", [0, 1, 47, 48])
 def test_a_truncated_hello_is_refused(size):
     assert pair()[1].receive(wire.header(wire.HELLO, size) + bytes(size))[-1] == Refused("a malformed hello")
 
@@ -222,3 +246,5 @@ def test_a_bad_nonce_or_an_endless_job_name_is_our_own_mistake():
         Acceptor(ALICE, b"short")
     with pytest.raises(ProtocolError, match="a name of"):
         Acceptor(dataclasses.replace(ALICE, name="j" * HANDSHAKE_LIMIT), nonce(1))
+    with pytest.raises(ProtocolError, match="a release of"):
+        Acceptor(dataclasses.replace(ALICE, release="1" * 256), nonce(1))
