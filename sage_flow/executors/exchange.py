@@ -17,11 +17,10 @@ import math
 import os
 import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from sage_flow.errors import InternalError, LinkClosed, ProtocolError
 from sage_flow.links.address import Address, TcpAddress, UnixAddress
@@ -32,17 +31,7 @@ from sage_flow.links.loop import EventLoop
 from sage_flow.links.pipe import Pipe
 from sage_flow.links.silence import Silence
 from sage_flow.links.story import Story
-from sage_flow.runtime.messages import (
-    DRIVER,
-    CancelRequest,
-    Control,
-    Data,
-    EndOfRequests,
-    Frame,
-    Message,
-    Reply,
-    Request,
-)
+from sage_flow.runtime.messages import MESSAGES, Data, Message
 from sage_flow.wire.handshake import NONCE_BYTES, Dialer, Identity
 from sage_flow.wire.packed import Packing
 
@@ -50,40 +39,13 @@ _BIND_S: Final = 15.0
 _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
 _LONGEST_PAUSE_S: Final = 0.1
 
-_KINDS: Final = get_args(Message)  # a message crosses as (target, index in here, its fields): no class by name
-_DATA: Final = _KINDS.index(Data)
+_ROUTES: Final = MESSAGES.routes
+_TYPES: Final = MESSAGES.types
+_DATA: Final = _ROUTES[Data][0]
 _COST: Final = Data._fields.index("cost")
 
 _SIGN_OF_LIFE: Final = ()
 _SIGNS: Final = 4  # in the time of a lease
-
-
-# What a message must not overtake: the earlier ones of its lane.
-#
-# A channel is a lane. Everything to the driver is one, as `Finished` counts on the collected rows before it. A caller's
-# requests to one subtask are one, with their end and their cancellation. The replies to one call are one. Other
-# commands are a lane per kind and target: they overtake whatever is large.
-
-
-def _lane_of_frame(target: int, frame: Frame) -> Hashable:
-    return DRIVER if target == DRIVER else (Data, frame.channel)
-
-
-def _lane_of_others(target: int, message: Message) -> Hashable:
-    return DRIVER if target == DRIVER else (type(message), target)
-
-
-_LANES: Final[dict[type, Callable[[int, Any], Hashable]]] = {
-    Data: _lane_of_frame,
-    Control: _lane_of_frame,
-    Request: lambda target, request: (Request, target, request.reply_to),
-    CancelRequest: lambda target, taken: (Request, target, taken.reply_to),
-    EndOfRequests: lambda target, end: (Request, target, end.caller),
-    Reply: lambda target, reply: (Reply, target, reply.call_id),
-}
-_ROUTES: Final[dict[type, tuple[int, Callable[[int, Any], Hashable]]]] = {
-    kind: (index, _LANES.get(kind, _lane_of_others)) for index, kind in enumerate(_KINDS)
-}
 
 
 class Exchange:
@@ -166,6 +128,7 @@ class Exchange:
             on_link=self._admit,
             on_message=self._deliver,
             on_closed=self._inlet_closed,
+            describe=_describe,
             handshake_s=self._connect_timeout_s,
             process=me.process,
             attempt=me.attempt,
@@ -184,7 +147,7 @@ class Exchange:
         Raises: CodecError if something in the message cannot be pickled.
         """
         try:
-            kind, lane_of = _ROUTES[type(message)]
+            number, lane_of = _ROUTES[type(message)]
         except KeyError:
             raise ProtocolError(f"a {type(message).__qualname__} is not a message") from None
         outlet = self._outlets.get(peer) or self._new_outlet(peer)
@@ -194,9 +157,9 @@ class Exchange:
         try:
             # Records do not change once they are emitted; arguments of calls may.
             return outlet.send(
-                (target, kind, *fields),
+                (target, number, *fields),
                 lane=lane_of(target, message),
-                copy_buffers=kind != _DATA,
+                copy_buffers=number != _DATA,
                 subject=message,
                 on_hold=on_hold,
             )
@@ -412,17 +375,21 @@ class Exchange:
     def _deliver(self, _: Link, value: tuple[Any, ...], size: int) -> None:
         if not value:
             return  # a sign of life
-        target, kind, *fields = value
-        if kind == _DATA:
+        target, number, *fields = value
+        if number == _DATA:
             fields[_COST] = size
-        try:
-            self._on_message(target, _KINDS[kind]._make(fields))
-        except Exception as error:
-            what = f"its {_KINDS[kind].__name__} for {target} could not be delivered"
-            raise ConnectionLost(f"{what}: {''.join(traceback.format_exception(error))}") from error
+        self._on_message(target, _TYPES[number]._make(fields))
 
     def _note(self, what: str) -> None:
         self._story.note(time.monotonic(), what)
+
+
+def _describe(value: Any) -> str:
+    """Which message it is that a peer sent, for the error if it cannot be delivered."""
+    match value:
+        case (int(target), int(number), *_) if 0 <= number < len(_TYPES):
+            return f"its {_TYPES[number].__name__} for {target}"
+    return "a message"
 
 
 def _refuse_message(outlet: Link, value: Any, size: int) -> None:

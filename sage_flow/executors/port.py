@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sage_flow.errors import CodecError, InternalError, JobCancelled, JobRestarting, ProtocolError
 from sage_flow.executors.calling import CallingPort, cannot_be_sent
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from sage_flow.executors.coroutines import CoroutineRunner
     from sage_flow.queues.descriptor import BaseQueueDescriptor
 
-__all__ = ["WorkerPort"]
+__all__ = ["ON_DELIVERY", "WorkerPort"]
 
 T = TypeVar("T")
 
@@ -129,41 +129,8 @@ class WorkerPort(CallingPort):
 
     def deliver(self, message: Message) -> None:
         """Take a message, on whatever thread it came."""
-        if isinstance(message, Request):
-            with self._lock:
-                self._take_request(message)
-                self._condition.notify_all()
-        elif isinstance(message, Reply):
-            try:
-                self.take_reply(message)
-            except Exception as error:  # this is the sender's thread; the subtask that it concerns raises it
-                self._fail(error)
-                self.wake()
-        elif isinstance(message, Inspect):
-            self._shell.send(self._address, DRIVER, Inspected(self._address, message.number, self.report()))
-        elif isinstance(message, ServiceOpened):
-            self.note_open(message.service)
-        elif isinstance(message, Locate):
-            self._shell.send(self._address, DRIVER, self.located())
-        else:
-            with self._lock:
-                self._note_message(message)
-                self._condition.notify_all()
-
-    def _note_message(self, message: Message) -> None:
-        match message:
-            case Data():
-                self._incoming[message.channel].arrived(message, self.now())
-                self._inbox.append(message)
-            case Credit(channel, amount):
-                self._outgoing[channel].credit.grant(amount)
-            case CancelRequest():
-                self._take_back(message)
-            case Cancel():
-                self._cancelled, self._is_stopped = message, True
-                self._story.note(self.now(), f"cancelled: {message.reason}")
-            case _:
-                self._inbox.append(message)
+        take: Callable[[WorkerPort, Any], None] = ON_DELIVERY.get(type(message), _put_in_inbox)
+        take(self, message)
 
     def wake(self) -> None:
         with self._lock:
@@ -258,25 +225,9 @@ class WorkerPort(CallingPort):
     def _medium(self, other: int) -> str:
         return self._shell.medium(other, self._address)
 
-    def _take_request(self, request: Request) -> None:
-        now = self.now()
-        if self._requests is None:
-            raise ProtocolError(f"a request has come to {self._name}, which answers none")
-        self._requests.arrived(request, now)
-        self._inbox.append(Request(*request[:-1], now + request.remaining_s))
-
     def begin(self, request: Request) -> bool:
         with self._lock:
             return self._requests is None or self._requests.begun(request, self.now())
-
-    def _take_back(self, taken: CancelRequest) -> None:
-        if self._requests is not None:
-            self._requests.dropped(*taken)
-        for message in self._inbox:
-            if isinstance(message, Request) and (message.reply_to, message.call_id) == taken:
-                self._inbox.remove(message)
-                return
-        self.on_taken_back(*taken)
 
     # -- the runtime's side ---------------------------------------------------------------------------------
 
@@ -442,3 +393,89 @@ def _incoming(plan: Plan, subtask: Subtask, shell: Shell) -> Iterator[tuple[int,
             ends = (channel.producer, channel.consumer)
             name = f"{names[channel.producer]} => {subtask.name}"
             yield channel.id, IncomingFrames(channel, name, shell.medium(*ends), shell.window(*ends))
+
+
+# -- what is obeyed on delivery -----------------------------------------------------------------------------
+
+
+def _put_in_inbox(port: WorkerPort, message: Message) -> None:
+    with port._lock:
+        port._inbox.append(message)
+        port._condition.notify_all()
+
+
+def _on_data(port: WorkerPort, data: Data) -> None:
+    with port._lock:
+        port._incoming[data.channel].arrived(data, port.now())
+        port._inbox.append(data)
+        port._condition.notify_all()
+
+
+def _on_credit(port: WorkerPort, credit: Credit) -> None:
+    with port._lock:
+        port._outgoing[credit.channel].credit.grant(credit.amount)
+        port._condition.notify_all()
+
+
+def _on_request(port: WorkerPort, request: Request) -> None:
+    with port._lock:
+        if port._requests is None:
+            raise ProtocolError(f"a request has come to {port._name}, which answers none")
+        now = port.now()
+        port._requests.arrived(request, now)
+        port._inbox.append(Request(*request[:-1], now + request.remaining_s))
+        port._condition.notify_all()
+
+
+def _on_cancel_request(port: WorkerPort, taken: CancelRequest) -> None:
+    with port._lock:
+        if port._requests is not None:
+            port._requests.dropped(*taken)
+        for message in port._inbox:
+            if isinstance(message, Request) and (message.reply_to, message.call_id) == taken:
+                port._inbox.remove(message)
+                break
+        else:
+            port.on_taken_back(*taken)
+        port._condition.notify_all()
+
+
+def _on_reply(port: WorkerPort, reply: Reply) -> None:
+    try:
+        port.take_reply(reply)
+    except Exception as error:  # this is the sender's thread; the subtask that it concerns raises it
+        port._fail(error)
+        port.wake()
+
+
+def _on_cancel(port: WorkerPort, cancel: Cancel) -> None:
+    with port._lock:
+        port._cancelled, port._is_stopped = cancel, True
+        port._story.note(port.now(), f"cancelled: {cancel.reason}")
+        port._condition.notify_all()
+
+
+def _on_inspect(port: WorkerPort, inspect: Inspect) -> None:
+    port._shell.send(port._address, DRIVER, Inspected(port._address, inspect.number, port.report()))
+
+
+def _on_locate(port: WorkerPort, _: Locate) -> None:
+    port._shell.send(port._address, DRIVER, port.located())
+
+
+def _on_service_opened(port: WorkerPort, opened: ServiceOpened) -> None:
+    port.note_open(opened.service)
+
+
+ON_DELIVERY: Final[dict[type[Any], Callable[[WorkerPort, Any], None]]] = {
+    Data: _on_data,
+    Credit: _on_credit,
+    Request: _on_request,
+    CancelRequest: _on_cancel_request,
+    Reply: _on_reply,
+    Cancel: _on_cancel,
+    Inspect: _on_inspect,
+    Locate: _on_locate,
+    ServiceOpened: _on_service_opened,
+}
+"""What a port does with a message in the thread that brings it. All others wait in the inbox for the subtask."""

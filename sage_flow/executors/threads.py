@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sage_flow.errors import ProtocolError
 from sage_flow.executors.condition import BareCondition
@@ -21,7 +21,7 @@ from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
 from sage_flow.queues.channel import this_process
 from sage_flow.queues.job_queues import end_job_queues
-from sage_flow.runtime.messages import DRIVER, OUTSIDE, Data, Message, Reply, Request
+from sage_flow.runtime.messages import DRIVER, MESSAGES, OUTSIDE, Data, Message
 from sage_flow.wire.codec import copy_value
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sage_flow.links.loop import EventLoop
 
 __all__ = ["LocalTransport", "ThreadExecutor", "ThreadShell", "queues_of_process"]
+
+_COPIED: Final = MESSAGES.copied
 
 
 class LocalTransport:
@@ -84,18 +86,15 @@ class LocalTransport:
 
     def copied(self, message: Message) -> Message:
         """Return the message as the receiver may have it."""
-        if isinstance(message, Request):
-            args = copy_value(message.args)
-            kwargs = copy_value(message.kwargs) if message.kwargs else message.kwargs
-            if args is not message.args or kwargs is not message.kwargs:
-                return message._replace(args=args, kwargs=kwargs)
-        elif isinstance(message, Reply):
-            outputs = copy_value(message.outputs)
-            if outputs is not message.outputs:
-                return message._replace(outputs=outputs)
-        elif self.copies_records and isinstance(message, Data):
-            return message._replace(records=copy_value(message.records))
-        return message
+        fields = _COPIED.get(type(message))
+        if fields is None or (not self.copies_records and type(message) is Data):
+            return message
+        copies = {}
+        for name in fields:
+            value = getattr(message, name)
+            if value and (copy := copy_value(value)) is not value:
+                copies[name] = copy
+        return message._replace(**copies) if copies else message
 
 
 class ThreadShell:

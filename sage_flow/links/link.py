@@ -62,6 +62,7 @@ class Link:
         on_closed: OnClosed,
         on_open: Callable[[Link], object],
         limit: int = MESSAGE_LIMIT,
+        describe: Callable[[Any], str] = lambda value: "a message",
     ) -> None:
         self.peer = peer
         self.process = 0
@@ -72,6 +73,7 @@ class Link:
         self._on_message = on_message
         self._on_closed = on_closed
         self._on_open = on_open
+        self._describe = describe
         self._limit = limit
         self._out = Outbound(limit)
         self._in: Inbound  # once it is open: a stranger gets no memory for messages
@@ -403,9 +405,8 @@ class Link:
         except ConnectionLost:
             raise
         except Exception as error:
-            raise ConnectionLost(
-                f"a message could not be delivered: {''.join(traceback.format_exception(error))}"
-            ) from error
+            trace = "".join(traceback.format_exception(error))
+            raise ConnectionLost(f"{self._describe(value)} could not be delivered: {trace}") from error
 
     def _greet(self, pipe: Pipe, handshake: Dialer | Acceptor) -> None:
         if not self._greeted:

@@ -55,12 +55,14 @@ class Listener:
         process: int = 0,
         attempt: int = 0,
         loop: EventLoop | None = None,
+        describe: Callable[[Any], str] = lambda value: "a message",
     ) -> None:
         """Bind, and begin to accept.
 
         `handshake_s` and `half_open` bound what strangers can hold: seconds for a handshake, and how many may be
         under way (default: 128, less where the process may open few files); one more ends the oldest. `limit`: bytes
         of a message at the most. `process`, `attempt`: ours in a job; `loop`: another one than that of all links.
+        `describe`: see `Link`.
 
         Raises: ChannelNotReachable if the port is in use, or if there is no key and others than this machine
         could connect; SageFlowError if a path is too long.
@@ -72,6 +74,7 @@ class Listener:
             )
         self._identity = Identity(process, name, attempt, key or b"")
         self._on_message = on_message
+        self._describe = describe
         self._on_link = on_link
         self._on_closed = on_closed
         self._handshake_s = handshake_s
@@ -136,6 +139,7 @@ class Listener:
             on_closed=self._ended,
             on_open=self._admit,
             limit=self._limit,
+            describe=self._describe,
         )
         self._half_open[link] = None
         if len(self._half_open) > self._half_open_limit:

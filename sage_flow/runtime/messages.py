@@ -1,18 +1,26 @@
-"""The messages that subtasks exchange.
+"""The messages that subtasks exchange, and the table of what the engine knows about each (`MESSAGES`).
 
-Two families. *Frames* (`Data`, `Control`) belong to one channel and keep its order: each carries the
+Three families. *Frames* (`Data`, `Control`) belong to one channel and keep its order: each carries the
 channel's next sequence number. *Commands* are outside that order and always get in: credits and
-replies must reach a subtask that is blocked on exactly them.
+replies must reach a subtask that is blocked on exactly them. *Reports* go to the driver.
 
 Addresses are small integers: 0 is the driver, subtasks follow from 1 in the order of the plan.
 NamedTuples because one is made per frame and per call: construction costs a third of a frozen
 dataclass.
+
+To add a message: write its class and its row in `MESSAGES`, add it to `Message`, handle it where its row says that it
+is obeyed (`ON_DELIVERY` in `executors/port.py`, `on_message` of the subtask, `Driver`), and raise
+`wire.frames.WIRE_VERSION`, because it gets a number on the wire.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sage_flow.errors import InternalError
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -175,7 +183,7 @@ class Inspected(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Subtask to driver: how far it is; None when it starts."""
+    """Subtask to driver: how far it is; `report` is None when it starts."""
 
     subtask: int
     report: SubtaskReport | None
@@ -193,7 +201,7 @@ class Finished(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """Subtask to driver: it stopped with `failure` and will close now."""
+    """Subtask to driver: it stopped with `failure` and will close now; `report` is None if it had not begun."""
 
     subtask: int
     report: SubtaskReport | None
@@ -275,3 +283,157 @@ Message = (
     | Opened
     | ServiceOpened
 )
+
+
+# -- the table ----------------------------------------------------------------------------------------------
+
+
+class Family(Enum):
+    """How a message relates to the records. The module's docstring says what each is."""
+
+    FRAME = "frame"
+    COMMAND = "command"
+    REPORT = "report"
+
+
+class Receiver(Enum):
+    """Who obeys a message."""
+
+    SUBTASK = "subtask"
+    """A subtask, in its turn: the message waits in the inbox of its port."""
+    PORT = "port"
+    """The port of a subtask, on delivery, whatever the subtask is doing."""
+    DRIVER = "driver"
+    OUTSIDE = "outside"
+    """The port of the callers outside the job."""
+    SUPERVISOR = "supervisor"
+    """Whoever watches the processes of the attempt, beside the driver."""
+
+
+Lane = Callable[[int, Any], Hashable]
+"""Of a target and a message: messages of equal lanes between two processes do not overtake each other."""
+
+
+def by_channel(target: int, frame: Frame) -> Hashable:
+    """A channel is a lane. The driver's are one with all else that goes there."""
+    return DRIVER if target == DRIVER else (Data, frame.channel)
+
+
+def by_caller(target: int, message: Any) -> Hashable:
+    """A caller's requests to one subtask are a lane, with their cancellation and their end."""
+    return Request, target, message.caller if type(message) is EndOfRequests else message.reply_to
+
+
+def by_call(target: int, reply: Reply) -> Hashable:
+    """The shares of one call's outcome are a lane."""
+    return Reply, target, reply.call_id
+
+
+def by_type(target: int, message: Any) -> Hashable:
+    """A lane per class and target, which overtakes whatever is large.
+
+    What goes to the driver is one lane, because `Finished` counts on the collected rows before it.
+    """
+    return DRIVER if target == DRIVER else (type(message), target)
+
+
+class MessageRow(NamedTuple):
+    """What the engine knows about one class of messages.
+
+    `copied`: the fields with objects of the user, which a wire would copy. Inside a process they are copied, too,
+    those of frames only where that is asked for.
+    """
+
+    type: type[Any]
+    family: Family
+    receivers: frozenset[Receiver]
+    lane: Lane = by_type
+    copied: tuple[str, ...] = ()
+
+
+class MessageTable:
+    """The rows by class, and by their number: a message crosses as its number and its fields, without names.
+
+    `routes`, `types` and `copied` are what a message costs a lookup in. They change in place.
+    """
+
+    def __init__(self, rows: Iterable[MessageRow]) -> None:
+        self.routes: dict[type[Any], tuple[int, Lane]] = {}
+        """Number and lane."""
+        self.types: list[type[Any]] = []
+        """By number."""
+        self.copied: dict[type[Any], tuple[str, ...]] = {}
+        """Of those that have such fields."""
+        self._rows: dict[type[Any], MessageRow] = {}
+        for row in rows:
+            self.add(row)
+
+    def __iter__(self) -> Iterator[MessageRow]:
+        return iter(self._rows.values())
+
+    def obeyed_by(self, receiver: Receiver) -> frozenset[type[Any]]:
+        """The classes of messages that `receiver` obeys."""
+        return frozenset(row.type for row in self if receiver in row.receivers)
+
+    def add(self, row: MessageRow) -> None:
+        """Give a class of messages the next number. Raises InternalError if it has one."""
+        if row.type in self._rows:
+            raise InternalError(f"{row.type.__name__} is in the table of messages twice")
+        self._rows[row.type] = row
+        self.routes[row.type] = (len(self.types), row.lane)
+        self.types.append(row.type)
+        if row.copied:
+            self.copied[row.type] = row.copied
+
+    def remove(self, added: type[Any]) -> None:
+        """Take back the latest addition. Raises InternalError for any other: the numbers of the rest stay."""
+        if not self.types or self.types[-1] is not added:
+            raise InternalError(f"{added.__name__} is not the latest in the table of messages")
+        self.types.pop()
+        del self._rows[added], self.routes[added]
+        self.copied.pop(added, None)
+
+
+def _frame(type: type[Any], copied: tuple[str, ...] = ()) -> MessageRow:
+    return MessageRow(type, Family.FRAME, frozenset({Receiver.SUBTASK, Receiver.DRIVER}), by_channel, copied)
+
+
+def _command(type: type[Any], *receivers: Receiver, lane: Lane = by_type, copied: tuple[str, ...] = ()) -> MessageRow:
+    return MessageRow(type, Family.COMMAND, frozenset(receivers), lane, copied)
+
+
+def _report(type: type[Any], receiver: Receiver = Receiver.DRIVER) -> MessageRow:
+    return MessageRow(type, Family.REPORT, frozenset({receiver}))
+
+
+MESSAGES: Final = MessageTable(
+    [
+        _frame(Data, copied=("records",)),
+        _frame(Control),
+        # Between subtasks, and those outside the job that call them.
+        _command(Credit, Receiver.PORT),
+        _command(Request, Receiver.SUBTASK, Receiver.DRIVER, lane=by_caller, copied=("args", "kwargs")),
+        _command(CancelRequest, Receiver.PORT, lane=by_caller),
+        _command(EndOfRequests, Receiver.SUBTASK, lane=by_caller),
+        _command(Reply, Receiver.PORT, Receiver.OUTSIDE, lane=by_call, copied=("outputs",)),
+        # From the driver.
+        _command(EndService, Receiver.SUBTASK),
+        _command(Commit, Receiver.SUBTASK),
+        _command(Cancel, Receiver.PORT, Receiver.DRIVER),
+        _command(Drain, Receiver.SUBTASK, Receiver.DRIVER),
+        _command(Inspect, Receiver.PORT),
+        _command(Locate, Receiver.PORT),
+        _command(ServiceOpened, Receiver.PORT),
+        # To the driver.
+        _report(Progress),
+        _report(Opened),
+        _report(Closing),
+        _report(Finished),
+        _report(Failed),
+        _report(Ended),
+        _report(Inspected),
+        _report(Located),
+        _report(PeerLost, Receiver.SUPERVISOR),
+    ]
+)
+"""Every message there is, in the order of their numbers on the wire."""
