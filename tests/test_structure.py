@@ -209,11 +209,6 @@ def test_the_engine_shares_descriptors_and_never_clones_them(file):
     assert [call.lineno for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) == "clone"] == []
 
 
-@pytest.mark.parametrize("file", FILES, ids=name)
-def test_a_file_is_a_room_one_person_can_hold_in_mind(file):
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 600
-
-
 def swallowing(file):
     """(function, line) of handlers that catch everything and do nothing."""
     for function in ast.walk(tree(file)):
