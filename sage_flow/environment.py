@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -14,28 +12,22 @@ from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, Executor
 from sage_flow.executors.service_requests import checked_requests
-from sage_flow.functions import Source
 from sage_flow.job import JobHandle, JobResult
 from sage_flow.plan.arguments import with_own_arguments
-from sage_flow.plan.builder import Graph, checked_count, make_operator
-from sage_flow.plan.callables import check_life_cycle
+from sage_flow.plan.builder import Graph, checked_seconds, make_operator
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
-from sage_flow.plan.location import caller_location
 from sage_flow.plan.picture import Picture, picture_of
 from sage_flow.plan.queues import JobQueues, new_scope
-from sage_flow.plan.resources import ActorOptionsDict, actor_options
-from sage_flow.plan.rewriting import check_reads_alone
-from sage_flow.plan.service_methods import check_methods
+from sage_flow.plan.registration import of_class, of_pipeline, service_definition
+from sage_flow.plan.resources import ActorOptionsDict
 from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
 from sage_flow.streams import DataStream
-from sage_flow.streams.step_options import OperatorOptions, takes
+from sage_flow.streams.sources import HasSources
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from sage_flow.channels import BaseQueueDescriptor
 
 __all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
@@ -43,7 +35,7 @@ __all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
 T = TypeVar("T")
 
 
-class Environment(ABC):
+class Environment(HasSources, ABC):
     """A pipeline, its services, and a way to run them: what `LocalEnvironment` and `RemoteEnvironment` share.
 
     Attributes:
@@ -67,7 +59,7 @@ class Environment(ABC):
         self.progress: bool | None = None
         self._graph = Graph(name, parallelism, self)
         self._options = DriverOptions(
-            cancel_grace_s=cancel_grace_s, close_grace_s=_checked_timeout(close_grace_s, name, "close_grace_s of job")
+            cancel_grace_s=cancel_grace_s, close_grace_s=checked_seconds(close_grace_s, "close_grace_s of job", name)
         )
         self._executor = _checked_executor(executor)
         self._scope = new_scope(name)
@@ -94,116 +86,6 @@ class Environment(ABC):
         if self._executor is None:
             self._executor = self._make_executor()
         return self._executor
-
-    # -- sources --------------------------------------------------------------------------------------------
-
-    def from_collection(self, items: Sequence[T], *, name: str | None = None) -> DataStream[T]:
-        """The items of a sequence (list, tuple, range), in order, by one subtask.
-
-        In the threads of a LocalEnvironment the records are the program's own objects, not copies: if an operator
-        changes one in place, it changes in `items`, too. In other processes they are copies.
-        """
-        from sage_flow.connectors import CollectionSource
-
-        return self._from(CollectionSource(items), {"name": name})
-
-    def from_iterable(
-        self, items: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None
-    ) -> DataStream[T]:
-        """The items of any iterable, also an endless one, read by a thread.
-
-        The thread reads at most 1000 records ahead of the source, and the source runs ahead of the next operator: see
-        "How far a source runs ahead" in docs/operators.md.
-
-        A function is called where the source runs, to make the iterable: give one where a generator could not
-        be pickled, or the pipeline runs more than once. As with `from_collection`, the threads of a LocalEnvironment
-        get the program's own objects.
-        """
-        from sage_flow.connectors import IterableSource
-
-        return self._from(IterableSource(items), {"name": name})
-
-    @takes(OperatorOptions)
-    def read_text(
-        self,
-        paths: Any,
-        *,
-        encoding: str = "utf-8",
-        member: str | None = None,
-        **options: Unpack[OperatorOptions],
-    ) -> DataStream[str]:
-        """The lines of text files, without their ends.
-
-        `paths`: one or several paths or globs; each file is read once. Compressed files (gz, bz2, xz, zst) are
-        unpacked, and so are zip files; one that holds several files needs `member`.
-        """
-        from sage_flow.connectors import TextSource
-
-        return self._from(TextSource(paths, encoding=encoding, member=member), options)
-
-    @takes(OperatorOptions)
-    def read_csv(
-        self,
-        paths: Any,
-        *,
-        delimiter: str = ",",
-        fieldnames: list[str] | None = None,
-        types: Mapping[str, Callable[[str], Any]] | None = None,
-        encoding: str = "utf-8",
-        member: str | None = None,
-        max_cell_chars: int = 131_072,
-        **options: Unpack[OperatorOptions],
-    ) -> DataStream[dict[str, Any]]:
-        """The rows of CSV files as dicts of str, or as `types` (by column) convert them.
-
-        `paths` and `member` as in `read_text`. The first row names the columns unless `fieldnames` does. As a type
-        `bool` takes true, yes and 1, or false, no and 0, in any case. `max_cell_chars`: the longest cell.
-        """
-        from sage_flow.connectors import CsvSource
-
-        source = CsvSource(
-            paths,
-            delimiter=delimiter,
-            fieldnames=fieldnames,
-            types=types,
-            encoding=encoding,
-            member=member,
-            max_cell_chars=max_cell_chars,
-        )
-        return self._from(source, options)
-
-    @takes(OperatorOptions)
-    def read_jsonl(
-        self,
-        paths: Any,
-        *,
-        encoding: str = "utf-8",
-        member: str | None = None,
-        **options: Unpack[OperatorOptions],
-    ) -> DataStream[Any]:
-        """The values of files that have JSON on each line. `paths` and `member` as in `read_text`."""
-        from sage_flow.connectors import JsonlSource
-
-        return self._from(JsonlSource(paths, encoding=encoding, member=member), options)
-
-    @takes(OperatorOptions)
-    def from_source(self, source: Source[T] | type[Source[T]], **options: Unpack[OperatorOptions]) -> DataStream[T]:
-        """The records of a Source of your own; each subtask works on a copy of it."""
-        if isinstance(source, type) and issubclass(source, Source):
-            source = source()
-        if not isinstance(source, Source):
-            raise PipelineError(f"from_source needs a Source, not {source!r}; for an iterable use from_iterable")
-        return self._from(source, options)
-
-    def _from(self, source: Source[Any], given: OperatorOptions) -> DataStream[Any]:
-        operator = make_operator(self._graph, Kind.SOURCE, given.get("name"), base=source.default_name)
-        with self._graph.releasing(operator.name):
-            check_life_cycle(f"{operator.name!r} ({operator.location})", source)
-            check_reads_alone(source, operator, self._graph.nodes)
-        operator = _with_function(operator, source)
-        most = None if source.parallel else 1
-        node = self._graph.add(operator, parallelism=given.get("parallelism"), max_parallelism=most)
-        return DataStream(self._graph, (Tap(node),))
 
     # -- services -------------------------------------------------------------------------------------------
 
@@ -244,46 +126,25 @@ class Environment(ABC):
             ray_actor_options: what the Ray actor of each replica needs, as `DataStream.options` has it; for a
                 PipelineService the default of every operator of its pipeline. Without Ray it is checked and ignored.
         """
-        if not isinstance(name, str) or not name:
-            raise PipelineError(f"the name of a service must be a non-empty str, not {name!r}")
-        for what, value in (
-            ("parallelism", parallelism),
-            ("concurrency", concurrency),
-            ("max_pending", max_pending),
-        ):
-            checked_count(value, what, name)
-        definition = ServiceDefinition(
+        definition = service_definition(
             name,
-            caller_location(),
-            parallelism,
-            max_pending,
-            _checked_timeout(timeout, name),
-            concurrency,
-            stateless,
-            uses=_checked_names(uses, name),
-            requests=checked_requests(requests, name),
-            actor_options=actor_options(f"service {name!r}", {} if ray_actor_options is None else ray_actor_options),
-            open_timeout_s=_checked_timeout(open_timeout, name, "open_timeout of service"),
+            parallelism=parallelism,
+            concurrency=concurrency,
+            max_pending=max_pending,
+            timeout=timeout,
+            open_timeout=open_timeout,
+            stateless=stateless,
+            uses=uses,
+            ray_actor_options=ray_actor_options,
         )
+        definition = replace(definition, requests=checked_requests(requests, name))
         with self._graph.registering(name):
             if isinstance(service, PipelineService):
-                if args or kwargs or concurrency != 1:
-                    raise PipelineError(
-                        f"PipelineService {name!r} takes no arguments and no concurrency: use parallelism"
-                    )
-                replicas = checked_count(parallelism if parallelism != 1 else service.parallelism, "parallelism", name)
-                self._register_pipeline(
-                    service, replace(definition, parallelism=replicas, stateless=True, many=service.reply == "many")
-                )
+                self._register_pipeline(service, of_pipeline(definition, service, args, kwargs))
                 return
-            _check_factory(name, service, args, kwargs)
-            if stateless and hasattr(service, "snapshot"):
-                raise PipelineError(
-                    f"service {name!r} has a snapshot(), so it keeps a state: register it without stateless=True, or"
-                    " remove snapshot()"
-                )
+            definition = of_class(definition, service, args, kwargs)
             self._graph.name_for(name, Kind.SERVICE)  # no operator may share it: it names the counts of the service
-            self._graph.services[name] = replace(definition, factory=service, args=args, kwargs=kwargs)
+            self._graph.services[name] = definition
 
     def _register_pipeline(self, service: PipelineService, definition: ServiceDefinition) -> None:
         name = definition.name
@@ -474,8 +335,8 @@ class RemoteEnvironment(Environment):
         self._address = (address, namespace, runtime_env)
         self._led: dict[str, Any] = {
             "restart": restart or NoRestart(),
-            "lease_s": _checked_timeout(lease_s, name, "lease_s of job"),
-            "start_timeout_s": _checked_timeout(start_timeout_s, name, "start_timeout_s of job"),
+            "lease_s": checked_seconds(lease_s, "lease_s of job", name),
+            "start_timeout_s": checked_seconds(start_timeout_s, "start_timeout_s of job", name),
             "is_attached": not detached,
             "encrypts": transport_security == "tls",
         }
@@ -500,44 +361,3 @@ def _checked_executor(executor: Any) -> Executor | None:
         f'executor must be an executor such as ProcessExecutor(workers=2), not {executor!r}; "threads" and "processes"'
         " are for LocalEnvironment"
     )
-
-
-def _checked_timeout(timeout: Any, name: str, what: str = "timeout of service") -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise PipelineError(f"{what} {name!r} must be a number of seconds above 0, not {timeout!r}")
-    return timeout
-
-
-def _checked_names(uses: Any, name: str) -> tuple[str, ...]:
-    if isinstance(uses, str) or not all(isinstance(used, str) for used in uses):
-        raise PipelineError(f"uses of service {name!r} must be a list of the names of services, not {uses!r}")
-    return tuple(uses)
-
-
-def _with_function(operator: Any, function: Any) -> Any:
-    return replace(operator, functions=(function,))
-
-
-def _check_factory(name: str, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if not callable(factory):
-        raise PipelineError(
-            f"service {name!r} is created where it runs: register a class, or a function that returns the object,"
-            f" not an instance of {type(factory).__name__}"
-        )
-    if isinstance(factory, type) and issubclass(factory, PipelineService):
-        raise PipelineError(
-            f"service {name!r} is a pipeline, which must be registered as an instance:"
-            f" register_service({name!r}, {factory.__name__}(build))"
-        )
-    signature = None
-    with contextlib.suppress(ValueError, TypeError):  # some builtin classes have none
-        signature = inspect.signature(factory)
-    try:
-        if signature is not None:
-            signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise PipelineError(
-            f"service {name!r} cannot be made by {getattr(factory, '__name__', factory)}: {error}"
-        ) from None
-    if isinstance(factory, type):
-        check_methods(name, factory)

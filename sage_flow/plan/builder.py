@@ -23,7 +23,7 @@ from sage_flow.plan.rewriting import (
 )
 from sage_flow.plan.validation import missing
 
-__all__ = ["Graph", "checked_count", "make_collect", "make_operator"]
+__all__ = ["Graph", "checked_count", "checked_seconds", "make_collect", "make_operator"]
 
 _POLICIES = ("fail", "skip", "dead_letter")
 
@@ -258,6 +258,13 @@ def checked_count(value: Any, what: str, owner: str) -> int:
     """Return `value` if it is an int of at least 1. Raises PipelineError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise PipelineError(f"{what} of {owner!r} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def checked_seconds(value: Any, what: str, owner: str) -> float:
+    """Return `value` if it is a number of seconds above 0. Raises PipelineError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise PipelineError(f"{what} {owner!r} must be a number of seconds above 0, not {value!r}")
     return value
 
 

@@ -146,7 +146,7 @@ class Tap:
 
 @dataclass(frozen=True, slots=True)
 class ServiceDefinition:
-    """A registered service: a class with its arguments, or the output taps of its pipeline.
+    """A registered service: a class with its (positional, keyword) arguments, or the output taps of its pipeline.
 
     `stateless`: any replica may answer any call. `many`: the reply is a list. `uses`: services that it calls.
     `actor_options`: of its replicas, or of every operator of its pipeline where that says nothing else. `requests`:
@@ -163,8 +163,7 @@ class ServiceDefinition:
     many: bool = False
     uses: tuple[str, ...] = ()
     factory: Callable[..., Any] | None = None
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = field(default_factory=lambda: ((), {}))
     output: tuple[Tap, ...] = ()
     actor_options: ActorOptions = DEFAULT_OPTIONS
     open_timeout_s: float = 300.0

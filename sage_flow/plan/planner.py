@@ -157,7 +157,7 @@ class _Planner:
             for tap in service.output:
                 self._add_edge(tap, REPLY, Partitioning.FORWARD, 0)
             return _service_plan(service, head.id, methods=frozenset({"process"}))
-        options = {"arguments": (service.args, service.kwargs)}
+        options = {"arguments": service.arguments}
         operator = Operator(service.name, Kind.SERVICE, (service.factory,), (False,), service.location, options=options)
         chain = _DraftChain(len(self._chains), [operator], service.parallelism, service.name, service.actor_options)
         self._chains.append(chain)

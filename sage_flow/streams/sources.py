@@ -1,0 +1,137 @@
+"""Where a stream begins: the methods that add a source, on environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sage_flow.errors import PipelineError
+from sage_flow.functions import Source
+from sage_flow.plan.builder import Graph, make_operator
+from sage_flow.plan.callables import check_life_cycle
+from sage_flow.plan.graph import Kind, Tap
+from sage_flow.plan.rewriting import check_reads_alone
+from sage_flow.streams.plain import DataStream
+from sage_flow.streams.step_options import OperatorOptions, takes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["HasSources"]
+
+T = TypeVar("T")
+
+
+class HasSources:
+    """A base of environments, in whose graph a source can begin."""
+
+    _graph: Graph
+
+    def from_collection(self, items: Sequence[T], *, name: str | None = None) -> DataStream[T]:
+        """The items of a sequence (list, tuple, range), in order, by one subtask.
+
+        In the threads of a LocalEnvironment the records are the program's own objects, not copies: if an operator
+        changes one in place, it changes in `items`, too. In other processes they are copies.
+        """
+        from sage_flow.connectors import CollectionSource
+
+        return self._from(CollectionSource(items), {"name": name})
+
+    def from_iterable(
+        self, items: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None
+    ) -> DataStream[T]:
+        """The items of any iterable, also an endless one, read by a thread.
+
+        The thread reads at most 1000 records ahead of the source, and the source runs ahead of the next operator: see
+        "How far a source runs ahead" in docs/operators.md.
+
+        A function is called where the source runs, to make the iterable: give one where a generator could not
+        be pickled, or the pipeline runs more than once. As with `from_collection`, the threads of a LocalEnvironment
+        get the program's own objects.
+        """
+        from sage_flow.connectors import IterableSource
+
+        return self._from(IterableSource(items), {"name": name})
+
+    @takes(OperatorOptions)
+    def read_text(
+        self,
+        paths: Any,
+        *,
+        encoding: str = "utf-8",
+        member: str | None = None,
+        **options: Unpack[OperatorOptions],
+    ) -> DataStream[str]:
+        """The lines of text files, without their ends.
+
+        `paths`: one or several paths or globs; each file is read once. Compressed files (gz, bz2, xz, zst) are
+        unpacked, and so are zip files; one that holds several files needs `member`.
+        """
+        from sage_flow.connectors import TextSource
+
+        return self._from(TextSource(paths, encoding=encoding, member=member), options)
+
+    @takes(OperatorOptions)
+    def read_csv(
+        self,
+        paths: Any,
+        *,
+        delimiter: str = ",",
+        fieldnames: list[str] | None = None,
+        types: Mapping[str, Callable[[str], Any]] | None = None,
+        encoding: str = "utf-8",
+        member: str | None = None,
+        max_cell_chars: int = 131_072,
+        **options: Unpack[OperatorOptions],
+    ) -> DataStream[dict[str, Any]]:
+        """The rows of CSV files as dicts of str, or as `types` (by column) convert them.
+
+        `paths` and `member` as in `read_text`. The first row names the columns unless `fieldnames` does. As a type
+        `bool` takes true, yes and 1, or false, no and 0, in any case. `max_cell_chars`: the longest cell.
+        """
+        from sage_flow.connectors import CsvSource
+
+        source = CsvSource(
+            paths,
+            delimiter=delimiter,
+            fieldnames=fieldnames,
+            types=types,
+            encoding=encoding,
+            member=member,
+            max_cell_chars=max_cell_chars,
+        )
+        return self._from(source, options)
+
+    @takes(OperatorOptions)
+    def read_jsonl(
+        self,
+        paths: Any,
+        *,
+        encoding: str = "utf-8",
+        member: str | None = None,
+        **options: Unpack[OperatorOptions],
+    ) -> DataStream[Any]:
+        """The values of files that have JSON on each line. `paths` and `member` as in `read_text`."""
+        from sage_flow.connectors import JsonlSource
+
+        return self._from(JsonlSource(paths, encoding=encoding, member=member), options)
+
+    @takes(OperatorOptions)
+    def from_source(self, source: Source[T] | type[Source[T]], **options: Unpack[OperatorOptions]) -> DataStream[T]:
+        """The records of a Source of your own; each subtask works on a copy of it."""
+        if isinstance(source, type) and issubclass(source, Source):
+            source = source()
+        if not isinstance(source, Source):
+            raise PipelineError(f"from_source needs a Source, not {source!r}; for an iterable use from_iterable")
+        return self._from(source, options)
+
+    def _from(self, source: Source[Any], given: OperatorOptions) -> DataStream[Any]:
+        operator = make_operator(self._graph, Kind.SOURCE, given.get("name"), base=source.default_name)
+        with self._graph.releasing(operator.name):
+            check_life_cycle(f"{operator.name!r} ({operator.location})", source)
+            check_reads_alone(source, operator, self._graph.nodes)
+        operator = replace(operator, functions=(source,))
+        most = None if source.parallel else 1
+        node = self._graph.add(operator, parallelism=given.get("parallelism"), max_parallelism=most)
+        return DataStream(self._graph, (Tap(node),))
