@@ -13,10 +13,11 @@ from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, Executor
 from sage_flow.executors.service_requests import checked_requests
 from sage_flow.job import JobHandle, JobResult
+from sage_flow.plan import kinds
 from sage_flow.plan.arguments import with_own_arguments
 from sage_flow.plan.builder import Graph, checked_seconds, make_operator
 from sage_flow.plan.drawing import draw, explain
-from sage_flow.plan.graph import Kind, ServiceDefinition, Tap
+from sage_flow.plan.graph import ServiceDefinition, Tap
 from sage_flow.plan.picture import Picture, picture_of
 from sage_flow.plan.queues import JobQueues, new_scope
 from sage_flow.plan.registration import of_class, of_pipeline, service_definition
@@ -143,13 +144,13 @@ class Environment(HasSources, ABC):
                 self._register_pipeline(service, of_pipeline(definition, service, args, kwargs))
                 return
             definition = of_class(definition, service, args, kwargs)
-            self._graph.name_for(name, Kind.SERVICE)  # no operator may share it: it names the counts of the service
+            self._graph.name_for(name, kinds.SERVICE)  # no operator may share it: it names the counts of the service
             self._graph.services[name] = definition
 
     def _register_pipeline(self, service: PipelineService, definition: ServiceDefinition) -> None:
         name = definition.name
         with self._graph.body_of(name):
-            head = make_operator(self._graph, Kind.REQUESTS, "requests")
+            head = make_operator(self._graph, kinds.REQUESTS, "requests")
             node = self._graph.add(head, parallelism=definition.parallelism)
             self._graph.services[name] = definition
             output = service.build(DataStream(self._graph, (Tap(node),)))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_flow.cli.console import on_lost_stdout, tell
 from sage_flow.cli.interrupts import StopSignals, stop_signals
 from sage_flow.functions import WRITES_AT_ONCE, Sink
-from sage_flow.plan.graph import SINKS, Kind, Operator
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import Operator
 from sage_flow.runtime.coordinator import JobStatus
 
 if TYPE_CHECKING:
@@ -124,12 +125,12 @@ def how_to_stop(job: JobHandle) -> list[str]:
 
 def endless_sources(plan: Plan | None) -> list[str]:
     """The names of the sources that are not known to come to an end."""
-    return [o.name for o in _operators(plan) if o.kind is Kind.SOURCE and not o.functions[0].bounded]
+    return [o.name for o in _operators(plan) if o.kind is kinds.SOURCE and not o.functions[0].bounded]
 
 
 def sinks_at_a_stop(plan: Plan | None) -> list[str]:
     """A line per sink: what becomes of its records when the job is drained, and when it is cancelled."""
-    return [f"{_label(o)!r} {_fate(o)}" for o in _operators(plan) if o.kind in SINKS]
+    return [f"{_label(o)!r} {_fate(o)}" for o in _operators(plan) if o.kind.is_sink]
 
 
 def _label(operator: Operator) -> str:
@@ -138,7 +139,7 @@ def _label(operator: Operator) -> str:
 
 
 def _fate(operator: Operator) -> str:
-    if operator.kind is Kind.COLLECT:
+    if operator.kind is kinds.COLLECT:
         return "keeps its rows in memory: they are in the result, even after a cancel"
     sink = operator.functions[0]
     return sink.at_a_stop() if isinstance(sink, Sink) else WRITES_AT_ONCE

@@ -14,7 +14,7 @@ from typing import Any
 from sage_flow.errors import CloseTimeout, CodecError, CollectLimitError, ProtocolError
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Shell
-from sage_flow.plan.graph import Kind
+from sage_flow.plan import kinds
 from sage_flow.plan.physical import DRIVER_CHAIN, Plan
 from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobStatus, Tell
 from sage_flow.runtime.credits import ConsumedCredit
@@ -128,7 +128,7 @@ class Driver:
         self._names_of = {subtask.address: subtask.name for subtask in plan.subtasks}
         for chain in plan.chains:
             for operator in chain.operators:
-                if operator.kind is Kind.COLLECT:
+                if operator.kind is kinds.COLLECT:
                     self._collected.rows[operator.label] = []
 
     # -- from any thread ------------------------------------------------------------------------------------
@@ -189,9 +189,7 @@ class Driver:
 
     def counts(self) -> dict[str, OperatorCounts]:
         """The counts of all operators, added up over their subtasks, in the order of the plan."""
-        totals = {
-            o.name: OperatorCounts() for chain in self.plan.chains for o in chain.operators if o.kind != Kind.KEY_BY
-        }
+        totals = {o.name: OperatorCounts() for chain in self.plan.chains for o in chain.operators if o.kind.is_counted}
         for report in list(self.reports.values()):
             for name, counts in report.operators.items():
                 totals[name] = totals[name].plus(counts)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sage_flow.errors import ChannelError, CodecError, InternalError, QueueClosed, ServiceError, ServiceUnavailable
 from sage_flow.executors.calling import cannot_be_sent
 from sage_flow.executors.service_requests import made_requests
-from sage_flow.plan.graph import Kind
+from sage_flow.plan import kinds
 from sage_flow.queues.call_items import Answer, Question, content_of, open_content, question_from
 from sage_flow.queues.reply_queues import visit_reply_queue
 from sage_flow.runtime.caller import check_request
@@ -54,7 +54,7 @@ def doors_of(plan: Plan, port: OutsidePort, on_fault: Callable[[ServicePlan, Exc
 def _capacity(plan: Plan, service: ServicePlan) -> int:
     """Return how many requests the service can work on at once; for a pipeline its `max_pending`."""
     head = next(chain for chain in plan.chains if chain.id == service.chain).head
-    at_once = service.parallelism * service.concurrency if head.kind is Kind.SERVICE else service.max_pending
+    at_once = service.parallelism * service.concurrency if head.kind is kinds.SERVICE else service.max_pending
     return min(at_once, service.max_pending)
 
 

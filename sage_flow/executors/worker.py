@@ -9,7 +9,7 @@ from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
 from sage_flow.executors.feeder import Feeder
 from sage_flow.executors.port import WorkerPort
 from sage_flow.executors.shell import Shell
-from sage_flow.plan.graph import Kind
+from sage_flow.plan import kinds
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.messages import (
@@ -84,7 +84,7 @@ class Worker:
 
     def _work(self) -> None:
         self._next_progress = self._shell.now() + _PROGRESS_S
-        if self._subtask.chain.head.kind is Kind.SERVICE:
+        if self._subtask.chain.head.kind is kinds.SERVICE:
             service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
             self.port.given_up_at, self.port.on_taken_back = service.given_up_at, service.on_taken_back
             service.open()

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import Kind, Operator
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import Operator
 from sage_flow.plan.physical import Chain, Plan
 from sage_flow.wire import by_value
 from sage_flow.wire.codec import cannot_pickle, is_atomic
@@ -33,7 +34,7 @@ def arguments_of(operator: Operator) -> tuple[Sequence[Any], Mapping[str, Any]]:
 
 
 def _packed_chain(chain: Chain) -> Chain:
-    if chain.head.kind is not Kind.SERVICE:
+    if chain.head.kind is not kinds.SERVICE:
         return chain
     return replace(chain, operators=(_packed(chain.head),))
 

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sage_flow.errors import PipelineError
+from sage_flow.plan import kinds
 from sage_flow.plan.callables import check_function, check_life_cycle, takes_context
-from sage_flow.plan.graph import SINKS, Kind, Node, OnError, Operator, ServiceDefinition, Tap
+from sage_flow.plan.graph import Node, OnError, Operator, ServiceDefinition, Tap
+from sage_flow.plan.kinds import Kind
 from sage_flow.plan.location import Location, caller_location, current_cell
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.planner import build_draft, build_plan
@@ -24,8 +26,6 @@ from sage_flow.plan.rewriting import (
 from sage_flow.plan.validation import missing
 
 __all__ = ["Graph", "checked_count", "checked_seconds", "make_collect", "make_operator"]
-
-_POLICIES = ("fail", "skip", "dead_letter")
 
 
 class _Written(NamedTuple):
@@ -90,11 +90,11 @@ class Graph:
         where = caller_location()
         name = self._scoped(given)
         if name is None:
-            base = self._scope + (base or kind.value)
-            again = self._sink_written_again(base, where) if kind in SINKS else None
+            base = self._scope + (base or kind.name)
+            again = self._sink_written_again(base, where) if kind.is_sink else None
             name = self._next_name(base) if again is None else again.name
         if (earlier := self._taken.get(name)) is not None:
-            if name in self.services or kind is Kind.SERVICE or not where.is_after(earlier):
+            if name in self.services or kind is kinds.SERVICE or not where.is_after(earlier):
                 raise PipelineError(
                     f"two operators are named {name!r} ({earlier} and {where}):"
                     " the name is the identity of an operator's state and counts, give one of them another name="
@@ -111,11 +111,11 @@ class Graph:
         where = caller_location()
         label = self._scoped(given)
         if label is None:
-            name = label = self.name_for(None, Kind.COLLECT)
+            name = label = self.name_for(None, kinds.COLLECT)
         elif (earlier := self._labels.get(label)) is None:
-            name = self.name_for(None, Kind.COLLECT)
+            name = self.name_for(None, kinds.COLLECT)
         elif where.is_after(earlier):
-            (name,) = [node.name for node in self.nodes if node.kind is Kind.COLLECT and node.operator.label == label]
+            (name,) = [node.name for node in self.nodes if node.kind is kinds.COLLECT and node.operator.label == label]
             self._take_over(name, where)
             self._taken[name] = where
         else:
@@ -130,7 +130,7 @@ class Graph:
         """The sink without a name of its own that an earlier run of this cell has written at this line."""
         for node in self.nodes:
             unnamed = node.name.rpartition("-")[0] == base and node.operator.label == node.name
-            if node.kind in SINKS and unnamed and where.is_again(node.operator.location):
+            if node.kind.is_sink and unnamed and where.is_again(node.operator.location):
                 return node
         return None
 
@@ -138,7 +138,7 @@ class Graph:
         """Let a later cell have the name: a sink leaves, another operator must not be read any more."""
         self._before[name] = self._written()
         for node in self.nodes:
-            if node.name == name and node.kind in SINKS:
+            if node.name == name and node.kind.is_sink:
                 self.nodes = [other for other in self.nodes if other is not node]
                 self._labels.pop(node.operator.label, None)
         operators = [*(node.operator for node in self.nodes), *self.keys]
@@ -284,9 +284,10 @@ def make_operator(
     where = caller_location()
     full_name = graph.name_for(name, kind, base)
     with graph.releasing(full_name):
-        if on_error not in _POLICIES:
+        policies = ("fail", *kind.on_error)
+        if on_error not in policies:
             raise PipelineError(
-                f"on_error of {full_name!r} ({where}) must be one of {', '.join(_POLICIES)}, not {on_error!r}"
+                f"on_error of {full_name!r} ({where}) must be one of {', '.join(policies)}, not {on_error!r}"
             )
         owner = f"{full_name!r} ({where})"
         for function, _ in functions:
@@ -300,4 +301,4 @@ def make_operator(
 def make_collect(graph: Graph, given: str | None) -> Operator:
     """Make a collect sink; `given` labels its rows, and is free for an operator. Raises PipelineError."""
     name, label = graph.names_of_rows(given)
-    return Operator(name, Kind.COLLECT, (), (), caller_location(), options={"label": label})
+    return Operator(name, kinds.COLLECT, (), (), caller_location(), options={"label": label})

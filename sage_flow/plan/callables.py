@@ -8,12 +8,10 @@ from typing import Any
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import Function, ProcessFunction, Sink, Source
-from sage_flow.plan.graph import AGGREGATES, Kind
+from sage_flow.plan.kinds import Kind
 
 __all__ = ["check_function", "check_life_cycle", "takes_context"]
 
-_NOT_ITERATED = AGGREGATES | {Kind.MAP, Kind.CONNECT_MAP, Kind.FILTER, Kind.KEY_BY, Kind.MAP_ASYNC, Kind.SINK}
-"""What their functions return is one value."""
 _LIFE_CYCLE = ("open", "close", "commit", "abort", "next_batch", "snapshot", "restore")
 
 
@@ -30,9 +28,9 @@ def check_function(kind: Kind, function: Any, owner: str) -> None:
             " collect the items in an `async def` function that returns a list, use map_async with it, followed by"
             " flat_map"
         )
-    if kind is not Kind.MAP_ASYNC and inspect.iscoroutinefunction(called):
+    if not kind.awaits and inspect.iscoroutinefunction(called):
         raise PipelineError(f"{owner} would not wait for its function, which is `async def`: use map_async")
-    if kind in _NOT_ITERATED and inspect.isgeneratorfunction(called):
+    if not kind.iterates and inspect.isgeneratorfunction(called):
         raise PipelineError(
             f"{owner} would never run the body of its function, which has a `yield`:"
             " let it return its result, or use flat_map"

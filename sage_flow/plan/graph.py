@@ -11,14 +11,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal
 
+from sage_flow.plan.kinds import Kind
 from sage_flow.plan.location import Location
 from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
 
 __all__ = [
-    "AGGREGATES",
     "DEAD_LETTERS",
-    "SINKS",
-    "Kind",
     "Node",
     "OnError",
     "Partitioning",
@@ -30,38 +28,6 @@ OnError = Literal["fail", "skip", "dead_letter"]
 
 DEAD_LETTERS = "dead_letters"
 """The side output on which an operator with on_error="dead_letter" puts its failed records."""
-
-
-class Kind(str, Enum):
-    """What an operator does with a record."""
-
-    SOURCE = "source"
-    REQUESTS = "requests"  # the head of a service's pipeline
-    MAP = "map"
-    FILTER = "filter"
-    FLAT_MAP = "flat_map"
-    PROCESS = "process"
-    MAP_BATCHES = "map_batches"
-    MAP_ASYNC = "map_async"
-    KEY_BY = "key_by"
-    REDUCE = "reduce"
-    FOLD = "fold"
-    COUNT = "count"
-    SUM = "sum"
-    MIN = "min"
-    MAX = "max"
-    CONNECT_MAP = "connect_map"
-    CONNECT_PROCESS = "connect_process"
-    SINK = "sink"
-    COLLECT = "collect"
-    SERVICE = "service"  # a class that answers calls
-
-    def __str__(self) -> str:
-        return self.value
-
-
-AGGREGATES = frozenset({Kind.REDUCE, Kind.FOLD, Kind.COUNT, Kind.SUM, Kind.MIN, Kind.MAX})
-SINKS = frozenset({Kind.SINK, Kind.COLLECT})
 
 
 class Partitioning(str, Enum):
@@ -102,7 +68,7 @@ class Operator:
     @property
     def emits_at_end(self) -> bool:
         """Whether it holds records back until its input ends."""
-        return self.kind is Kind.MAP_BATCHES or self.options.get("emit") == "final"
+        return self.kind.holds_back or self.options.get("emit") == "final"
 
 
 @dataclass(eq=False, slots=True)

@@ -13,7 +13,7 @@ from sage_flow.plan.shared_records import SharedRecords
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 MAX_PARALLELISM = 128
 """Key groups, the units in which keyed state moves."""

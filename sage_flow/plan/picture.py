@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sage_flow.plan.drawing import how, shown
-from sage_flow.plan.graph import Kind
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Plan
 
 __all__ = ["Arrow", "Box", "Picture", "picture_of"]
@@ -52,7 +51,7 @@ def picture_of(plan: Plan, missing: Sequence[str] = ()) -> Picture:
     boxes = [
         Box(
             chain.id,
-            tuple((operator.name, shown(operator)) for operator in chain.operators if operator.kind is not Kind.KEY_BY),
+            tuple((operator.name, shown(operator)) for operator in chain.operators if operator.kind.is_counted),
             chain.parallelism,
             chain.service,
             str(chain.options) if chain.options else "",

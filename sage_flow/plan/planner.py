@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import Kind, Node, Operator, Partitioning, ServiceDefinition, Tap
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import Node, Operator, Partitioning, ServiceDefinition, Tap
 from sage_flow.plan.outputs import check_outputs
 from sage_flow.plan.physical import DRIVER_CHAIN, MAX_PARALLELISM, REPLY, Chain, Edge, Plan, ServicePlan
 from sage_flow.plan.resources import ActorOptions
@@ -86,7 +87,7 @@ class _Planner:
                     f"{node.name!r} ({node.operator.location}) cannot share its work:"
                     f" its parallelism is at most {node.max_parallelism}, not {node.parallelism}"
                 )
-        elif node.kind is Kind.COLLECT:
+        elif node.kind is kinds.COLLECT:
             # As many as feed it, so that it can be part of their chain.
             feeding = {self._parallelism[tap.node] for tap in node.inputs[0]}
             default = feeding.pop() if len(feeding) == 1 else default
@@ -128,7 +129,7 @@ class _Planner:
         self._finish_node(node, chain)
 
     def _finish_node(self, node: Node, chain: _DraftChain) -> None:
-        if node.kind is Kind.COLLECT:
+        if node.kind is kinds.COLLECT:
             self._add_edge(Tap(node), DRIVER_CHAIN, Partitioning.FORWARD, 0)
 
     def _resolve_partitioning(self, tap: Tap, node: Node) -> Partitioning:
@@ -158,7 +159,9 @@ class _Planner:
                 self._add_edge(tap, REPLY, Partitioning.FORWARD, 0)
             return _service_plan(service, head.id, methods=frozenset({"process"}))
         options = {"arguments": service.arguments}
-        operator = Operator(service.name, Kind.SERVICE, (service.factory,), (False,), service.location, options=options)
+        operator = Operator(
+            service.name, kinds.SERVICE, (service.factory,), (False,), service.location, options=options
+        )
         chain = _DraftChain(len(self._chains), [operator], service.parallelism, service.name, service.actor_options)
         self._chains.append(chain)
         if not isinstance(service.factory, type):

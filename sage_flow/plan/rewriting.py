@@ -12,7 +12,8 @@ from typing import Any
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import Sink
-from sage_flow.plan.graph import SINKS, Kind, Node, Operator, ServiceDefinition
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import Node, Operator, ServiceDefinition
 from sage_flow.plan.location import Location
 from sage_flow.plan.outputs import file_identity
 
@@ -36,7 +37,7 @@ def leading_to_sinks(nodes: Sequence[Node], services: Mapping[str, ServiceDefini
 
     The rest was written by earlier cells, and waits for a reader, or has lost it.
     """
-    ends = [node for node in nodes if node.kind in SINKS or node.service in services]
+    ends = [node for node in nodes if node.kind.is_sink or node.service in services]
     this_cell = [node for node in nodes if node.operator.location.cell == cell]
     wanted = _upstream([*ends, *this_cell])
     return [node for node in nodes if node in wanted]
@@ -70,7 +71,7 @@ def without_leftovers(nodes: Sequence[Node], outdated: Outdated) -> list[Node]:
         again = any(place.is_again(node.operator.location) for place in places)
         return again or any(operator is node.operator for operator, _ in outdated)
 
-    kept = [node for node in nodes if node in read or node.kind in SINKS or not is_leftover(node)]
+    kept = [node for node in nodes if node in read or node.kind.is_sink or not is_leftover(node)]
     return kept if len(kept) == len(nodes) else without_leftovers(kept, outdated)
 
 
@@ -87,7 +88,7 @@ def check_reads_alone(source: Any, operator: Operator, nodes: Iterable[Node]) ->
     """
     iterator = getattr(source, "iterator", None)
     for node in nodes:
-        other = node.operator.functions[0] if node.kind is Kind.SOURCE else None
+        other = node.operator.functions[0] if node.kind is kinds.SOURCE else None
         is_shared = iterator is not None and getattr(other, "iterator", None) is iterator
         if is_shared and not operator.location.is_after(node.operator.location):
             raise PipelineError(
@@ -99,7 +100,7 @@ def check_reads_alone(source: Any, operator: Operator, nodes: Iterable[Node]) ->
 def check_sources_read_alone(nodes: Sequence[Node]) -> None:
     """Raises PipelineError if two sources in the plan read one iterator."""
     for number, node in enumerate(nodes):
-        if node.kind is Kind.SOURCE:
+        if node.kind is kinds.SOURCE:
             check_reads_alone(node.operator.functions[0], node.operator, nodes[number + 1 :])
 
 
@@ -113,7 +114,7 @@ def outdated_readers(nodes: Sequence[Node], outdated: Outdated) -> list[str]:
     """One text for each sink that still reads what a later cell has written again."""
     found = []
     for operator, later in outdated:
-        for sink in (node for node in nodes if node.kind in SINKS):
+        for sink in (node for node in nodes if node.kind.is_sink):
             upstream = _upstream([sink])
             keys = [tap.key for node in upstream for side in node.inputs for tap in side]
             if any(operator is other for other in [*(node.operator for node in upstream), *keys]):

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sage_flow.errors import PipelineError
+from sage_flow.plan import kinds
 from sage_flow.plan.graph import (
-    AGGREGATES,
     DEAD_LETTERS,
-    SINKS,
-    Kind,
     Node,
     Operator,
     Partitioning,
@@ -47,7 +45,7 @@ def missing(nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], ke
 def _faults(
     nodes: Sequence[Node], services: Mapping[str, ServiceDefinition], keys: Sequence[Operator]
 ) -> Iterator[Fault]:
-    if not any(node.kind in SINKS for node in nodes):
+    if not any(node.kind.is_sink for node in nodes):
         empty = "" if nodes else " (it is empty: streams that another environment made belong to that one)"
         yield Fault(
             f"the pipeline has no sink, so it would have no effect: end it with .collect(), .write_csv() ...{empty}",
@@ -115,7 +113,7 @@ def _keys(keys: Iterable[Operator], taps: Iterable[Tap]) -> Iterator[Fault]:
 
 def _readers(node: Node, read: set[tuple[Node, str | None]]) -> Iterator[Fault]:
     tags = {tag for reader, tag in read if reader is node}
-    if node.kind not in SINKS and node.kind is not Kind.REQUESTS and not tags:
+    if not node.kind.is_sink and node.kind is not kinds.REQUESTS and not tags:
         yield Fault(
             f"nothing reads the output of {node.name!r} ({node.operator.location}):"
             " end the branch with a sink such as .collect(), or remove it",
@@ -131,12 +129,11 @@ def _readers(node: Node, read: set[tuple[Node, str | None]]) -> Iterator[Fault]:
 
 def _in_service(node: Node) -> Iterator[Fault]:
     operator = node.operator
-    if operator.kind is Kind.SOURCE:
+    if operator.kind is kinds.SOURCE:
         yield Fault(
             f"{node.name!r} ({operator.location}) is a source inside a PipelineService, which reads its requests only"
         )
-    ends = operator.kind is Kind.MAP_BATCHES or (operator.kind in AGGREGATES and operator.emits_at_end)
-    if ends:
+    if operator.emits_at_end:
         yield Fault(
             f"{node.name!r} ({operator.location}) joins records of several requests, which a PipelineService cannot"
             " answer one by one: every output must descend from one request"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sage_flow.errors import InvalidKeyError
 from sage_flow.keys import stable_hash
-from sage_flow.plan.graph import Kind
-from sage_flow.runtime.chain import MULTIPLIERS, Culprit
+from sage_flow.plan.kinds import Gives
+from sage_flow.runtime.chain import Culprit
 from sage_flow.runtime.failure import add_notes
 from sage_flow.runtime.first_values import not_iterable
 
@@ -16,16 +16,13 @@ def clearer_error(culprit: Culprit | None, error: BaseException) -> Exception | 
     """Return the error to raise instead of one that a compiled chain raised; None if that one is clear enough."""
     if culprit is None:
         return None
-    if (
-        culprit.operator.kind is Kind.FOLD
-        and culprit.so_far is None
-        and culprit.operator.options["initial"] is not None
-    ):
+    operator = culprit.operator
+    if operator.kind.folds and culprit.so_far is None and operator.options.get("initial") is not None:
         add_notes(error, ["          its function returned None for an earlier record of this key"])
     if not isinstance(error, TypeError):
         return None
-    if culprit.is_of_loop and culprit.operator.kind in MULTIPLIERS and "iter" in str(error):
-        return not_iterable(culprit.operator, error)
+    if culprit.is_of_loop and operator.kind.gives is Gives.ANY and "iter" in str(error):
+        return not_iterable(operator, error)
     return _unhashable_key(culprit, error)
 
 

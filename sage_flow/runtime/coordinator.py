@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from sage_flow.errors import InternalError, ServiceCycle
-from sage_flow.plan.graph import Kind
+from sage_flow.plan import kinds
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService, Message
@@ -139,7 +139,7 @@ class Coordinator:
             return
         self._drained = True
         for address, subtask in self._running.items():
-            if subtask.chain.head.kind is Kind.SOURCE:
+            if subtask.chain.head.kind is kinds.SOURCE:
                 yield Tell(address, Drain())
 
     def on_ended(self, address: int, failure: Any) -> Iterator[Decision]:

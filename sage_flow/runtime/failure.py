@@ -12,7 +12,7 @@ from typing import Any
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import Sink
-from sage_flow.plan.graph import Kind, Operator
+from sage_flow.plan.graph import Operator
 from sage_flow.plan.location import is_engine_file
 from sage_flow.runtime.packed_error import PackedError, describe, pack_error, rebuild_error, summary, user_frames
 
@@ -31,9 +31,6 @@ __all__ = [
     "unpack_error",
     "user_frames",
 ]
-
-_ALWAYS_FAIL = frozenset({Kind.SOURCE, Kind.KEY_BY, Kind.COUNT, Kind.COLLECT, Kind.SERVICE})
-"""Operators without an `on_error`."""
 
 _shorten = reprlib.Repr()
 _shorten.maxstring = _shorten.maxother = 120
@@ -62,7 +59,7 @@ def explain_failure(
         return
     notes = [f"operator  {operator.name!r} ({operator.kind}), {subtask}, job {job!r}, written at {operator.location}"]
     if has_record:
-        is_batch = operator.kind is Kind.MAP_BATCHES
+        is_batch = operator.kind.takes_batches
         notes.append(
             f"batch     {len(record)} records: {shorten(record)}" if is_batch else f"record    {shorten(record)}"
         )
@@ -96,7 +93,7 @@ def _about_on_error(error: BaseException, operator: Operator) -> list[str]:
     if policies is None:
         return []
     if isinstance(error, Exception):
-        failed = "batches, without their records" if operator.kind is Kind.MAP_BATCHES else "records"
+        failed = "batches, without their records" if operator.kind.takes_batches else "records"
         return [f"          on_error={policies} lets the job go on past such {failed}"]
     what = "sys.exit() asks the program to end" if isinstance(error, SystemExit) else "it is not an Exception"
     return [f"          {what}, so on_error does not apply: raise an Exception to fail a single record"]
@@ -104,9 +101,9 @@ def _about_on_error(error: BaseException, operator: Operator) -> list[str]:
 
 def _past_such_records(operator: Operator) -> str | None:
     """What `on_error` of this operator could be instead; None where it has no such option."""
-    if operator.kind is Kind.SINK:
-        return None if isinstance(operator.functions[0], Sink) else '"skip"'
-    return None if operator.kind in _ALWAYS_FAIL else '"skip" or "dead_letter"'
+    if any(isinstance(function, Sink) for function in operator.functions):
+        return None
+    return " or ".join(f'"{policy}"' for policy in operator.kind.on_error) or None
 
 
 def add_notes(error: BaseException, notes: Any) -> None:

@@ -17,25 +17,16 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import AGGREGATES, Kind, Operator
+from sage_flow.plan.graph import Operator
 
 __all__ = ["LOOKS", "Look", "check_outputs", "check_value", "look_at", "looked_items", "not_iterable"]
 
 LOOKS = 32
 """The number of values of each function that each subtask checks."""
 
-_ITERATED = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind.MAP_BATCHES})
 _TEXTS = (str, bytes, bytearray)
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset})
 _NOT_CHANGED = frozenset({type(None), bool, int, float, complex, str, bytes, tuple, frozenset})
-_CURES = {
-    Kind.FILTER: "compute the condition in a map_async before, and filter by its result",
-    Kind.KEY_BY: "compute the key in a map_async before, and read it from the record",
-    Kind.SINK: "do this in map_async, followed by a sink",
-    Kind.FLAT_MAP: "use map_async, followed by flat_map",
-    Kind.MAP_ASYNC: "await it in the function",
-    **dict.fromkeys(AGGREGATES, "compute the value in a map_async before"),
-}
 
 
 class Look:
@@ -64,11 +55,11 @@ class Look:
 
 def look_at(operator: Operator, call: Callable[..., Any]) -> Look | None:
     """Return the look for what a chain calls for an operator; None for what looks itself, at each value."""
-    if operator.kind in (Kind.MAP_BATCHES, Kind.MAP_ASYNC):
+    if operator.kind.takes_batches or operator.kind.awaits:
         return None
-    if operator.kind in _ITERATED:
+    if operator.kind.iterates:
         return Look(call, lambda outputs, _: looked_items(operator, check_outputs(operator, outputs)))
-    if operator.kind in (Kind.FOLD, Kind.REDUCE):
+    if operator.kind.folds:
         return Look(call, _FoldCheck(operator))
     return Look(call, lambda value, _: check_value(operator, value))
 
@@ -113,7 +104,7 @@ def looked_items(operator: Operator, outputs: Iterable[Any]) -> Iterator[Any]:
 
 def not_iterable(operator: Operator, error: TypeError) -> TypeError:
     """Return the error of a loop over what a function returned, with what it should return."""
-    cure = "" if operator.kind is Kind.MAP_BATCHES else "; for one output per record use map"
+    cure = "" if operator.kind.takes_batches else "; for one output per record use map"
     return TypeError(
         f"{error}: the function of {operator.kind} must return an iterable of outputs: return a list, or yield the"
         f" outputs{cure}"
@@ -145,7 +136,7 @@ def _is_promise(value: Any) -> bool:
 def _cure(operator: Operator, value: Any) -> str:
     if not isinstance(value, Awaitable):
         return "return its result()"
-    return _CURES.get(operator.kind, "use map_async")
+    return operator.kind.cure
 
 
 def _refuse(operator: Operator, value: Any, what: str, cure: str) -> None:

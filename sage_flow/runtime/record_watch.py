@@ -17,7 +17,7 @@ from typing import Any
 
 from sage_flow.errors import SharedRecordError
 from sage_flow.functions import Source
-from sage_flow.plan.graph import Kind, Partitioning
+from sage_flow.plan.graph import Partitioning
 from sage_flow.plan.physical import DRIVER_CHAIN, Edge, Plan
 from sage_flow.plan.shared_records import SharedRecords
 from sage_flow.runtime.failure import shorten
@@ -29,7 +29,6 @@ from sage_flow.wire.codec import is_atomic
 __all__ = ["RecordWatch"]
 
 _LATEST = 100
-_GIVE_ANY = frozenset({Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS, Kind.MAP_BATCHES})
 
 
 class _Watched:
@@ -52,8 +51,8 @@ class RecordWatch:
     def install(self, operators: Sequence[BoundOperator], outputs: Iterable[Output]) -> None:
         """Watch what these operators do, and what these outputs send; before chains are compiled of them."""
         for bound in operators:
-            wrap = self._watching_all if bound.operator.kind in _GIVE_ANY else self._watching
-            if bound.operator.kind is not Kind.MAP_ASYNC:  # its functions run beside everything else
+            wrap = self._watching_all if bound.operator.kind.iterates else self._watching
+            if not bound.operator.kind.awaits:  # its functions run beside everything else
                 bound.calls = tuple(wrap(call, bound.operator.name) for call in bound.calls)
         for output in outputs:
             output.sends_copies = output.shares_objects

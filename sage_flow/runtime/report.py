@@ -75,7 +75,5 @@ class Counters:
     def report(self, queued: int = 0) -> SubtaskReport:
         """A picture of now. A key_by moves records and makes none, so it has no count."""
         columns = zip(self._operators, self.emitted, self.skipped, self.dead_letters, strict=True)
-        counts = {
-            operator.name: OperatorCounts(*numbers) for operator, *numbers in columns if operator.kind != "key_by"
-        }
+        counts = {operator.name: OperatorCounts(*numbers) for operator, *numbers in columns if operator.kind.is_counted}
         return SubtaskReport(counts, queued)

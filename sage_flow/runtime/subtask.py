@@ -17,14 +17,16 @@ from typing import Any
 
 from sage_flow.errors import CodecError, InternalError, InvalidKeyError, PipelineError, ProtocolError
 from sage_flow.functions import END, IDLE, RuntimeContext, Sink, Source
-from sage_flow.plan.graph import DEAD_LETTERS, Kind, Operator
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import DEAD_LETTERS, Operator
+from sage_flow.plan.kinds import Gives
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Plan
 from sage_flow.plan.physical import Subtask as SubtaskPlan
 from sage_flow.runtime.answering import Answering, CallersGate, LateShare
 from sage_flow.runtime.async_map import AsyncMap, Pending
 from sage_flow.runtime.barrier import AbandonAndHold, Hold, TakeSnapshot
 from sage_flow.runtime.caller import Caller
-from sage_flow.runtime.chain import MULTIPLIERS, CompiledChain, Culprit, compile_chain
+from sage_flow.runtime.chain import CompiledChain, Culprit, compile_chain
 from sage_flow.runtime.clearer import clearer_error
 from sage_flow.runtime.failure import explain_failure, explain_service_failure
 from sage_flow.runtime.gate import AllInputsEnded, InputGate
@@ -130,7 +132,7 @@ class ChainSubtask:
 
     def _make_async_maps(self) -> Iterator[tuple[int, AsyncMap]]:
         for index, bound in enumerate(self._operators):
-            if bound.operator.kind is Kind.MAP_ASYNC:
+            if bound.operator.kind.awaits:
                 made = AsyncMap(bound, self._port, self._split_share, self._explain_record)
                 bound.calls = (made.take,)
                 yield index, made
@@ -169,7 +171,7 @@ class ChainSubtask:
     def _make_sides(self) -> Iterator[tuple[int, SideRecords]]:
         for index in {index for index, _ in self._by_tag}:
             bound = self._operators[index]
-            gives_any = bound.operator.kind in (Kind.FLAT_MAP, Kind.PROCESS, Kind.CONNECT_PROCESS)
+            gives_any = bound.operator.kind.iterates and not bound.operator.kind.takes_batches
             sides = SideRecords(is_alone=gives_any)
             if gives_any:
                 bound.calls = tuple(map(sides.watching, bound.calls))
@@ -177,7 +179,7 @@ class ChainSubtask:
 
     def _find_source(self) -> Source[Any] | None:
         head = self._operators[0]
-        if head.operator.kind is not Kind.SOURCE:
+        if head.operator.kind is not kinds.SOURCE:
             return None
         source: Source[Any] = head.functions[0]
         return source
@@ -434,17 +436,17 @@ class ChainSubtask:
         operator, record = culprit.operator, culprit.record
         if culprit.index is not None:
             self._uncount(culprit.index)
-            if operator.kind is Kind.MAP_BATCHES:
+            if operator.kind.takes_batches:
                 record = self._operators[culprit.index].batch
             if isinstance(error, InvalidKeyError):  # it shows where the key is first used; who made it is to blame
                 before = [bound.operator for bound in self._operators[: culprit.index]]
-                operator = next((o for o in reversed(before) if o.kind is Kind.KEY_BY), operator)
+                operator = next((o for o in reversed(before) if o.kind is kinds.KEY_BY), operator)
         explain_failure(error, operator, subtask=self._place(), job=self.plan.job, record=record)
 
     def _uncount(self, index: int) -> None:
         """The record that raised was counted as given by its operator and by those behind it."""
         for later in range(index, len(self._operators)):
-            if self._operators[later].operator.kind in MULTIPLIERS:
+            if self._operators[later].operator.kind.gives is Gives.ANY:
                 break
             self._counters.emitted[later] -= 1
 
@@ -548,7 +550,7 @@ class ChainSubtask:
         except UNWINDING:
             raise
         except BaseException as error:
-            if bound.operator.kind is Kind.MAP_BATCHES:
+            if bound.operator.kind.takes_batches:
                 self._explain_record(error, bound.operator, bound.batch)
             else:
                 self._explain(error, bound.operator)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sage_flow.functions import ProcessFunction, RuntimeContext
+from sage_flow.plan import kinds
 from sage_flow.plan.builder import Graph
-from sage_flow.plan.graph import Kind, Tap
+from sage_flow.plan.graph import Tap
+from sage_flow.plan.kinds import Kind
 from sage_flow.streams.display import ShownStream
 from sage_flow.streams.plain import DataStream
 from sage_flow.streams.shapes import SHAPES
@@ -51,7 +53,7 @@ class ConnectedStreams(ShownStream, Generic[L, R]):
         >>> sorted(collect(both.map(lambda n: f"number {n}", lambda s: f"text {s}")))
         ['number 1', 'text a']
         """
-        return self._step(Kind.CONNECT_MAP, left, right, options)
+        return self._step(kinds.CONNECT_MAP, left, right, options)
 
     @takes(StepOptions)
     def process(
@@ -61,7 +63,7 @@ class ConnectedStreams(ShownStream, Generic[L, R]):
         **options: Unpack[StepOptions],
     ) -> DataStream[U]:
         """Any number of outputs per record, with a context: `left(value, ctx)` or `right(value, ctx)`."""
-        return self._step(Kind.CONNECT_PROCESS, left, right, options)
+        return self._step(kinds.CONNECT_PROCESS, left, right, options)
 
     def _step(self, kind: Kind, left: Any, right: Any, given: Mapping[str, Any]) -> DataStream[Any]:
         functions = [(left, 1), (right, 1)]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import Kind
+from sage_flow.plan import kinds
+from sage_flow.plan.kinds import Kind
 from sage_flow.streams.plain import DataStream, Stream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, takes
@@ -46,7 +47,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         >>> collect(stream_of(1, 2, 3).key_by(lambda n: n % 2).reduce(lambda a, b: a + b))
         [(1, 1), (0, 2), (1, 4)]
         """
-        return self._aggregate(Kind.REDUCE, function, emit, options, values=2)
+        return self._aggregate(kinds.REDUCE, function, emit, options, values=2)
 
     @takes(AggregateOptions)
     def fold(
@@ -64,7 +65,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         >>> collect(words.fold((), lambda all, word: (*all, word), emit="final"))
         [(2, ('to', 'be'))]
         """
-        return self._aggregate(Kind.FOLD, function, emit, options, values=2, own={"initial": initial})
+        return self._aggregate(kinds.FOLD, function, emit, options, values=2, own={"initial": initial})
 
     @takes(OperatorOptions)
     def count(self, *, emit: Emit = "updates", **options: Unpack[OperatorOptions]) -> DataStream[tuple[K, int]]:
@@ -73,7 +74,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         >>> collect(stream_of("a", "b", "a").key_by(str).count(emit="final"))
         [('a', 2), ('b', 1)]
         """
-        return self._aggregate(Kind.COUNT, None, emit, options, values=0)
+        return self._aggregate(kinds.COUNT, None, emit, options, values=0)
 
     @takes(AggregateOptions)
     def sum(
@@ -84,7 +85,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         **options: Unpack[AggregateOptions],
     ) -> DataStream[tuple[K, Any]]:
         """Add up `function(value)`, by default the record itself, from 0."""
-        return self._aggregate(Kind.SUM, function, emit, options, values=0 if function is None else 1)
+        return self._aggregate(kinds.SUM, function, emit, options, values=0 if function is None else 1)
 
     @takes(AggregateOptions)
     def min(
@@ -95,7 +96,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         **options: Unpack[AggregateOptions],
     ) -> DataStream[tuple[K, Any]]:
         """The least `function(value)`, by default the least record."""
-        return self._aggregate(Kind.MIN, function, emit, options, values=0 if function is None else 1)
+        return self._aggregate(kinds.MIN, function, emit, options, values=0 if function is None else 1)
 
     @takes(AggregateOptions)
     def max(
@@ -106,7 +107,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         **options: Unpack[AggregateOptions],
     ) -> DataStream[tuple[K, Any]]:
         """The greatest `function(value)`, by default the greatest record."""
-        return self._aggregate(Kind.MAX, function, emit, options, values=0 if function is None else 1)
+        return self._aggregate(kinds.MAX, function, emit, options, values=0 if function is None else 1)
 
     def connect(self, other: KeyedStream[K, R]) -> ConnectedStreams[T, R]:
         """Two keyed streams into one operator: records of equal keys of both meet and share state."""
@@ -125,7 +126,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
     ) -> DataStream[Any]:
         """Add an aggregate that calls `function` with `values` values; with 0 it takes the records themselves."""
         if emit not in ("updates", "final"):
-            owner = given.get("name") or kind.value
+            owner = given.get("name") or kind.name
             raise PipelineError(f'emit of {owner!r} must be "updates" or "final", not {emit!r}')
         own = {**(own or {}), "emit": emit}
         return self._step(kind, function, {**given, "with_ctx": False}, values=values, own=own)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import DeadLetter, ProcessFunction, RuntimeContext
+from sage_flow.plan import kinds
 from sage_flow.plan.builder import Graph, checked_count, make_operator
-from sage_flow.plan.graph import DEAD_LETTERS, Kind, Partitioning, Tap
+from sage_flow.plan.graph import DEAD_LETTERS, Partitioning, Tap
+from sage_flow.plan.kinds import Kind
 from sage_flow.streams.display import ShownStream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.sinks import HasSinks
@@ -54,7 +56,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         >>> collect(stream_of(1, 2, 3).map(lambda n: n * n))
         [1, 4, 9]
         """
-        return self._step(Kind.MAP, function, options)
+        return self._step(kinds.MAP, function, options)
 
     @takes(StepOptions)
     def filter(
@@ -67,7 +69,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         >>> collect(stream_of(1, 2, 3).filter(lambda n: n != 2))
         [1, 3]
         """
-        return self._step(Kind.FILTER, function, options)
+        return self._step(kinds.FILTER, function, options)
 
     @overload
     def flat_map(self, function: Callable[[T], Iterable[U]], **options: Unpack[StepOptions]) -> DataStream[U]: ...
@@ -82,7 +84,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         >>> collect(stream_of(1, 2, 3).flat_map(range))
         [0, 0, 1, 0, 1, 2]
         """
-        return self._step(Kind.FLAT_MAP, function, options)
+        return self._step(kinds.FLAT_MAP, function, options)
 
     @overload
     def process(
@@ -108,7 +110,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         >>> collect(stream)
         [1, 2]
         """
-        return self._step(Kind.PROCESS, function, options)
+        return self._step(kinds.PROCESS, function, options)
 
     @overload
     def map_batches(
@@ -135,7 +137,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         [3, 3]
         """
         own = {"batch_size": checked_count(batch_size, "batch_size", options.get("name") or "map_batches")}
-        return self._step(Kind.MAP_BATCHES, function, options, own=own)
+        return self._step(kinds.MAP_BATCHES, function, options, own=own)
 
     @takes(StepOptions)
     def map_async(
@@ -166,7 +168,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
             raise PipelineError(f"timeout of map_async must be a number of seconds above 0, not {timeout!r}")
         own = {"capacity": capacity, "ordered": bool(ordered), "timeout_s": timeout}
-        return self._step(Kind.MAP_ASYNC, function, options, own=own)
+        return self._step(kinds.MAP_ASYNC, function, options, own=own)
 
     # -- shape ----------------------------------------------------------------------------------------------
 
@@ -224,7 +226,7 @@ class DataStream(Stream[T]):
         >>> collect(words.count())
         [('a', 1), ('b', 1), ('a', 2)]
         """
-        key = make_operator(self._graph, Kind.KEY_BY, name, [(function, 1)], with_ctx=False)
+        key = make_operator(self._graph, kinds.KEY_BY, name, [(function, 1)], with_ctx=False)
         self._graph.keys.append(key)
         return SHAPES.keyed(self._graph, tuple(tap.keyed(key) for tap in self._taps))
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import RuntimeContext, Sink
+from sage_flow.plan import kinds
 from sage_flow.plan.builder import Graph, make_collect
-from sage_flow.plan.graph import Kind, Tap
+from sage_flow.plan.graph import Tap
 from sage_flow.streams.step_options import OperatorOptions, StepOptions, takes
 from sage_flow.streams.written import HasOptions, add_operator
 
@@ -120,7 +121,7 @@ class HasSinks(Generic[T]):
             )
         tap = add_operator(
             self._graph,
-            Kind.SINK,
+            kinds.SINK,
             [(function, 1)],
             [self._taps],
             given,

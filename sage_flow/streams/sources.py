@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import Source
+from sage_flow.plan import kinds
 from sage_flow.plan.builder import Graph, make_operator
 from sage_flow.plan.callables import check_life_cycle
-from sage_flow.plan.graph import Kind, Tap
+from sage_flow.plan.graph import Tap
 from sage_flow.plan.rewriting import check_reads_alone
 from sage_flow.streams.plain import DataStream
 from sage_flow.streams.step_options import OperatorOptions, takes
@@ -127,7 +128,7 @@ class HasSources:
         return self._from(source, options)
 
     def _from(self, source: Source[Any], given: OperatorOptions) -> DataStream[Any]:
-        operator = make_operator(self._graph, Kind.SOURCE, given.get("name"), base=source.default_name)
+        operator = make_operator(self._graph, kinds.SOURCE, given.get("name"), base=source.default_name)
         with self._graph.releasing(operator.name):
             check_life_cycle(f"{operator.name!r} ({operator.location})", source)
             check_reads_alone(source, operator, self._graph.nodes)

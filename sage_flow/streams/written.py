@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.plan.builder import Graph, make_operator
-from sage_flow.plan.graph import Kind, Partitioning, Tap
+from sage_flow.plan.graph import Partitioning, Tap
+from sage_flow.plan.kinds import Kind
 from sage_flow.plan.resources import ActorOptionsDict, actor_options
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import pytest
 from sage_flow import Function, LocalEnvironment, Source
 from sage_flow.errors import PipelineError
 from sage_flow.functions import END
+from sage_flow.plan import kinds
 from sage_flow.plan.arguments import arguments_of, with_own_arguments
 
 
@@ -79,7 +80,7 @@ def test_arguments_are_those_of_the_moment_when_the_job_starts():
     env.from_collection([1]).for_each(print)
     plan = with_own_arguments(env._graph.plan())
     things.append("late")
-    service = next(chain.head for chain in plan.chains if chain.head.kind == "service")
+    service = next(chain.head for chain in plan.chains if chain.head.kind is kinds.SERVICE)
     assert arguments_of(service) == ((["first"],), {"labels": {}})
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from sage_flow import LocalEnvironment
+from sage_flow.plan import kinds
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.messages import Barrier, Control, Credit, Data, EndOfInput, Idle, Reply, Ticket, Watermark
 from sage_flow.runtime.service_subtask import ServiceSubtask
@@ -155,7 +156,7 @@ class Bench:
         chain = next(chain for chain in plan.chains if operator in [o.name for o in chain.operators])
         mine = next(s for s in plan.subtasks if s.chain is chain and s.index == index)
         self.port = FakePort()
-        is_service = chain.head.kind == "service"
+        is_service = chain.head.kind is kinds.SERVICE
         self.subtask = (ServiceSubtask if is_service else ChainSubtask)(plan, mine, self.port)
         self.subtask.open()
         self.ins = [c.id for c in plan.channels if c.consumer == mine.address]

@@ -8,6 +8,7 @@ from fake_port import plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sage_flow.plan import kinds
 from sage_flow.runtime.coordinator import Coordinator, JobEnded, JobStatus, Tell
 from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService
 
@@ -327,7 +328,7 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
     job, at, plan = job_with("a", "b", replicas=2, parallelism=2)
     model = Subtasks(plan)
     ended, failed, cancelled = [], False, False
-    sources = {s.address for s in plan.subtasks if s.chain.head.kind == "source"}
+    sources = {s.address for s in plan.subtasks if s.chain.head.kind is kinds.SOURCE}
 
     def obey(decisions):
         for decision in decisions:

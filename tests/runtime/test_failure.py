@@ -9,7 +9,8 @@ import pytest
 
 from sage_flow import LocalEnvironment, Sink
 from sage_flow.errors import RemoteError
-from sage_flow.plan.graph import Kind, Operator
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import Operator
 from sage_flow.plan.location import Location
 from sage_flow.runtime.failure import (
     add_notes,
@@ -235,7 +236,7 @@ def test_folding_keeps_the_users_frames_in_order():
 
 
 def test_a_failure_is_explained_once_by_who_was_nearest():
-    near, far = (Operator(name, Kind.MAP, (), (), Location("job.py", 3)) for name in ("near", "far"))
+    near, far = (Operator(name, kinds.MAP, (), (), Location("job.py", 3)) for name in ("near", "far"))
     error = ValueError("x")
     explain_failure(error, near, subtask="subtask 1 of 1", job="j", record=1)
     explain_failure(error, far, subtask="subtask 1 of 1", job="j", record=2)

@@ -6,12 +6,13 @@ import pytest
 from fake_port import bench
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import Kind, Operator
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import Operator
 from sage_flow.plan.location import caller_location
 from sage_flow.runtime.first_values import LOOKS, Look, check_value, looked_items
 
 
-def operator(kind=Kind.MAP):
+def operator(kind=kinds.MAP):
     return Operator("step", kind, (), (), caller_location())
 
 
@@ -81,7 +82,7 @@ def test_outputs_are_asked_for_one_by_one_while_they_are_looked_at():
             asked.append(n)
             yield n
 
-    items = looked_items(operator(Kind.FLAT_MAP), outputs())
+    items = looked_items(operator(kinds.FLAT_MAP), outputs())
     assert asked == []
     assert next(items) == 0
     assert asked == [0]

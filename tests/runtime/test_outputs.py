@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from sage_flow.errors import InternalError, InvalidKeyError
 from sage_flow.keys import group_to_subtask, key_group
-from sage_flow.plan.graph import Kind, Operator, Partitioning
+from sage_flow.plan import kinds
+from sage_flow.plan.graph import Operator, Partitioning
 from sage_flow.plan.location import Location
 from sage_flow.plan.physical import REPLY, Edge
 from sage_flow.runtime import outputs
 from sage_flow.runtime.messages import EndOfInput, Reply, Ticket
 from sage_flow.runtime.outputs import ChannelOutput, ReplyOutput
 
-BY_LENGTH = Operator("key", Kind.KEY_BY, (len,), (False,), Location("job.py", 1))
+BY_LENGTH = Operator("key", kinds.KEY_BY, (len,), (False,), Location("job.py", 1))
 TICKET = Ticket(7, 42, Fraction(1, 3), 5.0)
 
 
@@ -38,7 +39,7 @@ keys = st.one_of(st.text(max_size=3), st.integers(), st.none(), st.tuples(st.int
 
 @given(st.lists(st.lists(keys, max_size=20), max_size=5), st.integers(2, 8), st.integers(8, 128))
 def test_by_hash_a_record_goes_to_the_owner_of_its_key_group_in_order(batches, channels, max_parallelism):
-    same = Operator("key", Kind.KEY_BY, (lambda value: value[0],), (False,), Location("job.py", 1))
+    same = Operator("key", kinds.KEY_BY, (lambda value: value[0],), (False,), Location("job.py", 1))
     out, port = output(Partitioning.HASH, channels, key=same, max_parallelism=max_parallelism)
     numbered = [[(key, (b, n)) for n, key in enumerate(batch)] for b, batch in enumerate(batches)]
     for batch in numbered:
@@ -67,7 +68,7 @@ def test_a_full_table_of_keys_starts_anew_and_routes_as_before(monkeypatch):
 
 @pytest.mark.parametrize("key", [[1], float("nan")], ids=["unhashable", "nan"])
 def test_a_key_that_cannot_place_its_record_is_refused_with_the_record(key):
-    bad = Operator("key", Kind.KEY_BY, (lambda value: key,), (False,), Location("job.py", 1))
+    bad = Operator("key", kinds.KEY_BY, (lambda value: key,), (False,), Location("job.py", 1))
     out, _ = output(Partitioning.HASH, 2, key=bad)
     with pytest.raises(InvalidKeyError) as caught:
         send(out, ["the record"])

@@ -26,7 +26,7 @@ from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
 from sage_flow.functions import Sink
 from sage_flow.links.silence import Silence
-from sage_flow.plan.graph import Kind
+from sage_flow.plan import kinds
 from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.queues.ray import end_queues
 from sage_flow.restart import FailureClock, NoRestart, RestartAfter
@@ -41,7 +41,7 @@ _log = logging.getLogger("sage_flow")
 
 _LINGER_S: Final = 300.0  # for rows that are too many for the records
 _GOODBYE_S: Final = 1.0  # for the answers of calls that are under way
-_AT_LEAST_ONCE: Final = (Kind.SINK,)
+_AT_LEAST_ONCE: Final = (kinds.SINK,)
 
 START_S: Final = 60.0
 """For an attempt to run, whose services somebody wants to call, in seconds."""
@@ -124,7 +124,7 @@ class JobMaster:
             return execution.metrics()
         self._loaded.wait()
         chains = () if self._plan is None else self._plan.chains
-        operators = [o for chain in chains for o in chain.operators if o.kind is not Kind.KEY_BY]
+        operators = [o for chain in chains for o in chain.operators if o.kind.is_counted]
         return {"operators": {o.name: OperatorCounts() for o in operators}, "queued": {}, "services": {}}
 
     def statistics(self) -> dict[str, Any]:
