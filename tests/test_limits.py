@@ -28,7 +28,6 @@ MOST_ATTRIBUTES = 15
 
 SESSION = "the session at a hosted queue is being rebuilt as a pure state machine"
 LINKS = "is being rebuilt with named states, after the session at a hosted queue"
-SUBTASK = "the subtask is being split in five"
 WORKER = "the shells' classes are being split after the subtask"
 INTERNAL_ERRORS = "asserts are being replaced by InternalError"
 LEADER = "is becoming a shell around the pure leader"
@@ -36,7 +35,6 @@ LEADER = "is becoming a shell around the pure leader"
 LARGE_FILES: dict[str, str] = {
     "links/link.py": LINKS,
     "queues/hosted.py": SESSION,
-    "runtime/subtask.py": SUBTASK,
 }
 
 LARGE_FUNCTIONS: dict[str, str] = {}
@@ -55,7 +53,6 @@ LARGE_CLASSES: dict[str, str] = {
     "queues/host.py: QueueHost": SESSION,
     "queues/hosted.py: HostedQueue": SESSION,
     "queues/remote_session.py: RemoteSession": SESSION,
-    "runtime/subtask.py: ChainSubtask": SUBTASK,
 }
 
 SAME_NAMES: dict[str, str] = {}

@@ -155,6 +155,7 @@ class Bench:
     def __init__(self, plan, operator, index=0):
         chain = next(chain for chain in plan.chains if operator in [o.name for o in chain.operators])
         mine = next(s for s in plan.subtasks if s.chain is chain and s.index == index)
+        self.plan = plan
         self.port = FakePort()
         is_service = chain.head.kind is kinds.SERVICE
         self.subtask = (ServiceSubtask if is_service else ChainSubtask)(plan, mine, self.port)

@@ -233,7 +233,7 @@ def on_a_bench(pipeline, with_keyed_output):
 
 def channels_to(made, name):
     """The channels from the subtask on the bench to the chain of an operator."""
-    plan = made.subtask.plan
+    plan = made.plan
     return [
         c.id
         for c in plan.channels

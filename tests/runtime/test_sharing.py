@@ -79,7 +79,7 @@ def test_all_copies_are_made_before_the_first_reader_can_change_anything():
 def test_what_records_of_a_frame_share_their_copies_share_too():
     made = bench(two_readers, "step")
     part = []
-    output = made.subtask._outputs[1]  # by hand: how many records a slice has is a matter of time
+    output = made.subtask.runner.outputs[1]  # by hand: how many records a slice has is a matter of time
     for _ in "ab":
         output.add({"part": part})
     output.make_own()
@@ -109,7 +109,7 @@ def test_the_text_of_a_chain_does_not_say_who_else_reads():
     def one_reader(env):
         stepped(env).for_each(print, parallelism=2)
 
-    lines = [bench(build, "step").subtask._entry(0, 0, keyed=False).source for build in (one_reader, two_readers)]
+    lines = [bench(build, "step").subtask.runner.entry().source for build in (one_reader, two_readers)]
     assert lines[1] == lines[0].replace("            o0(v0)\n", "            o0(v0)\n            o1(v0)\n").replace(
         "o0=o0", "o0=o0, o1=o1"
     )
