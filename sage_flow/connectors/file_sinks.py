@@ -1,7 +1,7 @@
 """Records into files: lines of text, rows of CSV, one JSON value per line.
 
-A file is written under a hidden temporary name beside its own, and gets its own when the whole job has finished: who
-reads it sees all or nothing (`output_file.py`).
+A file is written under a hidden temporary name beside its own, is prepared at the end (`output_file.py`), and gets its
+own name when the whole job has finished (`prepared_file.py`): who reads it sees all or nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from sage_flow.connectors.csv_source import column_fault
 from sage_flow.connectors.files import Path
-from sage_flow.connectors.output_file import OutputFile
+from sage_flow.connectors.output_file import OutputFile, remove_all_prepared
 from sage_flow.connectors.output_path import check_output, is_device, part_path, parts_of
+from sage_flow.connectors.prepared_file import PreparedFile, publish
 from sage_flow.errors import PipelineError
 from sage_flow.functions import WRITES_AT_ONCE, RuntimeContext, Sink
 from sage_flow.plan.location import short_path
@@ -45,6 +46,7 @@ class FileSink(Sink[T]):
     def __init__(self, path: Path) -> None:
         self._path = check_output(path)
         self._output: OutputFile | None = None
+        self._context: RuntimeContext | None = None
         self._is_open = False
 
     @property
@@ -72,11 +74,44 @@ class FileSink(Sink[T]):
         return self._path
 
     def open(self, ctx: RuntimeContext) -> None:
+        self._context = ctx  # also of a sink that cannot open its file: it recovers what earlier attempts prepared
         self._output = OutputFile.open(self._path, ctx)
         self._file = io.TextIOWrapper(self._output.data, "utf-8", self.errors, self.newline)
         self._is_open = True
 
+    def prepare(self, checkpoint: int) -> PreparedFile | None:
+        """Complete the file, so that whoever has the returned value can publish it. A device has nothing to publish.
+
+        Nothing can be written after it.
+        """
+        if self._output is None or self._output.writes_through:
+            if self._is_open:
+                self._file.flush()
+            return None
+        self._end_writing()
+        return self._output.prepare(checkpoint)
+
     def close(self) -> None:
+        self._end_writing()
+
+    def commit(self, handle: PreparedFile | None = None) -> None:
+        """Publish what was prepared, by whichever sink of this job. Without `handle`: what this sink has written."""
+        if handle is not None:
+            publish(handle)
+        elif self._output is not None:
+            self._output.publish()
+
+    def abort(self) -> None:
+        """Remove what was written, but for what is prepared."""
+        if self._output is not None:
+            self._output.remove()
+
+    def recover(self, handles: Sequence[PreparedFile]) -> None:
+        """Remove what this subtask prepared in this attempt or earlier ones, but for `handles`."""
+        if self._context is not None and self.publishes_at_end:
+            remove_all_prepared(self._path, self._context, handles)
+
+    def _end_writing(self) -> None:
         was_open, self._is_open = self._is_open, False
         if self._output is None or not was_open:
             return
@@ -84,14 +119,6 @@ class FileSink(Sink[T]):
             self._file.detach()
         finally:
             self._output.close()
-
-    def commit(self) -> None:
-        if self._output is not None:
-            self._output.publish()
-
-    def abort(self) -> None:
-        if self._output is not None:
-            self._output.remove()
 
 
 class TextSink(FileSink[str]):

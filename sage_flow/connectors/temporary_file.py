@@ -8,7 +8,10 @@ for what is left behind, and neither asks whether a process id is alive:
 * Another job on the same machine, or the same one started anew, removes a file whose lock is free. `MACHINE` stands for
   the running kernel: of a file system that several machines share nobody can say what a free lock means elsewhere.
 
-A file that is prepared and outlives its writer will need another name, which the second rule does not touch.
+A prepared file is complete and outlives its writer: `.out.csv.JOB.aATTEMPT.sSUBTASK.MACHINE.cCHECKPOINT.prepared`. No
+lock is on it, and neither rule applies to it: between the death of its writer and the attempt that publishes it nobody
+of the job may be alive. So it goes only when it is published, or when an attempt of its own job knows that it will not
+be (`remove_prepared`). No other job can know that its job is over.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import os
 import platform
 import re
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,9 +30,10 @@ from functools import lru_cache
 from sage_flow.errors import InputError
 from sage_flow.functions import RuntimeContext
 
-__all__ = ["TemporaryFile"]
+__all__ = ["TemporaryFile", "remove_prepared"]
 
 _LONGEST_JOB = 40
+_AROUND = 72  # what else is in a name, also in those that are given while a part is removed
 
 
 @dataclass(frozen=True)
@@ -64,18 +69,37 @@ class TemporaryFile:
             os.remove(self.path)
         os.close(self.descriptor)
 
-    def rename(self, target: str) -> None:
-        """Give the file its own name, and end the lock."""
-        os.replace(self.path, target)
+    def prepare(self, checkpoint: int) -> str:
+        """Give the file a name under which no other job removes it, then end the lock; return the name."""
+        prepared = f"{self.path.removesuffix('tmp')}c{checkpoint}.prepared"
+        os.rename(self.path, prepared)
+        self.release()
+        return prepared
+
+    def release(self) -> None:
+        """End the lock: the file has another name."""
         os.close(self.descriptor)
+
+
+def remove_prepared(path: str, folder: str, ctx: RuntimeContext, keep: Collection[str]) -> None:
+    """Remove what this subtask prepared in `folder` for the output `path`, but for the names in `keep`.
+
+    What later attempts prepared stays: this one may be one that was given up, and goes on without knowing it.
+    """
+    if not os.path.isdir(folder):
+        return
+    shown, job = re.escape(_shown(path, folder)), re.escape(_job(ctx))
+    own = rf"\.{shown}\.{job}\.a(?P<attempt>\d+)\.s{ctx.subtask_index}\.[0-9a-f]{{8}}\.c\d+\.prepared"
+    for match in _entries(folder, own):
+        if int(match["attempt"]) <= ctx.attempt and match[0] not in keep:
+            with suppress(FileNotFoundError):  # another attempt was faster
+                os.remove(os.path.join(folder, match[0]))
 
 
 def _sweep(path: str, folder: str, ctx: RuntimeContext) -> None:
     shown = re.escape(_shown(path, folder))
-    named = re.compile(rf"\.{shown}\.(?P<job>[\w-]+)\.a(?P<attempt>\d+)\.s\d+\.(?P<machine>[0-9a-f]{{8}})\.tmp", re.A)
-    with os.scandir(folder) as entries:
-        found = [match for entry in entries if (match := named.fullmatch(entry.name))]
-    for match in found:
+    named = rf"\.{shown}\.(?P<job>[\w-]+)\.a(?P<attempt>\d+)\.s\d+\.(?P<machine>[0-9a-f]{{8}})\.tmp"
+    for match in _entries(folder, named):
         file = os.path.join(folder, match[0])
         if match["job"] == _job(ctx):
             if int(match["attempt"]) < ctx.attempt:
@@ -83,6 +107,11 @@ def _sweep(path: str, folder: str, ctx: RuntimeContext) -> None:
                     os.remove(file)
         elif match["machine"] == _machine():
             _remove_if_left_behind(file)
+
+
+def _entries(folder: str, pattern: str) -> list[re.Match[str]]:
+    named = re.compile(pattern, re.A)
+    return [match for name in os.listdir(folder) if (match := named.fullmatch(name))]
 
 
 def _remove_if_left_behind(file: str) -> None:
@@ -102,7 +131,7 @@ def _job(ctx: RuntimeContext) -> str:
 def _shown(path: str, folder: str) -> str:
     """The name of the output, shortened if what is put around it would not fit."""
     name = os.path.basename(path)
-    room = os.pathconf(folder, "PC_NAME_MAX") - _LONGEST_JOB - 48
+    room = os.pathconf(folder, "PC_NAME_MAX") - _LONGEST_JOB - _AROUND
     if len(os.fsencode(name)) <= room:
         return name
     while len(os.fsencode(name)) > room - 9:
