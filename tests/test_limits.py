@@ -29,7 +29,6 @@ MOST_ATTRIBUTES = 15
 SESSION = "the session at a hosted queue is being rebuilt as a pure state machine"
 LINKS = "is being rebuilt with named states, after the session at a hosted queue"
 WORKER = "the shells' classes are being split after the subtask"
-INTERNAL_ERRORS = "asserts are being replaced by InternalError"
 LEADER = "is becoming a shell around the pure leader"
 
 LARGE_FILES: dict[str, str] = {
@@ -57,18 +56,7 @@ LARGE_CLASSES: dict[str, str] = {
 
 SAME_NAMES: dict[str, str] = {}
 
-ASSERTS: dict[str, str] = {
-    "sage_flow/executors/calling.py": INTERNAL_ERRORS,
-    "sage_flow/executors/exchange.py": INTERNAL_ERRORS,
-    "sage_flow/executors/execution.py": INTERNAL_ERRORS,
-    "sage_flow/executors/port.py": INTERNAL_ERRORS,
-    "sage_flow/executors/processes.py": INTERNAL_ERRORS,
-    "sage_flow/executors/ray/attempt.py": INTERNAL_ERRORS,
-    "sage_flow/executors/ray/client.py": INTERNAL_ERRORS,
-    "sage_flow/executors/ray/master.py": INTERNAL_ERRORS,
-    "sage_flow/executors/ray/service_door.py": INTERNAL_ERRORS,
-    "sage_flow/executors/ray/worker.py": INTERNAL_ERRORS,
-}
+ASSERTS: dict[str, str] = {}
 
 
 def name(file: Path) -> str:

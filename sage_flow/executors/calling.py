@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from sage_flow.errors import CodecError, ServiceOverloaded
+from sage_flow.errors import CodecError, InternalError, ServiceOverloaded
 from sage_flow.executors.shell import Transport
 from sage_flow.keys import group_to_subtask
 from sage_flow.links.story import Story
@@ -89,16 +89,15 @@ class CallingPort:
         with self._lock:
             if self._is_stopped:
                 self._check()
-            taken = self._calls.open(*take)
-        return taken or self._await(partial(self._calls.open, *take), deadline)
+            taken = self._calls.open_if_free(*take)
+        return taken or self._await(partial(self._calls.open_if_free, *take), deadline)
 
     def _take_place_later(
         self, service: ServicePlan, label: str, began: float, timeout_s: float, pool: str | None
     ) -> OpenCall | None:
         """The earlier calls wait for the service to open: the time for a place begins then, too."""
-        take = partial(
-            self._calls.open, service.name, label, began, began + timeout_s, service.many, pool, service.max_pending
-        )
+        wanted = (service.name, label, began, began + timeout_s, service.many, pool, service.max_pending)
+        take = partial(self._calls.open_if_free, *wanted)
         outer = activation_deadline.get()
         until = self._openings.limit(service.name)
         until = until if outer is None else min(until, outer)
@@ -123,12 +122,12 @@ class CallingPort:
     def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
         with self._lock:
             call = self._calls.open(service.name, label, began, began)
-            assert call is not None
             self._calls.end(call, outcome, self.now())
         return call
 
     def _send(self, made: OpenCall, call: Call) -> None:
-        assert made.target is not None
+        if made.target is None:
+            raise InternalError(f"a call of {made.label} must have a replica before it is sent")
         self._called[made.target] = None
         left_s = made.deadline - self.now()
         request = Request(self._address, made.id, left_s, call.method, call.args, call.kwargs)

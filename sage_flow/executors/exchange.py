@@ -115,7 +115,7 @@ class Exchange:
             own.check_private()
         self.listen(own)
         if self._lease_s is not None:
-            self.loop.call_soon_threadsafe(self._renew_leases)
+            self.loop.call_soon_threadsafe(partial(self._renew_leases, self._lease_s))
         self._thread.start()
 
     def listen(self, address: Address) -> Address:
@@ -330,9 +330,8 @@ class Exchange:
     def _begin(self, peer: int, outlet: Link, pipe: Pipe) -> None:
         outlet.begin(pipe, Dialer(self._identity, os.urandom(NONCE_BYTES), peer), self._connect_timeout_s)
 
-    def _renew_leases(self) -> None:
+    def _renew_leases(self, lease_s: float) -> None:
         """Say a word to whom we have a lease with, and see who has not said one for too long."""
-        assert self._lease_s is not None
         if self._flush_until is not None:
             return
         now = time.monotonic()
@@ -341,9 +340,9 @@ class Exchange:
                 outlet = self._outlets.get(peer) or self._new_outlet(peer)
                 with contextlib.suppress(LinkClosed):
                     outlet.send(_SIGN_OF_LIFE, lane=_SIGN_OF_LIFE)
-            if (inlet := self._inlets.get(peer)) is not None and self._is_silent(peer, inlet, now, self._lease_s):
-                self._lose(peer, f"it was silent for {self._lease_s:g} s, the length of its lease")
-        self.loop.call_later(self._lease_s / _SIGNS, self._renew_leases)
+            if (inlet := self._inlets.get(peer)) is not None and self._is_silent(peer, inlet, now, lease_s):
+                self._lose(peer, f"it was silent for {lease_s:g} s, the length of its lease")
+        self.loop.call_later(lease_s / _SIGNS, partial(self._renew_leases, lease_s))
 
     def _is_silent(self, peer: int, inlet: Link, now: float, lease_s: float) -> bool:
         """Whether the peer has said nothing for a lease, as far as these looks tell."""

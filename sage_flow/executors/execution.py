@@ -25,6 +25,7 @@ from sage_flow.service import ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
+    from sage_flow.executors.outside import OutsidePort
     from sage_flow.executors.remote_service import ServedService
     from sage_flow.executors.request_door import RequestDoor
 
@@ -259,10 +260,14 @@ class LocalExecution(Execution):
         return outcome_of(self.driver)
 
     def service(self, service: str | type) -> ServiceHandle:
-        outside = self.driver.outside
-        if outside is None:
+        return Caller(self.services, self.outside).handle(service)
+
+    @property
+    def outside(self) -> OutsidePort:
+        """The port for calls from outside the job. Raises PipelineError if the job takes none."""
+        if self.driver.outside is None:
             raise PipelineError("a job in the simulation cannot be called from outside: that would not be repeatable")
-        return Caller(self.services, outside).handle(service)
+        return self.driver.outside
 
     def serve(
         self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
@@ -271,8 +276,7 @@ class LocalExecution(Execution):
         from sage_flow.links.address import TcpAddress
 
         self.service(service)
-        assert self.driver.outside is not None  # else there is no handle
-        return ServedService(self.driver.outside, self.services[service], TcpAddress(host, port, ssl_context), key)
+        return ServedService(self.outside, self.services[service], TcpAddress(host, port, ssl_context), key)
 
     def collected(self) -> dict[str, list[Any]]:
         return {name: list(rows) for name, rows in self.driver.collected.items()}

@@ -304,7 +304,6 @@ class WorkerPort(CallingPort):
         now = self.now()
         with self._lock:
             question = self._calls.open("", "the driver", now, now + _ASK_DRIVER_S)
-            assert question is not None
         request = Request(self._address, question.id, _ASK_DRIVER_S, "open_call", (service.name,), {})
         self._shell.send(self._address, DRIVER, request)
         outcome = self.await_call(question)

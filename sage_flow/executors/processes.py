@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from sage_flow.errors import PipelineError, WorkerDied
+from sage_flow.errors import InternalError, PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.execution import LocalExecution
@@ -177,7 +177,8 @@ class _WorkerGroup:
             stdin=subprocess.PIPE,
         )
         bootstrap = Bootstrap(number, self._directory, self._key, self._plan.job, self._process_of)
-        assert process.stdin is not None
+        if process.stdin is None:
+            raise InternalError("a worker process must have a pipe as its standard input")
         try:
             with process.stdin as stdin:
                 stdin.write(pickle.dumps(bootstrap))

@@ -92,27 +92,32 @@ class CallTable:
         """How many calls of this pool (by default a service) are open."""
         return self._in_flight.get(pool, 0)
 
-    def open(
+    def open_if_free(
         self,
         service: str,
         label: str,
         began: float,
         deadline: float,
-        many: bool = False,
-        pool: str | None = None,
-        places: float = math.inf,
+        many: bool,
+        pool: str | None,
+        places: int,
     ) -> OpenCall | None:
         """Register a call, if fewer than `places` of its pool are open."""
-        pool = pool or service
-        taken = self._in_flight.get(pool, 0)
-        if taken >= places:
+        if self._in_flight.get(pool or service, 0) >= places:
             return None
+        return self.open(service, label, began, deadline, many, pool)
+
+    def open(
+        self, service: str, label: str, began: float, deadline: float, many: bool = False, pool: str | None = None
+    ) -> OpenCall:
+        """Register a call, however many are open."""
+        pool = pool or service
         number = self._next_id
         self._next_id += 1
         call = self._calls[number] = OpenCall(number, service, pool, label, began, deadline, many)
         call.timeout_s = deadline - began
         heapq.heappush(self._deadlines, (deadline, number))
-        self._in_flight[pool] = taken + 1
+        self._in_flight[pool] = self._in_flight.get(pool, 0) + 1
         return call
 
     def on_reply(self, reply: Reply, now: float) -> OpenCall | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from sage_flow.errors import JobCancelled, PipelineError, WorkerDied
+from sage_flow.errors import InternalError, JobCancelled, PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, WorkersDied
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.execution import LocalExecution
@@ -321,7 +321,8 @@ class Attempt:
         member.over.set()
 
     def _tell(self, driver: Driver, member: _Member, reason: str) -> None:
-        assert self._exchange is not None
+        if self._exchange is None:
+            raise InternalError("an attempt must have an exchange before a worker of it can end")
         silence_s = self._exchange.silence_s(member.spec.number)
         names = ", ".join(subtask.name for subtask in member.spec.subtasks)
         error = WorkerDied(

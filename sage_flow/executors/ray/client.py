@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.errors import ChannelNotReachable, ClusterError, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.errors import (
+    ChannelNotReachable,
+    ClusterError,
+    InternalError,
+    PipelineError,
+    ServiceUnavailable,
+    WorkerDied,
+)
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.executors.processes import pickled_plan
@@ -231,7 +238,8 @@ class RayExecution(Execution):
         self._command(lambda master: master.drain.remote())
 
     def outcome(self) -> JobOutcome:
-        assert self._outcome is not None
+        if self._outcome is None:
+            raise InternalError(f"the outcome of job {self.id!r} must not be asked for before wait() returned True")
         return self._outcome
 
     def metrics(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import ray
 
-from sage_flow.errors import JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.errors import InternalError, JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
@@ -275,7 +275,8 @@ class JobMaster:
 
     def _open(self, attempt: Attempt) -> None:
         """The attempt runs: its services can be called."""
-        assert attempt.execution is not None
+        if attempt.execution is None:
+            raise InternalError("an attempt must have an execution before its services can be called")
         if self._drains:
             attempt.execution.drain()
         self._note_status(JobStatus.RUNNING)

@@ -77,14 +77,11 @@ class ServiceDoors:
         return ServiceAddress(Endpoint(this_node(), "", host, served.port), key, credentials)
 
     def _served(self, service: str, address: UnixAddress | TcpAddress, key: bytes) -> ServedService:
-        driver = self._execution.driver
-        assert driver.outside is not None
-        return ServedService(driver.outside, driver.plan.services[service], address, key)
+        return ServedService(self._execution.outside, self._execution.services[service], address, key)
 
     def call(self, call: Call, timeout_s: float, group: int | None) -> tuple[Any, PackedError | None]:
         """Make a call for somebody else, and wait for it; return the reply or the error."""
-        outside = self._execution.driver.outside
-        assert outside is not None
+        outside = self._execution.outside
         made = outside.call(self._execution.services[call.service], call, timeout_s, group)
         outside.await_calls([made], 1, None)
         return _packed(outside.poll(made))

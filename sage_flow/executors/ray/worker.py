@@ -67,7 +67,8 @@ class AddressBook:
         host = node_ip()
         bound = exchange.listen(TcpAddress(host, 0, None if credentials is None else credentials.server()))
         self._tls = None if credentials is None else credentials.client()
-        assert isinstance(bound, TcpAddress)
+        if not isinstance(bound, TcpAddress):
+            raise InternalError(f"a listener on TCP must have an address of TCP, not {bound}")
         return Endpoint(self.node, self._own.path, host, bound.port)
 
     def learn(self, endpoints: dict[int, Endpoint]) -> None:
@@ -138,7 +139,8 @@ class WorkerActor:
         run_subtasks(loaded, me, process_of, transport, exchange, self._here)
 
     def _on_peer_lost(self, peer: int, reason: str) -> None:
-        assert self._exchange is not None
+        if self._exchange is None:
+            raise InternalError("a worker must have joined an attempt before it can lose a peer")
         if self._here.have_ended:
             return  # the job is over, and the others go, too
         if peer != 0:  # perhaps only the way to it is broken: the master decides
