@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["channels_text", "job_text", "jobs_text", "services_text"]
+__all__ = ["channels_text", "job_text", "jobs_text", "services_text", "statistics_text"]
 
 
 def channels_text(statistics: dict[str, Any]) -> str:
@@ -198,3 +199,15 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def statistics_text(arguments: argparse.Namespace, statistics: dict[str, Any], **whose: Any) -> str:
+    """What `sage-flow channels` and `services` print of it. `whose`: what the job is found by, its name first."""
+    if arguments.json:
+        import json
+
+        shown = (arguments.what, *(["queues"] if arguments.what == "channels" else []), "stories", "unresponsive")
+        return json.dumps({"job": whose, **{name: statistics.get(name, []) for name in shown}}, indent=2)
+    name, *others = whose.items()
+    title = f"{arguments.what} of job {name[1]!r} ({', '.join(f'{what} {value}' for what, value in others)})"
+    return f"{title}\n\n{(channels_text if arguments.what == 'channels' else services_text)(statistics)}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
-from sage_flow.cli import cluster_commands
+from sage_flow.cli import cluster_commands, placement
 from sage_flow.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="show the progress on stderr; default: if that is a terminal",
     )
-    cluster_commands.add_run_options(run)
+    placement.add_run_options(run)
     _add_job_command(commands, "explain", _explain, "print the plan of a job file as text")
     _add_job_command(commands, "draw", _draw, "print the plan of a job file as a Mermaid flowchart")
     _add_inspection(commands, "channels", "show what the channels of a running job hold")
@@ -170,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
     progress = False if arguments.quiet and arguments.progress is None else arguments.progress
     try:
         job, options = _load(arguments)
-        env = _written(job, options, cluster_commands.environment(job, arguments))
+        env = _written(job, options, placement.environment(job, arguments))
         is_shown = not arguments.quiet and arguments.progress is not False and env.progress is not False
         result, code = _finish(env, env.progress if progress is None else progress, is_shown)
     except Exception as error:
@@ -211,6 +211,7 @@ def _print_plan(arguments: argparse.Namespace, text_of: Callable[[Environment], 
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from sage_flow.cli.inspection import statistics_text
     from sage_flow.executors.running_jobs import find_job
 
     if arguments.address is not None:
@@ -220,7 +221,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         statistics = job.ask()
     except Exception as error:
         return fail(error, in_use=True)
-    print(cluster_commands.statistics_text(arguments, statistics, name=job.name, process=job.pid))
+    print(statistics_text(arguments, statistics, name=job.name, process=job.pid))
     return 0
 
 

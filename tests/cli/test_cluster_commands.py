@@ -14,7 +14,7 @@ import pytest
 from job_folder import fresh_folder, start, write  # noqa: F401 - a fixture
 
 from sage_flow import LocalEnvironment, RemoteEnvironment
-from sage_flow.cli import cluster_commands, main, relay
+from sage_flow.cli import main, placement, relay
 from sage_flow.cli.inspection import job_text
 from sage_flow.cli.jobfile import load_job
 from sage_flow.cli.submission import JobServer, entrypoint, shipped
@@ -227,10 +227,10 @@ def test_wait_and_detach_exclude_each_other(capsys):
 def environment_for(job_folder, *flags):
     write(job_folder / "placed.py", JOB)
     parser = argparse.ArgumentParser()
-    cluster_commands.add_run_options(parser)
+    placement.add_run_options(parser)
     arguments = parser.parse_args(flags)
     arguments.parallelism = 2
-    return cluster_commands.environment(load_job("placed.py"), arguments)
+    return placement.environment(load_job("placed.py"), arguments)
 
 
 def address_for(job_folder, *flags):
