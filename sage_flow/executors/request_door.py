@@ -14,14 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sage_flow.errors import ChannelError, CodecError, InternalError, QueueClosed, ServiceError, ServiceUnavailable
-from sage_flow.executors.calling import cannot_be_sent
+from sage_flow.errors import CodecError, QueueClosed, ServiceError, ServiceUnavailable
+from sage_flow.executors.door_replies import DoorReplies
 from sage_flow.executors.service_requests import made_requests
 from sage_flow.plan import kinds
-from sage_flow.queues.call_items import Answer, Question, content_of, open_content, question_from
-from sage_flow.queues.reply_queues import visit_reply_queue
+from sage_flow.queues.call_items import Answer, Question, open_content, question_from
 from sage_flow.runtime.caller import check_request
 from sage_flow.runtime.calls import Outcome
 from sage_flow.runtime.failure import pack_error
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from sage_flow.executors.outside import OutsidePort
     from sage_flow.plan.physical import Plan, ServicePlan
     from sage_flow.queues.consuming import Consumer, HeldItem
-    from sage_flow.queues.descriptor import BaseQueueDescriptor
     from sage_flow.queues.methods import LiveQueue
     from sage_flow.runtime.calls import OpenCall
 
@@ -41,8 +39,6 @@ _log = logging.getLogger("sage_flow")
 
 _MOST_BEGUN: Final = 3
 """After so many deaths of its responders a request is not run again, because it may be the cause."""
-_CALLERS: Final = 1000
-"""The number of callers whose reply queues a door keeps."""
 
 
 def doors_of(plan: Plan, port: OutsidePort, on_fault: Callable[[ServicePlan, Exception], None]) -> list[RequestDoor]:
@@ -79,9 +75,8 @@ class RequestDoor:
         self._items = 0  # that we hold
         self._is_stopped = False
         self._is_over = False
-        self._requests: BaseQueueDescriptor | None = None
         self._consumer: Consumer | None = None
-        self._callers: dict[str, _ReplyQueue] = {}
+        self._replies = DoorReplies(self._do)
         self._thread = threading.Thread(target=self._run, name=f"requests of {service.name}", daemon=True)
 
     def open(self) -> None:
@@ -128,8 +123,9 @@ class RequestDoor:
 
     def _reach_requests(self) -> None:
         try:
-            self._requests = made_requests(self._service.requests, self._service.name)
-            live = self._requests.queue_instance
+            requests = made_requests(self._service.requests, self._service.name)
+            self._replies.requests = requests
+            live = requests.queue_instance
             consumer = live.consume(self._on_items, partial(self._on_closed, live), holds=True)
         except Exception as error:
             self._on_fault(error)
@@ -275,83 +271,11 @@ class RequestDoor:
 
     def _answer(self, question: Question, item: HeldItem, answer: Answer, outcome: Outcome | None = None) -> None:
         """Send the answer to its caller, with the value of `outcome` if there is one."""
-        queue = self._callers.get(question.replies) or self._new_caller(question.replies)
-        queue.send(answer, outcome, partial(self._on_answered, question, item))
-
-    def _new_caller(self, described: str) -> _ReplyQueue:
-        with self._condition:
-            found = self._callers.get(described)
-            if found is None:
-                found = self._callers[described] = _ReplyQueue()
-                if len(self._callers) > _CALLERS:
-                    del self._callers[next(iter(self._callers))]
-                self._tasks.append(partial(self._reach_caller, described, found))
-                self._condition.notify_all()
-            return found
-
-    def _reach_caller(self, described: str, queue: _ReplyQueue) -> None:
-        try:
-            if self._requests is None:
-                raise InternalError("a door answers a request before it has reached its queue")
-            replies = visit_reply_queue(described, self._requests)
-            queue.reached(replies, replies.queue_instance)
-        except Exception as error:
-            queue.failed(error)
+        self._replies.send(question.replies, answer, outcome, partial(self._on_answered, question, item))
 
     def _on_answered(self, question: Question, item: HeldItem, error: Exception | None) -> None:
         if error is not None:
             if not isinstance(error, QueueClosed):  # that one means that the caller has ended
                 _log.warning("service %r could not send a reply: %s", self._service.name, error)
-            with self._condition:
-                self._callers.pop(question.replies, None)
+            self._replies.forget(question.replies)
         self._settle(item)
-
-
-class _ReplyQueue:
-    """The reply queue of one caller. Answers wait here until the door has reached it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[Callable[[], None]] = []
-        self._replies: BaseQueueDescriptor | None = None  # keeps the channel known
-        self._live: LiveQueue | None = None
-        self._error: Exception | None = None
-
-    def reached(self, replies: BaseQueueDescriptor, live: LiveQueue) -> None:
-        with self._lock:
-            self._replies, self._live = replies, live
-        self._send_waiting()
-
-    def failed(self, error: Exception) -> None:
-        with self._lock:
-            self._error = error
-        self._send_waiting()
-
-    def _send_waiting(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        for send in waiting:
-            send()
-
-    def send(self, answer: Answer, outcome: Outcome | None, on_sent: Callable[[Exception | None], None]) -> None:
-        with self._lock:
-            live, error = self._live, self._error
-            if live is None and error is None:
-                self._waiting.append(partial(self.send, answer, outcome, on_sent))
-                return
-        if live is None:
-            on_sent(error)
-            return
-        try:
-            live.send(_item(answer, outcome, packs=not live.owns_contents), on_sent)
-        except ChannelError as failure:
-            on_sent(failure)
-
-
-def _item(answer: Answer, outcome: Outcome | None, *, packs: bool) -> Any:
-    if outcome is None:
-        return answer.as_item()
-    try:
-        return answer._replace(content=content_of(outcome.value, packs=packs)).as_item()
-    except CodecError as error:
-        return answer._replace(error=pack_error(cannot_be_sent("the reply", error))).as_item()

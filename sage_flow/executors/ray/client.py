@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.errors import (
-    ChannelNotReachable,
     ClusterError,
     InternalError,
     PipelineError,
@@ -24,20 +23,18 @@ from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.executors.processes import pickled_plan
 from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent, answered
-from sage_flow.executors.ray.cluster import connect_to_ray, is_client, this_submission
+from sage_flow.executors.ray.cluster import connect_to_ray, this_submission
+from sage_flow.executors.ray.job_services import JobServices
 from sage_flow.executors.ray.logs import job_logs
-from sage_flow.executors.ray.master import CONCURRENCY, START_S, JobMaster
+from sage_flow.executors.ray.master import CONCURRENCY, JobMaster
+from sage_flow.executors.ray.master_client import RETRY_S, Lease, MasterClient
 from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, find_actor, is_led
 from sage_flow.executors.ray.search_path import SearchPath
-from sage_flow.executors.ray.service_door import RelayPort
-from sage_flow.executors.ray.worker import this_node
-from sage_flow.executors.remote_service import Door, ServiceConnection
 from sage_flow.executors.service_requests import check_requests_travel
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
 from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.queues.ray import host_name
-from sage_flow.runtime.caller import Caller, find_service
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import pack_error
 from sage_flow.service import ServiceHandle
@@ -51,10 +48,6 @@ __all__ = ["RayExecution", "RayExecutor", "queues_of_job"]
 
 _log = logging.getLogger("sage_flow")
 
-_RETRY_S: Final = 0.2  # while a master is being started again
-_MASTER_BACK_S: Final = 60.0  # for that
-_DIAL_S: Final = 30.0
-_LEASE_END_S: Final = 10.0
 _ROWS_S: Final = 300.0  # for rows, which may be many
 
 
@@ -142,8 +135,9 @@ class RayExecution(Execution):
         self._queues = queues
         self._lock = threading.Lock()
         self._waiting: Any = None
-        self._connections: dict[str, ServiceConnection] = {}
-        self._lease = _Lease(self._master, lease_s / 3) if is_owner else None
+        self._master = MasterClient(namespace, record)
+        self._services = JobServices(record, self._master, self._command)
+        self._lease = Lease(self._master.find, lease_s / 3) if is_owner else None
 
     @property
     def id(self) -> str:
@@ -188,7 +182,7 @@ class RayExecution(Execution):
     def _wait_reference(self) -> Any:
         """One call that returns when the job is over, for all who wait here."""
         with self._lock:
-            if self._waiting is None and (master := self._master()) is not None:
+            if self._waiting is None and (master := self._master.find()) is not None:
                 self._waiting = master.wait.remote()
             return self._waiting
 
@@ -199,7 +193,7 @@ class RayExecution(Execution):
         try:
             if reference is not None:
                 ray.get(reference)
-                self._end(pickle.loads(self._ask(lambda master: master.outcome.remote(), None)))
+                self._end(pickle.loads(self._master.ask(lambda master: master.outcome.remote(), None)))
                 return
         except (ray.exceptions.RayActorError, ClusterError):
             pass  # it may have told the records, or come back
@@ -212,7 +206,7 @@ class RayExecution(Execution):
             error = WorkerDied(f"job {self.id!r} has no master any more, and it did not say what the job came to")
             self._end(JobOutcome(JobStatus.FAILED, pack_error(error)))
         else:
-            time.sleep(_RETRY_S)
+            time.sleep(RETRY_S)
 
     def _end(self, outcome: JobOutcome) -> None:
         if self._outcome is None:
@@ -222,8 +216,7 @@ class RayExecution(Execution):
             self._outcome = outcome
         if self._lease is not None:
             self._lease.end()
-        for connection in self._connections.values():
-            connection.close()
+        self._services.close()
 
     def _tell_why(self) -> None:
         """Our job was cancelled by somebody else, above all because it took this process for dead."""
@@ -271,26 +264,7 @@ class RayExecution(Execution):
         plans = self._command(lambda master: master.services.remote())
         if plans is None:
             raise ServiceUnavailable(f"job {self.id!r} is over: {self.status}")
-        name = find_service(plans, service).name
-        if is_client():
-            return Caller(plans, RelayPort(Plan(self.name, (), (), plans), self._relay)).handle(name)
-        with self._lock:
-            if name not in self._connections:
-                self._connections[name] = ServiceConnection(name, partial(self._door, name), _DIAL_S, 3)
-            return self._connections[name].handle
-
-    def _door(self, service: str) -> Door:
-        address = self._command(lambda master: master.door.remote(service, this_node()), START_S + ANSWER_S)
-        if address is None:
-            raise ChannelNotReachable(f"job {self.id!r} is over")
-        door: Door = address.door(this_node())
-        return door
-
-    def _relay(self, call: bytes, timeout_s: float, group: int | None) -> Any:
-        master = self._master()
-        if master is None:
-            raise ServiceUnavailable(f"job {self.id!r} has no master")
-        return master.call.remote(call, timeout_s, group).future()
+        return self._services.handle(plans, service)
 
     def serve(
         self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
@@ -300,72 +274,13 @@ class RayExecution(Execution):
             " connect(address).job(id).service(name)"
         )
 
-    # -- the master -----------------------------------------------------------------------------------------
-
-    def _master(self) -> Any:
-        return find_actor(self._namespace, self._record.master)
-
-    def _ask(self, question: Callable[[Any], Any], limit_s: float | None = ANSWER_S) -> Any:
-        """The master's answer. Raises ClusterError if it is not there, and does not come back; or if it is silent."""
-        import ray
-
-        until = time.monotonic() + _MASTER_BACK_S
-        while True:
-            master = self._master()
-            if master is None:
-                raise ClusterError(f"the master of job {self.id!r} has ended")
-            try:
-                return ray.get(question(master), timeout=limit_s)
-            except ray.exceptions.GetTimeoutError:
-                raise ClusterSilent(f"the master of job {self.id!r}", limit_s or 0.0) from None
-            except ray.exceptions.ActorUnavailableError as error:
-                if time.monotonic() > until:
-                    raise ClusterError(f"the master of job {self.id!r} does not answer: {error}") from error
-                time.sleep(_RETRY_S)
-            except ray.exceptions.ActorDiedError as error:
-                raise ClusterError(f"the master of job {self.id!r} has ended") from error
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-
     def _command(self, question: Callable[[Any], Any], limit_s: float | None = ANSWER_S) -> Any:
         """Its answer; None if the job is over. Raises ClusterError if it is there, and silent."""
         if self._outcome is not None:
             return None
         try:
-            return self._ask(question, limit_s)
+            return self._master.ask(question, limit_s)
         except ClusterSilent:
             raise
         except ClusterError:
             return None
-
-
-class _Lease:
-    """Tells a job's master, every `pause_s`, that this process is there.
-
-    The master is looked for once: a cluster whose GCS is away must not keep us from it.
-    """
-
-    def __init__(self, find_master: Callable[[], Any], pause_s: float) -> None:
-        self._find_master = find_master
-        self._pause_s = pause_s
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease of a job", daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        """Returns when Ray is not used any more: a thread that does so behind its shutdown ends the process."""
-        self._is_over.set()
-        self._thread.join(_LEASE_END_S)
-
-    def _renew(self) -> None:
-        import ray
-
-        master = None
-        while not self._is_over.wait(self._pause_s) and ray.is_initialized():
-            if master is None:
-                try:
-                    master = self._find_master()
-                except ClusterError as error:  # it may answer the next time
-                    _log.warning("the lease of a job cannot be renewed: %s", error)
-            if master is not None:
-                master.renew.remote()
