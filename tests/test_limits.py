@@ -41,7 +41,6 @@ LARGE_FUNCTIONS: dict[str, str] = {}
 LARGE_CLASSES: dict[str, str] = {
     "executors/calling.py: CallingPort": WORKER,
     "executors/driver.py: Driver": WORKER,
-    "executors/exchange.py: Exchange": WORKER,
     "executors/port.py: WorkerPort": WORKER,
     "executors/ray/master.py: JobMaster": LEADER,
     "links/link.py: Link": LINKS,

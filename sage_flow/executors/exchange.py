@@ -8,13 +8,14 @@ to each other cannot block each other. Nobody polls.
 
 The thread is the exchange's own, not that of the process's other links: a slow callback of one does not hold
 up the other, and whoever closes an exchange waits for a thread that cannot wait for him.
+
+What the thread dials is in `outlets.py`, what it reads in `inlets.py`, who is silent for too long in `leases.py`. Both
+ends of a peer are lost together, which `Exchange._lose` alone decides.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import threading
 import time
 from collections import Counter
@@ -23,26 +24,19 @@ from functools import partial
 from typing import Any, Final
 
 from sage_flow.errors import InternalError, LinkClosed, ProtocolError
-from sage_flow.links.address import Address, TcpAddress, UnixAddress
-from sage_flow.links.connection import ConnectionLost
+from sage_flow.executors.inlets import Inlets
+from sage_flow.executors.leases import Leases
+from sage_flow.executors.outlets import BIND_S, Outlets
+from sage_flow.links.address import Address, UnixAddress
 from sage_flow.links.link import Link
-from sage_flow.links.listener import Listener
 from sage_flow.links.loop import EventLoop
-from sage_flow.links.pipe import Pipe
-from sage_flow.links.silence import Silence
 from sage_flow.links.story import Story
 from sage_flow.runtime.messages import MESSAGES, Data, Message
-from sage_flow.wire.handshake import NONCE_BYTES, Dialer, Identity
+from sage_flow.wire.handshake import Identity
 from sage_flow.wire.packed import Packing
 
-_BIND_S: Final = 15.0
-_FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
-_LONGEST_PAUSE_S: Final = 0.1
-
 _ROUTES: Final = MESSAGES.routes
-_TYPES: Final = MESSAGES.types
 _DATA: Final = _ROUTES[Data][0]
-_COST: Final = Data._fields.index("cost")
 
 _SIGN_OF_LIFE: Final = ()
 _SIGNS: Final = 4  # in the time of a lease
@@ -75,7 +69,7 @@ class Exchange:
         on_message: Callable[[int, Message], None],
         on_peer_lost: Callable[[int, str], None],
         connect_timeout_s: float = 15.0,
-        bind_timeout_s: float | None = _BIND_S,
+        bind_timeout_s: float | None = BIND_S,
         flush_s: float = 1.0,
         lease_s: float | None = None,
     ) -> None:
@@ -83,25 +77,36 @@ class Exchange:
         """Messages are read by its thread, or by others that wait for them; `run_deferred` writes what is on hold."""
         self._identity = Identity(me, job, attempt, key)
         self._addresses = addresses
-        self._on_message = on_message
         self._on_peer_lost = on_peer_lost
-        self._connect_timeout_s = connect_timeout_s
-        self._bind_timeout_s = bind_timeout_s
         self._flush_s = flush_s
-        self._lease_s = lease_s
-        self._lock = threading.RLock()  # guards the five below
-        self._outlets: dict[int, Link] = {}
+        self._lock = threading.RLock()  # guards the links of the outlets, and the four below
         self._lost: dict[int, str] = {}  # and why
         self._dropped = 0
         self._flush_until: float | None = None  # set by `close`
         self._ended = False
+        self._outlets = Outlets(
+            self.loop,
+            self._identity,
+            self._address_of,
+            connect_timeout_s,
+            bind_timeout_s,
+            self._lock,
+            why_refused=self._why_refused,
+            on_open=lambda peer: self._note(f"connected to process {peer}"),
+            on_closed=self._outlet_closed,
+        )
         self._thread = threading.Thread(target=self._run, name=f"exchange-{me}", daemon=True)
-        self._listeners: list[Listener] = []
         # What follows belongs to the exchange thread.
-        self._inlets: dict[int, Link] = {}
-        self._received: Counter[str] = Counter()  # from peers that are lost
-        self._heard: dict[int, tuple[float, int]] = {}  # when a lease was last renewed, and messages until then
-        self._silences: dict[int, Silence] = {}
+        self._inlets = Inlets(
+            self.loop,
+            self._identity,
+            connect_timeout_s,
+            on_message=on_message,
+            is_lost=lambda peer: peer in self._lost,
+            on_admitted=self._admitted,
+            on_closed=self._lose,
+        )
+        self._leases = None if lease_s is None else Leases(lease_s)
         self._story = Story()
 
     def start(self) -> None:
@@ -110,32 +115,20 @@ class Exchange:
         Raises: ChannelNotReachable if others can get at a socket's directory; SageFlowError if its path is too long;
         OSError if our number is taken.
         """
-        own = self._addresses(self._identity.process)
+        own = self._address_of(self._identity.process)
         if isinstance(own, UnixAddress):
             own.check_private()
         self.listen(own)
-        if self._lease_s is not None:
-            self.loop.call_soon_threadsafe(partial(self._renew_leases, self._lease_s))
+        if self._leases is not None:
+            self.loop.call_soon_threadsafe(partial(self._renew_leases, self._leases))
         self._thread.start()
+
+    def _address_of(self, process: int) -> Address:
+        return self._addresses(process)
 
     def listen(self, address: Address) -> Address:
         """Listen there, too; return the address with its real port. Raises: see `Listener`."""
-        me = self._identity
-        listener = Listener(
-            address,
-            me.key,
-            me.name,
-            on_link=self._admit,
-            on_message=self._deliver,
-            on_closed=self._inlet_closed,
-            describe=_describe,
-            handshake_s=self._connect_timeout_s,
-            process=me.process,
-            attempt=me.attempt,
-            loop=self.loop,
-        )
-        self._listeners.append(listener)
-        return listener.address
+        return self._inlets.listen(address)
 
     def send(self, peer: int, target: int, message: Message, on_hold: bool = False) -> int:
         """Queue `message` for the address `target` in process `peer`. Returns its encoded bytes.
@@ -150,7 +143,7 @@ class Exchange:
             number, lane_of = _ROUTES[type(message)]
         except KeyError:
             raise ProtocolError(f"a {type(message).__qualname__} is not a message") from None
-        outlet = self._outlets.get(peer) or self._new_outlet(peer)
+        outlet = self._outlets.links.get(peer) or self._outlets.open(peer)
         fields: tuple[Any, ...] = message
         if type(message) is Data:
             fields = (message.channel, message.seq, Packing(message.unpacked()), message.tickets, message.cost)
@@ -175,12 +168,11 @@ class Exchange:
 
     def silence_s(self, peer: int) -> float:
         """For how long a peer with a lease, perhaps lost by now, has said nothing, to a part of the lease."""
-        when, _ = self._heard.get(peer, (time.monotonic(), 0))
-        return time.monotonic() - when
+        return 0.0 if self._leases is None else self._leases.silence_s(peer, time.monotonic())
 
     def refusals(self) -> list[str]:
         """The last connections that were refused, and why."""
-        return [text for listener in self._listeners for _, text in listener.statistics()["story"]]
+        return [text for _, text in self._inlets.story()]
 
     def loss(self, peer: int) -> str | None:
         """Why a peer is lost; None: it is not."""
@@ -208,44 +200,25 @@ class Exchange:
         """Messages and bytes sent (`queued_bytes` are not written yet), received and dropped; refused
         connections; the lost peers and why; the story: the last events."""
         with self._lock:
-            outlets, lost, dropped = list(self._outlets.values()), dict(self._lost), self._dropped
+            outlets, lost, dropped = list(self._outlets.links.values()), dict(self._lost), self._dropped
         totals = Counter(sent_messages=0, sent_bytes=0, queued_bytes=0, dropped_bytes=0)
-        totals.update(received_messages=self._received["messages"], received_bytes=self._received["bytes"])
-        for link in [*outlets, *list(self._inlets.values())]:
+        totals.update(received_messages=0, received_bytes=0)
+        totals.update(self._inlets.received)
+        for link in [*outlets, *list(self._inlets.links.values())]:
             totals.update({k: n for k, n in link.statistics().items() if isinstance(n, int)})
-        refused, story = 0, self._story.events()
-        for listener in self._listeners:
-            door = listener.statistics()
-            refused, story = refused + door["refused"], tuple(sorted((*story, *door["story"])))
         return {
             **totals,
             "dropped_messages": dropped,
-            "refused_connections": refused,
+            "refused_connections": self._inlets.refused,
             "lost": lost,
-            "story": story,
+            "story": tuple(sorted((*self._story.events(), *self._inlets.story()))),
         }
 
-    def _new_outlet(self, peer: int) -> Link:
-        with self._lock:
-            if (outlet := self._outlets.get(peer)) is None:
-                outlet = self._outlets[peer] = Link(
-                    self.loop,
-                    f"process {peer}",
-                    on_open=lambda link: self._note(f"connected to process {peer}"),
-                    on_message=_refuse_message,
-                    on_closed=partial(self._outlet_closed, peer),
-                )
-                if self._ended or peer in self._lost:
-                    outlet.end(self._lost.get(peer, "this process has closed its exchange"))
-                else:
-                    deadline = time.monotonic() + self._bind_limit_s(peer)
-                    self.loop.call_soon_threadsafe(partial(self._dial, peer, outlet, deadline, _FIRST_PAUSE_S))
-            return outlet
-
-    def _bind_limit_s(self, peer: int) -> float:
-        if self._bind_timeout_s is not None:
-            return self._bind_timeout_s
-        return math.inf if peer else _BIND_S
+    def _why_refused(self, peer: int) -> str | None:
+        """Why no link to a peer may begin; called with the lock held."""
+        if self._ended or peer in self._lost:
+            return self._lost.get(peer, "this process has closed its exchange")
+        return None
 
     # All below runs on the exchange thread.
 
@@ -254,26 +227,25 @@ class Exchange:
             self.loop.run(until=self._is_over)
         except BaseException as error:
             with self._lock:
-                peers = {*self._outlets, *self._inlets}
+                peers = {*self._outlets.links, *self._inlets.links}
             for peer in peers:
                 self._lose(peer, f"the exchange of process {self._identity.process} failed: {error!r}")
             raise
         finally:
             with self._lock:
                 self._ended = True
-                outlets = list(self._outlets.values())
+                outlets = list(self._outlets.links.values())
                 self._flush_until = self._flush_until or 0.0  # the end of these links is no news
             for outlet in outlets:
                 outlet.end("this process has closed its exchange")
-            for listener in self._listeners:
-                listener.end()
+            self._inlets.end()
             self.loop.close()
 
     def _is_over(self) -> bool:
         if self._flush_until is None:
             return False
         with self._lock:
-            idle = all(outlet.idle for outlet in self._outlets.values())
+            idle = all(outlet.idle for outlet in self._outlets.links.values())
         return idle or time.monotonic() >= self._flush_until
 
     def _lose(self, peer: int, reason: str) -> None:
@@ -281,115 +253,36 @@ class Exchange:
             if peer in self._lost or self._ended:
                 return
             self._lost[peer] = reason
-            outlet = self._outlets.get(peer)
-        inlet = self._inlets.pop(peer, None)
-        for link in (outlet, inlet):
-            if link is not None:
-                link.end(reason)
-        if inlet is not None:
-            received = inlet.statistics()
-            self._received.update(messages=received["received_messages"], bytes=received["received_bytes"])
+            outlet = self._outlets.links.get(peer)
+        if outlet is not None:
+            outlet.end(reason)
+        self._inlets.lose(peer, reason)
         self._note(f"lost process {peer}: {reason}")
         if self._flush_until is None:
             self._on_peer_lost(peer, reason)
 
-    def _dial(self, peer: int, outlet: Link, deadline: float, pause: float) -> None:
-        if peer in self._lost:
-            return
-        address = self._addresses(peer)
-        if isinstance(address, TcpAddress):  # to connect takes time, which this thread does not have
-            threading.Thread(target=self._dial_tcp, args=(address, peer, outlet), daemon=True).start()
-            return
-        try:
-            pipe = address.dial(0.0)
-        except (
-            FileNotFoundError,
-            ConnectionRefusedError,
-            BlockingIOError,
-        ) as error:  # not there yet, or too many at once
-            if time.monotonic() >= deadline:
-                outlet.end(f"it did not listen for {self._bind_limit_s(peer)} s: {error}")
-            else:
-                again = partial(self._dial, peer, outlet, deadline, min(2 * pause, _LONGEST_PAUSE_S))
-                self.loop.call_later(pause, again)
-        except Exception as error:
-            outlet.end(f"it could not be dialed: {error}")
-        else:
-            self._begin(peer, outlet, pipe)
-
-    def _dial_tcp(self, address: TcpAddress, peer: int, outlet: Link) -> None:
-        """In a thread of its own. Who has an address of TCP was told it by a peer that listens."""
-        try:
-            pipe = address.dial(self._connect_timeout_s)
-        except Exception as error:
-            reason = f"it could not be dialed at {address}: {error}"
-            self.loop.call_soon_threadsafe(lambda: outlet.end(reason))
-        else:
-            self.loop.call_soon_threadsafe(lambda: self._begin(peer, outlet, pipe))
-
-    def _begin(self, peer: int, outlet: Link, pipe: Pipe) -> None:
-        outlet.begin(pipe, Dialer(self._identity, os.urandom(NONCE_BYTES), peer), self._connect_timeout_s)
-
-    def _renew_leases(self, lease_s: float) -> None:
-        """Say a word to whom we have a lease with, and see who has not said one for too long."""
+    def _renew_leases(self, leases: Leases) -> None:
+        """Send a sign of life to each peer with a lease, and lose those that were silent for too long."""
         if self._flush_until is not None:
             return
         now = time.monotonic()
-        for peer in [0] if self._identity.process else list(self._inlets):
+        for peer in [0] if self._identity.process else list(self._inlets.links):
             if peer not in self._lost:
-                outlet = self._outlets.get(peer) or self._new_outlet(peer)
+                outlet = self._outlets.links.get(peer) or self._outlets.open(peer)
                 with contextlib.suppress(LinkClosed):
                     outlet.send(_SIGN_OF_LIFE, lane=_SIGN_OF_LIFE)
-            if (inlet := self._inlets.get(peer)) is not None and self._is_silent(peer, inlet, now, lease_s):
-                self._lose(peer, f"it was silent for {lease_s:g} s, the length of its lease")
-        self.loop.call_later(lease_s / _SIGNS, partial(self._renew_leases, lease_s))
-
-    def _is_silent(self, peer: int, inlet: Link, now: float, lease_s: float) -> bool:
-        """Whether the peer has said nothing for a lease, as far as these looks tell."""
-        when, messages = self._heard.get(peer, (now, -1))
-        silence = self._silences.setdefault(peer, Silence(lease_s, now))
-        if inlet.received_messages == messages and now - when > lease_s / 2:
-            inlet.drain()  # it was perhaps this process that stood still
-        if heard := inlet.received_messages != messages:
-            when = now
-        self._heard[peer] = (when, inlet.received_messages)
-        return silence.is_over(now, heard=heard)
+            if (inlet := self._inlets.links.get(peer)) is not None and leases.is_over(peer, inlet, now):
+                self._lose(peer, f"it was silent for {leases.lease_s:g} s, the length of its lease")
+        self.loop.call_later(leases.lease_s / _SIGNS, partial(self._renew_leases, leases))
 
     def _outlet_closed(self, peer: int, outlet: Link, reason: str) -> None:
         """What the peer had written before it went still counts, also if its end shows here first."""
-        if (inlet := self._inlets.get(peer)) is not None and (trouble := inlet.drain()) is not None:
+        if (trouble := self._inlets.drain(peer)) is not None:
             reason = f"{reason}; {trouble}"
         self._lose(peer, reason)
 
-    def _admit(self, inlet: Link) -> None:
-        peer = inlet.process
-        if peer in self._inlets or peer in self._lost:
-            raise ConnectionLost(f"process {peer} has been connected before")
-        self._inlets[peer] = inlet
+    def _admitted(self, peer: int) -> None:
         self._note(f"process {peer} connected")
-
-    def _inlet_closed(self, inlet: Link, reason: str) -> None:
-        self._lose(inlet.process, reason)
-
-    def _deliver(self, _: Link, value: tuple[Any, ...], size: int) -> None:
-        if not value:
-            return  # a sign of life
-        target, number, *fields = value
-        if number == _DATA:
-            fields[_COST] = size
-        self._on_message(target, _TYPES[number]._make(fields))
 
     def _note(self, what: str) -> None:
         self._story.note(time.monotonic(), what)
-
-
-def _describe(value: Any) -> str:
-    """Which message it is that a peer sent, for the error if it cannot be delivered."""
-    match value:
-        case (int(target), int(number), *_) if 0 <= number < len(_TYPES):
-            return f"its {_TYPES[number].__name__} for {target}"
-    return "a message"
-
-
-def _refuse_message(outlet: Link, value: Any, size: int) -> None:
-    raise ProtocolError("it wrote on a connection that it may only read")

@@ -77,7 +77,7 @@ def test_a_peer_whose_process_is_watched_may_take_any_time_to_listen(open_end):
 
 
 def test_process_0_which_started_the_others_is_gone_if_it_does_not_listen(open_end, monkeypatch):
-    monkeypatch.setattr("sage_flow.executors.exchange._BIND_S", 0.05)
+    monkeypatch.setattr("sage_flow.executors.outlets.BIND_S", 0.05)
     one = open_end(1, bind_timeout_s=None)
     one.send(0, 0, Credit(1, 1))
     peer, reason = one.loss()
@@ -297,7 +297,7 @@ def test_what_a_peer_wrote_is_read_before_the_end_of_the_connection_to_it_is_tol
     two.send(1, 100, Credit(1, 1))  # connections in both directions
     two.next()
     wait_for(lambda: seen == [100])
-    outlet = one.exchange._outlets[2]
+    outlet = one.exchange._outlets.links[2]
 
     def end_the_outlet_first():
         reading.set()
@@ -593,7 +593,7 @@ def over_tcp():
         end.exchange._addresses = book.get
         book[me] = TcpAddress("127.0.0.1", 0, None if tls is None else tls.server())
         end.exchange.start()
-        port = end.exchange._listeners[0].address.port
+        port = end.exchange._inlets._listeners[0].address.port
         book[me] = TcpAddress("127.0.0.1", port, None if tls is None else tls.client())
         ends.append(end)
         return end
@@ -624,7 +624,7 @@ def test_leases_are_renewed_while_nothing_else_is_said(open_end):
     hub, worker = open_end(0, lease_s=0.4), open_end(1, lease_s=0.4)
     before = []
     for end, peer in ((hub, 1), (worker, 0)):  # several times the length of the lease
-        while not (inlet := end.exchange._inlets.get(peer)):
+        while not (inlet := end.exchange._inlets.links.get(peer)):
             threading.Event().wait(0.01)
         before.append(inlet)
     while min(inlet.received_messages for inlet in before) < 12:
