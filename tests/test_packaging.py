@@ -23,6 +23,8 @@ from sage_flow import LocalEnvironment
 texts = LocalEnvironment("typed").from_collection([1, 2]).map(str)
 reveal_type(texts)
 texts.map(len, paralelism=2)
+texts.key_by(len).count(on_error="skip")
+texts.write_text("texts", parallelism=2, name="texts")
 """
 
 
@@ -107,3 +109,5 @@ def test_types_reach_the_code_of_a_user(installed, tmp_path):
     assert 'user.py:4: note: Revealed type is "sage_flow.streams.plain.DataStream[' in told
     assert "[Any]" not in told
     assert 'user.py:5: error: Unexpected keyword argument "paralelism"' in told
+    assert 'user.py:6: error: Unexpected keyword argument "on_error" for "count"' in told
+    assert "user.py:7" not in told
