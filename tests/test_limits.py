@@ -39,9 +39,7 @@ LARGE_FILES: dict[str, str] = {
 LARGE_FUNCTIONS: dict[str, str] = {}
 
 LARGE_CLASSES: dict[str, str] = {
-    "executors/calling.py: CallingPort": WORKER,
     "executors/driver.py: Driver": WORKER,
-    "executors/port.py: WorkerPort": WORKER,
     "executors/ray/master.py: JobMaster": LEADER,
     "links/link.py: Link": LINKS,
     "links/listener.py: Listener": LINKS,

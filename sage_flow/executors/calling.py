@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from sage_flow.errors import CodecError, InternalError, ServiceOverloaded
+from sage_flow.executors.outgoing import OutgoingFrames
 from sage_flow.executors.shell import Transport
 from sage_flow.keys import group_to_subtask
 from sage_flow.links.story import Story
@@ -20,11 +21,10 @@ from sage_flow.runtime.caller import activation_deadline
 from sage_flow.runtime.calls import CallTable, OpenCall, Outcome
 from sage_flow.runtime.messages import CancelRequest, EndOfRequests, Reply, Request
 from sage_flow.runtime.opening import Openings
-from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics
 from sage_flow.service import Call
 
-__all__ = ["CallingPort", "cannot_be_sent"]
+__all__ = ["CallingPort", "call_back", "cannot_be_sent"]
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class CallingPort:
         self._received_replies = 0
         self._called: dict[int, None] = {}  # services' subtasks that got a request
         self._next_replica = first_replica
-        self._waiting_frames = 0  # of all channels
+        self._outgoing = OutgoingFrames(address, transport, self._condition)
         self._is_stopped = False  # an activation that waits has to end
 
     # -- making calls ---------------------------------------------------------------------------------------
@@ -72,7 +72,10 @@ class CallingPort:
                     " are still open"
                 )
             )
-            return self._not_made(service, label, began, refused)
+            with self._lock:
+                made = self._calls.open(service.name, label, began, began)
+                self._calls.end(made, refused, self.now())
+            return made
         made.target = self._choose_replica(service, group)
         if is_opening and (limit := activation_deadline.get()) is not None:
             made.limit = limit
@@ -118,12 +121,6 @@ class CallingPort:
             self._openings.note(service, self.now() - since_s)
             self._calls.on_opened(service, self._openings)
             self._condition.notify_all()
-
-    def _not_made(self, service: ServicePlan, label: str, began: float, outcome: Outcome) -> OpenCall:
-        with self._lock:
-            call = self._calls.open(service.name, label, began, began)
-            self._calls.end(call, outcome, self.now())
-        return call
 
     def _send(self, made: OpenCall, call: Call) -> None:
         if made.target is None:
@@ -198,7 +195,7 @@ class CallingPort:
                 if reply.error is not None:
                     self._story.note(now, f"{call.label} raised {reply.error.type_name}")
         if call is not None and call.callbacks:
-            self._call_back([call])
+            call_back([call])
 
     def statistics(self) -> dict[str, CallStatistics]:
         """What came of the calls made here, by "service.method"."""
@@ -212,33 +209,13 @@ class CallingPort:
             self._transport.send(self._address, address, EndOfRequests(self._address))
         return called
 
-    def _responses(self, now: float) -> ChannelReport:
-        """The channel on which replies come; asked under the condition."""
-        oldest = self._calls.oldest
-        return ChannelReport(
-            "responses",
-            "responses",
-            " and ".join(sorted({self._transport.medium(replica, self._address) for replica in self._called})),
-            self._address,
-            tuple(self._called),
-            len(self._calls),
-            None if oldest is None else now - oldest,
-            self._received_replies,
-        )
-
     def _end(self, call: OpenCall, outcome: Outcome) -> bool:
         with self._lock:
             ended = self._calls.end(call, outcome, self.now())
             self._condition.notify_all()  # its place is free
         if ended:
-            self._call_back([call])
+            call_back([call])
         return ended
-
-    def _call_back(self, calls: Iterable[OpenCall]) -> None:
-        for call in calls:
-            callbacks, call.callbacks = call.callbacks, []
-            for callback in callbacks:
-                callback()
 
     def _expire(self) -> None:
         with self._lock:
@@ -247,7 +224,7 @@ class CallingPort:
                 self._condition.notify_all()
             for call in late:
                 self._story.note(self.now(), f"{call.label} timed out")
-        self._call_back(late)
+        call_back(late)
 
     # -- waiting --------------------------------------------------------------------------------------------
 
@@ -261,12 +238,12 @@ class CallingPort:
         Calls whose time passes meanwhile are ended, whoever waits for them.
         """
         while True:
-            if self._waiting_frames:
-                self._drain()
+            if self._outgoing.waiting:
+                self._outgoing.send()
             with self._lock:
                 if self._is_stopped:
                     self._check()
-                while not (found := what()) and (not self._waiting_frames or self._may_sleep()):
+                while not (found := what()) and (not self._outgoing.waiting or self._outgoing.may_sleep()):
                     now = self.now()
                     if deadline is not None and deadline <= now:
                         return None
@@ -283,13 +260,6 @@ class CallingPort:
                 return found
             self._expire()
 
-    def _drain(self) -> None:
-        """Send frames that wait, as far as there is credit for them."""
-
-    def _may_sleep(self) -> bool:
-        """Asked under the lock: there is no credit for any of them."""
-        return True
-
     def _check(self) -> None:
         """Asked under the lock, once `_is_stopped`. Raises what has to end the activation."""
 
@@ -303,3 +273,11 @@ def cannot_be_sent(what: str, error: CodecError) -> CodecError:
     told = CodecError(f"{what} cannot be sent: {error}")
     told.__cause__ = error
     return told
+
+
+def call_back(calls: Iterable[OpenCall]) -> None:
+    """Tell those who wait for these calls, which have their outcome; no lock is held."""
+    for call in calls:
+        callbacks, call.callbacks = call.callbacks, []
+        for callback in callbacks:
+            callback()

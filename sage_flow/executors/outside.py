@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from sage_flow.errors import ProtocolError, ServiceUnavailable
-from sage_flow.executors.calling import CallingPort
+from sage_flow.executors.calling import CallingPort, call_back
 from sage_flow.executors.shell import Transport
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
@@ -100,7 +100,7 @@ class OutsidePort(CallingPort):
                 self._ended.setdefault(name, why)
             waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
             self._condition.notify_all()
-        self._call_back(waiting)
+        call_back(waiting)
         while self._at_close:
             self._at_close.pop()()
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ServiceOverloaded, ServiceUnavailable
-from sage_flow.executors.calling import cannot_be_sent
+from sage_flow.executors.calling import call_back, cannot_be_sent
 from sage_flow.executors.link_transport import LinkTransport
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_port import ReadingPort
@@ -188,7 +188,7 @@ class _RemotePort(ReadingPort):
         with self._lock:
             waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
             self._condition.notify_all()
-        self._call_back(waiting)
+        call_back(waiting)
 
     def note_moved(self, service: str) -> None:
         """Another attempt of the job serves it, perhaps not yet."""

@@ -65,7 +65,7 @@ class Worker:
 
     def run(self) -> None:
         """The activation's body."""
-        self.port.enter_activation()
+        self.port.activations.enter()
         try:
             self._tell(Progress(self._address, None))  # the driver knows it, and it will know if the driver dies
             self._work()
@@ -77,7 +77,7 @@ class Worker:
             if not (isinstance(error, JobCancelled) and self.port.is_cancelled):
                 # Before anything is closed: a coroutine that does not end must not keep it back.
                 self._tell(Failed(self._address, self._unit_report(), pack_error(error)))
-            self.port.stop_tasks()
+            self.port.activations.stop_tasks()
             self._end(self._clean_up())
         else:
             self._end(_attempt(self._unit.commit if self._unit else None))
@@ -114,7 +114,7 @@ class Worker:
     def _begin_end(self) -> None:
         self.is_ending = True
         self._tell(Closing(self._address))
-        self.port.stop_tasks()
+        self.port.activations.stop_tasks()
 
     def _run_chain(self, chain: ChainSubtask, feeder: Feeder | None) -> None:
         timeout_s: float | None = 0.0
@@ -197,7 +197,7 @@ class Worker:
         if now >= self._next_progress and self._unit is not None:
             self._next_progress = now + _PROGRESS_S
             self._is_told = True
-            self._tell(Progress(self._address, self._unit_report(self.port.queued)))
+            self._tell(Progress(self._address, self._unit_report(self.port.inbox.queued)))
 
     def _untold_s(self) -> float | None:
         """How long a wait for messages may be, so that what was counted is told in time; None: all is told."""
@@ -243,7 +243,7 @@ class _ServiceLoop:
         self._port.suspend_until(lambda: len(self._free) == self._service.concurrency)
 
     def _run_other(self) -> None:
-        self._port.enter_further_activation()
+        self._port.activations.enter_further()
         try:
             self._answer_requests()
         except BaseException as error:  # raised again by the subtask's own activation

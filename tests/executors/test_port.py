@@ -258,7 +258,7 @@ def test_messages_are_taken_in_order_all_at_once_or_a_few():
     messages = [Data(it.ins[0], n, [n]) for n in range(4)]
     for message in messages:
         it.port.deliver(message)
-    assert it.port.queued == 4
+    assert it.port.inbox.queued == 4
     assert it.port.take_one() == messages[0]
     assert it.port.take() == messages[1:]
     assert it.port.take(0) == []

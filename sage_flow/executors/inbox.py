@@ -1,0 +1,142 @@
+"""What has reached a subtask and waits for it: frames, requests, and commands that are not obeyed on delivery."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from sage_flow.errors import ProtocolError
+from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
+from sage_flow.executors.shell import Condition
+from sage_flow.runtime.messages import CancelRequest, Data, Message, Request
+from sage_flow.runtime.report import ChannelReport
+from sage_flow.runtime.statistics import CallStatistics
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """Messages in the order of their arrival. Frames are bounded by credits, requests by their callers' places.
+
+    All state is guarded by the lock of the port, `condition`: `put` and its like take it, from whatever thread brings a
+    message; `take_all` and `take_one` are called while it is held. `requests` is None for a subtask that answers none.
+    """
+
+    def __init__(
+        self, name: str, condition: Condition, incoming: dict[int, IncomingFrames], requests: IncomingRequests | None
+    ) -> None:
+        self._name = name
+        self._condition = condition
+        self._lock = condition.lock
+        self._messages: deque[Message] = deque()
+        self._incoming = incoming
+        self._requests = requests
+        self._is_poked = False
+        self.is_open = False
+        """The subtask is open, so that the time of requests has begun."""
+
+    def __len__(self) -> int:
+        """How many messages wait."""
+        return len(self._messages)
+
+    # -- for the threads that deliver -----------------------------------------------------------------------
+
+    def put(self, message: Message) -> None:
+        """Add a message."""
+        with self._lock:
+            self._messages.append(message)
+            self._condition.notify_all()
+
+    def put_data(self, data: Data, now: float) -> None:
+        """Add a frame of records."""
+        with self._lock:
+            self._incoming[data.channel].arrived(data, now)
+            self._messages.append(data)
+            self._condition.notify_all()
+
+    def put_request(self, request: Request, now: float) -> None:
+        """Add a request. Raises ProtocolError if the subtask answers none."""
+        if self._requests is None:
+            raise ProtocolError(f"a request has come to {self._name}, which answers none")
+        with self._lock:
+            self._requests.arrived(request, now)
+            self._messages.append(Request(*request[:-1], now + request.remaining_s))
+            self._condition.notify_all()
+
+    def take_back(self, taken: CancelRequest, on_begun: Callable[[int, int], object]) -> None:
+        """Remove a request; `on_begun` is called if it does not wait any more."""
+        with self._lock:
+            if self._requests is not None:
+                self._requests.dropped(*taken)
+            for message in self._messages:
+                if isinstance(message, Request) and (message.reply_to, message.call_id) == taken:
+                    self._messages.remove(message)
+                    break
+            else:
+                on_begun(*taken)
+            self._condition.notify_all()
+
+    def poke(self) -> None:
+        """Wake who waits for a message, though there is none."""
+        with self._lock:
+            self._is_poked = True
+            self._condition.notify_all()
+
+    # -- for the activation ---------------------------------------------------------------------------------
+
+    def open(self, now: float) -> None:
+        """The subtask is open. What has waited for that has all of its time before it."""
+        with self._lock:
+            self.is_open = True
+            for index, message in enumerate(self._messages):
+                if isinstance(message, Request):
+                    self._messages[index] = message._replace(deadline=now + message.remaining_s)
+
+    def take_all(self, taken: list[Message]) -> bool:
+        """Move all messages into a list; return whether there was one, or somebody poked."""
+        taken.extend(self._messages)
+        self._messages.clear()
+        is_poked, self._is_poked = self._is_poked, False
+        return bool(taken) or is_poked
+
+    def take_one(self, now: Callable[[], float]) -> Message | Literal[True] | None:
+        """Take out the oldest message; True: there is none, but somebody poked. A request has begun then."""
+        if self._messages:
+            message = self._messages.popleft()
+            if self._requests is not None and isinstance(message, Request):
+                self._requests.begun(message, now())
+            return message
+        is_poked, self._is_poked = self._is_poked, False
+        return True if is_poked else None
+
+    def begin(self, request: Request, now: float) -> bool:
+        """A request that was taken is looked at now. False if it was taken back."""
+        with self._lock:
+            return self._requests is None or self._requests.begun(request, now)
+
+    def processed(self, channel: int, cost: int) -> tuple[int, int]:
+        """The oldest frame of a channel is done; return its producer and the credit to give back now, mostly 0."""
+        incoming = self._incoming[channel]
+        return incoming.channel.producer, incoming.processed(cost)
+
+    # -- what is to be seen from outside --------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Records that have come and are not processed."""
+        return sum(incoming.depth for incoming in self._incoming.values())
+
+    def statistics(self) -> list[dict[str, CallStatistics]]:
+        """How long requests waited; empty if the subtask answers none."""
+        if self._requests is None:
+            return []
+        with self._lock:
+            return [self._requests.statistics()]
+
+    def report(self, address: int, medium: Callable[[int], str], now: float) -> list[ChannelReport]:
+        """How full the channels are; asked under the lock."""
+        channels = [incoming.report(now) for incoming in self._incoming.values()]
+        if self._requests is not None:
+            channels.append(self._requests.report(address, medium, now))
+        return channels

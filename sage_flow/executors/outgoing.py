@@ -1,0 +1,116 @@
+"""The frames that a subtask sends: each waits for the credit of its channel, and they leave in their order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sage_flow.executors.shell import Condition, Transport
+from sage_flow.plan.physical import Channel
+from sage_flow.runtime.credits import SendCredit
+from sage_flow.runtime.messages import Control, ControlElement, Data, Ticket
+
+__all__ = ["OutgoingFrames"]
+
+
+class _Outgoing:
+    """The sending end of a channel: frames that wait for credit."""
+
+    __slots__ = ("consumer", "credit", "frames", "next_seq")
+
+    def __init__(self, channel: Channel, window: int) -> None:
+        self.consumer = channel.consumer
+        self.credit = SendCredit(window)
+        self.frames: deque[Data | Control] = deque()
+        self.next_seq = 0
+
+
+class OutgoingFrames:
+    """The sending ends of one address. All state is guarded by the lock of its port, `condition`.
+
+    `channels` come with their windows. `on_gap(error)` is called when a frame could not be sent: nothing may follow it.
+    """
+
+    def __init__(
+        self,
+        address: int,
+        transport: Transport,
+        condition: Condition,
+        channels: Iterable[tuple[Channel, int]] = (),
+        on_gap: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        self._address = address
+        self._transport = transport
+        self._condition = condition
+        self._lock = condition.lock
+        self._channels = {channel.id: _Outgoing(channel, window) for channel, window in channels}
+        self._on_gap = on_gap
+        self._is_sending = False
+        self.waiting = 0
+        """Frames that wait, of all channels."""
+
+    def consumer(self, channel: int) -> int:
+        """Return the address that reads a channel."""
+        return self._channels[channel].consumer
+
+    def frames(self, channel: int) -> deque[Data | Control]:
+        """Return the frames of a channel that wait; it becomes empty when all are sent."""
+        return self._channels[channel].frames
+
+    def add_records(self, channel: int, records: list[Any], tickets: list[Ticket] | None) -> None:
+        """Add a frame of records."""
+        out = self._channels[channel]
+        with self._lock:
+            out.frames.append(Data(channel, out.next_seq, records, tickets, len(records)))
+            out.next_seq += 1
+            self.waiting += 1
+
+    def add_element(self, channel: int, element: ControlElement) -> None:
+        """Add a control element."""
+        out = self._channels[channel]
+        with self._lock:
+            out.frames.append(Control(channel, out.next_seq, element))
+            out.next_seq += 1
+            self.waiting += 1
+
+    def grant(self, channel: int, amount: int) -> None:
+        """The consumer of a channel gives credit back. Waiting frames are sent by the activation, which is woken."""
+        with self._lock:
+            self._channels[channel].credit.grant(amount)
+            self._condition.notify_all()
+
+    def may_sleep(self) -> bool:
+        """Asked under the lock: whether there is nothing that the asking thread could send now."""
+        return self._next_to_send() is None
+
+    def send(self) -> None:
+        """Send the frames that have credit. One thread at a time does it, which keeps the order."""
+        while True:
+            with self._lock:
+                out = self._next_to_send()
+                if out is None:
+                    return
+                self._is_sending = True
+                frame = out.frames[0]
+            cost = 0
+            try:
+                cost = self._transport.send(self._address, out.consumer, frame)
+            except Exception as error:
+                self._on_gap(error)  # nothing may follow, whoever catches this
+                raise
+            finally:
+                with self._lock:
+                    out.frames.popleft()
+                    self.waiting -= 1
+                    out.credit.take(cost)
+                    self._is_sending = False
+                    self._condition.notify_all()
+
+    def _next_to_send(self) -> _Outgoing | None:
+        if self._is_sending:
+            return None
+        for out in self._channels.values():
+            if out.frames and out.credit.may_start:
+                return out
+        return None
