@@ -29,6 +29,8 @@ from typing import Final
 
 DEFER_S: Final = 0.002
 _SPIN_S: Final = 0.0001
+_LATE_S: Final = 0.001  # polling that took longer yielded its core to a thread that computes
+_KEEP_S: Final = 0.05  # for so long no core is yielded after that
 _MOST_READY: Final = 64  # sockets, before who reads asks again whether it waits
 _SHARED: Final = 0  # stands for: to be read, by any thread
 READ: Final = selectors.EVENT_READ
@@ -253,7 +255,8 @@ class _Readers:
 
     The loop's thread watches them only while nobody else does. Who has waited mostly waits again at once; so the loop's
     thread does not come back before nobody has read for `DEFER_S`: else it would be woken by the reply to whatever the
-    other thread is just sending.
+    other thread is just sending. After a longer wait it watches again at once: to set a timer, it would have to
+    be woken for each message, and once more by the timer.
     """
 
     def __init__(self, loop: EventLoop) -> None:
@@ -264,6 +267,7 @@ class _Readers:
         self._state = threading.Lock()  # guards the next
         self._is_watched = False  # by the loop
         self._is_brisk = False  # the last wait was a short one
+        self._yields_from = 0.0  # when a thread may again leave its core to others
         self.is_due = False  # somebody stopped reading, and the loop has to look whether it has to watch
         self._last_s = 0.0  # when somebody stopped reading
         self._wake, self._waker = socket.socketpair()
@@ -281,7 +285,7 @@ class _Readers:
             if self._is_watched:
                 self._watch(False)
             if self._is_brisk:
-                self._spin(is_waiting, began + _SPIN_S)
+                self._spin(is_waiting, began)
             while is_waiting() and not self._closed:
                 left_s = None if until is None else until - time.monotonic()
                 if left_s is not None and left_s <= 0:
@@ -289,15 +293,30 @@ class _Readers:
                 self.sockets.serve(left_s)
         finally:
             self._last_s = time.monotonic()
-            self._is_brisk = self._last_s - began < 2 * _SPIN_S
+            waited_s = self._last_s - began
+            self._is_brisk = waited_s < 2 * _SPIN_S
+            if waited_s > DEFER_S:
+                self._watch(True)  # before the turn ends: whoever reads next stops it
             self._turn.release()
             self._come_back()
         return True
 
-    def _spin(self, is_waiting: Callable[[], bool], until: float) -> None:
-        """Look again and again for a moment: to be woken takes longer than most peers take to answer."""
-        while is_waiting() and not self._closed and time.monotonic() < until:
+    def _spin(self, is_waiting: Callable[[], bool], began: float) -> None:
+        """Look again and again for a moment: to be woken takes longer than most peers take to answer.
+
+        In between, a thread that is waiting for this core gets it, as it may be the peer: without that, two that share
+        a core would each wait until the other gives up polling. But a thread that computes keeps the core for
+        milliseconds. After that no core is yielded for a while: the system lets a thread that is woken from sleep run
+        sooner than one that has yielded.
+        """
+        now = began
+        while is_waiting() and not self._closed and now < began + _SPIN_S:
             self.sockets.serve(0)
+            if now >= self._yields_from:
+                os.sched_yield()
+            now = time.monotonic()
+        if now > began + _LATE_S:
+            self._yields_from = now + _KEEP_S
 
     def _watch(self, watched: bool) -> None:
         with self._state:

@@ -2,7 +2,8 @@
 
 Between slices a subtask sends what it has, returns credit and obeys commands. A slice should therefore
 be short in time, whatever a record costs: it doubles while slices are quick and shrinks when one is slow.
-There is nothing to configure and no linger.
+There is nothing to configure and no linger. Nor should it be shorter than it has to: each slice costs its receivers,
+perhaps other processes, that they are woken for what it gave.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ __all__ = ["Pace"]
 
 _MOST = 4096
 """More records do not make a slice cheaper per record; frames are shorter still."""
-_QUICK_S = 0.002
+_QUICK_S = 0.005
 _SLOW_S = 0.010
 
 

@@ -1,17 +1,37 @@
 """One thread, many things to wait for, and no polling."""
 
+import itertools
+import os
+import select
 import socket
 import threading
+import time
 
 import pytest
 
-from sage_flow.links.loop import READ, WRITE, EventLoop
+from sage_flow.links import loop as loop_module
+from sage_flow.links.loop import DEFER_S, READ, WRITE, EventLoop
+
+shares_reading = pytest.mark.skipif(not hasattr(select, "epoll"), reason="threads share reading by epoll")
 
 
 @pytest.fixture
 def loop():
     loop = EventLoop()
     yield loop
+    loop.close()
+
+
+@pytest.fixture
+def shared():
+    """A loop whose sockets other threads may read, and its running thread."""
+    loop, over = EventLoop(shares_reading=True), threading.Event()
+    thread = threading.Thread(target=loop.run, args=(over.is_set,))
+    thread.start()
+    yield loop
+    over.set()
+    loop.call_soon_threadsafe(lambda: None)
+    thread.join()
     loop.close()
 
 
@@ -123,3 +143,48 @@ def test_it_looks_after_what_is_for_soon_only_while_there_is_some(loop):
     assert not loop._calls
     loop.defer(lambda: calls.append("second"))
     assert run(loop, calls, 2) == ["first", "second"]
+
+
+def read_briefly(loop, after_a_short_wait=False):
+    """Wait for messages without sleeping, and stop after two looks."""
+    loop._readers._is_brisk = after_a_short_wait
+    asked = itertools.count()
+    loop.read_while(lambda: next(asked) < 2, 0.0)
+
+
+@shares_reading
+def test_a_thread_that_has_waited_long_leaves_the_reading_to_the_loop_without_waking_it(shared, pair, monkeypatch):
+    came, until = threading.Event(), time.monotonic() + 30
+    shared.watch(pair[0], READ, lambda _: (pair[0].recv(1), came.set()), shared=True)
+    read_briefly(shared)
+    while shared._ticks and time.monotonic() < until:  # the loop looks after this wait until it watches again
+        time.sleep(DEFER_S)
+    calls = []
+    monkeypatch.setattr(shared, "call_soon_threadsafe", calls.append)
+    shared.read_while(lambda: True, 2 * DEFER_S)
+    pair[1].send(b"x")
+    assert came.wait(30)
+    assert calls == []
+
+
+@shares_reading
+def test_a_thread_that_polls_for_a_message_yields_its_core(shared, monkeypatch):
+    yields = []
+    monkeypatch.setattr(os, "sched_yield", lambda: yields.append(1))
+    read_briefly(shared, after_a_short_wait=True)
+    assert yields
+
+
+@shares_reading
+def test_a_thread_that_got_its_core_back_late_does_not_yield_it_again_for_a_while(shared, monkeypatch):
+    yields = []
+
+    def yield_to_a_busy_thread():
+        yields.append(1)
+        time.sleep(2 * DEFER_S)
+
+    monkeypatch.setattr(os, "sched_yield", yield_to_a_busy_thread)
+    monkeypatch.setattr(loop_module, "_KEEP_S", 3600.0)
+    read_briefly(shared, after_a_short_wait=True)
+    read_briefly(shared, after_a_short_wait=True)
+    assert yields == [1]

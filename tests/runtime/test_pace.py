@@ -33,13 +33,13 @@ def test_between_quick_and_slow_it_stays():
     assert pace.size == 16
 
 
-def test_a_slow_slice_shrinks_it_to_what_takes_two_milliseconds():
+def test_a_slow_slice_shrinks_it_to_what_takes_five_milliseconds():
     pace = at_sixteen()
     for _ in range(3):
         pace.took(pace.size, 0.001)
     pace.took(128, 0.064)
-    assert pace.size == 4
-    pace.took(4, 30.0)
+    assert pace.size == 10
+    pace.took(10, 30.0)
     assert pace.size == 1
 
 
