@@ -248,11 +248,11 @@ _COLLECT = replace(
     call_case(
         "ray-call-collect",
         "call between actors for each record in a map whose results are collected, against the same calls in a loop",
-        2000,
+        10_000,
         *collected(_environment),
         bar=1.3,
     ),
-    rounds=3,
+    rounds=7,
 )
 
 CASES = (_ONE, _COLLECT, _rate_case(16, None), _rate_case(256, 12.0), *_costs())

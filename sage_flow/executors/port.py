@@ -136,6 +136,7 @@ class WorkerPort(CallingPort):
 
     def emit(self, channel: int, records: list[Any], tickets: list[Ticket] | None = None) -> None:
         self.queue(channel, records, tickets)
+        self._holding.begin(self.now())  # a slice that ends sends all: without this the next one would be cut in two
         self._await_sent(channel)
 
     def queue(self, channel: int, records: list[Any], tickets: list[Ticket] | None = None) -> None:

@@ -321,6 +321,16 @@ def test_a_call_sends_what_was_queued_before_it():
     assert [type(message) for message in it.shell.sent] == [Data, Request]
 
 
+def test_a_short_wait_holds_back_what_was_emitted_since_a_frame_that_was_just_sent():
+    it = port_of()
+    it.port.now = lambda: 100.0
+    it.port.enter_activation()
+    it.port.before_long_wait(lambda: it.port.queue(it.outs[0], ["while it waits"]))
+    it.port.emit(it.outs[0], ["before"])
+    it.port.suspend_until(lambda: True)
+    assert it.shell.records() == ["before"]
+
+
 def test_what_is_queued_without_credit_goes_out_while_a_call_waits():
     it = port_of(window=1)
     out = it.outs[0]
