@@ -324,7 +324,7 @@ def test_a_call_sends_what_was_queued_before_it():
 def test_a_short_wait_holds_back_what_was_emitted_since_a_frame_that_was_just_sent():
     it = port_of()
     it.port.now = lambda: 100.0
-    it.port.enter_activation()
+    it.port.activations.enter()
     it.port.before_long_wait(lambda: it.port.queue(it.outs[0], ["while it waits"]))
     it.port.emit(it.outs[0], ["before"])
     it.port.suspend_until(lambda: True)
