@@ -49,7 +49,7 @@ class Exchange:
     `on_message(target, message)` runs on the exchange thread, or on one that reads for `loop`, in order per peer and
     lane; if it raises, or a message cannot be decoded, its sender is lost (its lanes would have gaps).
     `on_peer_lost(peer, reason)` runs on the exchange thread: once per peer, after all that the peer had sent, and not
-    for peers after `close()`.
+    for peers after `close()`. `on_connected(peer)`, on the exchange thread, too: before the first message of a peer.
     `connect_timeout_s`: for a peer to finish the handshake. `bind_timeout_s`: before that, for one on this machine to
     bind its socket; None where whoever started the peer says when it is gone, as a slow start is no death. Process 0
     has a limit in any case: it listens before it starts the others, so one that does not listen is gone. `flush_s`: see
@@ -68,6 +68,7 @@ class Exchange:
         attempt: int,
         on_message: Callable[[int, Message], None],
         on_peer_lost: Callable[[int, str], None],
+        on_connected: Callable[[int], None] = lambda peer: None,
         connect_timeout_s: float = 15.0,
         bind_timeout_s: float | None = BIND_S,
         flush_s: float = 1.0,
@@ -78,6 +79,7 @@ class Exchange:
         self._identity = Identity(me, job, attempt, key)
         self._addresses = addresses
         self._on_peer_lost = on_peer_lost
+        self._on_connected = on_connected
         self._flush_s = flush_s
         self._lock = threading.RLock()  # guards the links of the outlets, and the four below
         self._lost: dict[int, str] = {}  # and why
@@ -283,6 +285,7 @@ class Exchange:
 
     def _admitted(self, peer: int) -> None:
         self._note(f"process {peer} connected")
+        self._on_connected(peer)
 
     def _note(self, what: str) -> None:
         self._story.note(time.monotonic(), what)

@@ -12,14 +12,10 @@ import pickle
 import signal
 import sys
 
-from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.processes import HANDSHAKE_S, Bootstrap
-from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
-from sage_flow.executors.threads import LocalTransport
+from sage_flow.executors.subtasks import SWITCH_S, WorkerProcess
 from sage_flow.links.address import sockets_in
-from sage_flow.plan.physical import Plan
 from sage_flow.queues.job_queues import end_job_queues
-from sage_flow.runtime.messages import DRIVER, PeerLost
 
 _DRIVER_GONE = 70
 
@@ -30,37 +26,23 @@ def main() -> None:
         signal.signal(number, lambda number, frame: None)
     sys.setswitchinterval(SWITCH_S)
     bootstrap: Bootstrap = pickle.load(sys.stdin.buffer)
-    transport, here = LocalTransport(), SubtasksHere()
-    exchange = _exchange(bootstrap, transport, here)
-    transport.hold_early()
-    exchange.start()  # before the plan, whose imports may take long
-    try:
-        plan: Plan = pickle.load(sys.stdin.buffer)
-    except BaseException as error:  # above all an import that fails: the driver must know which
-        mine = [address for address, process in bootstrap.process_of.items() if process == bootstrap.process]
-        refuse_plan(error, f"worker process {bootstrap.process} of job {bootstrap.job!r}", mine[0], exchange)
-        raise
-    run_subtasks(plan, bootstrap.process, bootstrap.process_of, transport, exchange, here)
+    process = process_of(bootstrap)
+    process.listen()
+    where = f"worker process {bootstrap.process} of job {bootstrap.job!r}"
+    plan = process.load(lambda: pickle.load(sys.stdin.buffer), bootstrap.process_of, where)
+    process.run(plan, bootstrap.process_of)
     end_job_queues(plan.queues, is_owner=False)
 
 
-def _exchange(bootstrap: Bootstrap, transport: LocalTransport, here: SubtasksHere) -> Exchange:
-    def on_peer_lost(peer: int, reason: str) -> None:
-        if here.have_ended:
-            return  # the job is over, and the others go, too
-        if peer == 0:
-            os._exit(_DRIVER_GONE)  # nobody waits for this job any more; what a sink wrote stays temporary
-        exchange.send(0, DRIVER, PeerLost(bootstrap.process, peer, reason))  # perhaps only the way to it is broken
-
-    exchange = Exchange(
+def process_of(bootstrap: Bootstrap) -> WorkerProcess:
+    """Make this process's part in the attempt."""
+    return WorkerProcess(
         bootstrap.process,
-        sockets_in(bootstrap.directory),
-        bootstrap.key,
+        addresses=sockets_in(bootstrap.directory),
+        key=bootstrap.key,
         job=bootstrap.job,
         attempt=1,
-        on_message=transport.deliver,
-        on_peer_lost=on_peer_lost,
+        on_driver_lost=lambda reason: os._exit(_DRIVER_GONE),
         connect_timeout_s=HANDSHAKE_S,
         bind_timeout_s=None,  # the driver watches the processes
     )
-    return exchange

@@ -8,12 +8,13 @@ import pytest
 
 from sage_flow import LocalEnvironment, Service
 from sage_flow.errors import ProtocolError
-from sage_flow.executors import process_worker, processes
+from sage_flow.executors import driver_process, process_worker, processes
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.ray import worker as ray_worker
-from sage_flow.executors.subtasks import SubtasksHere
+from sage_flow.executors.subtasks import WorkerProcess
 from sage_flow.executors.threads import LocalTransport
-from sage_flow.runtime.messages import Credit
+from sage_flow.links.address import UnixAddress
+from sage_flow.runtime.messages import DRIVER, Credit, PeerLost
 
 
 def test_what_comes_before_its_subtask_is_made_waits_and_keeps_its_order():
@@ -63,13 +64,13 @@ class Echo(Service):
 
 
 def test_a_worker_process_that_is_slow_to_start_and_to_load_its_plan_is_not_killed(monkeypatch):
-    made, limits = processes.Exchange, []
+    made, limits = driver_process.Exchange, []
 
     def noting(*args, **options):
         limits.append(options["bind_timeout_s"])
         return made(*args, **options)
 
-    monkeypatch.setattr(processes, "Exchange", noting)
+    monkeypatch.setattr(driver_process, "Exchange", noting)
     env = LocalEnvironment("slow", executor=ProcessExecutor())
     env.register_service("echo", Echo, timeout=120.0)
     env.from_collection([1, 2]).map(Slow(1.0)).collect("rows")
@@ -106,10 +107,9 @@ class Left(BaseException):
 )
 def test_a_process_whose_subtasks_have_ended_hears_of_the_end_of_its_driver_in_silence(exits, capfd, subtasks, codes):
     actor = ray_worker.WorkerActor("job/actor")
-    actor._exchange = object()
-    actor._here.are([Ended(has_ended) for has_ended in subtasks])
+    process = part_of(subtasks, on_driver_lost=actor._on_driver_lost)
     with contextlib.suppress(Left):
-        actor._on_peer_lost(0, "it closed its connection")
+        process.on_peer_lost(0, "it closed its connection")
     assert exits == codes
     told = capfd.readouterr().err
     assert ("lost the job master" in told) == bool(codes)
@@ -118,12 +118,36 @@ def test_a_process_whose_subtasks_have_ended_hears_of_the_end_of_its_driver_in_s
 @pytest.mark.parametrize(("subtasks", "codes"), [([True], []), ([True, False], [70]), ([], [70])])
 def test_a_worker_process_without_work_does_not_die_of_its_driver(exits, monkeypatch, subtasks, codes):
     told = {}
-    monkeypatch.setattr(process_worker, "Exchange", lambda *args, **options: told.update(options))
-    here = SubtasksHere()
-    here.are([Ended(has_ended) for has_ended in subtasks])
-    bootstrap = processes.Bootstrap(1, "", b"", [], {})
-    process_worker._exchange(bootstrap, LocalTransport(), here)
+    monkeypatch.setattr(process_worker, "WorkerProcess", lambda process, **options: told.update(options))
+    process_worker.process_of(processes.Bootstrap(1, "", b"", "job", {}))
+    process = part_of(subtasks, on_driver_lost=told["on_driver_lost"])
     with contextlib.suppress(Left):
-        told["on_peer_lost"](0, "it closed its connection")
+        process.on_peer_lost(0, "it closed its connection")
     assert exits == codes
     assert told["bind_timeout_s"] is None
+
+
+def part_of(subtasks, on_driver_lost):
+    """The part of process 1, whose subtasks have ended or not."""
+    process = WorkerProcess(
+        1,
+        addresses=lambda number: UnixAddress(f"/nowhere/{number}"),
+        key=b"",
+        job="job",
+        attempt=1,
+        on_driver_lost=on_driver_lost,
+        connect_timeout_s=1.0,
+        bind_timeout_s=None,
+    )
+    process._workers = [Ended(has_ended) for has_ended in subtasks]
+    process.exchange.close()
+    return process
+
+
+def test_a_worker_tells_the_driver_which_process_it_has_lost_and_goes_on(exits, monkeypatch):
+    process = part_of([False], on_driver_lost=lambda reason: os._exit(70))
+    sent = []
+    monkeypatch.setattr(process.exchange, "send", lambda *message: sent.append(message))
+    process.on_peer_lost(2, "it closed its connection")
+    assert sent == [(0, DRIVER, PeerLost(1, 2, "it closed its connection"))]
+    assert exits == []

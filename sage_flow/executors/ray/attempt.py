@@ -12,11 +12,8 @@ from functools import partial
 from typing import Any, Final
 
 from sage_flow.errors import InternalError, JobCancelled, PipelineError, WorkerDied
-from sage_flow.executors.driver import Driver, WorkersDied
-from sage_flow.executors.exchange import Exchange
+from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
-from sage_flow.executors.outside import OutsidePort
-from sage_flow.executors.processes import ProcessShell
 from sage_flow.executors.ray.actors import (
     DEFAULT_CPUS,
     ActorSpec,
@@ -27,17 +24,17 @@ from sage_flow.executors.ray.actors import (
     wanted,
 )
 from sage_flow.executors.ray.records import JobOptions
-from sage_flow.executors.ray.worker import AddressBook, Membership, Place, WorkerActor
-from sage_flow.executors.threads import LocalTransport
+from sage_flow.executors.ray.worker import AddressBook, Assignment, Place, WorkerActor
+from sage_flow.executors.supervisor import Supervisor
 from sage_flow.links.endpoint import Credentials
 from sage_flow.plan.physical import Plan
-from sage_flow.runtime.messages import DRIVER, OUTSIDE, Message, PeerLost
+from sage_flow.runtime.membership import LEADER, Declare, Suspicion
 
 __all__ = ["Attempt", "Crew"]
 
 _log = logging.getLogger("sage_flow")
 
-_LOSS_S: Final = 2.0  # what is left when a connection ends: so long may Ray take to say that its process did
+_RETURN_S: Final = 2.0  # for an actor of a pool whose work is done
 _END_S: Final = 10.0  # for a killed actor to be gone
 _LOOK_S: Final = 0.2  # between looks whether the job was cancelled while it starts
 _LONGEST_LOOK_S: Final = 2.0  # what one counts: in a longer one this process stood still
@@ -53,7 +50,6 @@ class _Member:
     place: Place | None = None
     run: Any = None
     over: threading.Event = field(default_factory=threading.Event)
-    lost: threading.Event = field(default_factory=threading.Event)
 
     def __str__(self) -> str:
         where = "" if self.place is None else f" (process {self.place.pid} of node {self.place.node[:8]})"
@@ -140,7 +136,7 @@ class Crew:
         for number, member in self.members.items():
             options = self._options
             limits = options.lease_s, options.start_timeout_s
-            part = Membership(number, self._job_id, self._attempt, *limits, options.search_path, key)
+            part = Assignment(number, self._job_id, self._attempt, *limits, options.search_path, key)
             references[number] = member.actor.join.remote(part, spans_nodes, credentials)
         return {number: self._answer(self.members[number], r) for number, r in references.items()}
 
@@ -178,6 +174,7 @@ class Crew:
                     reason = _why(error)
                 except Exception as error:  # a bug of ours, or what a zombie of Ray does: the subtasks are gone
                     reason = f"{type(error).__name__}: {error}"
+                member.over.set()
                 on_end(member, reason)
 
     def dismiss(self, *, is_clean: bool) -> None:
@@ -186,7 +183,7 @@ class Crew:
 
         killed = []
         for member in self.members.values():
-            if member.actor is None or (self._options.pool and is_clean and member.over.wait(_LOSS_S)):
+            if member.actor is None or (self._options.pool and is_clean and member.over.wait(_RETURN_S)):
                 continue
             ray.kill(member.actor, no_restart=True)
             if member.run is not None:
@@ -209,10 +206,8 @@ class Attempt:
         self._options = options
         self._crew = Crew(job_id, number, plan, options, namespace)
         self._cancelled: str | None = None
-        self._is_over = False
-        self._suspicions: list[str] = []
         self._lock = threading.Lock()
-        self._exchange: Exchange | None = None
+        self._process: DriverProcess | None = None
 
     def run(self, on_running: Callable[[], None]) -> LocalExecution:
         """Run to the end. Raises what keeps it from starting, see `Crew.gather`."""
@@ -242,38 +237,32 @@ class Attempt:
     def _launch(self) -> LocalExecution:
         import ray
 
-        process_of = {address: n for n, member in self._crew.members.items() for address in member.spec.addresses}
-        process_of[DRIVER] = process_of[OUTSIDE] = 0
         book = AddressBook(0)
         nodes = {member.place.node for member in self._crew.members.values() if member.place is not None}
         spans_nodes = bool(nodes - {book.node})
         credentials = Credentials.make(self._job_id) if spans_nodes and self._options.encrypts else None
         key = secrets.token_bytes(32)
-        transport = LocalTransport()
-        shell = ProcessShell(0, process_of, transport)
-        outside = OutsidePort(self._plan, shell)
-        driver = Driver(self._plan, shell, self._options.driver, self._describe, outside)
-        transport.register(DRIVER, partial(self._deliver, driver))
-        transport.register(OUTSIDE, outside.deliver)
-        self._exchange = shell.exchange = Exchange(
-            0,
-            book,
-            key,
+        process = self._process = DriverProcess(
+            self._plan,
+            self._options.driver,
+            {address: n for n, member in self._crew.members.items() for address in member.spec.addresses},
+            self,
+            addresses=book,
+            key=key,
             job=self._job_id,
             attempt=self.number,
-            on_message=transport.deliver,
-            on_peer_lost=partial(self._on_peer_lost, driver),
             connect_timeout_s=self._options.start_timeout_s,
             bind_timeout_s=self._options.start_timeout_s,
             lease_s=self._options.lease_s,
+            start_s=self._options.start_timeout_s,
         )
-        own = book.own_endpoint(self._exchange, spans_nodes, credentials)
+        own = book.own_endpoint(process.exchange, spans_nodes, credentials)
         endpoints = {0: own, **self._crew.join(key, credentials, spans_nodes=spans_nodes)}
         book.learn(endpoints)
-        self._exchange.start()
-        execution = LocalExecution(driver)
-        self._crew.start(ray.put(self._payload), process_of, endpoints)
-        shell.spawn("watch of workers", partial(self._crew.watch, partial(self._on_end, driver)))
+        process.start()
+        execution = LocalExecution(process.driver)
+        self._crew.start(ray.put(self._payload), process.process_of, endpoints)
+        process.shell.spawn("watch of workers", partial(self._crew.watch, partial(self._on_end, process.supervisor)))
         with self._lock:
             self.execution = execution
             cancelled = self._cancelled
@@ -282,66 +271,56 @@ class Attempt:
         return execution
 
     def _end(self, *, is_clean: bool) -> None:
-        self._is_over = True
+        if self._process is not None:
+            self._process.supervisor.stop()
         self._crew.dismiss(is_clean=is_clean)
-        if self._exchange is not None:
-            self._exchange.close()
+        if self._process is not None:
+            self._process.close()
 
     # -- what ends ------------------------------------------------------------------------------------------
 
-    def _deliver(self, driver: Driver, message: Message) -> None:
-        if isinstance(message, PeerLost):  # between two workers, which both may be alive
-            self._suspect(driver, self._crew.members[message.peer], self._crew.members[message.process], message.reason)
-        else:
-            driver.deliver(message)
+    def _on_end(self, supervisor: Supervisor, member: _Member, reason: str | None) -> None:
+        is_clean = reason is None
+        how = reason or "its run has returned, and not all of its subtasks have ended"
+        supervisor.process_ended(member.spec.number, how, is_clean=is_clean)
 
-    def _on_peer_lost(self, driver: Driver, peer: int, reason: str) -> None:
-        member = self._crew.members[peer]
-        member.lost.set()
-        self._suspect(driver, member, "the master", reason)
+    def kill(self, process: int) -> None:
+        """End a worker actor, whatever it is doing."""
+        import ray
 
-    def _suspect(self, driver: Driver, member: _Member, witness: _Member | str, reason: str) -> None:
-        """A connection has ended. If nobody says why, its process is taken for dead, and made so."""
-        self._suspicions.append(f"{witness} lost its connection with {member} ({reason})")
+        ray.kill(self._crew.members[process].actor, no_restart=True)
 
-        def check() -> None:
-            if member.over.wait(_LOSS_S) or self._is_over:
-                return
-            import ray
-
-            ray.kill(member.actor, no_restart=True)
-            self._tell(driver, member, ", ".join(self._suspicions))
-
-        threading.Thread(target=check, name=f"suspects {member}", daemon=True).start()
-
-    def _on_end(self, driver: Driver, member: _Member, reason: str | None) -> None:
-        if reason is not None and not self._is_over:
-            member.lost.wait(_LOSS_S)  # what it sent before it ended is read by then
-            self._tell(driver, member, reason)
-        member.over.set()
-
-    def _tell(self, driver: Driver, member: _Member, reason: str) -> None:
-        if self._exchange is None:
-            raise InternalError("an attempt must have an exchange before a worker of it can end")
-        silence_s = self._exchange.silence_s(member.spec.number)
+    def death_of(self, declared: Declare) -> WorkerDied:
+        """The error that says which actor has ended, and why."""
+        if self._process is None:
+            raise InternalError("an actor is declared dead before the attempt has started")
+        member = self._crew.members[declared.process]
+        reason = declared.how or ", ".join(map(self._told, declared.suspicions))
+        silence_s = self._process.exchange.silence_s(declared.process)
         names = ", ".join(subtask.name for subtask in member.spec.subtasks)
         error = WorkerDied(
             f"{member} of job {self._job_id!r} has ended: {reason}; it ran {names}; detected {silence_s:.1f} s after"
-            " its last sign of life" + "".join(f"; {told}" for told in self._of_connections(member.spec.number))
+            " its last sign of life" + "".join(f"; {told}" for told in self._of_connections(declared.process))
         )
         _log.error("%s", error)
-        driver.deliver(WorkersDied(member.spec.addresses, error))
+        return error
+
+    def _told(self, suspicion: Suspicion) -> str:
+        members = self._crew.members
+        witness = "the master" if suspicion.witness == LEADER else str(members[suspicion.witness])
+        return f"{witness} lost its connection with {members[suspicion.process]} ({suspicion.reason})"
 
     def _of_connections(self, number: int) -> list[str]:
         """What the connections with a process say of its end: another version, for example."""
-        if self._exchange is None:
+        if self._process is None:
             return []
-        lost = self._exchange.loss(number)
-        return [f"the master {refusal}" for refusal in self._exchange.refusals()[-1:]] + (
+        exchange = self._process.exchange
+        lost = exchange.loss(number)
+        return [f"the master {refusal}" for refusal in exchange.refusals()[-1:]] + (
             [] if lost is None else [f"its connection with the master ended: {lost}"]
         )
 
-    def _describe(self, address: int) -> str:
+    def describe(self, address: int) -> str:
         """Where a subtask is that does not answer."""
         member = next(m for m in self._crew.members.values() if address in m.spec.addresses)
         return f"unresponsive in {member}, which is killed"

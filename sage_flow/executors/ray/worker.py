@@ -11,20 +11,17 @@ from typing import Any
 from sage_flow.errors import InternalError
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.ray.search_path import SearchPath
-from sage_flow.executors.subtasks import SWITCH_S, SubtasksHere, refuse_plan, run_subtasks
-from sage_flow.executors.threads import LocalTransport
+from sage_flow.executors.subtasks import SWITCH_S, WorkerProcess
 from sage_flow.links.address import Address, TcpAddress, UnixAddress
 from sage_flow.links.endpoint import Credentials, Endpoint
-from sage_flow.plan.physical import Plan
-from sage_flow.runtime.messages import DRIVER, PeerLost
 
-__all__ = ["AddressBook", "Membership", "Place", "WorkerActor"]
+__all__ = ["AddressBook", "Assignment", "Place", "WorkerActor"]
 
 _FENCED = 70
 
 
 @dataclass(frozen=True)
-class Membership:
+class Assignment:
     """A process's part in an attempt. The key travels through Ray, and is in no repr."""
 
     process: int
@@ -81,11 +78,9 @@ class WorkerActor:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._transport: LocalTransport | None = None
-        self._exchange: Exchange | None = None
+        self._process: WorkerProcess | None = None
         self._book: AddressBook | None = None
-        self._membership: Membership | None = None
-        self._here = SubtasksHere()
+        self._assignment: Assignment | None = None
         sys.setswitchinterval(SWITCH_S)
 
     def __repr__(self) -> str:
@@ -98,56 +93,41 @@ class WorkerActor:
         context = ray.get_runtime_context()
         return Place(context.get_node_id(), os.getpid(), context.get_actor_id())
 
-    def join(self, membership: Membership, listens: bool, credentials: Credentials | None) -> Endpoint:
+    def join(self, assignment: Assignment, listens: bool, credentials: Credentials | None) -> Endpoint:
         """Take part in an attempt; return where the others find us. `listens`: for other nodes, too."""
-        self._membership = membership
-        self._transport = LocalTransport()
-        self._here = SubtasksHere()
-        self._book = AddressBook(membership.process)
-        self._exchange = Exchange(
-            membership.process,
-            self._book,
-            membership.key,
-            job=membership.job,
-            attempt=membership.attempt,
-            on_message=self._transport.deliver,
-            on_peer_lost=self._on_peer_lost,
-            connect_timeout_s=membership.start_timeout_s,
-            bind_timeout_s=membership.start_timeout_s,
-            lease_s=membership.lease_s,
+        self._assignment = assignment
+        self._book = AddressBook(assignment.process)
+        self._process = WorkerProcess(
+            assignment.process,
+            addresses=self._book,
+            key=assignment.key,
+            job=assignment.job,
+            attempt=assignment.attempt,
+            on_driver_lost=self._on_driver_lost,
+            connect_timeout_s=assignment.start_timeout_s,
+            bind_timeout_s=assignment.start_timeout_s,
+            lease_s=assignment.lease_s,
         )
-        return self._book.own_endpoint(self._exchange, listens, credentials)
+        return self._book.own_endpoint(self._process.exchange, listens, credentials)
 
     def run(self, plan: bytes, process_of: dict[int, int], endpoints: dict[int, Endpoint]) -> None:
         """Run our subtasks to their end."""
-        membership, exchange, transport, book = self._membership, self._exchange, self._transport, self._book
-        if membership is None or exchange is None or transport is None or book is None:
+        assignment, process, book = self._assignment, self._process, self._book
+        if assignment is None or process is None or book is None:
             raise InternalError("a worker runs before it has joined")
         book.learn(endpoints)
-        transport.hold_early()
-        exchange.start()  # before the plan, whose imports may take long
-        me = membership.process
-        membership.search_path.follow()
+        process.listen()
+        assignment.search_path.follow()
+        where = f"actor {self._label!r} (process {os.getpid()} of node {this_node()[:8]})"
         try:
-            loaded: Plan = pickle.loads(plan)
-        except BaseException as error:  # above all an import that fails: the master must know which
-            mine = [address for address, process in process_of.items() if process == me]
-            where = f"actor {self._label!r} (process {os.getpid()} of node {this_node()[:8]})"
-            refuse_plan(error, where, mine[0], exchange)
-            return
-        loaded = replace(loaded, job_id=membership.job, attempt=membership.attempt)
-        run_subtasks(loaded, me, process_of, transport, exchange, self._here)
+            loaded = process.load(lambda: pickle.loads(plan), process_of, where)
+        except BaseException:
+            return  # the master knows
+        process.run(replace(loaded, job_id=assignment.job, attempt=assignment.attempt), process_of)
 
-    def _on_peer_lost(self, peer: int, reason: str) -> None:
-        if self._exchange is None:
-            raise InternalError("a worker must have joined an attempt before it can lose a peer")
-        if self._here.have_ended:
-            return  # the job is over, and the others go, too
-        if peer != 0:  # perhaps only the way to it is broken: the master decides
-            self._exchange.send(0, DRIVER, PeerLost(self._exchange.process, peer, reason))
-            return
+    def _on_driver_lost(self, reason: str) -> None:
         print(f"{self._label}: lost the job master ({reason}), this process ends", file=sys.stderr, flush=True)
-        os._exit(_FENCED)  # what a sink wrote stays temporary
+        os._exit(_FENCED)
 
 
 def this_node() -> str:
