@@ -22,17 +22,18 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sage_flow.errors import InternalError, PipelineError, WorkerDied
-from sage_flow.executors.driver import Driver, DriverOptions, WorkersDied
+from sage_flow.errors import InternalError, PipelineError
+from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.positions import thread_place
 from sage_flow.executors.shell import record_window
+from sage_flow.executors.simulated_processes import ProcessDeath, SimulatedProcesses
 from sage_flow.executors.threads import LocalTransport, queues_of_process
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
@@ -40,7 +41,7 @@ from sage_flow.plan.queues import JobQueues
 from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.queues.local import wait_by
 from sage_flow.runtime.failure import add_notes
-from sage_flow.runtime.messages import DRIVER, Data, Message
+from sage_flow.runtime.messages import Data, Message
 from sage_flow.runtime.port import Crashed
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sage_flow")
 
-__all__ = ["Deadlock", "SimulationExecutor", "VirtualClock"]
+__all__ = ["Deadlock", "ProcessDeath", "SimulationExecutor", "VirtualClock"]
 
 _YIELD_AT_LOCK = 0.1
 _YIELD_AT_SEND = 0.3
@@ -184,6 +185,7 @@ class Scheduler:
         self._paths: dict[tuple[int, int], _Path] = {}
         self._current: _Activation | None = None
         self._interrupts: deque[Callable[[], None]] = deque()
+        self._crashing: list[_Activation] = []
         self._steps = 0
 
     @property
@@ -229,6 +231,18 @@ class Scheduler:
             if activation.waits_for is condition:
                 activation.waits_for = None
 
+    def is_under_way(self, sender: int, target: int) -> bool:
+        """Whether something was sent on this path that has not arrived."""
+        path = self._paths.get((sender, target))
+        return path is not None and bool(path.messages)
+
+    def crash(self, is_victim: Callable[[str], bool]) -> None:
+        """End the activations of these names behind the current step, as kill -9 would."""
+        victims = [a for a in self._activations if not a.is_over and not a.crashes and is_victim(a.name)]
+        for victim in victims:
+            victim.crashes = True
+        self._crashing += victims
+
     def _running_here(self) -> _Activation | None:
         """The activation that this thread is; None for the scheduler's and for threads outside the simulation."""
         me = self._current
@@ -267,6 +281,9 @@ class Scheduler:
         """Step until the job is over; then end what is left. Raises Deadlock."""
         try:
             while not is_over():
+                while self._crashing:
+                    if not (victim := self._crashing.pop()).is_over:
+                        self._resume(victim)
                 self._step(deliver)
         finally:
             for activation in self._activations:
@@ -411,12 +428,16 @@ class SimulatedExecution(LocalExecution):
 class SimulationExecutor:
     """Runs jobs in the simulation.
 
-    `seed` picks the schedule. `crash_at` kills subtasks, by name, at the first of their turns from this step
-    on. `clock` shows the virtual time, also to user code. `trace` is that of the last job: one line per step.
+    `seed` picks the schedule. `crash_at` kills the process of a subtask, by name, at the first turn of the subtask
+    from this step on. `processes`: how many there are, to which subtasks go in turn; 0: one for each subtask.
+    `deaths`: how some of them die. `clock` shows the virtual time, also to user code. `trace` is that of the last job:
+    one line per step.
     """
 
     seed: int = 0
     crash_at: Mapping[str, int] = field(default_factory=dict)
+    processes: int = 0
+    deaths: Sequence[ProcessDeath] = ()
     clock: VirtualClock = field(default_factory=VirtualClock)
     trace: list[str] = field(default_factory=list, repr=False)
 
@@ -433,36 +454,27 @@ class SimulationExecutor:
         transport = LocalTransport(copies_records=True)
         shell = SimulationShell(scheduler, transport)
         driver = Driver(plan, shell, options)
-        receivers: dict[int, Callable[[Message], None]] = {DRIVER: driver.deliver}
+        processes = SimulatedProcesses(plan, scheduler, shell.condition, driver.deliver, self.processes, self.deaths)
         execution = SimulatedExecution(driver, scheduler, self.seed)
         scheduler.spawn("driver", execution.lead)
         workers = {subtask.address: Worker(plan, subtask, shell) for subtask in plan.subtasks}
         for subtask in plan.subtasks:
-            receivers[subtask.address] = workers[subtask.address].port.deliver
             scheduler.spawn(subtask.name, workers[subtask.address].run)
-
-        def owners(name: str) -> tuple[int, ...]:
-            """A service's further activations and event loops are its own."""
-            owner = name.partition(" #")[0].removesuffix(" event loop")
-            return tuple(subtask.address for subtask in plan.subtasks if subtask.name == owner)
-
-        def on_crash(name: str) -> None:
-            gone = owners(name)
-            for address in gone:
-                receivers[address] = lambda message: None
-            driver.deliver(WorkersDied(gone, WorkerDied(f"{name} was crashed by the simulation")))
+        processes.start({address: worker.port.deliver for address, worker in workers.items()})
 
         def patience_s(name: str) -> float:
             if execution.is_over or scheduler.has_interrupts or driver.is_cancelled:
                 return options.cancel_grace_s
-            ends = any(driver.is_ending(address) or workers[address].is_ending for address in owners(name))
+            ends = any(
+                driver.is_ending(address) or workers[address].is_ending for address in processes.addresses_of(name)
+            )
             return options.close_grace_s if ends else math.inf
 
-        scheduler.on_crash, scheduler.patience_s = on_crash, patience_s
+        scheduler.on_crash, scheduler.patience_s = processes.crash, patience_s
 
         def simulate() -> None:
             try:
-                scheduler.run(lambda target, message: receivers[target](message), lambda: execution.is_over)
+                scheduler.run(processes.deliver, lambda: execution.is_over)
             except BaseException as error:  # a deadlock, above all: it belongs to whoever waits for the job
                 execution.fail(error)
 
