@@ -28,7 +28,6 @@ MOST_ATTRIBUTES = 15
 
 SESSION = "the session at a hosted queue is being rebuilt as a pure state machine"
 LINKS = "is being rebuilt with named states, after the session at a hosted queue"
-WORKER = "the shells' classes are being split after the subtask"
 LEADER = "is becoming a shell around the pure leader"
 
 LARGE_FILES: dict[str, str] = {
@@ -39,7 +38,6 @@ LARGE_FILES: dict[str, str] = {
 LARGE_FUNCTIONS: dict[str, str] = {}
 
 LARGE_CLASSES: dict[str, str] = {
-    "executors/driver.py: Driver": WORKER,
     "executors/ray/master.py: JobMaster": LEADER,
     "links/link.py: Link": LINKS,
     "links/listener.py: Listener": LINKS,

@@ -279,7 +279,7 @@ class LocalExecution(Execution):
         return ServedService(self.outside, self.services[service], TcpAddress(host, port, ssl_context), key)
 
     def collected(self) -> dict[str, list[Any]]:
-        return {name: list(rows) for name, rows in self.driver.collected.items()}
+        return {name: list(rows) for name, rows in self.driver.collected.rows.items()}
 
     def subtasks(self) -> list[SubtaskInfo]:
         statuses = self.driver.subtask_statuses()
@@ -291,13 +291,9 @@ class LocalExecution(Execution):
         return self.driver.plan.services
 
     def metrics(self) -> dict[str, Any]:
-        queued: dict[str, int] = {}
-        for subtask in self.driver.plan.subtasks:
-            report = self.driver.reports.get(subtask.address)
-            queued[subtask.chain.name] = queued.get(subtask.chain.name, 0) + (report.queued if report else 0)
         return {
-            "operators": self.driver.counts(),
-            "queued": queued,
+            "operators": self.driver.reports.counts(),
+            "queued": self.driver.reports.queued(),
             "services": _in_plain_types(self.driver.services()),
         }
 
@@ -331,7 +327,7 @@ class LocalExecution(Execution):
 
 def outcome_of(driver: Driver) -> JobOutcome:
     """What the job of a driver came to."""
-    return JobOutcome(driver.status, driver.failure, driver.collected, driver.counts(), driver.stuck)
+    return JobOutcome(driver.status, driver.failure, driver.collected.rows, driver.reports.counts(), driver.stuck)
 
 
 def _ages(report: PortReport) -> list[str]:

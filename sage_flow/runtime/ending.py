@@ -10,6 +10,7 @@ is not.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from sage_flow.runtime.messages import Located
@@ -30,36 +31,53 @@ class Blocked(NamedTuple):
 class EndWatch:
     """The subtasks that are ending. Times are seconds of any clock that never goes back."""
 
-    def __init__(self, grace_s: float) -> None:
+    def __init__(self, grace_s: float, not_started: Iterable[int] = ()) -> None:
         self.grace_s = grace_s
+        self.give_up_at: float | None = None
+        """The job is being cancelled: when it ends without the user code that has not come back; None: it is not."""
+        self._not_started = set(not_started)
+        self._ends_at_start: set[int] = set()  # their end began before they did
         self._due: dict[int, float] = {}  # when to ask each
         self._asked: dict[int, Located | None] = {}
         self._answer_by = math.inf
 
     def begin(self, address: int, now: float) -> None:
         """Only its end is left of a subtask, or its next step."""
+        if self.give_up_at is not None:
+            return
+        if address in self._not_started:
+            self._ends_at_start.add(address)
+            return
         self._asked.pop(address, None)
         self._due[address] = now + self.grace_s
+
+    def start(self, address: int, now: float) -> None:
+        """A subtask tells of itself. The time that a process needs to start is not the time of its end."""
+        self._not_started.discard(address)
+        if address in self._ends_at_start:
+            self._ends_at_start.remove(address)
+            self.begin(address, now)
 
     def over(self, address: int) -> None:
         """It has ended, or that step of it."""
         self._due.pop(address, None)
         self._asked.pop(address, None)
 
-    def clear(self) -> None:
-        """The end of the job is not the normal one any more."""
+    def on_cancel(self, give_up_at: float) -> None:
+        """The end of the job is not the normal one any more: nothing ends, until `give_up_at`."""
+        self.give_up_at = give_up_at
         self._due.clear()
         self._asked.clear()
+        self._ends_at_start.clear()
 
     def __contains__(self, address: int) -> bool:
         return address in self._due or address in self._asked
 
     @property
     def next_look(self) -> float:
-        """When to call `look` or `verdict`; infinite while nothing is ending."""
-        if self._asked:
-            return self._answer_by
-        return min(self._due.values(), default=math.inf)
+        """When to look again; infinite while nothing is ending."""
+        look_at = self._answer_by if self._asked else min(self._due.values(), default=math.inf)
+        return look_at if self.give_up_at is None else min(look_at, self.give_up_at)
 
     def look(self, now: float) -> tuple[int, ...]:
         """Return the subtasks to be asked now where they are."""
@@ -68,6 +86,14 @@ class EndWatch:
         late = tuple(address for address, when in self._due.items() if when <= now)
         self.ask(late, now)
         return late
+
+    def look_once(self, alive: tuple[int, ...], now: float) -> tuple[int, ...]:
+        """After a cancel: once `give_up_at` has passed, return those that are to be asked where they are."""
+        if self.give_up_at is None or now < self.give_up_at:
+            return ()
+        self.give_up_at = math.inf  # from now on only the answers are waited for
+        self.ask(alive, now)
+        return alive
 
     def ask(self, addresses: tuple[int, ...], now: float) -> None:
         """They are asked; `on_located` takes the answers."""

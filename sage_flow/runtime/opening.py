@@ -11,12 +11,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from sage_flow.plan.physical import ServicePlan
+from sage_flow.plan.physical import Plan, ServicePlan
 
 if TYPE_CHECKING:
     from sage_flow.runtime.calls import OpenCall
 
-__all__ = ["Openings"]
+__all__ = ["OpeningServices", "Openings"]
 
 _SHORTEST_S: Final = 0.05
 """Between two looks at a call that waits for its service to open."""
@@ -73,3 +73,27 @@ class Openings:
             f"{call.label} was not answered: service {call.service!r} is still opening, since"
             f" {waited_s:{'.0f' if waited_s >= 10 else '.2g'}} s ({limit})"
         )
+
+
+class OpeningServices:
+    """Which services are open, as the driver knows from their subtasks."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._service_of = {s.address: s.chain.service for s in plan.subtasks if s.chain.service is not None}
+        self._opening: dict[str, set[int]] = {name: set() for name in plan.services}
+        for address, name in self._service_of.items():
+            self._opening[name].add(address)
+
+    def service(self, address: int) -> str:
+        """Return the service that a subtask is part of."""
+        return self._service_of[address]
+
+    def replicas(self, address: int) -> list[int]:
+        """Return all subtasks of the service that a subtask is part of."""
+        return [a for a, service in self._service_of.items() if service == self._service_of[address]]
+
+    def on_opened(self, address: int) -> str | None:
+        """A subtask is open; return its service if that is open now."""
+        name = self._service_of[address]
+        self._opening[name].discard(address)
+        return None if self._opening[name] else name

@@ -84,5 +84,33 @@ def test_the_next_step_of_an_end_has_a_grace_time_of_its_own():
 
 def test_a_job_that_is_cancelled_has_no_normal_end():
     made = watch(1)
-    made.clear()
+    made.on_cancel(math.inf)
     assert made.next_look == math.inf
+
+
+def test_the_time_that_a_subtask_needs_to_start_is_not_the_time_of_its_end():
+    made = EndWatch(30.0, not_started=[1])
+    made.begin(1, 0.0)
+    assert made.next_look == math.inf
+    made.start(1, 100.0)
+    assert made.next_look == 130.0
+
+
+def test_a_subtask_that_starts_before_its_end_begins_is_not_ending():
+    made = EndWatch(30.0, not_started=[1])
+    made.start(1, 100.0)
+    assert made.next_look == math.inf
+
+
+def test_after_a_cancel_nothing_ends_and_all_that_are_left_are_asked_once():
+    made = EndWatch(30.0, not_started=[2])
+    made.begin(2, 0.0)
+    made.on_cancel(5.0)
+    made.start(2, 1.0)
+    made.begin(1, 1.0)
+    assert 1 not in made
+    assert made.next_look == 5.0
+    assert made.look_once((1, 2), 4.9) == ()
+    assert made.look_once((1, 2), 5.0) == (1, 2)
+    assert made.look_once((1, 2), 6.0) == ()
+    assert made.next_look == 5.0 + ANSWER_S

@@ -2,9 +2,15 @@
 
 from types import SimpleNamespace
 
+from fake_port import plan_of
+
 from sage_flow.errors import ServiceTimeout
 from sage_flow.runtime.calls import CallTable
-from sage_flow.runtime.opening import Openings
+from sage_flow.runtime.opening import Openings, OpeningServices
+
+
+class Model:
+    pass
 
 
 def table_of(open_timeout_s=300.0):
@@ -111,3 +117,14 @@ def test_deadlines_that_were_moved_leave_the_heap():
     open_at(table, openings, now)
     assert len(table._deadlines) <= 3
     assert table.expire(now + 0.001) == [made]
+
+
+def test_a_service_is_open_once_all_its_replicas_are():
+    plan = plan_of(
+        lambda env: (env.register_service("model", Model, parallelism=2), env.from_collection([]).collect("x"))
+    )
+    first, second = plan.addresses(plan.services["model"].chain)
+    services = OpeningServices(plan)
+    assert services.replicas(second) == [first, second]
+    assert services.on_opened(first) is None
+    assert services.on_opened(second) == "model"

@@ -1,0 +1,75 @@
+"""The rows of the `collect` sinks of one job, which its driver keeps in memory, up to a limit."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import Any
+
+from sage_flow.errors import CodecError, CollectLimitError, ProtocolError
+from sage_flow.executors.shell import Shell
+from sage_flow.plan import kinds
+from sage_flow.plan.physical import DRIVER_CHAIN, Plan
+from sage_flow.runtime.credits import ConsumedCredit
+from sage_flow.runtime.failure import add_notes
+from sage_flow.runtime.messages import DRIVER, Credit, Data
+
+__all__ = ["CollectedRows"]
+
+
+class CollectedRows:
+    """`rows` are the rows of each sink so far, by its label; `most_rows` and `most_bytes` bound them all together."""
+
+    def __init__(self, plan: Plan, shell: Shell, most_rows: int, most_bytes: int) -> None:
+        self._plan = plan
+        self._shell = shell
+        self._most_rows = most_rows
+        self._most_bytes = most_bytes
+        operators = [operator for chain in plan.chains for operator in chain.operators]
+        self.rows: dict[str, list[Any]] = {o.label: [] for o in operators if o.kind is kinds.COLLECT}
+        self._count = self._size = 0
+        self._channels = {c.id: c for c in plan.channels if c.edge.target == DRIVER_CHAIN}
+        self._credits = {c.id: ConsumedCredit(shell.window(c.producer, DRIVER)) for c in self._channels.values()}
+        self._next_seq = dict.fromkeys(self._channels, 0)
+
+    def producer(self, channel: int) -> int:
+        """Return the address of the subtask that sends on a channel."""
+        return self._channels[channel].producer
+
+    def check_sequence(self, channel: int, seq: int) -> None:
+        """Take note of a frame or a control element. Raises ProtocolError for a gap or a repeat."""
+        if seq != self._next_seq[channel]:
+            raise ProtocolError(f"frame {seq} of collected channel {channel}, where {self._next_seq[channel]} was due")
+        self._next_seq[channel] = seq + 1
+
+    def add(self, data: Data) -> Exception | None:
+        """Keep the rows of a frame and return its credit. Returns the error of its producer, if it has one."""
+        self.check_sequence(data.channel, data.seq)
+        edge = self._channels[data.channel].edge
+        name = self._plan.chains[edge.source].operators[edge.operator].label
+        try:
+            records = data.unpacked()
+        except CodecError as error:
+            add_notes(error, [f"collect   {name!r}"])
+            return error
+        self._count += len(records)
+        self._size += _estimated_size(records)
+        if self._count > self._most_rows or self._size > self._most_bytes:
+            return CollectLimitError(
+                f"collect {name!r} received more than {self._most_rows:,} rows or {self._most_bytes:,} bytes:"
+                " write such results to a file (write_csv, write_jsonl), or aggregate them first"
+            )
+        self.rows[name].extend(records)
+        amount = self._credits[data.channel].consume(data.cost)
+        if amount:
+            self._shell.send(DRIVER, self.producer(data.channel), Credit(data.channel, amount))
+        return None
+
+
+def _estimated_size(records: list[Any]) -> int:
+    """Bytes of a frame of rows, from its first: an exact count would pickle everything twice."""
+    try:
+        one = len(pickle.dumps(records[0], protocol=5))
+    except Exception:  # rows of a local job need not be picklable; then their own size must do
+        one = sys.getsizeof(records[0])
+    return one * len(records)

@@ -1,0 +1,58 @@
+"""The latest report of each subtask of a job, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sage_flow.plan.physical import Plan
+from sage_flow.runtime.report import OperatorCounts, PortReport, SubtaskReport
+from sage_flow.runtime.statistics import CallStatistics, merged
+
+__all__ = ["JobReports"]
+
+
+class JobReports:
+    """Written by the driver's activation, read by any thread."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._latest: dict[int, SubtaskReport] = {}  # by address
+
+    def note(self, subtask: int, report: SubtaskReport | None) -> None:
+        """A subtask has told of itself."""
+        if report is not None:
+            self._latest[subtask] = report
+
+    def counts(self) -> dict[str, OperatorCounts]:
+        """The counts of all operators, added up over their subtasks, in the order of the plan."""
+        operators = [operator for chain in self._plan.chains for operator in chain.operators]
+        totals = {operator.name: OperatorCounts() for operator in operators if operator.kind.is_counted}
+        for report in list(self._latest.values()):
+            for name, counts in report.operators.items():
+                totals[name] = totals[name].plus(counts)
+        return totals
+
+    def queued(self) -> dict[str, int]:
+        """How many records wait in the inputs of each chain, by its name."""
+        queued: dict[str, int] = {}
+        for subtask in self._plan.subtasks:
+            report = self._latest.get(subtask.address)
+            queued[subtask.chain.name] = queued.get(subtask.chain.name, 0) + (report.queued if report else 0)
+        return queued
+
+    def services(
+        self, outside: dict[str, CallStatistics], inspected: Mapping[int, PortReport] | None = None
+    ) -> dict[str, dict[str, CallStatistics]]:
+        """What came of the calls so far, by service and method; a service that was not called has none.
+
+        `outside` are the calls from outside the job; `inspected` is what some subtasks have just told, which is newer
+        than their reports.
+        """
+        calls = {address: report.calls for address, report in list(self._latest.items())}
+        calls.update({address: report.calls for address, report in (inspected or {}).items()})
+        found: dict[str, dict[str, CallStatistics]] = {name: {} for name in self._plan.services}
+        for label, statistics in merged([*calls.values(), outside]).items():
+            name, _, method = label.rpartition(".")
+            if name in found:
+                found[name][method] = statistics
+        return found
