@@ -79,7 +79,6 @@ class Exchange:
         self._identity = Identity(me, job, attempt, key)
         self._addresses = addresses
         self._on_peer_lost = on_peer_lost
-        self._on_connected = on_connected
         self._flush_s = flush_s
         self._lock = threading.RLock()  # guards the links of the outlets, and the four below
         self._lost: dict[int, str] = {}  # and why
@@ -105,7 +104,7 @@ class Exchange:
             connect_timeout_s,
             on_message=on_message,
             is_lost=lambda peer: peer in self._lost,
-            on_admitted=self._admitted,
+            on_admitted=partial(self._admitted, on_connected),
             on_closed=self._lose,
         )
         self._leases = None if lease_s is None else Leases(lease_s)
@@ -283,9 +282,9 @@ class Exchange:
             reason = f"{reason}; {trouble}"
         self._lose(peer, reason)
 
-    def _admitted(self, peer: int) -> None:
+    def _admitted(self, on_connected: Callable[[int], None], peer: int) -> None:
         self._note(f"process {peer} connected")
-        self._on_connected(peer)
+        on_connected(peer)
 
     def _note(self, what: str) -> None:
         self._story.note(time.monotonic(), what)
