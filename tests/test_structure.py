@@ -21,7 +21,11 @@ PURE = [
     or file.relative_to(PACKAGE).as_posix()
     in (
         "restart.py",
+        "queues/client_session.py",
         "queues/hosted.py",
+        "queues/hosted_backlog.py",
+        "queues/hosted_decisions.py",
+        "queues/hosted_sessions.py",
         "queues/record.py",
     )
 ]

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -22,15 +21,16 @@ from sage_flow.links.listener import Listener
 from sage_flow.links.local_link import AnyLink, LocalLink, OnClosed, OnMessage
 from sage_flow.links.loop import exchange_loop
 from sage_flow.links.silence import Silence
-from sage_flow.queues import hosted as hosted
 from sage_flow.queues import opcodes
-from sage_flow.queues.hosted import RESUME_S, Decision, HostedQueue, Run
-from sage_flow.queues.items import relayed
+from sage_flow.queues.hosted import RESUME_S, HostedQueue
+from sage_flow.queues.hosted_decisions import Decision
+from sage_flow.queues.hosted_messages import handle, message_of
 from sage_flow.queues.opcodes import Opcode
 
 _log = logging.getLogger("sage_flow.channels")
 
 _CLOSED: Final = 10_000  # closed queues that are remembered, so that nobody waits on a new one of that name
+
 
 _Address = TypeVar("_Address", bound=Address)
 _QueueName = tuple[str, str]  # scope, channel_id
@@ -48,9 +48,9 @@ class _Subscription:
         self.queue = queue
         self.session = session
 
-    def send(self, opcode: int, *rest: Any) -> None:
+    def send(self, message: tuple[Any, ...]) -> None:
         try:
-            self.link.send((self.number, int(opcode), *rest), lane=self.number, copy_buffers=False)
+            self.link.send((self.number, *message), lane=self.number, copy_buffers=False)
         except LinkClosed:
             pass  # `on_closed` comes next, and the session may resume
 
@@ -143,9 +143,7 @@ class QueueHost:
 
     def _on_link_closed(self, link: AnyLink, reason: str) -> None:
         for client in self._links.pop(link).values():
-            if (
-                self._subscriptions.get((client.name, client.session)) is client
-            ):  # it has not come back over another link
+            if self._is_current(client):
                 self._decide(client, client.queue.disconnect(client.session, time.monotonic()))
                 self._await_return(client, Silence(RESUME_S, time.monotonic()))
 
@@ -158,12 +156,12 @@ class QueueHost:
                 return  # it has come back over another link, or left
             if silence.is_over(now):
                 decisions = client.queue.expire(now)
-                if not client.queue.knows(client.session):
+                if client.session not in client.queue.sessions:
                     del self._subscriptions[name]
                 self._decide(client, decisions)
                 self._close_if_orphaned(client)
             elif silence.stood_still_s:
-                client.queue.excuse(client.session, silence.stood_still_s)
+                client.queue.sessions.excuse(client.session, silence.stood_still_s)
             if self._subscriptions.get(name) is client:
                 self._await_return(client, silence)
 
@@ -179,9 +177,19 @@ class QueueHost:
             return  # it was never used, or not over this link
         if client is None:
             raise ProtocolError(f"a message for subscription {number}, which does not exist")
-        if self._subscriptions.get((client.name, client.session)) is not client:
-            return  # the session has come back over another link, and said there what is still open
-        self._HANDLERS[opcode](self, client, *rest)
+        if not self._is_current(client):
+            return  # the session has made its open requests again over another link
+        if opcode == Opcode.LEAVE:
+            self._leave(client)
+        elif opcode == Opcode.CLOSE:
+            self._close_queue(client.name, client.queue, "somebody closed it")
+            client.send((int(Opcode.REPORT), rest[0], None))
+        else:
+            self._decide(client, handle(client.queue, client.session, opcode, rest, time.monotonic()))
+
+    def _is_current(self, client: _Subscription) -> bool:
+        """The session has not come back over another link since."""
+        return self._subscriptions.get((client.name, client.session)) is client
 
     def _attach(
         self,
@@ -195,6 +203,9 @@ class QueueHost:
         session: str,
         received: int,
         open_gets: list[int],
+        refused: list[int],
+        attempt: int,
+        epoch: int,
     ) -> None:
         name, now = (scope, channel_id), time.monotonic()
         if host not in (None, self._id):  # it asks for a queue that went with the host before this one
@@ -207,69 +218,22 @@ class QueueHost:
                 queue.close(now)
             else:
                 self._queues[name] = queue
+        if queue.sessions.is_stale(session, attempt):
+            return  # it was sent over a link that the client gave up before it attached over another one
         client = _Subscription(link, number, name, queue, session)
         if not queue.closed and max(queue.maxsize, 0) != max(maxsize, 0):
-            client.send(Opcode.CONFLICT, queue.maxsize)
+            client.send((int(Opcode.CONFLICT), queue.maxsize))
             return
         self._links[link][number] = self._subscriptions[name, session] = client
-        known, decisions = queue.attach(session, received, open_gets, now)
-        client.send(Opcode.ATTACHED, self._id, known)
+        known, decisions = queue.attach(session, received, open_gets, now, refused, attempt, epoch)
+        client.send((int(Opcode.ATTACHED), self._id, known))
         self._decide(client, decisions)
-
-    def _put(
-        self,
-        client: _Subscription,
-        number: int,
-        done: int,
-        block: bool,
-        runs: list[tuple[Any, int, int]],
-        watched: bool,
-        age_s: float,
-    ) -> None:
-        now = time.monotonic()
-        putter = (client.session, number) if watched else None
-        items = [Run(relayed(payload), 0, count, size, now - age_s, 0, putter) for payload, count, size in runs]
-        self._decide(client, client.queue.put(client.session, number, items, block, done, now))
-
-    def _reserve_room(self, client: _Subscription, number: int, done: int, block: bool, count: int) -> None:
-        self._decide(client, client.queue.reserve_room(client.session, number, count, block, done, time.monotonic()))
-
-    def _get(self, client: _Subscription, number: int, done: int, block: bool, most: int, holds: bool) -> None:
-        self._decide(client, client.queue.get(client.session, number, most, block, done, time.monotonic(), holds))
-
-    def _acknowledge(self, client: _Subscription, delivery: int) -> None:
-        client.queue.acknowledge(client.session, delivery)
-
-    def _refuse(self, client: _Subscription, delivery: int) -> None:
-        self._decide(client, client.queue.refuse(client.session, delivery, time.monotonic()))
-
-    def _finish(self, client: _Subscription, delivery: int, place: int) -> None:
-        client.queue.finish(client.session, delivery, place)
-
-    def _give_back(self, client: _Subscription, delivery: int, place: int, begun: bool) -> None:
-        self._decide(client, client.queue.give_back(client.session, delivery, place, begun, time.monotonic()))
-
-    def _withdraw(self, client: _Subscription, number: int) -> None:
-        self._decide(client, client.queue.withdraw(client.session, number, time.monotonic()))
-
-    def _return_room(self, client: _Subscription, number: int) -> None:
-        self._decide(client, client.queue.return_room(client.session, number, time.monotonic()))
 
     def _leave(self, client: _Subscription) -> None:
         self._links[client.link].pop(client.number, None)
         self._subscriptions.pop((client.name, client.session), None)
         self._decide(client, client.queue.leave(client.session, time.monotonic()))
         self._close_if_orphaned(client)
-
-    def _close(self, client: _Subscription, number: int) -> None:
-        self._close_queue(client.name, client.queue, "somebody closed it")
-        client.send(Opcode.REPORT, number, None)
-
-    def _statistics(self, client: _Subscription, number: int) -> None:
-        client.send(Opcode.REPORT, number, client.queue.statistics(time.monotonic()))
-
-    def _size(self, client: _Subscription, number: int) -> None:
-        client.send(Opcode.REPORT, number, None if client.queue.closed else client.queue.depth)
 
     def _end(self) -> None:
         self._ended = True
@@ -306,42 +270,8 @@ class QueueHost:
         client = self._subscriptions.get((name, decision.session))
         if client is None:
             raise ProtocolError(f"{decision!r} for a session without a subscription")
-        match decision:
-            case hosted.Delivery(_, number, delivery, runs):
-                now = time.monotonic()
-                told = [(run.payload, run.start, run.stop, now - run.since, run.begun) for run in runs]
-                client.send(Opcode.DELIVERY, number, delivery, told)
-            case hosted.Closed(_, number):
-                client.send(Opcode.CLOSED, number, self._closed.get(name, "closed"))
-            case _:
-                client.send(_OPCODES[type(decision)], decision.number)
+        client.send(message_of(decision, time.monotonic(), self._closed.get(name, "closed")))
 
-    _HANDLERS: Final[dict[int, Callable[..., None]]] = {
-        Opcode.PUT: _put,
-        Opcode.RESERVE_ROOM: _reserve_room,
-        Opcode.GET: _get,
-        Opcode.ACKNOWLEDGE: _acknowledge,
-        Opcode.REFUSE: _refuse,
-        Opcode.WITHDRAW: _withdraw,
-        Opcode.LEAVE: _leave,
-        Opcode.CLOSE: _close,
-        Opcode.STATISTICS: _statistics,
-        Opcode.SIZE: _size,
-        Opcode.RETURN_ROOM: _return_room,
-        Opcode.FINISH: _finish,
-        Opcode.GIVE_BACK: _give_back,
-    }
-
-
-_OPCODES: Final = {
-    hosted.Accepted: Opcode.ACCEPTED,
-    hosted.Room: Opcode.ROOM,
-    hosted.NoRoom: Opcode.NO_ROOM,
-    hosted.NoItem: Opcode.NO_ITEM,
-    hosted.Withdrawn: Opcode.WITHDRAWN,
-    hosted.Abandoned: Opcode.ABANDONED,
-    hosted.Dropped: Opcode.DROPPED,
-}
 
 _here: weakref.WeakValueDictionary[Address, QueueHost] = weakref.WeakValueDictionary()
 

@@ -74,8 +74,11 @@ class LiveQueue(QueueMethods):
     """The items are in this process, in this object."""
     abandoned = False
     """It belongs to the process that forked this one."""
-    lost = False
-    """It is closed because its host is gone, or out of reach."""
+
+    @property
+    def lost(self) -> bool:
+        """It is closed because its host is gone, or out of reach."""
+        return False
 
     @property
     @abstractmethod

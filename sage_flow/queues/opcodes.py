@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, Literal
 
-PROTOCOL: Final = "queues/2"
+PROTOCOL: Final = "queues/3"
 """What the key of a host opens: the name of its links."""
 
 
@@ -24,7 +24,7 @@ class Opcode(IntEnum):
 
     ATTACH = 0
     """scope, channel_id, maxsize, part, host (that the session was attached to before, or None), session, received,
-    open_gets"""
+    open_gets, refused, attempt, epoch: see `HostedQueue.attach`"""
     PUT = 1
     """number, done, block, runs: (payload, count, bytes) each, watched: report ABANDONED and DROPPED, seconds since the
     request was made"""
@@ -79,6 +79,10 @@ class Opcode(IntEnum):
     DROPPED = 31
     """number: of a put whose item was in the queue when that was closed"""
 
+
+for _opcode in Opcode:
+    # Before 3.12 each look-up of a member runs Python code of `enum`, and every message takes several.
+    type.__setattr__(Opcode, _opcode.name, _opcode)
 
 Part = Literal[0, 1, 2]
 """The part that a client takes at a queue: one of these three."""

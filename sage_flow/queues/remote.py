@@ -12,7 +12,7 @@ from sage_flow.queues.consuming import Consumer, OnItems, OnLost, OnSent, Sendin
 from sage_flow.queues.items import decode_runs, encode_runs
 from sage_flow.queues.methods import LiveQueue, check_count, check_most, waiting_time
 from sage_flow.queues.opcodes import Opcode
-from sage_flow.queues.remote_call import ReachPolicy
+from sage_flow.queues.reach_policy import ReachPolicy
 from sage_flow.queues.remote_consuming import RemoteConsumer, RemoteSending
 from sage_flow.queues.remote_session import RemoteSession
 
@@ -30,7 +30,12 @@ class RemoteQueue(RemoteSession, LiveQueue):
     @property
     def closed(self) -> bool:
         """It was closed, or its host is gone, as far as this process has heard."""
-        return self._closed is not None
+        return self._session.closed is not None
+
+    @property
+    def lost(self) -> bool:
+        """See `LiveQueue.lost`."""
+        return self._session.lost
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         """See `QueueMethods.put_many`. Raises also: CodecError, ChannelNotReachable, PutInDoubt."""
@@ -40,7 +45,7 @@ class RemoteQueue(RemoteSession, LiveQueue):
             self.qsize()  # as a queue that is closed takes nothing, not even nothing
             return
         runs = list(encode_runs(items))
-        number = next(self._numbers)
+        number = next(self._session.numbers)
         put = (Opcode.PUT, block, runs, False)
         if sum(size for _, _, size in runs) > opcodes.SMALL:
             room = self.request(number, (Opcode.RESERVE_ROOM, block, len(items)), seconds)
@@ -55,7 +60,7 @@ class RemoteQueue(RemoteSession, LiveQueue):
         """See `QueueMethods.get_many`. Raises also: CodecError, ChannelNotReachable."""
         seconds = waiting_time(block, timeout)
         check_most(max_items)
-        answer = self.request(next(self._numbers), (Opcode.GET, block, max_items, False), seconds)
+        answer = self.request(next(self._session.numbers), (Opcode.GET, block, max_items, False), seconds)
         if answer[0] in (Opcode.NO_ITEM, Opcode.WITHDRAWN):
             raise queue.Empty
         self.check(answer, Opcode.DELIVERY)
@@ -63,7 +68,7 @@ class RemoteQueue(RemoteSession, LiveQueue):
 
     def qsize(self) -> int:
         """How many items wait at the host, at this moment."""
-        (size,) = self.check(self.request(next(self._numbers), (Opcode.SIZE,), None), Opcode.REPORT)
+        (size,) = self.check(self.request(next(self._session.numbers), (Opcode.SIZE,), None), Opcode.REPORT)
         if size is None:
             raise self.end("it was closed")
         return int(size)
@@ -71,7 +76,7 @@ class RemoteQueue(RemoteSession, LiveQueue):
     def close(self) -> None:
         """End it at the host, for everybody."""
         try:
-            self.request(next(self._numbers), (Opcode.CLOSE,), None)
+            self.request(next(self._session.numbers), (Opcode.CLOSE,), None)
         except QueueClosed:
             return  # by somebody else, or its host is gone
         self.end("this process closed it")
@@ -79,12 +84,12 @@ class RemoteQueue(RemoteSession, LiveQueue):
     def statistics(self) -> dict[str, Any]:
         """Those of the host, if it is not closed, and `client`: what this process asks, its link and its story."""
         told = {"closed": True}
-        if self._closed is None:
-            (told,) = self.check(self.request(next(self._numbers), (Opcode.STATISTICS,), None), Opcode.REPORT)
-        link = self._link
+        if self._session.closed is None:
+            (told,) = self.check(self.request(next(self._session.numbers), (Opcode.STATISTICS,), None), Opcode.REPORT)
+        link = self.link
         client = {
-            "session": self._session,
-            "open_requests": len(self._calls),
+            "session": self._session.name,
+            "open_requests": len(self._session.open),
             "link": None if link is None else link.statistics(),
             "story": self._story.events(),
         }
@@ -102,12 +107,12 @@ class RemoteQueue(RemoteSession, LiveQueue):
         self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object]
     ) -> None:
         """See `LiveQueue.read_while`."""
-        link = self._link
+        link = self.link
         if link is not None:
             link.read_while(is_waiting, timeout_s, others_wait)
 
     def interrupt(self) -> None:
         """See `LiveQueue.interrupt`."""
-        link = self._link
+        link = self.link
         if link is not None:
             link.interrupt()

@@ -11,8 +11,7 @@ from sage_flow.errors import QueueClosed
 from sage_flow.queues.consuming import Consumer, HeldItem, OnItems, OnLost, OnSent, Sending
 from sage_flow.queues.items import decode_runs, pack
 from sage_flow.queues.opcodes import Opcode
-from sage_flow.queues.remote_call import PendingRequest
-from sage_flow.queues.remote_session import RemoteSession
+from sage_flow.queues.remote_session import PendingRequest, RemoteSession
 
 __all__ = ["RemoteConsumer", "RemoteSending"]
 
@@ -87,11 +86,10 @@ class RemoteConsumer(Consumer):
             self._session.take_back(call)
 
     def _on_answer(self, answer: tuple[Any, ...]) -> None:
-        generation = self._session.generation
         error = self._session.error_of(answer)
         items: list[HeldItem] = []
         if answer[0] == Opcode.DELIVERY:
-            items = self._items(generation, *answer[1:])
+            items = self._items(*answer[1:])
         with self._lock:
             self._call, self._asking = None, False
             self._granted -= len(items)
@@ -105,15 +103,13 @@ class RemoteConsumer(Consumer):
             self._on_items(items)
             self.grant(0)
 
-    def _items(self, generation: int, runs: list[tuple[Any, ...]], delivery: int) -> list[HeldItem]:
+    def _items(self, runs: list[tuple[Any, ...]], delivery: int, generation: int) -> list[HeldItem]:
         items: list[HeldItem] = []
         for payload, start, stop, waited_s, begun in runs:
             for index in range(start, stop):
                 value = partial(_item, payload, index)
                 settle = partial(self._settle, generation, delivery, len(items))
                 items.append(HeldItem(value, waited_s, begun, settle))
-        if self._holds:
-            self._session.hold(len(items))
         return items
 
     def _settle(self, generation: int, delivery: int, place: int, begun: bool | None) -> None:

@@ -1,23 +1,34 @@
-"""One process's session at a queue that another process hosts (or this one, over a socket of its own).
+"""The shell around `ClientSession`: threads, locks, the clock and the connection.
+
+Who locks what, in which thread, and why:
+
+* `_lock` guards the `ClientSession` and the outbox. Every thread takes it for the time of one event: threads of users
+  that make requests, the thread that reads the link (the exchange thread, or a thread of a user that waits and reads
+  for itself), a thread that dials. No thread sends, dials or calls back while it holds `_lock`.
+* Messages leave in the order of the decisions, because the host relies on it. So a decision to send goes into the
+  outbox under `_lock`, and `_flush` writes the outbox under `_sending`. A thread that finds `_sending` taken leaves its
+  messages to the holder, which looks again after it has let go: so the exchange thread never waits for a thread that
+  writes a large put. A message stays in the outbox until it is written; if a KeyboardInterrupt makes it go twice, that
+  does no harm, because the host and the session know every request by its number.
+* `_connecting` is held while one thread dials. The others that need a connection wait for it and share the result.
+  `_lock` and `_sending` may be taken inside it, not the other way round.
+* Callbacks are collected in `due` and run after all locks are free, as they may make the next request.
 
 A request is sent once; then a thread or a callback waits for its answer, without polling. If the link breaks, a waiting
-thread dials again (for callbacks a separate thread does), resumes the session and sends all open requests again: the
-host knows which ones it has answered. Getting a connection is no part of a `timeout`:
-`connection_timeout` and `retry_count` bound it.
+thread dials again; if only callbacks wait, a thread is started that does it and ends. Getting a connection is not part
+of a `timeout`: `connection_timeout` and `retry_count` bound it.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, cast
 
 from sage_flow.errors import (
     ChannelConflict,
@@ -30,20 +41,48 @@ from sage_flow.errors import (
 )
 from sage_flow.links.local_link import AnyLink
 from sage_flow.links.story import Story
-from sage_flow.queues import opcodes
+from sage_flow.queues.client_session import (
+    ClientSession,
+    LocalAnswer,
+    Notify,
+    QueueRequest,
+    Send,
+    Settle,
+)
 from sage_flow.queues.connection import QueueConnection
 from sage_flow.queues.consuming import Due, OnLost
-from sage_flow.queues.opcodes import Opcode
-from sage_flow.queues.remote_call import WAITING, PendingRequest, ReachPolicy
+from sage_flow.queues.opcodes import ANYBODY, SMALL, Opcode, Part
+from sage_flow.queues.reach_policy import ReachPolicy
+from sage_flow.queues.remote_dialer import SessionDialer
+
+__all__ = ["PendingRequest", "RemoteSession"]
 
 _log = logging.getLogger("sage_flow.channels")
 
-_FIRST_PAUSE_S: Final = 0.05  # between two tries to connect; it doubles
-_LONGEST_PAUSE_S: Final = 1.0
 
-_IN_DOUBT: Final = -1
-_LOST: Final = -2
-_FAILED: Final = -3
+OnAnswer = Callable[[tuple[Any, ...]], object]
+
+
+class PendingRequest(QueueRequest):
+    """A request and what waits for its answer: a callback, or else a thread."""
+
+    __slots__ = ("on_answer", "turn")
+
+    def __init__(self, number: int, message: tuple[Any, ...], on_answer: OnAnswer | None = None) -> None:
+        super().__init__(number, message, time.monotonic())
+        self.on_answer = on_answer
+        self.turn = threading.Lock()
+        """Locked until the request is settled or the connection is lost; an Event would cost more than the request."""
+        self.turn.acquire()
+
+    def wake(self) -> None:
+        """Let the waiting thread look again. The session's lock is held."""
+        if self.turn.locked():
+            self.turn.release()
+
+    @property
+    def is_awaited(self) -> bool:
+        return self.on_answer is None
 
 
 class RemoteSession:
@@ -56,424 +95,279 @@ class RemoteSession:
         connection: QueueConnection,
         host: str,
         policy: ReachPolicy,
-        part: opcodes.Part = opcodes.ANYBODY,
+        part: Part = ANYBODY,
     ) -> None:
         self._name = name
-        self._part = part
         self._maxsize = maxsize
         self._connection = connection
         self._host = host
         self._policy = policy
-        self._session = os.urandom(8).hex()
-        self._numbers = itertools.count(1)
-        self._calls: dict[int, PendingRequest] = {}  # without an answer; entries are taken out by either thread
-        self._hearing = threading.Lock()  # guards the two below, and is held while an answer is taken
-        self._heard: AnyLink | None = None  # over which answers count: the last one that ATTACH was sent over
-        self._received = 0  # deliveries
-        self._sending = threading.Lock()  # guards the two below, and holds while a call is sent
-        self._link: AnyLink | None = None  # over which the session is attached
-        self._closed: str | None = None  # and why
-        self._connecting = threading.Lock()
-        self._tries = 0  # how often `_connect` was done, so that who waited for it does not do it again
-        self._failure: Exception | None = None  # of the last one
-        self._host_id: str | None = None
-        self._helping = threading.Lock()  # guards the next
-        self._is_helped = False  # a thread of its own connects for calls that nobody waits for
-        self._due = Due()
-        self._latest = 0  # the highest number of a call that was sent
-        self._held = 0  # items
-        self._settled: deque[tuple[int, tuple[Any, ...]]] = deque()  # what was said of them, behind which call
-        self._watched: dict[int, OnLost] = {}  # by put
-        self.lost = False
-        self.generation = 0
-        """How often the host has forgotten us, and with us what we held."""
-        self._attached: queue.SimpleQueue[tuple[AnyLink, int, tuple[Any, ...]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._session = ClientSession((*name, maxsize, part), os.urandom(8).hex())
+        self._outbox: deque[Send] = deque()
+        self._sending = threading.Lock()
+        self.due = Due()
+        """Callbacks; they run when no lock is held."""
         self._story = Story()
+        self._dialer = SessionDialer(connection, policy)
         self._subscription = connection.subscribe(self)  # last: from here on the exchange thread may report a lost link
+
+    @property
+    def label(self) -> str:
+        """The name of the queue, for people."""
+        return self._name[1]
+
+    @property
+    def link(self) -> AnyLink | None:
+        """The link over which the session is attached."""
+        link: AnyLink | None = self._session.connection
+        return link
 
     # Requests that no thread waits for.
 
-    def begin(
-        self,
-        message: tuple[Any, ...],
-        then: Callable[[tuple[Any, ...]], object],
-        on_lost: OnLost | None = None,
-    ) -> PendingRequest:
-        """Send a request; call `then` with the answer, see `error_of`. Raises: QueueClosed."""
-        call = PendingRequest(next(self._numbers), message, then=then)
-        if on_lost is not None:
-            self._watched[call.number] = on_lost
-        self._send_request(call)
-        if self._link is None:
-            self._keep_connected()
-        return call
+    def begin(self, message: tuple[Any, ...], on_answer: OnAnswer, on_lost: OnLost | None = None) -> PendingRequest:
+        """Make a request; call `on_answer` with the answer, see `error_of`. Raises: QueueClosed."""
+        request = PendingRequest(next(self._session.numbers), message, on_answer)
+        self._make(request, on_lost)
+        if self._session.connection is None:
+            self._dialer.start(self)
+        return request
 
-    def take_back(self, call: PendingRequest) -> None:
+    def take_back(self, request: PendingRequest) -> None:
         """Withdraw a request of `begin`."""
-        with self._sending, self._hearing:
-            self._watched.pop(call.number, None)
-            if call.answer is not None:
-                return
-            call.abandoned = True
-            if not call.sent:
-                self._calls.pop(call.number, None)
-            elif self._link is not None:
-                self._send(self._link, Opcode.WITHDRAW, call.number)
+        with self._lock:
+            self._outbox += self._session.abandon(request)
+        self._flush()
 
-    def settle(self, generation: int, opcode: int, *arguments: Any) -> None:
+    def settle(self, generation: int, opcode: Opcode, *arguments: Any) -> None:
         """FINISH or GIVE_BACK an item, unless the host has returned it meanwhile."""
-        with self._sending:
-            if generation == self.generation and self._closed is None:
-                self._held -= 1
-                self._settled.append((self._latest, (opcode, *arguments)))
-                if self._link is not None:
-                    self._send(self._link, opcode, *arguments)
-
-    def hold(self, count: int) -> None:
-        """Note that `count` items have arrived that will be settled; until then the session must stay alive."""
-        with self._sending:
-            self._held += count
+        with self._lock:
+            self._outbox += self._session.settle_item(generation, opcode, *arguments)
+        self._flush()
 
     def error_of(self, answer: tuple[Any, ...]) -> Exception | None:
         """Return the error of an answer, None if there is none."""
-        if answer[0] == _FAILED:
-            failure: Exception = answer[1]
-            return failure
         if answer[0] in (Opcode.ACCEPTED, Opcode.DELIVERY, Opcode.WITHDRAWN):
             return None
+        if answer[0] == LocalAnswer.FAILED:
+            failure: Exception = answer[1]
+            return failure
         try:
             self.check(answer, Opcode.ACCEPTED)
         except ChannelError as error:
             return error
         return None
 
-    def _keep_connected(self) -> None:
-        with self._helping:
-            if self._is_helped:
-                return
-            self._is_helped = True
-        threading.Thread(target=self._help, name=f"connects {self._name[1]}", daemon=True).start()
-
-    def _needs_help(self) -> bool:
-        if self._link is not None or self._closed is not None:
-            return False
-        return bool(self._held or self._settled or self._watched) or any(
-            call.then is not None for call in list(self._calls.values())
-        )
-
-    def _help(self) -> None:
-        while self._needs_help():
-            try:
-                self._connect()
-            except Exception as error:  # the callbacks get it
-                for call in list(self._calls.values()):
-                    if call.then is not None:
-                        self._settle(call.number, _FAILED, error)
-            self._due.run()
-        with self._helping:
-            self._is_helped = False
-        if self._needs_help():
-            self._keep_connected()
-
     # Requests, in the threads of users.
 
     def request(self, number: int, message: tuple[Any, ...], seconds: float | None) -> tuple[Any, ...]:
-        """Send a request and wait for its answer; after `seconds` it is withdrawn, which is an answer, too."""
-        call = PendingRequest(number, message)
+        """Make a request and wait for its answer; after `seconds` it is withdrawn, which is an answer, too."""
+        request = PendingRequest(number, message)
+        session = self._session
         try:
-            self._send_request(call)
-            patience = seconds if call.waits else self._policy.timeout_s
-            while call.answer is None:
-                link = self._link
+            self._make(request)
+            patience = seconds if request.waits else self._policy.timeout_s
+            while request.answer is None:
+                link = session.connection
                 if link is None:
-                    self._connect()
-                elif self._wait(call, link, patience):
-                    call.changed.clear()
-                elif call.waits:
-                    self._withdraw(call)
+                    self._dialer.connect(self)
+                elif self._wait(request.turn, link, patience):
+                    pass  # settled, or the link is lost
+                elif request.waits:
+                    with self._lock:
+                        self._outbox += session.withdraw(request)
+                    self._flush()
                     patience = self._policy.timeout_s
                 else:
-                    self._drop_link(f"no answer within {patience} s")
+                    self._drop_link(link, f"no answer within {patience} s")
         except BaseException:
-            self._abandon(call)
+            self._abandon(request)
             raise
-        return call.answer
+        if request.answer[0] == LocalAnswer.FAILED:
+            raise request.answer[1]
+        return request.answer
 
-    def _wait(self, call: PendingRequest, link: AnyLink, patience: float | None) -> bool:
-        """Until the call has changed. False if it has not after `patience` seconds."""
-        until = None if patience is None else time.monotonic() + min(patience, threading.TIMEOUT_MAX)
-        link.read_while(lambda: not call.changed.is_set(), patience, self._calls.__len__)
-        return call.changed.wait(None if until is None else max(0.0, until - time.monotonic()))
-
-    def _drop_link(self, why: str) -> None:
-        link = self._link
-        if link is not None:
-            self._note(why)
-            link.close(0)
-            self.on_lost(link, why)
-
-    def _send_request(self, call: PendingRequest) -> None:
-        with self._sending:
-            if self._closed is not None:
-                raise self._error()
-            self._calls[call.number] = call
-            if self._link is not None:
-                self._write_request(self._link, call)
-
-    def _write_request(self, link: AnyLink, call: PendingRequest) -> None:
-        """While `_sending` is held."""
-        opcode, *rest = call.message
-        if opcode in WAITING:
-            rest = [min(self._calls, default=call.number), *rest]
-        if opcode == Opcode.PUT:  # perhaps there was no connection until now
-            rest.append(time.monotonic() - call.began)
-        large = opcode == Opcode.PUT and sum(size for _, _, size in call.message[2]) > opcodes.SMALL
-        try:
-            # The caller waits for the host to accept the items, so they stay as they are until they are written.
-            link.send(
-                (self._subscription, int(opcode), call.number, *rest),
-                lane=(self._subscription, call.number) if large else self._subscription,
-                copy_buffers=False,
-            )
-            call.sent = True
-            self._latest = max(self._latest, call.number)
-        except LinkClosed as error:
-            self.on_lost(link, str(error))
-
-    def _withdraw(self, call: PendingRequest) -> None:
-        with self._sending:
-            if self._link is not None and call.answer is None:
-                self._send(self._link, Opcode.WITHDRAW, call.number)
-            call.waits = False
-            call.message = (call.message[0], False, *call.message[2:])  # if it has to be said again
-
-    def _abandon(self, call: PendingRequest) -> None:
-        """Its thread was interrupted, or cannot be served. What is delivered for it goes back."""
-        with self._sending, self._hearing:
-            call.abandoned = True
-            if not call.sent:
-                self._calls.pop(call.number, None)
-            elif call.answer is None and call.waits and self._link is not None:
-                self._send(self._link, Opcode.WITHDRAW, call.number)
-            elif call.answer is not None and call.answer[0] == Opcode.ROOM and self._link is not None:
-                self._send(self._link, Opcode.RETURN_ROOM, call.number)
-            elif call.answer is not None and call.answer[0] == Opcode.DELIVERY:
-                _log.warning("a get from %s was interrupted when its items had come; they are lost", self._name[1])
-
-    def _send(self, link: AnyLink, opcode: int, *arguments: Any) -> None:
-        try:
-            link.send((self._subscription, int(opcode), *arguments), lane=self._subscription)
-        except LinkClosed as error:
-            self.on_lost(link, str(error))
-
-    def check(self, answer: tuple[Any, ...], expected: int) -> tuple[Any, ...]:
-        if answer[0] == expected:
+    def check(self, answer: tuple[Any, ...], expected: Opcode) -> tuple[Any, ...]:
+        """Return what the expected answer brings. Raises: QueueClosed, PutInDoubt."""
+        opcode = answer[0]
+        if opcode == expected:
             return answer[1:]
-        if answer[0] == _IN_DOUBT:
+        if opcode == LocalAnswer.IN_DOUBT:
             raise PutInDoubt(
                 f"queue {self._name[1]} at {self._host}: the connection broke during a put, for longer than the host "
                 "remembers; the items may be in the queue or not"
             )
-        if answer[0] in (Opcode.CLOSED, _LOST):
+        if opcode in (Opcode.CLOSED, LocalAnswer.LOST):
             raise self.end(answer[1])
-        raise InternalError(f"{answer[0]} answers a request that expects {expected}")
+        raise InternalError(f"{opcode} answers a request that expects {expected!r}")
 
     def end(self, why: str) -> QueueClosed:
         """It is closed from now on."""
-        with self._sending:
-            if self._closed is None:
-                self._closed = why
-                self._note(f"closed: {why}")
+        with self._lock:
+            if self._session.closed is None:
+                self.note(f"closed: {why}")
+            self._session.end(why)
         return self._error()
 
+    def _make(self, request: PendingRequest, watcher: OnLost | None = None) -> None:
+        with self._lock:
+            if self._session.closed is not None:
+                raise self._error()
+            self._outbox += self._session.request(request, request.began, watcher)
+        self._flush()
+
+    def _wait(self, turn: threading.Lock, link: AnyLink, patience: float | None) -> bool:
+        """Until the request has changed. False if it has not after `patience` seconds."""
+        if patience is None:
+            link.read_while(turn.locked, None, self._session.open.__len__)
+            return turn.acquire()
+        until = time.monotonic() + min(patience, threading.TIMEOUT_MAX)
+        link.read_while(turn.locked, patience, self._session.open.__len__)
+        return turn.acquire(timeout=max(0.0, until - time.monotonic()))
+
+    def _drop_link(self, link: AnyLink, why: str) -> None:
+        self.note(why)
+        link.close(0)
+        self.on_lost(link, why)
+
+    def _abandon(self, request: PendingRequest) -> None:
+        """Its thread was interrupted, or cannot be served."""
+        with self._lock:
+            self._outbox += self._session.abandon(request)
+        self._flush()
+        if request.answer is not None and request.answer[0] == Opcode.DELIVERY:
+            _log.warning("a get from %s was interrupted when its items had come; they are lost", self._name[1])
+
     def _error(self) -> QueueClosed:
-        return QueueClosed(f"queue {self._name[1]} at {self._host} is closed: {self._closed}")
+        return QueueClosed(f"queue {self._name[1]} at {self._host} is closed: {self._session.closed}")
 
-    # The connection, in the threads of users.
-
-    def _connect(self) -> None:
-        """Attach the session over a new link, or find that somebody else just did.
-
-        Raises: QueueClosed, ChannelNotReachable, ChannelConflict.
-        """
-        try:
-            self._connect_once()
-        finally:
-            self._due.run()
-
-    def _connect_once(self) -> None:
-        tries = self._tries
-        with self._connecting:
-            if self._link is not None:
-                return
-            if self._tries != tries:
-                if self._failure is not None:
-                    raise self._failure
-                return
-            try:
-                self._failure = None
-                self._attach()
-            except Exception as error:
-                self._failure = error
-                raise
-            finally:
-                self._tries += 1
-
-    def _attach(self) -> None:
-        pause = _FIRST_PAUSE_S
-        for left in range(self._policy.retries, -1, -1):
-            try:
-                link = self._connection.link(self._policy.timeout_s)
-                self._resume(link)
-                return
-            except (ChannelNotReachable, LinkClosed) as error:
-                self._note(f"no connection: {error}")
-                if not left:
-                    raise self._give_up(error) from error
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-    def _give_up(self, error: ChannelError) -> Exception:
-        if self._host_id is None and not self._policy.served:
-            where = f"queue {self._name[1]} at {self._host}"
-            return ChannelNotReachable(f"{where} ({self._policy.retries + 1} tries): {error}{_cure(error)}")
-        self.lost = True
-        self._settle_all(_LOST, why := f"its host is gone, and with it what was in the queue ({error})")
-        return self.end(why)
-
-    def _resume(self, link: AnyLink) -> None:
-        """Raises: LinkClosed if it breaks or the host is silent; ChannelConflict."""
-        while not self._attached.empty():  # of earlier tries
-            self._attached.get()
-        with self._hearing:  # what the old link still brings comes again, and must not count twice
-            self._heard = link
-            calls, received = list(self._calls.values()), self._received
-        gets = [call.number for call in calls if call.message[0] == Opcode.GET and not call.abandoned]
-        scope, channel_id = self._name
-        attach = (scope, channel_id, self._maxsize, self._part, self._host_id, self._session, received, gets)
-        link.send((self._subscription, int(Opcode.ATTACH), *attach), lane=self._subscription)
-        answered, opcode, rest = self._wait_attached(link)
-        if opcode == _LOST:
-            raise LinkClosed(str(rest[0]))
-        if opcode == Opcode.CONFLICT:
-            raise ChannelConflict(
-                f"queue {channel_id} at {self._host} was made with maxsize={rest[0]}, "
-                f"this descriptor has maxsize={self._maxsize}"
-            )
-        host, known = rest
-        self._take_up(answered, host, known)
-
-    def _wait_attached(self, link: AnyLink) -> tuple[AnyLink, int, tuple[Any, ...]]:
-        while True:
-            try:
-                told = self._attached.get(timeout=self._policy.timeout_s)
-            except queue.Empty:
-                link.close(0)
-                raise LinkClosed(f"no answer within {self._policy.timeout_s:.3g} s") from None
-            if told[0] is link:
-                return told
-
-    def _take_up(self, link: AnyLink, host: str, known: bool) -> None:
-        """The session is attached: say again what is open."""
-        with self._sending:
-            if self._host_id not in (None, host):
-                why = "its host was started anew, and what was in the queue is lost"
-                self._closed, self.lost = why, True
-                self._settle_all(_LOST, why)
-                return
-            if self._host_id is not None and not known:
-                self._received = 0
-                self.generation += 1
-                self._held = 0
-                self._settled.clear()
-                if self._part == opcodes.OWNER:
-                    self._closed = why = "the connection was lost for longer than its host remembers"
-                    self._settle_all(_LOST, why)
-                    return
-            self._note("attached again" if known else "attached")
-            resumed = known or self._host_id is None
-            self._host_id = host
-            self._link = link
-            for _, arguments in self._settled:  # it may have been said over the lost link, and is true still
-                self._send(link, *arguments)
-            for call in list(self._calls.values()):
-                if call.message[0] == Opcode.PUT and call.sent and not resumed:
-                    self._settle(call.number, _IN_DOUBT)
-                elif call.abandoned:
-                    self._calls.pop(call.number, None)
-                elif call.answer is None:  # a delivery that was sent again may have come meanwhile
-                    self._write_request(link, call)
-
-    # What comes from the host, on the exchange thread or on one that reads for itself: two links may bring it at the
-    # same time, an old one that somebody still reads and the new one. It takes no lock that is held for long.
+    # Messages, in the thread that reads the link: two links may bring them at the same time, an old one that a thread
+    # still reads and the new one.
 
     def on_message(self, link: AnyLink, opcode: int, rest: tuple[Any, ...]) -> None:
         """A message of the host."""
-        if opcode in (Opcode.ATTACHED, Opcode.CONFLICT):
-            self._attached.put((link, opcode, rest))
+        if opcode == Opcode.CONFLICT:
+            conflict = ChannelConflict(
+                f"queue {self._name[1]} at {self._host} was made with maxsize={rest[0]}, "
+                f"this descriptor has maxsize={self._maxsize}"
+            )
+            self._dialer.answered(link, conflict)
             return
-        number, *answer = rest
-        with self._hearing:
-            if link is not self._heard:
-                return  # all that was open is said again over the new one, and answered there
-            if opcode == Opcode.DELIVERY:
-                while self._settled and self._settled[0][0] < number:
-                    self._settled.popleft()  # the host has heard what was said before it heard this call
-                self._on_delivery(link, number, *answer)
-            elif opcode == Opcode.ROOM:
-                self._on_room(link, number)
-            elif opcode in (Opcode.ABANDONED, Opcode.DROPPED):
-                if (tell := self._watched.get(number)) is not None:
-                    self._due.add(partial(tell, opcode == Opcode.DROPPED))
+        with self._lock:
+            if opcode == Opcode.ATTACHED:
+                host, known = rest
+                self._apply(self._session.attached(link, host, known, time.monotonic()))
             else:
-                self._settle(number, opcode, *answer)
-        self._due.run()
-
-    def _on_delivery(self, link: AnyLink, number: int, delivery: int, runs: list[Any]) -> None:
-        call = self._calls.get(number)
-        if call is None or call.abandoned:
-            self._send(link, Opcode.REFUSE, delivery)
-            self._calls.pop(number, None)
-            return
-        self._received = delivery
-        self._send(link, Opcode.ACKNOWLEDGE, delivery)
-        self._settle(number, Opcode.DELIVERY, runs, delivery)
-
-    def _on_room(self, link: AnyLink, number: int) -> None:
-        call = self._calls.get(number)
-        if call is None or call.abandoned:
-            self._send(link, Opcode.RETURN_ROOM, number)
-            self._calls.pop(number, None)
-            return
-        self._settle(number, Opcode.ROOM)
+                self._apply(self._session.received(link, opcode, *rest))
+        self._flush()
+        self.due.run()
 
     def on_lost(self, link: AnyLink, reason: str) -> None:
-        """The link is gone; who waits dials again."""
-        self._attached.put((link, _LOST, (reason,)))
-        if self._link is link:
-            self._link = None
-            self._note(f"lost the connection: {reason}")
-        for call in list(self._calls.values()):
-            call.changed.set()
-        if self._needs_help():
-            self._keep_connected()
+        """The link is gone; a waiting thread dials again."""
+        with self._lock:
+            redial = self._session.on_lost(link)
+            for request in redial.requests:
+                cast(PendingRequest, request).wake()
+        if redial.was_attached:
+            self.note(f"lost the connection: {reason}")
+        self._dialer.answered(link, LinkClosed(reason))
+        if redial.needs_thread:
+            self._dialer.start(self)
 
-    def _settle(self, number: int, *answer: Any) -> None:
-        call = self._calls.pop(number, None)
-        if call is not None:
-            call.settle(*answer)
-            if call.then is not None:
-                self._due.add(partial(call.then, answer))
+    def _apply(self, decisions: Iterable[Any]) -> None:
+        """While `_lock` is held."""
+        for decision in decisions:
+            kind = type(decision)
+            if kind is Send:
+                self._outbox.append(decision)
+            elif kind is Settle:
+                request, answer = decision
+                if request.on_answer is None:
+                    request.wake()
+                else:
+                    self.due.add(partial(request.on_answer, answer))
+            elif kind is Notify:
+                self.due.add(partial(decision.watcher, decision.is_lost))
+            else:
+                self.note("attached again" if decision.is_resumed else "attached")
+                self._dialer.answered(decision.connection)
 
-    def _settle_all(self, *answer: Any) -> None:
-        for number in list(self._calls):
-            self._settle(number, *answer)
-        for tell in list(self._watched.values()):
-            self._due.add(partial(tell, True))
-        self._watched.clear()
+    def _flush(self) -> None:
+        """Write the outbox, unless another thread does: it looks again after it has let go."""
+        outbox, sending = self._outbox, self._sending
+        while outbox and sending.acquire(blocking=False):
+            try:
+                while outbox:
+                    try:
+                        self._write(outbox[0])
+                    except Exception:
+                        outbox.popleft()  # it cannot be sent; after an interrupt it is sent again
+                        raise
+                    outbox.popleft()
+            finally:
+                sending.release()
 
-    def _note(self, what: str) -> None:
+    def _write(self, send: Send) -> None:
+        number, request = self._subscription, send.request
+        # A put of many bytes has room already or waits for it: other requests need not wait for its bytes.
+        is_large = request is not None and request.message[0] == Opcode.PUT and _size_of(request.message[2]) > SMALL
+        link: AnyLink = send.connection
+        try:
+            # The caller waits for the host to accept the items, so they stay as they are until they are written.
+            link.send(
+                (number, *send.message),
+                lane=(number, send.message[1]) if is_large else number,
+                copy_buffers=False,
+            )
+        except LinkClosed as error:
+            with self._lock:
+                self._session.not_sent(send)
+            self.on_lost(link, str(error))
+        except Exception as error:
+            if request is None:
+                raise
+            with self._lock:  # its thread or callback gets the error
+                self._apply(self._session.fail(request, error))
+
+    # For the dialer.
+
+    def attach(self, link: AnyLink) -> None:
+        """Send ATTACH over a new link; `SessionDialer.answered` is called with the answer."""
+        with self._lock:
+            self._outbox.append(self._session.attach(link))
+        self._flush()
+
+    @property
+    def needs_thread(self) -> bool:
+        """Something needs a connection for which no thread waits."""
+        with self._lock:
+            return self._session.needs_thread
+
+    def unreachable(self, error: ChannelError, tries: int) -> Exception:
+        """The host cannot be reached: its queue is lost, or it was never there."""
+        if self._session.host is None and not self._policy.served:
+            where = f"queue {self._name[1]} at {self._host}"
+            return ChannelNotReachable(f"{where} ({tries} tries): {error}{_cure(error)}")
+        why = f"its host is gone, and with it what was in the queue ({error})"
+        with self._lock:
+            self.note(f"closed: {why}")
+            self._apply(self._session.end_lost(why))
+        return self._error()
+
+    def fail_callbacks(self, error: Exception) -> None:
+        """Settle the requests that no thread waits for."""
+        with self._lock:
+            for request in list(self._session.open.values()):
+                if not request.is_awaited:
+                    self._apply(self._session.fail(request, error))
+
+    def note(self, what: str) -> None:
+        """Add to the story."""
         self._story.note(time.monotonic(), what)
+
+
+def _size_of(runs: list[tuple[Any, int, int]]) -> int:
+    return sum(size for _, _, size in runs)
 
 
 def _cure(error: ChannelError) -> str:

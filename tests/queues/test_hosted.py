@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sage_flow.errors import ProtocolError
-from sage_flow.queues.hosted import (
-    RESUME_S,
+from sage_flow.queues.hosted import RESUME_S, HostedQueue
+from sage_flow.queues.hosted_decisions import (
     Abandoned,
     Accepted,
     Closed,
     Delivery,
     Dropped,
-    HostedQueue,
     NoItem,
     NoRoom,
     Room,
@@ -121,7 +120,7 @@ def test_puts_that_are_settled_are_forgotten():
     queue, client = queue_and_client()
     for number in range(1, 1000):
         client.put(number, "a", done=number)
-    assert len(queue._sessions["s"].accepted) == 1
+    assert len(queue.sessions["s"].accepted) == 1
 
 
 def test_a_delivery_is_in_transit_until_it_is_acknowledged():
@@ -144,12 +143,12 @@ def test_time_in_which_its_host_stood_still_does_not_count_against_a_session():
     client.put(1, "a")
     client.get(2)
     client.lose()
-    queue.excuse("s", RESUME_S)
-    queue.excuse("nobody", RESUME_S)
+    queue.sessions.excuse("s", RESUME_S)
+    queue.sessions.excuse("nobody", RESUME_S)
     assert queue.expire(2 * RESUME_S - 0.001) == []
-    assert queue.knows("s")
+    assert "s" in queue.sessions
     queue.expire(2 * RESUME_S)
-    assert not queue.knows("s")
+    assert "s" not in queue.sessions
 
 
 def test_what_a_lost_session_held_comes_back_to_the_front_in_order():
@@ -159,13 +158,13 @@ def test_what_a_lost_session_held_comes_back_to_the_front_in_order():
     client.get(2)
     client.get(3, most=2)
     client.lose()
-    assert queue.next_expiry == RESUME_S
+    assert queue.sessions.next_expiry == RESUME_S
     assert queue.expire(RESUME_S - 0.001) == []
     assert other.get(1)[0].runs[0].start == 3, "only 'd' is there before the session ends"
     other.get(2, most=9)
     (delivery,) = queue.expire(RESUME_S)
     assert items_of(delivery) == ["a", "b", "c"]
-    assert queue.next_expiry is None
+    assert queue.sessions.next_expiry is None
     assert queue.record.returned == 3
 
 
@@ -315,7 +314,7 @@ def test_statistics():
     client.get(2)
     told = queue.statistics(4.0)
     story = told.pop("story")
-    assert story == ((0.0, "made"), (0.0, "session s came"), (0.0, "session other came"))
+    assert story == ((0.0, "made"), (0.0, "session s attached"), (0.0, "session other attached"))
     assert told == {
         "depth": 2,
         "bytes": 20,
@@ -335,6 +334,35 @@ def test_statistics():
         "dropped": 0,
         "returned": 0,
     }
+
+
+def test_refused_deliveries_go_back_also_if_the_refusal_was_lost():
+    queue, client = queue_and_client()
+    client.put(1, "a", "b")
+    client.get(2)
+    client.get(3)
+    client.lose()
+    assert queue.attach("s", 2, (), 0.0, refused=[1]) == (True, [])
+    (delivery,) = client.get(4, most=9)
+    assert items_of(delivery) == ["a"]
+
+
+def test_an_attach_is_stale_after_a_later_one_of_the_same_client():
+    queue, _ = queue_and_client()
+    queue.attach("s", 0, (), 0.0, attempt=2)
+    assert queue.sessions.is_stale("s", 1)
+    assert not queue.sessions.is_stale("s", 3)
+    assert not queue.sessions.is_stale("nobody", 1)
+
+
+def test_a_session_that_a_late_attach_has_created_is_not_the_one_that_the_client_knows():
+    queue, _ = queue_and_client()
+    assert queue.attach("t", 0, (), 0.0, attempt=1) == (False, [])
+    queue.disconnect("t", 0.0)
+    queue.expire(RESUME_S)
+    assert queue.attach("t", 0, (), 0.0, attempt=1) == (False, []), "it comes late, over a connection that was given up"
+    assert queue.attach("t", 0, (), 0.0, attempt=3, epoch=2) == (False, [])
+    assert queue.attach("t", 0, (), 0.0, attempt=4, epoch=3) == (True, [])
 
 
 # --- items that are held ---

@@ -31,7 +31,7 @@ class Client:
 
     def link(self, descriptor):
         descriptor.qsize()
-        return repr(descriptor.queue_instance._link)
+        return repr(descriptor.queue_instance.link)
 
     def live_queues(self, descriptors):
         for descriptor in descriptors:

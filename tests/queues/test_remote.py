@@ -62,7 +62,7 @@ def remote(lines):
 
 def attached(remote, line):
     """The host answers; return what of the session it was told, and what is said over the line then."""
-    opcode, *_, received, gets = line.next()
+    opcode, *_, received, gets, _refused, _attempt, _epoch = line.next()
     assert opcode == Opcode.ATTACH
     remote.on_message(line, Opcode.ATTACHED, ("the host", True))
     return received, gets, line.next()

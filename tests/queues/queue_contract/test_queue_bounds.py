@@ -76,9 +76,9 @@ def test_timeouts_and_puts_leave_nothing(server):
             descriptor.put("b", timeout=0)
         descriptor.get()
     assert descriptor.empty()  # the last acknowledgement has come there before this question
-    assert descriptor.queue_instance._calls == {}
+    assert descriptor.queue_instance._session.open == {}
     (hosted,) = host_of(server)._queues.values()
-    (session,) = hosted._sessions.values()
+    (session,) = hosted.sessions.values()
     assert len(session.accepted) <= 1
     assert session.in_transit == session.room == {}
     assert not hosted._putters

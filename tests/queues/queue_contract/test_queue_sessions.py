@@ -47,7 +47,7 @@ def test_a_client_killed_without_items_in_transit_takes_nothing_along(make_cross
 
 def break_link(descriptor):
     """As if the network had, unless it just has."""
-    link = descriptor.queue_instance._link
+    link = descriptor.queue_instance.link
     if link is not None:
         link.close(0)
 
