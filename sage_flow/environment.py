@@ -53,6 +53,7 @@ class Environment(HasSources, ABC):
         cancel_grace_s: float,
         close_grace_s: float,
         executor: Executor | str | None,
+        restart: RestartStrategy | None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise PipelineError(f"the name of an environment must be a non-empty str, not {name!r}")
@@ -60,7 +61,9 @@ class Environment(HasSources, ABC):
         self.progress: bool | None = None
         self._graph = Graph(name, parallelism, self)
         self._options = DriverOptions(
-            cancel_grace_s=cancel_grace_s, close_grace_s=checked_seconds(close_grace_s, "close_grace_s of job", name)
+            cancel_grace_s=cancel_grace_s,
+            close_grace_s=checked_seconds(close_grace_s, "close_grace_s of job", name),
+            restart=_checked_strategy(restart),
         )
         self._executor = _checked_executor(executor)
         self._scope = new_scope(name)
@@ -253,12 +256,14 @@ class LocalEnvironment(Environment):
         close_grace_s: seconds that user code has to return at the normal end: a `close()`, a sink that publishes, a
             service's method whose callers have given up, a coroutine that was cancelled. After that the job fails with
             CloseTimeout, which names the line.
+        restart: what to do when the job fails, by default nothing: see `FixedDelay` and its like. Each restart begins
+            at the beginning, in this program; if the program dies, so does the job.
         executor: how to run: "threads" (default), a thread per subtask; "processes", subtasks spread over two plain
             processes; or an executor object, such as `ProcessExecutor(workers=4)`.
         check_shared_records: for development: if an operator changes a record that another reader, the program or the
             receiver of an earlier output also holds, raise SharedRecordError, which names the operator. Slow.
 
-    Raises: PipelineError for an invalid executor.
+    Raises: PipelineError for an invalid executor or strategy.
     """
 
     def __init__(
@@ -268,13 +273,14 @@ class LocalEnvironment(Environment):
         *,
         cancel_grace_s: float = 5.0,
         close_grace_s: float = 30.0,
+        restart: RestartStrategy | None = None,
         executor: Executor | Literal["threads", "processes"] | None = None,
         check_shared_records: bool = False,
     ) -> None:
         self._kind = "threads"
         if executor == "threads" or executor == "processes":
             self._kind, executor = executor, None
-        super().__init__(name, parallelism, cancel_grace_s, close_grace_s, executor)
+        super().__init__(name, parallelism, cancel_grace_s, close_grace_s, executor, restart)
         self._check_shared_records = bool(check_shared_records)
 
     def _make_executor(self) -> Executor:
@@ -327,15 +333,12 @@ class RemoteEnvironment(Environment):
         transport_security: Literal["tls", "plaintext"] = "tls",
         executor: Executor | None = None,
     ) -> None:
-        super().__init__(name, parallelism, cancel_grace_s, close_grace_s, executor)
+        super().__init__(name, parallelism, cancel_grace_s, close_grace_s, executor, restart)
         if transport_security not in ("tls", "plaintext"):
             raise PipelineError(f'transport_security must be "tls" or "plaintext", not {transport_security!r}')
-        if restart is not None and not isinstance(restart, get_args(RestartStrategy)):
-            raise PipelineError(f"restart must be a strategy such as FixedDelay(attempts=3), not {restart!r}")
         self._detached = detached
         self._address = (address, namespace, runtime_env)
         self._led: dict[str, Any] = {
-            "restart": restart or NoRestart(),
             "lease_s": checked_seconds(lease_s, "lease_s of job", name),
             "start_timeout_s": checked_seconds(start_timeout_s, "start_timeout_s of job", name),
             "is_attached": not detached,
@@ -350,6 +353,15 @@ class RemoteEnvironment(Environment):
 
     def _handle(self, execution: Execution, picture: Picture) -> JobHandle:
         return JobHandle(execution, is_owner=not self._detached, picture=picture)
+
+
+def _checked_strategy(restart: Any) -> RestartStrategy:
+    if restart is None:
+        return NoRestart()
+    if not isinstance(restart, get_args(RestartStrategy)):
+        raise PipelineError(f"restart must be a strategy such as FixedDelay(attempts=3), not {restart!r}")
+    found: RestartStrategy = restart
+    return found
 
 
 def _checked_executor(executor: Any) -> Executor | None:

@@ -10,6 +10,8 @@
     ├── WorkerDied               a worker process ended without saying why
     ├── CloseTimeout             user code blocks the end of a job (also a TimeoutError)
     ├── ClusterError             no Ray answers, or one that does not fit, or a job's master does not
+    ├── LogUnavailable           the log of a job cannot be reached now
+    ├── LeaderReplaced           another process has taken over this job; this one must not publish
     ├── ChannelError             what a channel outside the job's own can do to you
     │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
     │   ├── LinkClosed           the connection is gone
@@ -48,6 +50,8 @@ __all__ = [
     "WorkerDied",
     "CloseTimeout",
     "ClusterError",
+    "LogUnavailable",
+    "LeaderReplaced",
     "ChannelError",
     "ChannelNotReachable",
     "LinkClosed",
@@ -112,6 +116,14 @@ class CloseTimeout(SageFlowError, TimeoutError):
 
 class ClusterError(SageFlowError):
     """Nobody answers at the address of a Ray cluster, it runs another version, or the master of a job is gone."""
+
+
+class LogUnavailable(SageFlowError):
+    """The log of a job, which records its attempts and its end, cannot be reached now; the engine tries again."""
+
+
+class LeaderReplaced(SageFlowError):
+    """This process led a job and was taken for dead: another one has begun a new attempt, and only that may publish."""
 
 
 class ChannelError(SageFlowError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -268,9 +268,18 @@ class Source(Generic[T]):
 class Sink(Generic[T]):
     """A receiver of records; each of its subtasks works on its own copy.
 
-    `close()` ends the writing in every subtask. Only when all subtasks of the job are closed without
-    an error is `commit()` called, to publish what was written; else `abort()`, to remove it.
-    A sink that cannot hold its output back leaves both alone.
+    A job publishes all of its outputs or none of them, whichever process dies and whenever. A sink takes part in that
+    by two steps. `prepare` makes durable what was written, where nobody reads it yet, and returns a handle. When every
+    sink of the job has done so and every subtask is closed, the end of the job is recorded; only then `commit(handle)`
+    publishes. If the process dies in between, another one commits the same handle:
+
+        open, write ..., prepare, close        | the end is recorded |  commit
+        in a process that takes over:                                   open, recover, commit, close, abort
+        in a job that fails or is cancelled:   close, abort, recover
+
+    A sink that overrides `commit` and not `prepare` is at-least-once: `commit()` is called without a handle, after
+    every subtask has closed and before the end of the job is recorded. If the job fails then and starts again, the
+    records are written again. A sink that overrides neither publishes as it writes.
 
     Attributes:
         default_name: of its operator where the user gives none, without the number: "sink" makes `sink-1`.
@@ -307,8 +316,27 @@ class Sink(Generic[T]):
             return f"publishes at the end, by {type(self).__name__}.commit(); after a cancel abort() is called"
         return WRITES_AT_ONCE
 
-    def commit(self) -> None:
-        """Publish what was written; called after every subtask of the job has closed."""
+    def prepare(self, checkpoint: int) -> Any:
+        """Make durable what was written since the last `prepare`; return a handle with which it can be published.
+
+        `checkpoint` numbers the calls; 0 is the end of the job. The handle is small and picklable, and must do in
+        another process. None: there is nothing to publish.
+        """
+        return None
+
+    def commit(self, *args: Any, **kwargs: Any) -> None:
+        """`commit(handle)`: publish what `prepare` has prepared. Without `prepare`: `commit()`, see the class.
+
+        It may be called again for the same handle, also in another process and at the same time; what is already
+        published is a success.
+        """
 
     def abort(self) -> None:
-        """Remove what was written; called instead of `commit` when the job did not finish."""
+        """Remove what was written since the last `prepare`."""
+
+    def recover(self, handles: Sequence[Any]) -> None:
+        """Remove what this subtask has prepared, in this attempt of the job or an earlier one, except `handles`.
+
+        `handles` are going to be committed. Called after `open` in a process that takes over, and with no handles when
+        the job fails or is cancelled.
+        """

@@ -40,7 +40,7 @@ class RestartAfter:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The job has failed for good; `reason` completes "not restarted: "."""
+    """The job has failed for good; `reason` completes "not restarted: ", empty if no strategy was asked for."""
 
     reason: str
 
@@ -190,7 +190,7 @@ RestartStrategy = NoRestart | FixedDelay | ExponentialDelay | FailureRate
 @dataclass(slots=True)
 class _Refusal:
     def on_failure(self, now: float) -> RestartDecision:
-        return GiveUp("no restart strategy is set")
+        return GiveUp("")  # nothing to be said: nobody asked for a restart
 
 
 @dataclass(slots=True)

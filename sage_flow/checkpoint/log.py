@@ -86,11 +86,13 @@ class JobEnd(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OverEntry:
-    """The job is over. FINISHED: all that `FinalEntry` names is published. Else nothing will be."""
+    """The job is over. FINISHED: all that `FinalEntry` names is published. Else nothing will be; `failure` says why."""
 
     nonce: Nonce
     attempt: int
     end: JobEnd
+    failure: Any = None
+    note: str = ""
 
 
 E = TypeVar("E")

@@ -94,12 +94,9 @@ class FileSink(Sink[T]):
     def close(self) -> None:
         self._end_writing()
 
-    def commit(self, handle: PreparedFile | None = None) -> None:
-        """Publish what was prepared, by whichever sink of this job. Without `handle`: what this sink has written."""
-        if handle is not None:
-            publish(handle)
-        elif self._output is not None:
-            self._output.publish()
+    def commit(self, handle: PreparedFile) -> None:
+        """Publish what was prepared, by whichever sink of this job."""
+        publish(handle)
 
     def abort(self) -> None:
         """Remove what was written, but for what is prepared."""

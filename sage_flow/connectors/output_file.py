@@ -10,7 +10,7 @@ from typing import IO
 from sage_flow.connectors.compression import packed
 from sage_flow.connectors.older_files import Identity, earlier_parts, inherit, replaced_file
 from sage_flow.connectors.output_path import check_alone, check_output, is_device, part_path
-from sage_flow.connectors.prepared_file import PreparedFile, publish, sync_folder
+from sage_flow.connectors.prepared_file import PreparedFile, sync_folder
 from sage_flow.connectors.temporary_file import TemporaryFile, remove_prepared
 from sage_flow.functions import RuntimeContext
 
@@ -70,13 +70,6 @@ class OutputFile:
         self._temporary = None  # from here on an attempt may publish it: this one does not abort it any more
         sync_folder(os.path.dirname(staging))
         return self._handle(staging)
-
-    def publish(self) -> None:
-        """Prepare and publish in one step. Raises InputError, OSError."""
-        if (temporary := self._temporary) is not None:
-            publish(self._handle(temporary.path))
-            temporary.release()
-            self._temporary = None
 
     def _handle(self, staging: str) -> PreparedFile:
         entry = os.lstat(staging)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import CloseTimeout, ProtocolError
 from sage_flow.executors.collected_rows import CollectedRows
 from sage_flow.executors.driver_inbox import DriverInbox
@@ -14,7 +15,8 @@ from sage_flow.executors.job_reports import JobReports
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Plan
-from sage_flow.runtime.coordinator import Coordinator, Decision, JobEnded, JobStatus, Tell
+from sage_flow.restart import NoRestart, RestartStrategy
+from sage_flow.runtime.coordinator import AllFinished, Coordinator, Decision, JobEnded, JobStatus, Tell
 from sage_flow.runtime.ending import Blocked, EndWatch
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import (
@@ -35,6 +37,8 @@ from sage_flow.runtime.messages import (
     Message,
     Opened,
     Progress,
+    Publish,
+    Published,
     Reply,
     Request,
     ServiceOpened,
@@ -55,14 +59,19 @@ class DriverOptions:
     `cancel_grace_s`: how long user code may take to come back after a cancel before the job ends without it.
     `close_grace_s`: how long it may take to come back at the normal end before the job fails without it.
     `collect_rows`, `collect_bytes`: what one job's `collect` sinks may hold together.
-    `restarts`: should this attempt fail, another one follows, and user code that waits is unwound with JobRestarting.
+    `restart`: whether and when a job that has failed starts again.
     """
 
     cancel_grace_s: float = 5.0
     close_grace_s: float = 30.0
     collect_rows: int = 1_000_000
     collect_bytes: int = 1_000_000_000
-    restarts: bool = False
+    restart: RestartStrategy = field(default_factory=NoRestart)
+
+    @property
+    def restarts(self) -> bool:
+        """If the attempt fails another may follow, and user code that waits is unwound with JobRestarting."""
+        return not isinstance(self.restart, NoRestart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,9 @@ class Driver:
         options: DriverOptions,
         where_stuck: Callable[[int], str] = lambda _: "",
         outside: OutsidePort | None = None,
+        decide: Callable[[tuple[Prepared, ...]], bool] = lambda prepared: True,
     ) -> None:
+        """`decide` records that the job has finished with what its sinks have prepared; False: it is cancelled."""
         self.plan = plan
         self.outside = outside
         self.status = JobStatus.CREATED
@@ -93,6 +104,7 @@ class Driver:
         self._shell = shell
         self._options = options
         self._where_stuck = where_stuck
+        self._decide = decide
         self._coordinator = Coordinator(plan, restarts=options.restarts)
         self._inbox: DriverInbox[Message | WorkersDied] = DriverInbox(shell)
         self.collected = CollectedRows(plan, shell, options.collect_rows, options.collect_bytes)
@@ -158,10 +170,13 @@ class Driver:
                 self._begin_end([subtask])
             case Located():
                 self._ending.on_located(message)
-            case Finished(subtask, report, called):
+            case Finished(subtask, report):
                 self._ending.over(subtask)
                 self.reports.note(subtask, report)
-                return self._coordinator.on_finished(subtask, called)
+                return self._coordinator.on_finished(message)
+            case Published(subtask):
+                self._ending.over(subtask)
+                return self._coordinator.on_published(subtask)
             case Failed(subtask, report, failure):
                 self.reports.note(subtask, report)
                 return self._coordinator.on_failed(subtask, failure)
@@ -198,9 +213,12 @@ class Driver:
                         case EndService():
                             message = self._with_outside(address, message)
                             self._begin_end(self._openings.replicas(address))
-                        case Commit():
+                        case Commit() | Publish():
                             self._begin_end([address])
                     self._shell.send(DRIVER, address, message)
+                case AllFinished(prepared):
+                    if self._decide(prepared) and self._obey(self._coordinator.on_decided()):
+                        return True
                 case JobEnded(status, failure):
                     self._close_outside("it has ended")
                     self.failure = failure
@@ -263,14 +281,20 @@ class Driver:
         commits = self._coordinator.is_committing
         error = CloseTimeout(
             f"user code of job {self.plan.job!r} has not returned {self._options.close_grace_s:g} s (close_grace_s)"
-            f" after its work was done: {'; '.join(where)}; "
-            + ("the outputs that other sinks have published stay" if commits else "nothing was published")
+            f" after its work was done: {'; '.join(where)}; " + self._published_so_far()
         )
         if not commits:
             return self._obey(self._coordinator.on_failed(blocked[0].address, pack_error(error)))
         alive = self._coordinator.alive  # their time is over, too, and a cancel would reach them while they publish
         self.stuck += where
         return self._obey(self._coordinator.on_died(alive, pack_error(error)))
+
+    def _published_so_far(self) -> str:
+        if self._coordinator.is_committing:
+            return "the end of the job is recorded, and the outputs that other sinks have published stay"
+        if self._coordinator.is_publishing:
+            return "what at-least-once sinks have published stays, and no other sink has published"
+        return "nothing was published"
 
     def _stuck_at(self, address: int, places: tuple[str, ...] | None) -> str:
         name = next(subtask.name for subtask in self.plan.subtasks if subtask.address == address)

@@ -41,7 +41,7 @@ def process_of(bootstrap: Bootstrap) -> WorkerProcess:
         addresses=sockets_in(bootstrap.directory),
         key=bootstrap.key,
         job=bootstrap.job,
-        attempt=1,
+        attempt=bootstrap.attempt,
         on_driver_lost=lambda reason: os._exit(_DRIVER_GONE),
         connect_timeout_s=HANDSHAKE_S,
         bind_timeout_s=None,  # the driver watches the processes

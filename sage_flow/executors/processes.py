@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ from functools import partial
 from typing import Final
 
 from sage_flow.errors import InternalError, PipelineError, WorkerDied
+from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
+from sage_flow.executors.leading import Decide
+from sage_flow.executors.led_execution import LedExecution, LocalAttempt
 from sage_flow.executors.supervisor import Supervisor
 from sage_flow.links.address import sockets_in
 from sage_flow.links.private_directory import make_private, private_name, remove_private
@@ -57,6 +61,7 @@ class Bootstrap:
     directory: str
     key: bytes
     job: str
+    attempt: int
     process_of: dict[int, int]
 
     def __repr__(self) -> str:
@@ -69,8 +74,21 @@ class ProcessExecutor:
 
     workers: int = 2
 
-    def start(self, plan: Plan, options: DriverOptions) -> LocalExecution:
+    def start(self, plan: Plan, options: DriverOptions) -> LedExecution:
         """Start the worker processes. Raises PipelineError if the plan cannot be pickled."""
+        job = LedExecution(
+            plan,
+            options,
+            self._start_attempt,
+            BareCondition(),
+            time.monotonic,
+            on_over=partial(end_job_queues, plan.queues),
+        )
+        job.begin()
+        threading.Thread(target=job.lead, name=f"driver of {plan.job}", daemon=True).start()
+        return job
+
+    def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
         payload = pickled_plan(plan)
         process_of = {subtask.address: index % self.workers + 1 for index, subtask in enumerate(plan.subtasks)}
         group = _WorkerGroup(plan, process_of)
@@ -82,9 +100,10 @@ class ProcessExecutor:
             addresses=sockets_in(group.directory),
             key=group.key,
             job=plan.job,
-            attempt=1,
+            attempt=plan.attempt,
             connect_timeout_s=HANDSHAKE_S,
             bind_timeout_s=None,  # whoever waits for a process says when it is gone
+            decide=decide,
         )
         process.start()
         group.start(payload, process)
@@ -95,9 +114,7 @@ class ProcessExecutor:
             process.close()
             remove_private(group.directory)
 
-        execution = LocalExecution(process.driver, on_over=partial(end_job_queues, plan.queues))
-        process.shell.spawn(f"driver of {plan.job}", partial(execution.lead, stop))
-        return execution
+        return LocalAttempt(LocalExecution(process.driver), stop, ends_stuck=True)
 
     def queues(self, scope: str) -> JobQueues:
         """In whichever process of the job uses one first."""
@@ -118,7 +135,9 @@ class _WorkerGroup:
     def start(self, payload: bytes, process: DriverProcess) -> None:
         """Start the processes, and a thread per process that waits for its end."""
         for number in sorted(set(self._process_of.values())):
-            bootstrap = Bootstrap(number, self.directory, self.key, self._plan.job, process.process_of)
+            bootstrap = Bootstrap(
+                number, self.directory, self.key, self._plan.job, self._plan.attempt, process.process_of
+            )
             self._processes[number] = self._spawn(bootstrap, payload)
         for number in self._processes:
             process.shell.spawn(f"watch of worker {number}", partial(self._watch, number, process.supervisor))

@@ -19,7 +19,7 @@ from sage_flow.runtime.membership import LEADER, Declare, Suspicion
 from sage_flow.runtime.messages import DRIVER, Message, PeerLost
 
 if TYPE_CHECKING:
-    from sage_flow.executors.simulation import Scheduler
+    from sage_flow.executors.scheduler import Scheduler
 
 __all__ = ["ProcessDeath", "SimulatedProcesses"]
 

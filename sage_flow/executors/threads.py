@@ -13,6 +13,8 @@ from sage_flow.errors import ProtocolError
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import LocalExecution
+from sage_flow.executors.leading import Decide
+from sage_flow.executors.led_execution import LedExecution, LocalAttempt
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
@@ -148,22 +150,33 @@ class ThreadExecutor:
 
     copies_records: bool = False
 
-    def start(self, plan: Plan, options: DriverOptions) -> LocalExecution:
+    def start(self, plan: Plan, options: DriverOptions) -> LedExecution:
         """Start the job's threads."""
+        job = LedExecution(
+            plan,
+            options,
+            self._start_attempt,
+            BareCondition(),
+            time.monotonic,
+            on_over=partial(end_job_queues, plan.queues),
+        )
+        job.begin()
+        threading.Thread(target=job.lead, name=f"driver of {plan.job}", daemon=True).start()
+        return job
+
+    def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
         transport = LocalTransport(copies_records=self.copies_records)
         shell = ThreadShell(transport)
         outside = OutsidePort(plan, shell, shell.read_at)
-        driver = Driver(plan, shell, options, outside=outside)
+        driver = Driver(plan, shell, options, outside=outside, decide=decide)
         transport.register(DRIVER, driver.deliver)
         transport.register(OUTSIDE, outside.deliver)
         workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]
         for subtask, worker in workers:
             transport.register(subtask.address, worker.port.deliver)
-        execution = LocalExecution(driver, on_over=partial(end_job_queues, plan.queues))
-        shell.spawn(f"driver of {plan.job}", execution.lead)
         for subtask, worker in workers:
             shell.spawn(subtask.name, worker.run)
-        return execution
+        return LocalAttempt(LocalExecution(driver))
 
     def queues(self, scope: str) -> JobQueues:
         """In this process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
 from sage_flow.executors.feeder import Feeder
 from sage_flow.executors.port import WorkerPort
@@ -23,12 +24,16 @@ from sage_flow.runtime.messages import (
     Message,
     Opened,
     Progress,
+    Publish,
+    Published,
     Reply,
     Request,
 )
 from sage_flow.runtime.port import Crashed
+from sage_flow.runtime.publishing import PublishingSubtask
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask
+from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForSource
 
 __all__ = ["Worker"]
@@ -44,7 +49,7 @@ Unit = ChainSubtask | ServiceSubtask
 
 
 class Worker:
-    """Runs one subtask: open, work, close, wait for the commit.
+    """Runs one subtask: open, work, prepare, close, wait for the commit.
 
     Whatever happens, everything that was opened is closed and the driver is told how it ended.
     """
@@ -59,6 +64,7 @@ class Worker:
         self.has_ended = False
         """The last message to the driver is on its way."""
         self._unit: Unit | None = None
+        self._sinks = SubtaskSinks((), subtask.index, lambda error, operator: None)  # until the subtask has some
         self._next_progress = 0.0
         self._is_told = True  # all that is counted, or no more of it than a fifth of a second ago
         self.port.progress_due_s, self.port.tell_progress = self._progress_due_s, self._report_progress
@@ -68,8 +74,10 @@ class Worker:
         self.port.activations.enter()
         try:
             self._tell(Progress(self._address, None))  # the driver knows it, and it will know if the driver dies
-            self._work()
-            self._tell(Finished(self._address, self._unit_report(), self.port.end_requests()))
+            if self._plan.publishes is None:
+                prepared = self._work()
+                called, publishes = self.port.end_requests(), self._sinks.has_at_least_once
+                self._tell(Finished(self._address, self._unit_report(), called, prepared, publishes))
             self._await_commit()
         except Crashed:
             return
@@ -80,9 +88,19 @@ class Worker:
             self.port.activations.stop_tasks()
             self._end(self._clean_up())
         else:
-            self._end(_attempt(self._unit.commit if self._unit else None))
+            self._end(_attempt(self._sinks.commit if self._plan.publishes is None else self._publish_only))
 
-    def _work(self) -> None:
+    def _publish_only(self) -> None:
+        """The job has finished in an earlier attempt: publish what its subtask had prepared."""
+        prepared = self._plan.prepared_by(self._subtask)
+        publishing = PublishingSubtask(self._plan, self._subtask, prepared, self.port.open_queue)
+        try:
+            publishing.publish()
+        finally:
+            publishing.close()
+
+    def _work(self) -> tuple[Prepared, ...]:
+        """Do all of it; return what the sinks have prepared."""
         self._next_progress = self._shell.now() + _PROGRESS_S
         if self._subtask.chain.head.kind is kinds.SERVICE:
             service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
@@ -92,8 +110,10 @@ class Worker:
             _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
             self._begin_end()
             service.close()
+            return ()
         else:
             chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port)
+            self._sinks = chain.sinks
             self.port.given_up_at = chain.given_up_at
             chain.open()
             self._note_open()
@@ -104,7 +124,9 @@ class Worker:
                 if feeder is not None:
                     feeder.stop()
             self._begin_end()
+            prepared = self._sinks.prepare()
             chain.close()
+            return prepared
 
     def _note_open(self) -> None:
         self.port.opened()
@@ -154,6 +176,9 @@ class Worker:
                 match message:
                     case Commit():
                         return
+                    case Publish():
+                        self._sinks.publish()
+                        self._tell(Published(self._address))
                     case Drain():
                         pass  # the source has ended by itself
                     case Request(reply_to, call_id):
@@ -171,10 +196,10 @@ class Worker:
         )
 
     def _clean_up(self) -> BaseException | None:
-        """Close and abort after an error or a cancel; return the first error of doing so."""
+        """Close, and remove what the sinks wrote, after an error or a cancel; return the first error of doing so."""
         if self._unit is None:
             return None
-        errors = [_attempt(self._unit.close), _attempt(self._unit.abort)]
+        errors = [_attempt(self._unit.close), _attempt(self._sinks.take_back)]
         return errors[0] or errors[1]
 
     def _end(self, error: BaseException | None) -> None:
@@ -284,10 +309,9 @@ class _ServiceLoop:
             self._port.wake()
 
 
-def _attempt(action: Callable[[], None] | None) -> BaseException | None:
+def _attempt(action: Callable[[], None]) -> BaseException | None:
     try:
-        if action is not None:
-            action()
+        action()
     except Crashed:
         raise
     except BaseException as error:  # also SystemExit: the subtask must come to its end

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.plan.graph import Operator, Partitioning
 from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
@@ -118,6 +119,7 @@ class Plan:
 
     `shared_records`: those that are known, where operators that change them are looked for.
     `job_id`: of this run, which no other run has, also none of the same name. `attempt`: how often it has been started.
+    `publishes`: the job has finished, and only publishes what its sinks have prepared; see `publishing`.
     """
 
     job: str
@@ -130,12 +132,23 @@ class Plan:
     shared_records: SharedRecords | None = None
     job_id: str = ""
     attempt: int = 1
+    publishes: tuple[Prepared, ...] | None = None
+
+    def publishing(self, attempt: int, prepared: tuple[Prepared, ...]) -> Plan:
+        """The plan of an attempt that only publishes `prepared`: it has only the subtasks that have prepared some."""
+        return replace(self, attempt=attempt, publishes=prepared, edges=(), services={})
 
     @cached_property
     def subtasks(self) -> tuple[Subtask, ...]:
         """All subtasks; their addresses count from 1 in this order."""
         pairs = [(chain, index) for chain in self.chains for index in range(chain.parallelism)]
-        return tuple(Subtask(address, chain, index) for address, (chain, index) in enumerate(pairs, start=1))
+        found = tuple(Subtask(address, chain, index) for address, (chain, index) in enumerate(pairs, start=1))
+        return found if self.publishes is None else tuple(s for s in found if self.prepared_by(s))
+
+    def prepared_by(self, subtask: Subtask) -> tuple[Prepared, ...]:
+        """What `subtask` publishes of `publishes`."""
+        names = {operator.name for operator in subtask.chain.operators}
+        return tuple(p for p in self.publishes or () if p.operator in names and p.subtask == subtask.index)
 
     @cached_property
     def channels(self) -> tuple[Channel, ...]:

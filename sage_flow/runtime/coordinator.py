@@ -1,8 +1,12 @@
-"""The life of a job: who has to end, in what order, and when it is over.
+"""One attempt of a job: who has to end, in what order, and when it is over.
 
-    main subtasks finish -> services end, callers before callees -> all commit -> FINISHED
+    main subtasks finish -> services end, callers before callees -> at-least-once sinks publish
+                         -> the leader records that the job has finished -> all commit -> FINISHED
     one subtask fails    -> all others are cancelled, nothing is committed     -> FAILED
     the job is drained   -> its sources end, and with them, in order, the rest -> FINISHED
+
+Once the leader has recorded the end, nothing cancels any more: a subtask that fails in its commit leaves the others to
+theirs, and the leader lets another attempt publish the rest.
 
 Services end by the graph of calls between them. An edge of that graph is opened, through here, before its
 first call; the edge that would close a circle is refused, so that no two services ever wait for each other.
@@ -13,15 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import InternalError, ServiceCycle
 from sage_flow.plan import kinds
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import pack_error
-from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService, Message
+from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService, Finished, Message, Publish
 
-__all__ = ["Coordinator", "JobEnded", "JobStatus", "Tell"]
+if TYPE_CHECKING:
+    from sage_flow.checkpoint.prepared import Prepared
+
+__all__ = ["AllFinished", "Coordinator", "JobEnded", "JobStatus", "Tell"]
 
 
 class JobStatus(str, Enum):
@@ -59,11 +66,18 @@ class JobEnded:
     failure: Any = None
 
 
-Decision = Tell | JobEnded
+@dataclass(frozen=True, slots=True)
+class AllFinished:
+    """Every subtask has finished and prepared its output. Once that is recorded, call `on_decided`."""
+
+    prepared: tuple[Prepared, ...]
+
+
+Decision = Tell | AllFinished | JobEnded
 
 
 class Coordinator:
-    """Leads one attempt of a job. `restarts`: another one will follow if it fails, and whoever waits is told so."""
+    """Coordinates one attempt of a job. `restarts`: another follows if it fails, and whoever waits is told so."""
 
     def __init__(self, plan: Plan, *, restarts: bool = False) -> None:
         self._plan = plan
@@ -77,7 +91,10 @@ class Coordinator:
         self._failure: Any = None
         self._cancelled: str | None = None
         self._drained = False
-        self._committing = False
+        self._prepared: list[Prepared] = []
+        self._at_least_once: dict[int, None] = {}  # addresses that publish before the end is recorded
+        self._publishing: dict[int, None] | None = None  # at-least-once sinks that still do; None: it has not begun
+        self._committing = plan.publishes is not None
 
     @property
     def alive(self) -> tuple[int, ...]:
@@ -86,8 +103,13 @@ class Coordinator:
 
     @property
     def is_committing(self) -> bool:
-        """Whether every subtask has closed, so that they publish."""
+        """Whether the end of the job is recorded, so that the subtasks publish."""
         return self._committing
+
+    @property
+    def is_publishing(self) -> bool:
+        """Whether at-least-once sinks have begun to publish."""
+        return self._publishing is not None
 
     def statuses(self) -> dict[int, str]:
         """Of each subtask: RUNNING, FINISHED (closed, and waiting for the others) or ENDED."""
@@ -97,8 +119,12 @@ class Coordinator:
         return told
 
     def start(self) -> Iterator[Decision]:
-        """A plan whose services have no callers ends them at once."""
-        yield from self._go_on()
+        """A plan whose services have no callers ends them at once; one that only publishes begins to."""
+        if self._committing:
+            self._running.clear()
+            yield from self.on_decided()
+        else:
+            yield from self._go_on()
 
     def on_open_call(self, caller: int, callee: str) -> ServiceCycle | None:
         """A service's subtask is about to call another service for the first time; return why it must not."""
@@ -113,18 +139,37 @@ class Coordinator:
         self._calls[service][callee] = None
         return None
 
-    def on_finished(self, address: int, called: Iterable[int]) -> Iterator[Decision]:
+    def on_finished(self, finished: Finished) -> Iterator[Decision]:
         """A subtask has closed and will make no more calls."""
-        for replica in called:
-            self._callers.setdefault(replica, []).append(address)
-        self._running.pop(address, None)
+        for replica in finished.called:
+            self._callers.setdefault(replica, []).append(finished.subtask)
+        self._prepared.extend(finished.prepared)
+        if finished.publishes:
+            self._at_least_once[finished.subtask] = None
+        self._running.pop(finished.subtask, None)
         yield from self._go_on()
+
+    def on_published(self, address: int) -> Iterator[Decision]:
+        """The at-least-once sinks of a subtask have published."""
+        if self._publishing is not None and address in self._publishing:
+            self._publishing.pop(address)
+            yield from self._decide()
+
+    def on_decided(self) -> Iterator[Decision]:
+        """The leader has recorded that the job has finished."""
+        self._committing = True
+        for address in self._alive:
+            yield Tell(address, Commit())
+        if not self._alive:
+            yield JobEnded(JobStatus.FINISHED)
 
     def on_failed(self, address: int, failure: Any) -> Iterator[Decision]:
         """The first failure is the job's; the rest is its consequence."""
         self._running.pop(address, None)
         if self._failure is None and self._cancelled is None:
             self._failure = failure
+            if self._committing:
+                return
             yield from self._cancel_all(f"the job failed in {self._name(address)}", restarts=self._restarts)
 
     def on_cancel(self, reason: str) -> Iterator[Decision]:
@@ -173,11 +218,16 @@ class Coordinator:
         if self._failure is not None or self._cancelled is not None:
             return
         if not self._running:
-            self._committing = True
-            for address in self._alive:
-                yield Tell(address, Commit())
+            self._publishing = self._at_least_once
+            for address in self._publishing:
+                yield Tell(address, Publish())
+            yield from self._decide()
         elif all(subtask.chain.service is not None for subtask in self._running.values()):
             yield from self._end_services()
+
+    def _decide(self) -> Iterator[Decision]:
+        if not self._publishing and self._failure is None and self._cancelled is None:
+            yield AllFinished(tuple(self._prepared))
 
     def _end_services(self) -> Iterator[Decision]:
         """End one service that no running one calls, and the next when it has finished.

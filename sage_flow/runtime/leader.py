@@ -18,7 +18,7 @@ Pure: events in, decisions out. The shell reads and writes the log, runs attempt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -84,9 +84,10 @@ class CancelAttempt:
 
 @dataclass(frozen=True, slots=True)
 class RestartJob:
-    """Call `on_time` in `delay_s` seconds."""
+    """Call `on_time` in `delay_s` seconds. `failure`: what ended the attempt."""
 
     delay_s: float
+    failure: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,18 @@ class _Phase(Enum):
     ENDED = "ended"
 
 
+@dataclass(slots=True)
+class _Predecessor:
+    """The leader before this one, if there was one.
+
+    `noticed`: when this one began. `claimed`: the attempt that begins when the delay after the loss is over.
+    """
+
+    failure: Any
+    noticed: float = 0.0
+    claimed: AttemptEntry | None = None
+
+
 class Leader:
     """Leads one job, in one process.
 
@@ -137,9 +150,18 @@ class Leader:
         history: says whether and when the job is started again.
         commit_tries: attempts to publish a job that has finished, whatever its restart strategy.
         commit_delay_s: seconds between them.
+        lost: the failure of an earlier leader, if there was one. Unless the job has finished it counts as a failure of
+            the job, so the restart strategy decides whether another attempt follows.
     """
 
-    def __init__(self, name: str, history: RestartHistory, commit_tries: int = 5, commit_delay_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        history: RestartHistory,
+        commit_tries: int = 5,
+        commit_delay_s: float = 1.0,
+        lost: Any = None,
+    ) -> None:
         self._name = name
         self._history = history
         self._commits_left = commit_tries
@@ -148,6 +170,7 @@ class Leader:
         self._phase = _Phase.CLAIMING
         self._append: Append | None = None
         self._attempt = 0
+        self._predecessor = _Predecessor(lost)
         self._checkpoint = 0  # that is being recorded
         self._finished: tuple[Any] | None = None  # the handles of the end
         self._final: FinalEntry | None = None
@@ -161,6 +184,11 @@ class Leader:
         return self._attempt
 
     @property
+    def has_final(self) -> bool:
+        """The end of the job is in the log."""
+        return self._final is not None
+
+    @property
     def can_cancel(self) -> bool:
         """The end of the job is not decided, and cannot be in the log."""
         return self._final is None and self._phase not in (_Phase.DECIDING, _Phase.CLOSING, _Phase.ENDED)
@@ -172,8 +200,9 @@ class Leader:
 
     # -- events ---------------------------------------------------------------------------------------------
 
-    def start(self) -> Iterator[LeaderDecision]:
-        """Begin to lead."""
+    def start(self, now: float = 0.0) -> Iterator[LeaderDecision]:
+        """Begin to lead. `now`: as for `on_failed`."""
+        self._predecessor.noticed = now
         yield from self._write(_Phase.CLAIMING)
 
     def on_read(self, history: LogHistory) -> Iterator[LeaderDecision]:
@@ -182,7 +211,8 @@ class Leader:
             return
         if history.over is not None:
             self._append, self._phase = None, _Phase.ENDED
-            yield self._decided if self._decided.end is history.over.end else JobDecided(history.over.end)
+            over = history.over
+            yield self._decided if self._decided.end is over.end else JobDecided(over.end, over.failure, over.note)
             return
         if self._phase is _Phase.CLOSING and self._decided.end is JobEnd.NOT_PUBLISHED and not self._is_fenced(history):
             self._append, self._phase = None, _Phase.ENDED
@@ -219,22 +249,23 @@ class Leader:
         if self._phase is _Phase.COMMITTING:
             yield from self._end(JobEnd.FINISHED)
 
-    def on_failed(self, failure: Any, now: float) -> Iterator[LeaderDecision]:
-        """The attempt has ended without having finished. `now`: seconds, as the restart history counts them."""
+    def on_failed(self, failure: Any, now: float, *, may_follow: bool = True) -> Iterator[LeaderDecision]:
+        """The attempt has ended without having finished, or without having published all.
+
+        `now`: seconds, as the restart history counts them. `may_follow`: another attempt can run; False while code of
+        this one still does in the same process.
+        """
         if self._phase in (_Phase.CLAIMING, _Phase.CLOSING, _Phase.WAITING, _Phase.ENDED):
             return
         if self._phase is _Phase.DECIDING:
             self._failure = failure  # the end may be in the log already: what follows depends on that
         elif self._final is not None:
+            self._commits_left = self._commits_left if may_follow else 0
             yield from self._commit_again(failure)
         elif self._cancelled is not None:
             yield from self._end(JobEnd.CANCELLED)
         else:
-            decision = self._history.on_failure(now)
-            if isinstance(decision, GiveUp):
-                yield from self._end(JobEnd.FAILED, failure, decision.reason)
-            else:
-                yield from self._wait(decision.delay_s)
+            yield from self._restart(failure, now, may_follow=may_follow)
 
     def on_cancel(self, reason: str) -> Iterator[LeaderDecision]:
         """The user wants the job to end. Too late once its end may be in the log."""
@@ -248,8 +279,14 @@ class Leader:
 
     def on_time(self) -> Iterator[LeaderDecision]:
         """The time of `RestartJob` has come."""
-        if self._phase is _Phase.WAITING:
+        if self._phase is not _Phase.WAITING:
+            return
+        inherited, self._predecessor.claimed = self._predecessor.claimed, None
+        if inherited is None:
             yield from self._write(_Phase.CLAIMING)
+        else:
+            self._phase = _Phase.RUNNING
+            yield RunAttempt(inherited.attempt, inherited.restores)
 
     # -- writing the log ------------------------------------------------------------------------------------
 
@@ -271,7 +308,7 @@ class Leader:
             case _Phase.DECIDING if self._finished is not None:
                 return FinalEntry(nonce, self._attempt, self._finished[0])
             case _Phase.CLOSING:
-                return OverEntry(nonce, self._attempt, self._decided.end)
+                return OverEntry(nonce, self._attempt, self._decided.end, self._decided.failure, self._decided.note)
         raise InternalError(f"a leader that is {self._phase.value} writes nothing")
 
     def _restore_point(self, history: LogHistory) -> DoneEntry | FinalEntry | None:
@@ -302,6 +339,7 @@ class Leader:
                 yield self._decided
 
     def _run(self, claimed: AttemptEntry) -> Iterator[LeaderDecision]:
+        inherits = self._attempt == 0 and claimed.attempt > 1
         self._attempt = claimed.attempt
         self._finished, self._failure = None, None
         if isinstance(claimed.restores, FinalEntry):
@@ -309,22 +347,35 @@ class Leader:
         elif self._cancelled is not None:
             yield from self._end(JobEnd.CANCELLED)
             return
+        elif inherits and self._predecessor.failure is not None:
+            self._predecessor.claimed = claimed
+            yield from self._restart(self._predecessor.failure, self._predecessor.noticed)
+            return
         else:
             self._phase = _Phase.RUNNING
         yield RunAttempt(claimed.attempt, claimed.restores)
 
     # -- ends -----------------------------------------------------------------------------------------------
 
+    def _restart(self, failure: Any, now: float, *, may_follow: bool = True) -> Iterator[LeaderDecision]:
+        decision = self._history.on_failure(now)
+        if isinstance(decision, GiveUp):
+            yield from self._end(JobEnd.FAILED, failure, decision.reason)
+        elif not may_follow:
+            yield from self._end(JobEnd.FAILED, failure, "code of the failed attempt still runs in this process")
+        else:
+            yield from self._wait(decision.delay_s, failure)
+
     def _commit_again(self, failure: Any) -> Iterator[LeaderDecision]:
         self._commits_left -= 1
         if self._commits_left > 0:
-            yield from self._wait(self._commit_delay_s)
+            yield from self._wait(self._commit_delay_s, failure)
         else:
             yield from self._end(JobEnd.NOT_PUBLISHED, failure)
 
-    def _wait(self, delay_s: float) -> Iterator[LeaderDecision]:
+    def _wait(self, delay_s: float, failure: Any) -> Iterator[LeaderDecision]:
         self._phase, self._append = _Phase.WAITING, None
-        yield RestartJob(delay_s)
+        yield RestartJob(delay_s, failure)
 
     def _end(self, end: JobEnd, failure: Any = None, note: str = "") -> Iterator[LeaderDecision]:
         self._decided = JobDecided(end, failure, note)

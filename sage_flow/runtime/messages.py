@@ -25,6 +25,7 @@ from sage_flow.errors import InternalError
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from sage_flow.checkpoint.prepared import Prepared
     from sage_flow.runtime.packed_error import PackedError
     from sage_flow.runtime.report import PortReport, SubtaskReport
     from sage_flow.wire.packed import Packed
@@ -157,6 +158,10 @@ class Commit(NamedTuple):
     """Driver to subtask: every subtask of the job has closed, publish."""
 
 
+class Publish(NamedTuple):
+    """Driver to a subtask with at-least-once sinks: all have finished; let them publish, then say `Published`."""
+
+
 class Cancel(NamedTuple):
     """Driver to subtask: unwind, close, abort. `restarts`: the job has failed and will start again."""
 
@@ -192,12 +197,21 @@ class Progress(NamedTuple):
 class Finished(NamedTuple):
     """Subtask to driver: all input is processed and everything closed; it now waits for `Commit`.
 
-    `called` are the addresses of the services' subtasks that it sent requests to.
+    `called` are the addresses of the services' subtasks that it sent requests to. `prepared` is what its sinks have
+    prepared. `publishes`: it has at-least-once sinks, and waits for `Publish` first.
     """
 
     subtask: int
     report: SubtaskReport | None
     called: tuple[int, ...]
+    prepared: tuple[Prepared, ...] = ()
+    publishes: bool = False
+
+
+class Published(NamedTuple):
+    """Subtask to driver: its at-least-once sinks have published."""
+
+    subtask: int
 
 
 class Failed(NamedTuple):
@@ -267,6 +281,8 @@ Message = (
     | Reply
     | EndService
     | Commit
+    | Publish
+    | Published
     | Cancel
     | Progress
     | Finished
@@ -418,6 +434,7 @@ MESSAGES: Final = MessageTable(
         _command(Reply, Receiver.PORT, Receiver.OUTSIDE, lane=by_call, copied=("outputs",)),
         # From the driver.
         _command(EndService, Receiver.SUBTASK),
+        _command(Publish, Receiver.SUBTASK),
         _command(Commit, Receiver.SUBTASK),
         _command(Cancel, Receiver.PORT, Receiver.DRIVER),
         _command(Drain, Receiver.SUBTASK, Receiver.DRIVER),
@@ -429,6 +446,7 @@ MESSAGES: Final = MessageTable(
         _report(Opened),
         _report(Closing),
         _report(Finished),
+        _report(Published),
         _report(Failed),
         _report(Ended),
         _report(Inspected),

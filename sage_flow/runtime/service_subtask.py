@@ -76,12 +76,6 @@ class ServiceSubtask:
         with self._explained("close()"):
             _life_cycle(made, "close")()
 
-    def commit(self) -> None:
-        """A service publishes nothing."""
-
-    def abort(self) -> None:
-        """A service publishes nothing."""
-
     def snapshot(self) -> Any:
         """Return the object's state, None if it keeps none; only while no method runs."""
         take = getattr(self._object, "snapshot", None)

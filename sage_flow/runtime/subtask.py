@@ -29,6 +29,7 @@ from sage_flow.runtime.messages import Barrier, Control, Data, Drain, EndOfInput
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.runner import Runner
+from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 
 __all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
@@ -69,7 +70,8 @@ class ChainSubtask:
         self.runner = Runner(plan, subtask, port, caller)
         self._calls = CallRecords(self.runner, port, in_service=subtask.chain.service is not None)
         self._inputs = Inputs(channel for channel in plan.channels if channel.consumer == subtask.address)
-        self._lifecycle = Lifecycle(self.runner.operators, self.runner.keys, caller, self.runner.blame)
+        runner, follows = self.runner, plan.attempt > 1
+        self._lifecycle = Lifecycle(runner.operators, runner.keys, caller, runner.blame, subtask.index, follows=follows)
         self._head = self.runner.operators[0]
         self._is_drained = False  # the source is not asked any more
         self._has_ended = False
@@ -86,13 +88,10 @@ class ChainSubtask:
         """Close what was opened, all of it; raises the first error."""
         self._lifecycle.close()
 
-    def commit(self) -> None:
-        """Publish what the sinks wrote."""
-        self._lifecycle.commit()
-
-    def abort(self) -> None:
-        """Remove what the sinks wrote."""
-        self._lifecycle.abort()
+    @property
+    def sinks(self) -> SubtaskSinks:
+        """What the sinks do at the end of the job."""
+        return self._lifecycle.sinks
 
     def report(self, queued: int = 0) -> SubtaskReport:
         """How far this subtask is."""

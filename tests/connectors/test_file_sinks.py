@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sage_flow.connectors import CsvSink, CsvSource, JsonlSink, JsonlSource, PrintSink, TextSink, TextSource
 from sage_flow.errors import InputError, PipelineError
 from sage_flow.functions import END, RuntimeContext
+from tests.connectors.publication import commit
 
 FILE_SINKS = [TextSink, CsvSink, JsonlSink]
 
@@ -50,7 +51,7 @@ def write(sink, records, *args, **kwargs):
             sink.write(record)
     finally:
         sink.close()
-    sink.commit()
+    commit(sink)
 
 
 def opened_parts(path, *texts, **kwargs):
@@ -64,7 +65,7 @@ def opened_parts(path, *texts, **kwargs):
 
 def write_parts(path, *texts, **kwargs):
     for sink in opened_parts(path, *texts, **kwargs):
-        sink.commit()
+        commit(sink)
 
 
 def refused(sink, error, *records):
@@ -102,7 +103,7 @@ def test_nothing_has_the_name_of_the_file_before_commit(tmp_path):
     sink.close()
     [temporary] = names(tmp_path)
     assert temporary.startswith(".out.txt.")
-    sink.commit()
+    commit(sink)
     assert names(tmp_path) == ["out.txt"]
     assert (tmp_path / "out.txt").read_text() == "a\n"
 
@@ -172,7 +173,7 @@ def test_two_runs_at_once_do_not_share_a_temporary_file(tmp_path):
     for sink, text in ((first, "first"), (second, "second")):
         sink.write(text)
         sink.close()
-    first.commit()
+    commit(first)
     second.abort()
     assert (tmp_path / "out.txt").read_text() == "first\n"
 
@@ -182,7 +183,7 @@ def test_close_commit_and_abort_may_come_twice(tmp_path):
     for _ in range(2):
         sink.close()
     for _ in range(2):
-        sink.commit()
+        commit(sink)
     sink.abort()
     assert names(tmp_path) == ["out.txt"]
 
@@ -190,7 +191,7 @@ def test_close_commit_and_abort_may_come_twice(tmp_path):
 def test_a_sink_that_was_never_opened_can_be_closed_committed_and_aborted(tmp_path):
     sink = TextSink(tmp_path / "out.txt")
     sink.close()
-    sink.commit()
+    commit(sink)
     sink.abort()
     assert names(tmp_path) == []
 
@@ -275,7 +276,7 @@ def test_a_refused_record_leaves_no_trace(tmp_path):
         sink.write([2, {3}])
     sink.write(4)
     sink.close()
-    sink.commit()
+    commit(sink)
     assert (tmp_path / "out.jsonl").read_text() == "1\n4\n"
 
 
@@ -473,7 +474,7 @@ def test_print_writes_one_line_per_record(capsys):
     for value in ["a", None, {"b": 1}]:
         sink.write(value)
     sink.close()
-    sink.commit()
+    commit(sink)
     assert capsys.readouterr().out == "a\nNone\n{'b': 1}\n"
 
 

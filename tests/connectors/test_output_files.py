@@ -17,6 +17,7 @@ from sage_flow.connectors import TextSink, TextSource, temporary_file
 from sage_flow.connectors.output_file import OutputFile
 from sage_flow.errors import InputError
 from sage_flow.functions import RuntimeContext
+from tests.connectors.publication import commit
 
 REFUSED = "would take both for one output: remove the old parts, or write to another name"
 
@@ -35,7 +36,7 @@ def closed(path, text, *args, **kwargs):
 
 
 def publish(path, text, *args, **kwargs):
-    closed(path, text, *args, **kwargs).commit()
+    commit(closed(path, text, *args, **kwargs))
 
 
 def closed_parts(path, *texts, **kwargs):
@@ -82,7 +83,7 @@ def test_a_mode_that_changes_while_the_file_is_written_counts(tmp_path):
     out.write_text("old")
     sink = closed(out, "new")
     out.chmod(0o600)
-    sink.commit()
+    commit(sink)
     assert mode(out) == 0o600
 
 
@@ -151,7 +152,7 @@ def test_a_link_in_the_place_of_a_part_is_written_through(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "out-00001-of-00002.txt").symlink_to("data/second.txt")
     for sink in closed_parts(tmp_path / "out.txt", "a", "b"):
-        sink.commit()
+        commit(sink)
     assert (tmp_path / "out-00001-of-00002.txt").is_symlink()
     assert (tmp_path / "data" / "second.txt").read_text() == "b\n"
 
@@ -171,7 +172,7 @@ def test_a_link_to_nowhere_is_refused_when_the_sink_is_made(tmp_path):
 def test_dev_null_is_written_through(tmp_path):
     before = os.stat("/dev/null")
     sink = closed("/dev/null", "gone", 1, 3)
-    sink.commit()
+    commit(sink)
     sink.abort()
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     assert os.stat("/dev/null").st_rdev == before.st_rdev
@@ -204,8 +205,9 @@ def test_what_becomes_a_fifo_before_the_sink_opens_or_publishes_is_not_replaced(
     with pytest.raises(InputError, match="is a FIFO"):
         early.open(RuntimeContext("test", "sink", 0, 1, job_id="test-2"))
     with pytest.raises(InputError, match="was replaced by something that is not a file"):
-        late.commit()
+        commit(late)
     late.abort()
+    late.recover(())
     assert names(tmp_path) == ["out.txt"]
     assert stat.S_ISFIFO(out.stat().st_mode)
 
@@ -227,7 +229,7 @@ def test_a_url_is_refused_as_what_it_is():
 def test_parts_of_another_parallelism_are_refused_when_the_sink_opens(tmp_path):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, "a", "b", "c"):
-        sink.commit()
+        commit(sink)
     with pytest.raises(
         InputError, match=rf"is 2, and out-00000-of-00003\.txt and 2 more exist, from a run with .*{REFUSED}"
     ):
@@ -259,10 +261,10 @@ def test_files_that_only_resemble_parts_are_left_alone(tmp_path):
 def test_a_reader_never_sees_parts_of_two_runs(order, tmp_path):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, *["old"] * 3):
-        sink.commit()
+        commit(sink)
     sinks = closed_parts(out, *["new"] * 3, job_id="test-2")
     for published, index in enumerate(order, 1):
-        sinks[index].commit()
+        commit(sinks[index])
         assert [path.read_text() for path in tmp_path.glob("out*")] == ["new\n"] * published
     assert names(tmp_path) == [f"out-0000{n}-of-00003.txt" for n in range(3)]
 
@@ -270,17 +272,17 @@ def test_a_reader_never_sees_parts_of_two_runs(order, tmp_path):
 def test_a_part_that_another_subtask_publishes_while_the_earlier_one_is_removed_stays(tmp_path, monkeypatch):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, "old", "old"):
-        sink.commit()
+        commit(sink)
     first, second = closed_parts(out, "new", "new", job_id="test-2")
     rename = os.rename
 
     def publish_first(source, target):  # between a look at the earlier part and its removal
         monkeypatch.setattr(os, "rename", rename)
-        second.commit()
+        commit(second)
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", publish_first)
-    first.commit()
+    commit(first)
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new\n", "new\n"]
 
 
@@ -288,24 +290,24 @@ def test_a_part_that_another_subtask_publishes_while_the_earlier_one_is_removed_
 def test_a_part_whose_earlier_one_another_subtask_removes_meanwhile_is_published(tmp_path, monkeypatch):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, "old", "old"):
-        sink.commit()
+        commit(sink)
     first, second = closed_parts(out, "new", "new", job_id="test-2")
     listed = os.listxattr
 
     def publish_first(target):  # which removes the earlier part of the second
         monkeypatch.setattr(os, "listxattr", listed)
-        first.commit()
+        commit(first)
         return listed(target)
 
     monkeypatch.setattr(os, "listxattr", publish_first)
-    second.commit()
+    commit(second)
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new\n", "new\n"]
 
 
 def test_an_aborted_run_leaves_the_parts_of_the_one_before(tmp_path):
     out = tmp_path / "out.txt"
     for sink in closed_parts(out, "old", "old"):
-        sink.commit()
+        commit(sink)
     for sink in closed_parts(out, "new", "new", job_id="test-2"):
         sink.abort()
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["old\n", "old\n"]
@@ -332,8 +334,8 @@ def test_the_longest_names_can_be_written(name, tmp_path):
 
 def test_long_names_that_begin_alike_do_not_share_a_temporary_file(tmp_path):
     first, second = (closed(tmp_path / ("x" * 250 + end), end) for end in "ab")
-    first.commit()
-    second.commit()
+    commit(first)
+    commit(second)
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["a\n", "b\n"]
 
 
@@ -345,7 +347,7 @@ def test_a_new_attempt_removes_what_the_ones_before_it_left(tmp_path):
     assert names(tmp_path) == ["out.txt"]
     for sink in left:
         with pytest.raises(FileNotFoundError):  # a late writer of an old attempt publishes nothing
-            sink.commit()
+            commit(sink)
     assert out.read_text() == "new\n"
 
 
@@ -354,7 +356,7 @@ def test_an_old_attempt_removes_nothing_of_a_newer_one(tmp_path):
     older = closed(tmp_path / "out.txt", "old", attempt=1)
     assert len(names(tmp_path)) == 2
     older.abort()
-    newer.commit()
+    commit(newer)
     assert (tmp_path / "out.txt").read_text() == "new\n"
 
 
@@ -362,7 +364,7 @@ def test_temporary_files_of_another_job_that_runs_stay_even_if_it_has_the_same_n
     running = closed(tmp_path / "out.txt", "first", job_id="test-1", attempt=1)
     publish(tmp_path / "out.txt", "second", job_id="test-2", attempt=7)
     assert len(names(tmp_path)) == 2
-    running.commit()
+    commit(running)
     assert (tmp_path / "out.txt").read_text() == "first\n"
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sage_flow import END, IDLE, JobStatus, Source
+from sage_flow import END, IDLE, FixedDelay, JobStatus, NoRestart, Source
 
 
 class NeverAnswers:
@@ -29,8 +29,6 @@ class Fuse(Source):
 
 @pytest.mark.parametrize(("restarts", "unwound"), [(True, "JobRestarting"), (False, "JobCancelled")])
 def test_user_code_that_waits_is_unwound_by_what_is_to_come(mode, tmp_path, restarts, unwound):
-    if restarts and mode.name.startswith("ray"):
-        pytest.skip("on Ray the strategy of the job decides, not this option")
     waits, told = tmp_path / "waits", tmp_path / "told"
 
     def call(n, ctx):
@@ -44,7 +42,7 @@ def test_user_code_that_waits_is_unwound_by_what_is_to_come(mode, tmp_path, rest
             raise
 
     env = mode.environment()
-    env._options = replace(env._options, restarts=restarts)
+    env._options = replace(env._options, restart=FixedDelay(1, delay_s=0.0) if restarts else NoRestart())
     env.register_service("slow", NeverAnswers)
     env.from_collection([1]).for_each(call)
     env.from_source(Fuse(waits)).for_each(lambda n: 1 // n)

@@ -8,9 +8,10 @@ from fake_port import plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.plan import kinds
-from sage_flow.runtime.coordinator import Coordinator, JobEnded, JobStatus, Tell
-from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService
+from sage_flow.runtime.coordinator import AllFinished, Coordinator, JobEnded, JobStatus, Tell
+from sage_flow.runtime.messages import Cancel, Commit, Drain, EndService, Finished, Publish
 
 
 class Echo:
@@ -39,8 +40,22 @@ def tells(decisions):
     return [(decision.address, decision.message) for decision in decisions]
 
 
+def finished(address, called=(), **what):
+    return Finished(address, None, tuple(called), **what)
+
+
+def decided(coordinator, decisions):
+    """The decisions, after the leader has recorded the end as soon as it could."""
+    for decision in decisions:
+        if isinstance(decision, AllFinished):
+            yield from coordinator.on_decided()
+        else:
+            yield decision
+
+
 def finish(coordinator, addresses, called=()):
-    return [decision for address in addresses for decision in coordinator.on_finished(address, called)]
+    events = (coordinator.on_finished(finished(address, called)) for address in addresses)
+    return [decision for event in events for decision in decided(coordinator, event)]
 
 
 def end(coordinator, addresses, failure=None):
@@ -105,7 +120,7 @@ def test_a_pipeline_service_ends_at_its_head():
     plan = plan_of(write)
     job = Coordinator(plan)
     source = next(s.address for s in plan.subtasks if s.chain.head.name == "source")
-    told = tells(job.on_finished(source, ()))
+    told = tells(job.on_finished(finished(source)))
     assert told == [(plan.addresses(plan.services["svc"].chain)[0], EndService(()))]
 
 
@@ -155,6 +170,55 @@ def test_a_cancel_during_the_commit_comes_too_late():
     assert last == JobEnded(JobStatus.FINISHED)
 
 
+def test_nothing_is_published_before_the_end_of_the_job_is_recorded():
+    job, at, _ = job_with()
+    assert list(job.on_finished(finished(at.source[0]))) == []
+    handle = Prepared("left", 0, "handle")
+    assert list(job.on_finished(finished(at.left[0], prepared=(handle,)))) == []
+    assert list(job.on_finished(finished(at.right[0]))) == [AllFinished((handle,))]
+    assert not job.is_committing
+    assert tells(job.on_decided()) == [(address, Commit()) for address in at.source + at.left + at.right]
+    assert job.is_committing
+
+
+def test_at_least_once_sinks_publish_before_the_end_is_recorded():
+    job, at, _ = job_with()
+    finish(job, at.source)
+    finish(job, at.left[:0])
+    assert list(job.on_finished(finished(at.left[0], publishes=True))) == []
+    assert tells(job.on_finished(finished(at.right[0], publishes=True))) == [
+        (at.left[0], Publish()),
+        (at.right[0], Publish()),
+    ]
+    assert list(job.on_published(at.right[0])) == []
+    assert list(job.on_published(at.left[0])) == [AllFinished(())]
+
+
+def test_an_at_least_once_sink_that_fails_keeps_the_job_from_publishing():
+    job, at, plan = job_with()
+    finish(job, at.source + at.right)
+    list(job.on_finished(finished(at.left[0], publishes=True)))
+    told = tells(job.on_failed(at.left[0], "refused"))
+    assert [address for address, message in told if isinstance(message, Cancel)] == [s.address for s in plan.subtasks]
+    assert list(job.on_published(at.left[0])) == []
+
+
+def test_an_attempt_that_only_publishes_begins_with_the_commit():
+    plan = job_with()[2].publishing(2, (Prepared("left", 0, "handle"),))
+    job = Coordinator(plan)
+    (address,) = (s.address for s in plan.subtasks)
+    assert tells(job.start()) == [(address, Commit())]
+    assert list(job.on_cancel("too late")) == []
+    assert list(job.on_ended(address, None)) == [JobEnded(JobStatus.FINISHED)]
+
+
+def test_a_cancel_before_the_end_is_recorded_reaches_those_that_have_finished():
+    job, at, plan = job_with()
+    for address in at.source + at.left + at.right:
+        list(job.on_finished(finished(address)))  # and the leader records nothing, since somebody has cancelled
+    assert tells(job.on_cancel("stop")) == [(s.address, Cancel("stop")) for s in plan.subtasks]
+
+
 def test_a_commit_that_fails_fails_the_job():
     job, at, _ = job_with()
     finish(job, at.source + at.left + at.right)
@@ -163,12 +227,23 @@ def test_a_commit_that_fails_fails_the_job():
     assert last == JobEnded(JobStatus.FAILED, "disk full")
 
 
-def test_who_has_ended_is_not_cancelled_any_more():
+def test_a_failure_behind_the_recorded_end_leaves_the_others_to_their_commit():
     job, at, _ = job_with()
     finish(job, at.source + at.left + at.right)
     end(job, at.source)
-    told = tells(job.on_failed(at.left[0], "late"))
-    assert [address for address, _ in told] == at.left + at.right
+    assert list(job.on_died(at.left, "late")) == []
+    assert end(job, at.right) == [JobEnded(JobStatus.FAILED, "late")]
+
+
+def test_who_has_ended_is_not_cancelled_any_more():
+    job, at, _ = job_with()
+    list(job.on_died(at.source, "gone"))
+    told = tells(job.on_cancel("late"))
+    assert told == []
+    job, at, _ = job_with()
+    finish(job, at.source)
+    told = tells(job.on_died(at.left, "gone"))
+    assert [address for address, _ in told] == at.source + at.right
 
 
 def test_a_dead_worker_fails_the_job_and_is_not_waited_for():
@@ -308,6 +383,7 @@ class Subtasks:
         self.state = {s.address: "running" for s in plan.subtasks}
         self.told = {s.address: [] for s in plan.subtasks}
         self.service = {s.address: s.chain.service for s in plan.subtasks}
+        self.published = set()
 
     def can(self, address):
         state, told = self.state[address], [type(message) for message in self.told[address]]
@@ -315,6 +391,7 @@ class Subtasks:
         return [
             *(["finish"] if state == "running" and may_finish else []),
             *(["fail"] if state == "running" else []),
+            *(["publish"] if state == "finished" and Publish in told and address not in self.published else []),
             *(["end"] if state == "failed" or (state == "finished" and Commit in told) else []),
             *(["end badly"] if state == "finished" and Commit in told else []),
             *(["unwind"] if state in ("running", "finished") and Cancel in told and Commit not in told else []),
@@ -335,6 +412,10 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
             if isinstance(decision, JobEnded):
                 ended.append(decision)
                 continue
+            if isinstance(decision, AllFinished):
+                assert all(Publish not in map(type, model.told[a]) or a in model.published for a in model.told)
+                obey(job.on_decided())
+                continue
             assert isinstance(decision, Tell)
             told = model.told[decision.address]
             assert model.state[decision.address] != "ended", "nobody is told anything after its end"
@@ -347,7 +428,7 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
     while not ended:
         moves = [(address, move) for address in model.state for move in model.can(address)]
         if is_lucky:
-            moves = [move for move in moves if move[1] in ("finish", "end")]
+            moves = [move for move in moves if move[1] in ("finish", "publish", "end")]
         assert moves, "everybody waits"
         address, move = data.draw(st.sampled_from(moves))
         match move:
@@ -355,7 +436,11 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
                 callees = at.a if model.service[address] is None else []
                 called = data.draw(st.lists(st.sampled_from(callees), unique=True)) if callees else []
                 model.state[address] = "finished"
-                obey(job.on_finished(address, called))
+                publishes = data.draw(st.booleans(), label="at-least-once")
+                obey(job.on_finished(finished(address, called, publishes=publishes)))
+            case "publish":
+                model.published.add(address)
+                obey(job.on_published(address))
             case "fail":
                 failed = True
                 model.state[address] = "failed"

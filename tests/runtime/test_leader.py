@@ -165,7 +165,7 @@ def test_a_leader_of_a_job_that_is_over_has_nothing_to_do(log):
     leader = begun(log)
     log.write(leader, leader.on_failed("why", 0.0))
     later = leader_of("two")
-    assert log.write(later, later.start()) == [JobDecided(JobEnd.FAILED)]
+    assert log.write(later, later.start()) == [JobDecided(JobEnd.FAILED, "why")]
 
 
 def test_a_claim_is_composed_again_for_the_position_that_it_gets(log):

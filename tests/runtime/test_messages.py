@@ -8,6 +8,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 
+from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import InternalError
 from sage_flow.runtime.messages import (
     DRIVER,
@@ -33,12 +34,13 @@ from sage_flow.runtime.report import PortReport, SubtaskReport
 from sage_flow.wire.frames import WIRE_VERSION
 from sage_flow.wire.packed import Packed
 
-DIGESTS = {4: "16872fe7336c4361"}
+DIGESTS = {4: "26a3c8a7e01449dd"}
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 
 NAMES = {
     "Fraction": Fraction,
     "Packed": Packed,
+    "Prepared": Prepared,
     "PackedError": PackedError,
     "PortReport": PortReport,
     "SubtaskReport": SubtaskReport,

@@ -135,8 +135,8 @@ class Ledger(Sink):
         Ledger.story.append("abort")
 
 
-@pytest.mark.parametrize("outcome", ["commit", "abort"])
-def test_a_sink_is_committed_or_aborted_after_it_is_closed_once(monkeypatch, outcome):
+@pytest.mark.parametrize(("outcome", "end"), [("commit", "publish"), ("abort", "take_back")])
+def test_a_sink_is_committed_or_aborted_after_it_is_closed_once(monkeypatch, outcome, end):
     monkeypatch.setattr(Ledger, "story", [])
     made = bench(
         lambda env: env.from_collection([]).union(env.from_collection([])).add_sink(Ledger(), name="ledger"), "ledger"
@@ -144,7 +144,7 @@ def test_a_sink_is_committed_or_aborted_after_it_is_closed_once(monkeypatch, out
     made.give(made.ins[0], 1)
     made.subtask.close()
     made.subtask.close()  # a second time does nothing
-    getattr(made.subtask, outcome)()
+    getattr(made.subtask.sinks, end)()
     assert Ledger.story == ["open", 1, "close", outcome]
 
 

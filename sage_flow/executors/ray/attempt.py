@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import InternalError, JobCancelled, PipelineError, WorkerDied
 from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
@@ -196,10 +197,18 @@ class Attempt:
     """Runs a plan once. `execution` is there while it runs."""
 
     def __init__(
-        self, job_id: str, number: int, plan: Plan, payload: bytes, options: JobOptions, namespace: str
+        self,
+        job_id: str,
+        plan: Plan,
+        payload: bytes,
+        options: JobOptions,
+        namespace: str,
+        decide: Callable[[tuple[Prepared, ...]], bool],
     ) -> None:
-        self.number = number
+        self.number = number = plan.attempt
         self.execution: LocalExecution | None = None
+        self._decide = decide
+        self._drains = False
         self._job_id = job_id
         self._plan = plan
         self._payload = payload
@@ -230,6 +239,14 @@ class Attempt:
         if execution is not None:
             execution.cancel(reason)
 
+    def drain(self) -> None:
+        """Let its sources end, from any thread, whether it has started or not."""
+        with self._lock:
+            self._drains = True
+            execution = self.execution
+        if execution is not None:
+            execution.drain()
+
     def places(self) -> list[tuple[ActorSpec, Place | None]]:
         """The actors, and where they are."""
         return [(member.spec, member.place) for member in self._crew.members.values()]
@@ -255,6 +272,7 @@ class Attempt:
             bind_timeout_s=self._options.start_timeout_s,
             lease_s=self._options.lease_s,
             start_s=self._options.start_timeout_s,
+            decide=self._decide,
         )
         own = book.own_endpoint(process.exchange, spans_nodes, credentials)
         endpoints = {0: own, **self._crew.join(key, credentials, spans_nodes=spans_nodes)}
@@ -265,7 +283,9 @@ class Attempt:
         process.shell.spawn("watch of workers", partial(self._crew.watch, partial(self._on_end, process.supervisor)))
         with self._lock:
             self.execution = execution
-            cancelled = self._cancelled
+            cancelled, drains = self._cancelled, self._drains
+        if drains:
+            execution.drain()
         if cancelled is not None:
             execution.cancel(cancelled)
         return execution

@@ -10,17 +10,23 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import secrets
 import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import ray
 
-from sage_flow.errors import InternalError, JobCancelled, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.errors import InternalError, LeaderReplaced, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
+from sage_flow.executors.leading import Decide, FinishedJob, JobLead
 from sage_flow.executors.ray.attempt import Attempt
+from sage_flow.executors.ray.job_log import KeptHistory, RayLog, small
+from sage_flow.executors.ray.led_attempt import RayLedAttempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
 from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
@@ -29,10 +35,12 @@ from sage_flow.links.silence import Silence
 from sage_flow.plan import kinds
 from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.queues.ray import end_queues
-from sage_flow.restart import FailureClock, NoRestart, RestartAfter
+from sage_flow.restart import NoRestart
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
+from sage_flow.runtime.leader import Leader
 from sage_flow.runtime.report import OperatorCounts
+from sage_flow.runtime.sinks import prepares
 from sage_flow.wire import by_value
 
 __all__ = ["JobMaster"]
@@ -40,6 +48,7 @@ __all__ = ["JobMaster"]
 _log = logging.getLogger("sage_flow")
 
 _LINGER_S: Final = 300.0  # for rows that are too many for the records
+_REPLACED: Final = 71  # exit code of a master that was taken for dead and is not needed any more
 _GOODBYE_S: Final = 1.0  # for the answers of calls that are under way
 _AT_LEAST_ONCE: Final = (kinds.SINK,)
 
@@ -70,13 +79,13 @@ class JobMaster:
         self._doors_changed = threading.Condition()
         self._cancelled = self._records.requested_end(job_id, "cancel")
         self._drains = self._records.requested_end(job_id, "drain") is not None
-        self._woken = threading.Event()  # cancelled
+        self._lead: JobLead | None = None
         self._outcome: JobOutcome | None = None
         self._over = threading.Event()
         self._loaded = threading.Event()  # the plan, or it cannot be
         self._fetched = threading.Event()
         self._is_renewed = threading.Event()  # the lease, since the last look
-        threading.Thread(target=self._lead, name="lead", daemon=True).start()
+        threading.Thread(target=self._run, name="lead", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"{self._id}/master"
@@ -105,16 +114,15 @@ class JobMaster:
     def cancel(self, reason: str) -> None:
         """Ask the job to end."""
         self._cancelled = self._cancelled or reason
-        self._woken.set()
-        if self._attempt is not None:
-            self._attempt.cancel(reason)
+        if self._lead is not None:
+            self._lead.cancel(reason)
         self._records.write_requested_end(self._id, "cancel", self._cancelled)
 
     def drain(self) -> None:
         """Let the sources end; those of an attempt that is still to begin, too."""
         self._drains = True
-        if (execution := self._execution()) is not None:
-            execution.drain()
+        if self._lead is not None:
+            self._lead.drain()
         self._records.write_requested_end(self._id, "drain")
 
     def metrics(self) -> dict[str, Any]:
@@ -187,7 +195,7 @@ class JobMaster:
 
     # -- its own thread -------------------------------------------------------------------------------------
 
-    def _lead(self) -> None:
+    def _run(self) -> None:
         outcome = self._records.outcome(self._id)  # of a master that was killed behind the end of its job
         is_stored = outcome is not None
         if outcome is None:
@@ -206,7 +214,10 @@ class JobMaster:
 
     def _run_to_end(self) -> JobOutcome:
         try:
-            return self._run_attempts()
+            return self._lead_attempts()
+        except LeaderReplaced as error:
+            _log.warning("the master of job %s stops: %s", self._id, error)
+            os._exit(_REPLACED)  # by its pid: to Ray, this actor is the one that took over
         except BaseException as error:  # whatever it is, those who wait must get it
             return JobOutcome(JobStatus.FAILED, pack_error(error))
 
@@ -222,65 +233,58 @@ class JobMaster:
     def _leave(self) -> None:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
-    def _run_attempts(self) -> JobOutcome:
+    def _lead_attempts(self) -> JobOutcome:
         payload, self._options = self._records.plan(self._id)
-        self._plan = plan = self._load(payload)
+        self._plan = self._load(payload)
         self._loaded.set()
-        history, clock = self._records.history(self._id) or (self._options.restart.history(), FailureClock())
-        clock.start(time.monotonic(), time.time())
         if self._options.is_attached:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
-        self._announce(plan)
-        failure = self._failure_of_last_master()
+        self._announce(self._plan)
+        history = KeptHistory(self._records, self._id, self._options.driver.restart)
+        leader = Leader(f"{self._id}/{secrets.token_hex(8)}", history, lost=self._failure_of_last_master())
+        lead = JobLead(
+            leader,
+            RayLog(self._records.store, self._id),
+            partial(self._make_attempt, payload),
+            BareCondition(),
+            history.now,
+            self._note_restart,
+            kept=small,
+        )
+        self._lead = lead
         if self._cancelled is not None:  # mostly the last master was asked to
-            return JobOutcome(JobStatus.CANCELLED)
-        while True:
-            if failure is None:
-                outcome, failure = self._try_once(plan, payload)
-                if failure is None:
-                    return outcome
-            decision = history.on_failure(clock.now(time.monotonic()))
-            clock.stop(time.monotonic(), time.time())
-            self._records.write_history(self._id, history, clock)
-            if not isinstance(decision, RestartAfter):
-                return JobOutcome(JobStatus.FAILED, _with_note(failure, self._note(decision.reason)))
-            self._note_status(JobStatus.RESTARTING, failure.message)
-            _log.warning("job %s restarts in %g s: %s", self._id, decision.delay_s, failure.text)
-            failure = None
-            if self._woken.wait(decision.delay_s):
-                return JobOutcome(JobStatus.CANCELLED)
+            lead.cancel(self._cancelled)
+        if self._drains:
+            lead.drain()
+        return lead.lead()
 
-    def _try_once(self, plan: Plan, payload: bytes) -> tuple[JobOutcome, PackedError | None]:
-        """Run one attempt; the failure is one after which another may follow."""
-        number = self._records.claim_attempt(self._id)
-        restarts = not isinstance(self._options.restart, NoRestart)
-        options = replace(self._options, driver=replace(self._options.driver, restarts=restarts))
-        attempt = Attempt(self._id, number, plan, payload, options, self._namespace)
+    def _make_attempt(self, payload: bytes, number: int, finished: FinishedJob | None, decide: Decide) -> RayLedAttempt:
+        if self._plan is None:
+            raise InternalError("an attempt of a plan that is not loaded")
         self._record = replace(self._record, attempt=number)
+        plan = replace(self._plan, attempt=number)
+        if finished is not None:
+            plan = self._plan.publishing(number, finished.prepared)
+            payload = by_value.dumps(plan)
+        attempt = Attempt(self._id, plan, payload, self._options, self._namespace, decide)
         self._attempt = attempt
-        if self._cancelled is not None:
-            return JobOutcome(JobStatus.CANCELLED), None
-        try:
-            execution = attempt.run(lambda: self._open(attempt))
-        except JobCancelled:
-            return JobOutcome(JobStatus.CANCELLED), None
-        except WorkerDied as error:
-            failure = pack_error(error)
-            return JobOutcome(JobStatus.FAILED, failure), failure
-        finally:
-            self._set_doors(None)
-        outcome = execution.outcome()
-        has_failed = outcome.status is JobStatus.FAILED and restarts
-        return outcome, outcome.failure if has_failed else None
+        on_running = partial(self._open, attempt, publishes=finished is not None)
+        return RayLedAttempt(attempt, on_running, publishes=finished is not None)
 
-    def _open(self, attempt: Attempt) -> None:
+    def _open(self, attempt: Attempt, *, publishes: bool) -> None:
         """The attempt runs: its services can be called."""
         if attempt.execution is None:
-            raise InternalError("an attempt must have an execution before its services can be called")
-        if self._drains:
-            attempt.execution.drain()
+            raise InternalError("an attempt runs that was not started")
         self._note_status(JobStatus.RUNNING)
-        self._set_doors(ServiceDoors(attempt.execution, encrypts=self._options.encrypts))
+        if not publishes:
+            self._set_doors(ServiceDoors(attempt.execution, encrypts=self._options.encrypts))
+
+    def _note_restart(self, delay_s: float, failure: PackedError) -> None:
+        self._set_doors(None)
+        self._note_status(JobStatus.RESTARTING, failure.message)
+        is_recorded = self._lead is not None and self._lead.is_recorded
+        what = "publishes its output again" if is_recorded else "restarts"
+        _log.warning("job %s %s in %g s: %s", self._id, what, delay_s, failure.text)
 
     def _set_doors(self, doors: ServiceDoors | None) -> None:
         with self._doors_changed:
@@ -308,13 +312,15 @@ class JobMaster:
         return pack_error(WorkerDied(f"the master of job {self._id!r} died in attempt {self._record.attempt}"))
 
     def _announce(self, plan: Plan) -> None:
-        if isinstance(self._options.restart, NoRestart):
+        if isinstance(self._options.driver.restart, NoRestart):
             return
         operators = [operator for chain in plan.chains for operator in chain.operators]
-        sinks = [o.name for o in operators if o.kind in _AT_LEAST_ONCE and not _is_published_once(o.functions[0])]
-        _log.info("job %s restarts by %s, each time from the beginning", self._id, self._options.restart)
+        sinks = [o.name for o in operators if o.kind in _AT_LEAST_ONCE and not _is_exactly_once(o.functions[0])]
+        _log.info("job %s restarts by %s, each time from the beginning", self._id, self._options.driver.restart)
         if sinks:
-            _log.warning("job %s: at least once, so rows again after a restart: %s", self._id, ", ".join(sinks))
+            _log.warning(
+                "job %s: these sinks are at-least-once; a restart writes duplicate rows: %s", self._id, ", ".join(sinks)
+            )
 
     def _note_status(self, status: JobStatus, message: str = "") -> None:
         self._record = replace(self._record, status=status, message=message)
@@ -331,13 +337,7 @@ class JobMaster:
                 self.cancel(f"its driver gave no sign of life for {lease_s:g} s")
                 return
 
-    def _note(self, reason: str) -> str:
-        return "" if isinstance(self._options.restart, NoRestart) else f"not restarted: {reason}"
 
-
-def _is_published_once(sink: Any) -> bool:
-    return isinstance(sink, Sink) and sink.publishes() is not None
-
-
-def _with_note(failure: PackedError, note: str) -> PackedError:
-    return replace(failure, notes=(*failure.notes, note)) if note else failure
+def _is_exactly_once(sink: Any) -> bool:
+    """Whether a restart writes no records of this sink again."""
+    return prepares(sink) and (type(sink).publishes is Sink.publishes or sink.publishes() is not None)

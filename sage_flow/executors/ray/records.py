@@ -1,4 +1,4 @@
-"""What outlives every process of a job: its plan, its attempts, where it is, what it came to.
+"""What outlives every process of a job: its plan, its log, where it is, what it came to.
 
 It is kept in Ray's GCS, under the namespace of the job. A master that was killed finds it there when Ray starts it
 again; whoever asks about a job that is over finds its end there.
@@ -15,22 +15,32 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal
 
-from sage_flow.errors import ClusterError, PipelineError
+from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import JobOutcome
 from sage_flow.executors.ray.answers import answered
+from sage_flow.executors.ray.key_values import KeyValues
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import ActorOptions
-from sage_flow.restart import FailureClock, NoRestart, RestartHistory, RestartStrategy
+from sage_flow.restart import FailureClock, RestartHistory
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.wire import by_value
 
-__all__ = ["JobOptions", "JobRecord", "JobRecords", "REMEMBERED", "find_actor", "is_led"]
+__all__ = [
+    "REMEMBERED",
+    "SMALL_OUTCOME",
+    "JobOptions",
+    "JobRecord",
+    "JobRecords",
+    "find_actor",
+    "is_led",
+    "without_rows",
+]
 
-_KV: Final = b"sage_flow"  # the namespace of our keys in the GCS
 _MOST_BYTES: Final = 95_000_000  # a message to the GCS has at most 100 MB
-_SMALL_OUTCOME: Final = 1 << 20  # bytes; a larger one stays with the master until somebody has fetched it
+SMALL_OUTCOME: Final = 1 << 20
+"""Bytes; the rows of a larger one stay with the master until somebody has fetched them."""
 REMEMBERED: Final = 200
 """So many jobs that are over are known."""
 
@@ -49,7 +59,6 @@ class JobOptions:
     """
 
     driver: DriverOptions = field(default_factory=DriverOptions)
-    restart: RestartStrategy = field(default_factory=NoRestart)
     lease_s: float = 10.0
     start_timeout_s: float = 60.0
     is_attached: bool = True
@@ -85,14 +94,11 @@ class JobRecord:
 
 
 class JobRecords:
-    """The jobs of a namespace. Needs a connection to Ray; every call is a round trip to the GCS.
-
-    A client gives `limit_s` seconds for each, after which ClusterError is raised; a master waits for its cluster.
-    """
+    """The jobs of a namespace. `limit_s` is that of `KeyValues`, which `store` is."""
 
     def __init__(self, namespace: str, limit_s: float | None = None) -> None:
-        self._prefix = f"{namespace}/"
-        self._limit_s = limit_s
+        self.store = KeyValues(namespace, limit_s)
+        self._namespace = namespace
 
     def add(self, name: str, plan: bytes, options: JobOptions, submission_id: str | None) -> JobRecord:
         """Store a new job and take its name. Raises PipelineError if a job of this name runs, or it is too large."""
@@ -111,49 +117,42 @@ class JobRecords:
             is_attached=options.is_attached,
         )
         self._take_name(record)
-        self._put(f"plan/{record.id}", plan)
-        self._put(f"options/{record.id}", by_value.dumps(options))
+        self.store.put(f"plan/{record.id}", plan)
+        self.store.put(f"options/{record.id}", by_value.dumps(options))
         self.write(record)
         self._forget_the_oldest()
         return record
 
     def plan(self, job_id: str) -> tuple[bytes, JobOptions]:
         """What was stored. Raises KeyError if nothing was."""
-        return self._get(f"plan/{job_id}"), self.options(job_id)
+        return self.store.get(f"plan/{job_id}"), self.options(job_id)
 
     def options(self, job_id: str) -> JobOptions:
         """Those that were stored; they stay when the job is over. Raises KeyError if nothing was."""
-        options: JobOptions = pickle.loads(self._get(f"options/{job_id}"))
+        options: JobOptions = pickle.loads(self.store.get(f"options/{job_id}"))
         return options
-
-    def claim_attempt(self, job_id: str) -> int:
-        """The number of a new attempt, which nobody else has: the next one that is free."""
-        number = 1
-        while not self._create(f"attempt/{job_id}/{number}", b"claimed"):
-            number += 1
-        return number
 
     def history(self, job_id: str) -> tuple[RestartHistory, FailureClock] | None:
         """The failures so far, if there were any, and their clock."""
-        stored = self._find(f"history/{job_id}")
+        stored = self.store.find(f"history/{job_id}")
         return None if stored is None else pickle.loads(stored)
 
     def write_history(self, job_id: str, history: RestartHistory, clock: FailureClock) -> None:
         """Keep it for the next master."""
-        self._put(f"history/{job_id}", pickle.dumps((history, clock)))
+        self.store.put(f"history/{job_id}", pickle.dumps((history, clock)))
 
     def requested_end(self, job_id: str, what: RequestedEnd) -> str | None:
         """Why it was requested, None if it was not."""
-        stored = self._find(f"requested_end/{job_id}/{what}")
+        stored = self.store.find(f"requested_end/{job_id}/{what}")
         return None if stored is None else stored.decode()
 
     def write_requested_end(self, job_id: str, what: RequestedEnd, reason: str = "") -> None:
         """Keep it for the next master, if this one does not live to see it come true."""
-        self._put(f"requested_end/{job_id}/{what}", reason.encode())
+        self.store.put(f"requested_end/{job_id}/{what}", reason.encode())
 
     def write(self, record: JobRecord) -> None:
         """Tell where a job is."""
-        self._put(f"record/{record.id}", json.dumps(record.as_dict()).encode())
+        self.store.put(f"record/{record.id}", json.dumps(record.as_dict()).encode())
 
     def write_outcome(self, record: JobRecord, outcome: JobOutcome, reason: str = "") -> bool:
         """Tell what a job came to; return whether its rows are stored, too, and its master is not needed any more.
@@ -161,32 +160,29 @@ class JobRecords:
         `reason`: why it was cancelled, if it was.
         """
         content = by_value.dumps(outcome)
-        is_whole = len(content) <= _SMALL_OUTCOME
-        self._put(
-            f"outcome/{record.id}",
-            content if is_whole else by_value.dumps(replace(outcome, collected={}, has_rows=False)),
-        )
+        is_whole = len(content) <= SMALL_OUTCOME
+        self.store.create(f"outcome/{record.id}", content if is_whole else by_value.dumps(without_rows(outcome)))
         message = reason if outcome.failure is None else f"{outcome.failure.type_name}: {outcome.failure.message}"
         self.write(replace(record, status=outcome.status, ended=time.time(), message=message))
-        self._delete(f"plan/{record.id}")
-        if self._find(f"name/{record.name}") == record.id.encode():
-            self._delete(f"name/{record.name}")
+        self.store.delete(f"plan/{record.id}")
+        if self.store.find(f"name/{record.name}") == record.id.encode():
+            self.store.delete(f"name/{record.name}")
         return is_whole
 
     def outcome(self, job_id: str) -> JobOutcome | None:
         """What it came to, if it is over; without rows if they were too many to be stored."""
-        stored = self._find(f"outcome/{job_id}")
+        stored = self.store.find(f"outcome/{job_id}")
         return None if stored is None else pickle.loads(stored)
 
     def read(self, job_id: str) -> JobRecord | None:
         """Where it is, if it is known."""
-        stored = self._find(f"record/{job_id}")
+        stored = self.store.find(f"record/{job_id}")
         return None if stored is None else _record(stored)
 
     def all(self) -> list[JobRecord]:
         """All that are known, the latest first."""
-        found = [self._find_key(key) for key in self._keys("record/")]
-        return sorted(map(_record, filter(None, found)), key=lambda record: -record.submitted)
+        found = self.store.below("record/").values()
+        return sorted(map(_record, found), key=lambda record: -record.submitted)
 
     def find(self, job: str) -> JobRecord:
         """The job of this id, or the latest of this name or submission. Raises PipelineError, with what there is."""
@@ -199,61 +195,26 @@ class JobRecords:
 
     def _take_name(self, record: JobRecord) -> None:
         key = f"name/{record.name}"
-        while not self._create(key, record.id.encode()):
-            other = self.read((self._find(key) or b"").decode())
-            if other is not None and not other.status.is_final and is_led(self._prefix[:-1], other):
+        while not self.store.create(key, record.id.encode()):
+            other = self.read((self.store.find(key) or b"").decode())
+            if other is not None and not other.status.is_final and is_led(self._namespace, other):
                 raise PipelineError(
                     f"a job named {record.name!r} runs already ({other.id}): cancel it, or give this one another name"
                 )
-            self._delete(key)
+            self.store.delete(key)
 
     def _forget_the_oldest(self) -> None:
         over = [record for record in self.all() if record.status.is_final]
         for record in over[REMEMBERED:]:
             for kind in ("record", "outcome", "options", "history"):
-                self._delete(f"{kind}/{record.id}")
-            for kind in ("attempt", "requested_end"):
-                self._delete(f"{kind}/{record.id}/", and_below=True)
+                self.store.delete(f"{kind}/{record.id}")
+            for kind in ("log", "requested_end"):
+                self.store.delete(f"{kind}/{record.id}/", and_below=True)
 
-    # The GCS. Its functions are called `internal` because their form is not promised; they work through `ray://`, too.
 
-    def _put(self, key: str, value: bytes) -> None:
-        self._ask("put", self._prefix + key, value)
-
-    def _create(self, key: str, value: bytes) -> bool:
-        return not self._ask("put", self._prefix + key, value, overwrite=False)
-
-    def _find(self, key: str) -> bytes | None:
-        return self._find_key((self._prefix + key).encode())
-
-    def _find_key(self, key: bytes) -> bytes | None:
-        found: bytes | None = self._ask("get", key)
-        return found
-
-    def _get(self, key: str) -> bytes:
-        found = self._find(key)
-        if found is None:
-            raise KeyError(key)
-        return found
-
-    def _delete(self, key: str, *, and_below: bool = False) -> None:
-        self._ask("del", self._prefix + key, del_by_prefix=and_below)
-
-    def _keys(self, prefix: str) -> list[bytes]:
-        found: list[bytes] = self._ask("list", self._prefix + prefix)
-        return found
-
-    def _ask(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        from ray.exceptions import RayError
-        from ray.experimental import internal_kv
-
-        question = partial(getattr(internal_kv, f"_internal_kv_{verb}"), *args, namespace=_KV, **kwargs)
-        if self._limit_s is None:
-            return question()
-        try:
-            return answered(question, "the GCS of the cluster", self._limit_s)
-        except RayError as error:
-            raise ClusterError(f"cannot read from the GCS of the cluster: {error}") from None
+def without_rows(outcome: JobOutcome) -> JobOutcome:
+    """The outcome of a job whose rows are too many to be stored."""
+    return replace(outcome, collected={}, has_rows=False)
 
 
 def is_led(namespace: str, record: JobRecord) -> bool:

@@ -1,0 +1,15 @@
+"""What a sink has prepared: written down where any process of the job can publish it, and not to be seen yet."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = ["Prepared"]
+
+
+class Prepared(NamedTuple):
+    """`handle`, which the sink of `operator` in subtask `subtask` (from 0) returned from `prepare`."""
+
+    operator: str
+    subtask: int
+    handle: Any

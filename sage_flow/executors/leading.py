@@ -1,0 +1,298 @@
+"""Leads a job from its first attempt to its end: the shell around `runtime.leader.Leader`, the same in every mode.
+
+The thread that calls `lead` does everything: it reads and writes the log, runs attempts one after another, and waits
+between them. Others only hand it something: `cancel` and `drain` may be called by any thread. Each event of the leader
+is taken under one lock; reads and writes of the log are not, so a cancel never waits for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from sage_flow.checkpoint.log import CreateEntry, Entry, FinalEntry, JobEnd, LogHistory, ReadLog
+from sage_flow.checkpoint.prepared import Prepared
+from sage_flow.errors import InternalError, LeaderReplaced, LogUnavailable
+from sage_flow.executors.execution import JobOutcome
+from sage_flow.executors.shell import Condition
+from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.runtime.failure import PackedError, add_notes
+from sage_flow.runtime.leader import (
+    CancelAttempt,
+    CommitAll,
+    JobDecided,
+    Leader,
+    LeaderDecision,
+    RestartJob,
+    RunAttempt,
+    StepDown,
+)
+
+__all__ = ["FinishedJob", "JobLead", "LedAttempt", "LogStore", "MemoryLog"]
+
+_log = logging.getLogger("sage_flow")
+
+_AGAIN_S = 1.0
+"""Between two tries to reach the log."""
+
+
+class LogStore(Protocol):
+    """Where the log of a job is kept."""
+
+    def read(self) -> LogHistory:
+        """Return all of it. Raises LogUnavailable if it cannot be reached now."""
+
+    def create(self, position: int, entry: Entry) -> None:
+        """Store `entry` at `position` if nothing is there. What came of it the next `read` tells.
+
+        Raises LogUnavailable if that is not known.
+        """
+
+
+class MemoryLog:
+    """The log of a job whose leader is in this process, and ends with it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+
+    def read(self) -> LogHistory:
+        return LogHistory(dict(self._entries))
+
+    def create(self, position: int, entry: Entry) -> None:
+        self._entries.setdefault(position, entry)
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """What a job has come to, in the entry that decides its end. `outcome`: with the rows, if the log can hold them."""
+
+    prepared: tuple[Prepared, ...]
+    outcome: JobOutcome
+
+
+class LedAttempt(Protocol):
+    """One attempt, made and not yet run."""
+
+    def run(self) -> JobOutcome:
+        """Run it to its end. Raises an error of the engine itself, or what `decide` raised."""
+
+    def outcome(self) -> JobOutcome:
+        """What it came to so far."""
+
+    def cancel(self, reason: str) -> None:
+        """End it, from any thread."""
+
+    def drain(self) -> None:
+        """Let its sources end, from any thread."""
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether another attempt can run: nothing of this one is left that runs."""
+
+
+Decide = Callable[[tuple[Prepared, ...]], bool]
+
+
+class JobLead:
+    """Leads one job.
+
+    `make(number, finished, decide)` makes an attempt; with `finished` it only publishes that. `on_restart(delay_s,
+    failure)` is called before the job waits for its next attempt, `on_attempt(number)` when one has been claimed.
+    """
+
+    def __init__(
+        self,
+        leader: Leader,
+        log: LogStore,
+        make: Callable[[int, FinishedJob | None, Decide], LedAttempt],
+        condition: Condition,
+        now: Callable[[], float],
+        on_restart: Callable[[float, PackedError], None] = lambda delay_s, failure: None,
+        kept: Callable[[JobOutcome], JobOutcome] = lambda outcome: outcome,
+    ) -> None:
+        """`kept`: what the log keeps of an outcome."""
+        self._leader = leader
+        self._log = log
+        self._make = make
+        self._condition = condition
+        self._now = now
+        self._on_restart = on_restart
+        self._kept = kept
+        self._attempt: LedAttempt | None = None
+        self._handed: deque[LeaderDecision] = deque()  # from other threads
+        self._cancelled: str | None = None
+        self._drains = False
+        self._finished: FinishedJob | None = None
+        self._next: LeaderDecision | None = None
+        self._last = JobOutcome(JobStatus.CREATED)  # of the attempt that ran last
+
+    @property
+    def is_recorded(self) -> bool:
+        """The end of the job is in the log: nothing cancels it."""
+        return self._leader.has_final
+
+    # -- from any thread ------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str) -> None:
+        """Ask the job to end; too late once its end may be in the log."""
+        with self._condition.lock:
+            for decision in self._leader.on_cancel(reason):
+                if isinstance(decision, CancelAttempt):
+                    self._cancelled = reason
+                else:
+                    self._handed.append(decision)
+            attempt = self._attempt if self._cancelled is not None else None
+            self._condition.notify_all()
+        if attempt is not None:
+            attempt.cancel(reason)
+
+    def drain(self) -> None:
+        """Let the sources end, also those of a later attempt."""
+        with self._condition.lock:
+            self._drains = True
+            attempt = self._attempt
+        if attempt is not None:
+            attempt.drain()
+
+    # -- the thread that leads ------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Claim the first attempt and make it, so that it can be asked before it runs. Raises what making it raises."""
+        self._next = self._settled(self._leader.start(self._now()))
+        if isinstance(self._next, RunAttempt) and not self._is_published(self._next):
+            self._prepare(self._next)
+
+    def lead(self) -> JobOutcome:
+        """Lead the job to its end and return what it came to. Raises LeaderReplaced, or an error of the engine."""
+        if self._next is None:
+            self.begin()
+        while True:
+            match self._next:
+                case RunAttempt() as run:
+                    self._next = self._run(run)
+                case RestartJob(delay_s, failure):
+                    self._on_restart(delay_s, failure)
+                    self._next = self._wait(delay_s)
+                case JobDecided() as decided:
+                    return self._outcome(decided)
+                case StepDown(reason):
+                    raise LeaderReplaced(reason)
+                case decision:
+                    raise InternalError(f"a leader has decided {decision!r}, which does not go on")
+
+    def _run(self, run: RunAttempt) -> LeaderDecision | None:
+        if self._is_published(run):
+            return self._settled(self._leader.on_committed())
+        attempt = self._attempt if self._attempt is not None else self._prepare(run)
+        try:
+            outcome = attempt.run()
+        finally:
+            self._attempt = None
+        if outcome.status is JobStatus.FINISHED:
+            return self._settled(self._leader.on_committed())
+        self._last = outcome
+        return self._settled(self._leader.on_failed(outcome.failure, self._now(), may_follow=attempt.may_follow))
+
+    def _is_published(self, run: RunAttempt) -> bool:
+        """Whether the job has finished, and its sinks have prepared nothing."""
+        if isinstance(run.restores, FinalEntry) and self._finished is None:
+            self._finished = run.restores.handles  # of an earlier leader
+        return self._finished is not None and not self._finished.prepared
+
+    def _prepare(self, run: RunAttempt) -> LedAttempt:
+        """Make the attempt, and pass on what was asked before it was there."""
+        attempt = self._make(run.attempt, self._finished, self._decide)
+        with self._condition.lock:
+            self._attempt = attempt
+            cancelled, drains = self._cancelled, self._drains
+        if drains:
+            attempt.drain()
+        if cancelled is not None:
+            attempt.cancel(cancelled)
+        return attempt
+
+    def _decide(self, prepared: tuple[Prepared, ...]) -> bool:
+        """Record that the job has finished; False if it was cancelled before. Raises LeaderReplaced."""
+        if self._attempt is None:
+            raise InternalError("an attempt finished that does not run")
+        outcome = replace(self._attempt.outcome(), status=JobStatus.FINISHED)
+        finished = FinishedJob(prepared, outcome)
+        match self._settled(self._leader.on_finished(replace(finished, outcome=self._kept(outcome)))):
+            case CommitAll():
+                self._finished = finished
+                return True
+            case StepDown(reason):
+                raise LeaderReplaced(reason)
+        return False
+
+    def _wait(self, delay_s: float) -> LeaderDecision | None:
+        """Until it is time for the next attempt, or somebody cancels."""
+        until = self._now() + delay_s
+        with self._condition.lock:
+            while not self._handed and (left_s := until - self._now()) > 0:
+                self._condition.wait(left_s)
+            handed = iter(tuple(self._handed)) if self._handed else self._leader.on_time()
+            self._handed.clear()
+            decisions = list(handed)
+        return self._settled(iter(decisions))
+
+    def _outcome(self, decided: JobDecided) -> JobOutcome:
+        match decided.end:
+            case JobEnd.FINISHED if self._finished is not None:
+                return self._finished.outcome
+            case JobEnd.FINISHED:  # by an earlier leader
+                final = self._read().final
+                if final is None:
+                    raise InternalError("the log says that the job has finished, and not with what")
+                outcome: JobOutcome = final.handles.outcome
+                return outcome
+            case JobEnd.CANCELLED:
+                return replace(self._last, status=JobStatus.CANCELLED, failure=None)
+        failure: PackedError | None = decided.failure
+        notes = [f"not restarted: {decided.note}"] if decided.note else []
+        if decided.end is JobEnd.NOT_PUBLISHED:
+            notes.append("the job has finished and its end is recorded, but not all of its output could be published")
+        if failure is not None and notes:
+            failure = replace(failure, notes=(*failure.notes, *notes))
+            if failure.original is not None:
+                add_notes(failure.original, notes)
+        return replace(self._last, status=JobStatus.FAILED, failure=failure)
+
+    # -- the log --------------------------------------------------------------------------------------------
+
+    def _settled(self, decisions: Iterator[LeaderDecision]) -> LeaderDecision | None:
+        """Do what the leader wants of the log until it decides something else; None: it does not."""
+        with self._condition.lock:
+            todo = deque(decisions)
+        while todo:
+            match todo.popleft():
+                case ReadLog():
+                    pass
+                case CreateEntry(position, entry):
+                    self._create(position, entry)
+                case other:
+                    return other
+            history = self._read()
+            with self._condition.lock:
+                todo.extend(self._leader.on_read(history))
+        return None
+
+    def _create(self, position: int, entry: Entry) -> None:
+        try:
+            self._log.create(position, entry)
+        except LogUnavailable as error:  # it may be stored all the same: reading tells
+            _log.warning("an entry of the log of a job may not be stored: %s", error)
+
+    def _read(self) -> LogHistory:
+        tries = 0
+        while True:
+            try:
+                return self._log.read()
+            except LogUnavailable as error:
+                tries += 1
+                _log.warning("the log of a job cannot be read (try %d): %s", tries, error)
+            with self._condition.lock:
+                self._condition.wait(_AGAIN_S)

@@ -1,0 +1,218 @@
+"""A job that is led in this process, attempt by attempt; what its handle sees is the attempt that runs."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sage_flow.errors import InternalError
+from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
+from sage_flow.executors.leading import Decide, FinishedJob, JobLead, MemoryLog
+from sage_flow.executors.shell import Condition
+from sage_flow.plan.physical import Plan
+from sage_flow.runtime.coordinator import JobStatus
+from sage_flow.runtime.failure import PackedError
+from sage_flow.runtime.leader import Leader
+from sage_flow.runtime.port import Crashed
+from sage_flow.service import ServiceHandle
+
+if TYPE_CHECKING:
+    import ssl
+
+    from sage_flow.executors.remote_service import ServedService
+
+__all__ = ["LedExecution", "LocalAttempt"]
+
+_log = logging.getLogger("sage_flow")
+
+
+class LocalAttempt:
+    """One attempt whose driver is in this process. `clean_up` follows its end.
+
+    `ends_stuck`: `clean_up` also ends user code that has not returned.
+    """
+
+    def __init__(
+        self, execution: LocalExecution, clean_up: Callable[[], None] = lambda: None, *, ends_stuck: bool = False
+    ) -> None:
+        self.execution = execution
+        self._clean_up = clean_up
+        self._ends_stuck = ends_stuck
+
+    def run(self) -> JobOutcome:
+        self.execution.lead(self._clean_up)
+        return self.execution.outcome()
+
+    def outcome(self) -> JobOutcome:
+        return self.execution.outcome()
+
+    def cancel(self, reason: str) -> None:
+        self.execution.cancel(reason)
+
+    def drain(self) -> None:
+        self.execution.drain()
+
+    @property
+    def may_follow(self) -> bool:
+        return self._ends_stuck or not self.execution.stuck
+
+
+class LedExecution(Execution):
+    """A job of this process.
+
+    `start(plan, options, decide)` starts an attempt. `on_over` is called before those who wait for the job go on.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        options: DriverOptions,
+        start: Callable[[Plan, DriverOptions, Decide], LocalAttempt],
+        condition: Condition,
+        now: Callable[[], float],
+        on_over: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.plan = plan
+        self._job = plan
+        self._options = options
+        self._start = start
+        self._on_over = on_over
+        self._condition = condition
+        self._now = now
+        self._log = MemoryLog()
+        self._history = options.restart.history()
+        self._lead = self._new_lead(None)
+        self._current: LocalExecution | None = None
+        self._is_restarting = False
+        self._outcome: JobOutcome | None = None
+        self.crash: BaseException | None = None
+        self._over = threading.Event()
+
+    # -- leading --------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start the first attempt; `lead` runs it."""
+        self._lead.begin()
+
+    def take_over(self, lost: PackedError) -> None:
+        """Forget everything but the log, as a process does that leads the job after another one has died.
+
+        `lead`, called by a new activation, then goes on from what the log says.
+        """
+        self._lead = self._new_lead(lost)
+
+    def _new_lead(self, lost: PackedError | None) -> JobLead:
+        leader = Leader(secrets.token_hex(8), self._history, lost=lost)
+        return JobLead(leader, self._log, self._make, self._condition, self._now, self._note_restart)
+
+    def lead(self) -> None:
+        """Lead the job to its end; the body of an activation."""
+        try:
+            self._outcome = self._lead.lead()
+        except Crashed:
+            raise
+        except BaseException as error:  # an engine fault must reach whoever waits
+            self.fail(error)
+        else:
+            self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """The engine itself has failed: whoever waits gets `error`."""
+        if self.crash is None:
+            self.crash = error
+        self._end()
+
+    def _end(self) -> None:
+        try:
+            self._on_over()
+        finally:
+            self._over.set()
+
+    def _make(self, number: int, finished: FinishedJob | None, decide: Decide) -> LocalAttempt:
+        plan = self._job
+        plan = replace(plan, attempt=number) if finished is None else plan.publishing(number, finished.prepared)
+        attempt = self._start(plan, self._options, decide)
+        self._is_restarting = False
+        if finished is None:
+            self._current = attempt.execution
+        return attempt
+
+    def _note_restart(self, delay_s: float, failure: PackedError) -> None:
+        self._is_restarting = True
+        what = "publishes its output again" if self._lead.is_recorded else "restarts"
+        _log.warning("job %s %s in %g s: %s", self.name, what, delay_s, failure.text)
+
+    # -- what a handle sees ---------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> LocalExecution:
+        """The attempt that runs, or ran last."""
+        if self._current is None:
+            raise InternalError("the job has no attempt")
+        return self._current
+
+    @property
+    def name(self) -> str:
+        return self._job.job
+
+    @property
+    def status(self) -> JobStatus:
+        if self._over.is_set():
+            return JobStatus.FAILED if self._outcome is None else self._outcome.status
+        if self._is_restarting:
+            return JobStatus.RESTARTING
+        status = self.current.status
+        return JobStatus.RUNNING if status.is_final else status
+
+    @property
+    def is_announced(self) -> bool:  # type: ignore[override]
+        return self.current.is_announced
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        return self._over.wait(timeout_s)
+
+    def cancel(self, reason: str) -> None:
+        self._lead.cancel(reason)
+
+    def drain(self) -> None:
+        self._lead.drain()
+
+    @property
+    def stuck(self) -> list[str]:
+        return self.current.stuck
+
+    def outcome(self) -> JobOutcome:
+        if self.crash is not None:
+            raise self.crash
+        if self._outcome is None:
+            raise InternalError("the job is not over")
+        return self._outcome
+
+    def metrics(self) -> dict[str, Any]:
+        return self.current.metrics()
+
+    def statistics(self) -> dict[str, Any]:
+        return self.current.statistics()
+
+    def collected(self) -> dict[str, list[Any]]:
+        return self.current.collected()
+
+    def subtasks(self) -> list[SubtaskInfo]:
+        return self.current.subtasks()
+
+    def service(self, service: str | type) -> ServiceHandle:
+        return self.current.service(service)
+
+    def serve(
+        self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
+    ) -> ServedService:
+        return self.current.serve(service, host, port, key, ssl_context)

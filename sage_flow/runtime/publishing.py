@@ -1,0 +1,81 @@
+"""A subtask of a job that has finished: it publishes what an earlier attempt has prepared, and does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sage_flow.checkpoint.prepared import Prepared
+from sage_flow.functions import RuntimeContext, Sink
+from sage_flow.plan.graph import Operator
+from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.runtime.failure import explain_failure
+from sage_flow.runtime.operators import own_copy
+from sage_flow.runtime.sinks import SinkOperator, SubtaskSinks, call_all, prepares
+
+if TYPE_CHECKING:
+    from sage_flow.queues.descriptor import BaseQueueDescriptor
+
+__all__ = ["PublishingSubtask"]
+
+
+class PublishingSubtask:
+    """Opens only the sinks that have prepared something; no source, no function and no service."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        subtask: Subtask,
+        prepared: Sequence[Prepared],
+        open_queue: Callable[[str, int], BaseQueueDescriptor],
+    ) -> None:
+        self._plan = plan
+        self._open_queue = open_queue
+        self._subtask = subtask
+        self._prepared = prepared
+        names = {entry.operator for entry in prepared}
+        self._members = [
+            SinkOperator(operator, sink)
+            for operator in subtask.chain.operators
+            if operator.name in names
+            for sink in self._sinks_of(operator)
+        ]
+        self._sinks = SubtaskSinks(self._members, subtask.index, self._explain)
+        self._opened: list[SinkOperator] = []
+
+    def _sinks_of(self, operator: Operator) -> list[Sink[object]]:
+        copies = {id(function): own_copy(function, operator) for function in operator.functions}
+        return [copy for copy in copies.values() if prepares(copy)]
+
+    def publish(self) -> None:
+        """Open the sinks, remove what is not to be published, publish the rest. Raises what a sink raises."""
+        for member in self._members:
+            try:
+                member.sink.open(self._context(member.operator))
+            except BaseException as error:
+                self._explain(error, member.operator)
+                raise
+            self._opened.append(member)
+        self._sinks.recover(self._prepared)
+        self._sinks.commit_all(self._prepared)
+
+    def close(self) -> None:
+        """Close what was opened, and remove what that has begun."""
+        opened, self._opened = self._opened, []
+        ends = [(member.operator, step) for member in opened for step in (member.sink.close, member.sink.abort)]
+        call_all(ends, self._explain)
+
+    def _context(self, operator: Operator) -> RuntimeContext:
+        return RuntimeContext(
+            self._plan.job,
+            operator.name,
+            self._subtask.index,
+            self._subtask.chain.parallelism,
+            open_queue=None if self._plan.queues is None else self._open_queue,
+            job_id=self._plan.job_id,
+            attempt=self._plan.attempt,
+        )
+
+    def _explain(self, error: BaseException, operator: Operator) -> None:
+        place = f"subtask {self._subtask.index + 1} of {self._subtask.chain.parallelism}"
+        explain_failure(error, operator, subtask=place, job=self._plan.job, has_record=False)
