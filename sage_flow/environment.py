@@ -309,7 +309,7 @@ class RemoteEnvironment(Environment):
         cancel_grace_s: seconds that user code has to return after a cancel or a failure; then its actor is killed.
         close_grace_s: seconds that user code has to return at the normal end; then the job fails with CloseTimeout.
         lease_s: seconds after which a silent process of the job counts as dead and is ended.
-        start_timeout_s: seconds for the cluster to start all actors.
+        start_timeout_s: seconds for the cluster to start all actors, and then for each to connect to the job's master.
         transport_security: "tls" between nodes, with a certificate for each job, or "plaintext".
         executor: how to run, instead of all of the above.
 
