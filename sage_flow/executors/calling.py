@@ -4,6 +4,24 @@ Replies are taken on delivery, by the thread that brings them, so they always re
 on exactly them. Nothing is sent, and nobody is called back, while the condition is held.
 """
 
+# Theory of operation
+#
+# Threads. User code calls in its activation (the subtask's own thread, a thread of a replica, a thread outside the
+# job). Replies come in the thread that delivers them: the sender's inside a process, one that reads a socket between
+# them. Coroutines ask with `poll` and are woken through `on_outcome`.
+#
+# One condition, `_condition`, guards the table of calls, the openings of services, the statistics, and, in ports of
+# subtasks, the inbox and the outgoing frames. Whatever an activation may wait for changes under its lock and ends with
+# `notify_all`; waiters look again, because one of them may wait for a place and another one for an outcome.
+#
+# Under the lock nothing is sent, no callback is called and no user code runs. Sending delivers in the same thread when
+# the receiver is in this process, and the receiver's port takes its own lock: if both sent under their locks, two
+# activations that call each other would wait for each other. So methods change the table, release, then send.
+#
+# The order in `_suspend` matters. Frames that have credit are sent first, without the lock; then, under the lock, the
+# stop, the question, and only then the wait. A wait ends at the earliest deadline of any open call, and whichever
+# thread wakes ends the calls that are late, for all of them: no timer thread exists.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence

@@ -1,5 +1,22 @@
 """The driver: runs the coordinator's decisions, receives collected rows, knows how far the job is."""
 
+# Theory of operation
+#
+# Threads. `run` is the driver's activation: a thread of its own in a local job, a thread of the master on Ray. Only it
+# changes the coordinator, the end watch, the openings and the collected rows, so these have no locks. Threads that
+# deliver messages and threads of users that look at the job or end it call the methods "from any thread".
+#
+# Everything from outside goes through the inbox (`driver_inbox`), whose condition is the only lock: a cancel, a drain,
+# the death of a worker and the messages of subtasks are handled one after the other, in the order of their arrival.
+# Answers to an inspection do not wait there, because the activation may be busy.
+#
+# What other threads read without a lock is replaced as a whole (`status`, `failure`, the report of a subtask) or only
+# grows (`collected.rows`), and may be older than what the next look shows. `failure` is set before `status`, which ends
+# the job for those who wait.
+#
+# The activation sends while it holds no lock. Inside one process a message is delivered in this thread: a subtask's
+# port takes its own lock, and never waits for the driver.
+
 from __future__ import annotations
 
 import logging
@@ -220,6 +237,7 @@ class Driver:
                     if self._decide(prepared) and self._obey(self._coordinator.on_decided()):
                         return True
                 case JobEnded(status, failure):
+                    # Callers outside first: nobody would answer them any more.
                     self._close_outside("it has ended")
                     self.failure = failure
                     self.status = status
@@ -259,6 +277,7 @@ class Driver:
 
     def _look_after_ends(self) -> bool:
         """Ask who is late where it is, and end what is held up; return whether the job is over."""
+        # First ask, then judge: the answers come as `Located` messages, so the verdict is that of a later look.
         now = self._shell.now()
         asked = self._ending.look_once(self._coordinator.alive, now) if self.is_cancelled else self._ending.look(now)
         for address in asked:
@@ -311,6 +330,7 @@ class Driver:
             return
         if self.outside is not None:
             self.outside.note_open(name)
+        # Callers in subtasks wait at their ports: each is told, whether it has called the service or not.
         for other in self._coordinator.alive:
             self._shell.send(DRIVER, other, ServiceOpened(name))
 

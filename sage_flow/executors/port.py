@@ -9,6 +9,25 @@ One condition per port guards all of its state, and every part that has state of
 waits is woken by whatever changes. Nothing is sent while it is held: two ports never wait for each other's lock.
 """
 
+# Theory of operation
+#
+# Threads that enter a port: the subtask's own activation (`take`, `emit`, `_await`); further activations of a service
+# that answers requests beside it (`take_one`, `reply`); the thread of its coroutines; and any thread that delivers a
+# message (`deliver`), which may be another subtask's inside its own `emit`.
+#
+# `deliver` never waits for the subtask. It takes the lock for the time of one change and calls no user code, except
+# that a reply may call back the one that waits for it, after the lock is free.
+#
+# `_cancelled`, `_fault` and `_is_stopped` are never taken back. `_is_stopped` is an attribute and not a question, as it
+# is read before every sleep, without the lock on fast paths: a waiter that misses it is woken by the notification that
+# follows.
+#
+# Records that wait for credit are sent by whichever thread finds both: the activation that emitted them, or one that
+# waits and is woken by the credit (`OutgoingFrames.send`, one thread at a time, which keeps the order). A thread that
+# delivers a credit only wakes.
+#
+# The lock order between ports: none. A port takes no other port's lock while it holds its own (see `calling`).
+
 from __future__ import annotations
 
 import math
@@ -102,7 +121,7 @@ class WorkerPort(CallingPort):
         Raises JobCancelled.
         """
         deadline = None if timeout_s is None else self.now() + timeout_s
-        taken: list[Message] = []
+        taken: list[Message] = []  # `ready` fills it under the lock, and only when it ends the wait
         ready = partial(self.inbox.take_all, taken)
         if timeout_s == 0:
             if self.inbox or self._is_stopped:
@@ -211,6 +230,7 @@ class WorkerPort(CallingPort):
             found = self._suspend(what, held_until)
             if found or held_until == deadline:
                 return found
+        # Without the lock: it sends, and what it sends may be delivered in this thread.
         holding.queue_emitted()
         holding.begin(self.now())
         return self._suspend(what, deadline)

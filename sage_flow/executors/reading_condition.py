@@ -1,5 +1,16 @@
 """A condition whose waiter reads the sockets of an event loop meanwhile."""
 
+# Theory of operation
+#
+# `lock` guards `_reader` and `_is_notified`, like all state of the port that the condition belongs to. At most one
+# waiter reads (`_reader`), because the loop lets one thread read; the others wait as in any condition. The lock is
+# released while reading: what is read is delivered in this very thread, and takes the lock.
+#
+# A notification reaches the reader in one of two ways. If its own thread delivered the message, `_is_notified` ends
+# `read_while` when the callback returns. If another thread did, `interrupt` wakes the reader out of the selector as
+# well. A waiter that found the loop read by another port's thread waits for a turn as the others do, unless it was
+# notified while it had no lock: then the turn would come too late.
+
 from __future__ import annotations
 
 import threading

@@ -23,8 +23,9 @@ from sage_flow.executors.link_transport import LinkTransport
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_port import ReadingPort
 from sage_flow.links.address import Address, TcpAddress
+from sage_flow.links.dialing import dial
 from sage_flow.links.endpoint_options import check_key, check_patience, check_server
-from sage_flow.links.link import Link, dial
+from sage_flow.links.link import Link
 from sage_flow.links.listener import Listener
 from sage_flow.links.local_keys import HiddenKey, LocalKey, found_key, made_key
 from sage_flow.plan.physical import Plan, ServicePlan

@@ -84,7 +84,7 @@ class RunningJob:
     def _asked(self, question: str) -> Iterator[queue.SimpleQueue[Any]]:
         """Ask it; the block gets its answers, None when the connection has ended."""
         from sage_flow.links.address import UnixAddress
-        from sage_flow.links.link import dial
+        from sage_flow.links.dialing import dial
 
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         link = dial(

@@ -1,6 +1,6 @@
 """One authenticated connection between two processes, with messages both ways.
 
-`dial` makes one, a `Listener` (`listener`) accepts many. Who dials and who listens prove to each other that they
+`dial` (`dialing`) makes one, a `Listener` accepts many. Who dials and who listens prove to each other that they
 know the key (`handshake`). A key opens what it was given for: the name - "queues", "service:answer" - is part of the
 proof. Before it a peer gets a few kilobytes and a few seconds, and nothing of what it sends is unpickled.
 
@@ -8,10 +8,33 @@ All links of a process are served by one thread (those of a job's mesh by anothe
 `on_link`, `on_message` and `on_closed`, which must not wait: they hand over and return.
 """
 
+# Theory of operation
+#
+# Threads. The loop's thread ("the exchange thread") opens, ends and closes a link; everything under "for the exchange
+# thread" runs there. Any thread may `send`, `flush`, `close` and `interrupt`. Any one thread may read at a time: the
+# exchange thread (`_on_ready`), a thread that waits for messages of the loop (`_on_readable`, see `loop`), or one that
+# waits for messages of this link (`read_while`). So `on_message` runs in whichever of them reads; `on_closed` runs in
+# the exchange thread.
+#
+# Locks, in the order in which they may be taken:
+# 1. `_reading` is held while one thread reads and delivers, and is only ever tried: a thread that does not get it
+#    leaves the socket to the holder. `drain` alone waits for it, in the exchange thread, before a peer is declared
+#    silent.
+# 2. `_watching` guards `_read_elsewhere`, `_is_delegated` and what the loop watches, which follows from them. It is
+#    held for a few assignments and a call of the selector, never while reading, writing or in a callback.
+# 3. The locks of `Outbound` (`connection`): one order for encoding and queueing, and one for the queue.
+#
+# Reading is *delegated* when the loop does not watch the socket for input, because a thread of a user reads it. It
+# stays so for `DEFER_S` after that thread left: it mostly comes back at once, and two changes of what the loop watches
+# would cost more than the message. `others_wait` ends it at once, as those others could only be woken by the loop.
+#
+# The end. `end` runs in the exchange thread, once. `_reason` is set first, so that no delivery begins after
+# `on_closed`. A socket that another thread reads is shut down and not closed: that thread closes it when it leaves
+# `_poll`. Else its number might be that of a new socket before the thread polls it again.
+
 from __future__ import annotations
 
 import math
-import os
 import select
 import threading
 import time
@@ -21,17 +44,16 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
-from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed, ProtocolError
-from sage_flow.links.address import Address
+from sage_flow.errors import ChannelNotReachable, CodecError, LinkClosed, ProtocolError
 from sage_flow.links.connection import ClosedByPeer, ConnectionLost, Inbound, Outbound
 from sage_flow.links.loop import DEFER_S, READ, WRITE, EventLoop, exchange_loop
 from sage_flow.links.pipe import Pipe
 from sage_flow.links.story import Story
 from sage_flow.links.waker import Waker
 from sage_flow.wire.frames import MESSAGE_LIMIT
-from sage_flow.wire.handshake import NONCE_BYTES, Acceptor, Dialer, Established, Identity, Refused, WriteBytes
+from sage_flow.wire.handshake import Acceptor, Dialer, Established, Refused, WriteBytes
 
-__all__ = ["BUSY_S", "CLOSED_HERE", "FLUSH_S", "Link", "OnClosed", "OnMessage", "dial", "exchange_loop", "text_of"]
+__all__ = ["BUSY_S", "CLOSED_HERE", "FLUSH_S", "Link", "OnClosed", "OnMessage", "exchange_loop", "text_of"]
 
 FLUSH_S: Final = 5.0
 """For how long what was sent is written when a link is closed."""
@@ -454,49 +476,3 @@ def text_of(error: BaseException) -> str:
     if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
         return str(error)
     return repr(error)
-
-
-def dial(
-    address: Address,
-    key: bytes | None,
-    name: str,
-    *,
-    on_message: OnMessage,
-    on_closed: OnClosed = lambda link, reason: None,
-    connect_timeout_s: float = 30.0,
-    limit: int = MESSAGE_LIMIT,
-) -> Link:
-    """Connect to a listener of this name, and wait until it is proven on both sides who is there.
-
-    `on_message` may be called before this returns. `limit`: bytes of a message at the most.
-
-    Raises: ChannelNotReachable that says why: nobody listens, the key is wrong, no answer in time ...
-    """
-    loop = exchange_loop()
-    if threading.get_ident() == loop.thread:
-        raise InternalError("dial() waits, and was called in a callback of a link")
-    until = time.monotonic() + connect_timeout_s
-    try:
-        pipe = address.dial(connect_timeout_s)
-    except (OSError, ChannelNotReachable) as error:
-        raise ChannelNotReachable(f"cannot connect to {address}: {text_of(error)}") from error
-    settled = threading.Event()
-    given_up = False
-
-    def closed(link: Link, reason: str) -> None:
-        settled.set()
-        if link.opened and not given_up:
-            on_closed(link, reason)
-
-    link = Link(
-        loop, str(address), on_message=on_message, on_closed=closed, on_open=lambda link: settled.set(), limit=limit
-    )
-    dialer = Dialer(Identity(0, name, 0, key or b""), os.urandom(NONCE_BYTES), 0)
-    remaining = max(0.0, until - time.monotonic())
-    loop.call_soon_threadsafe(lambda: link.begin(pipe, dialer, remaining))
-    if not settled.wait(remaining + BUSY_S) or (link.is_closed and not link.opened):
-        given_up = True
-        reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"
-        link.close(0)
-        raise ChannelNotReachable(f"handshake with {address} failed: {reason}")
-    return link

@@ -12,6 +12,26 @@ A fork copies sockets but no thread. In the child every loop is given up: its so
 that the other ends still notice when the parent goes, and `exchange_loop` makes a new one.
 """
 
+# Theory of operation
+#
+# Threads. `run` is the loop: it sleeps in the selector, then serves ready sockets, timers that are due, and the calls
+# that were there when it began to serve them, in this order. Timers are for this thread only; the methods that the
+# class names are for any thread.
+#
+# Waking. A thread that has something for the loop notes it first and looks at `_asleep` then; the loop sets `_asleep`
+# first and looks for calls then. So at least one of them sees the other, without a lock, and a loop that is awake costs
+# its callers no system call. `_ticks` and `is_due` work in the same way: note first, ask then; the other side opposite.
+#
+# Deferred calls wait for at most `DEFER_S`. A timer (`_tick`) repeats as long as there are new ones, so that under load
+# they wake nobody. A thread that is going to wait runs them itself before (`run_deferred`): what it waits for may be
+# the answer to one of them. `popitem` decides which thread runs a call.
+#
+# Locks. `_changes` guards the table of what is watched and the registration of each socket. It is held for one change,
+# and not while a callback runs. `_Readers._turn` is held by the one thread that waits for the shared sockets, and is
+# only ever tried, except at the end of the loop. `_Readers._state` guards whether the loop watches the shared sockets;
+# it is taken inside `_turn` or alone. No callback is called under `_changes` or `_state`; those of shared sockets run
+# under `_turn`, so a callback must not wait for a message of this loop.
+
 from __future__ import annotations
 
 import heapq

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from sage_flow.errors import LinkClosed
 from sage_flow.links.address import Address
-from sage_flow.links.link import dial
+from sage_flow.links.dialing import dial
 from sage_flow.links.local_keys import found_key
 from sage_flow.links.local_link import AnyLink
 from sage_flow.links.loop import exchange_loop

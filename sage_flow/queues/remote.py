@@ -1,5 +1,14 @@
 """The end of a queue that another process hosts: what users ask of it."""
 
+# Theory of operation
+#
+# Threads of users call these methods; each waits in `RemoteSession.request`, where locks and order are explained.
+# Items are pickled and unpickled here, in the thread of the user and without a lock: an error of a user's class is
+# raised where the item is put or got, and a slow one holds up nobody else.
+#
+# A large put is two requests of one number: room first, then the items. The host keeps the room for that number; if
+# the connection is lost in between, the put is made again like any other, and waits for room by itself.
+
 from __future__ import annotations
 
 import queue

@@ -1,5 +1,13 @@
 """Put and get with callbacks (`consuming`) for a queue that another process hosts."""
 
+# Theory of operation
+#
+# A consumer has at most one get open (`_asking`), for as many items as it was granted when that was sent; the answer
+# makes the next one. `grant` and `stop` are for any thread, `_on_answer` runs as a callback of the session, when no
+# lock is held. `_lock` guards the counts, and is free whenever the session or a callback is called: either may come
+# back here. So the answer may be there before `_ask` could note its request, and a consumer may be stopped in between:
+# `_ask` looks for both once more, and withdraws a get that is not wanted any more.
+
 from __future__ import annotations
 
 import threading
@@ -79,6 +87,7 @@ class RemoteConsumer(Consumer):
             self._on_closed(error)
             return
         with self._lock:
+            # The answer may have come before this thread could note the request.
             if call.answer is None and not self._is_stopped:
                 self._call = call
             is_unwanted = self._is_stopped
@@ -95,6 +104,7 @@ class RemoteConsumer(Consumer):
             self._granted -= len(items)
             is_stopped = self._is_stopped
         if is_stopped:
+            # `stop` found no request to withdraw, or came too late for it.
             for item in items:
                 item.give_back(begun=False)
         elif error is not None:

@@ -1,10 +1,11 @@
-"""Connects the session of a queue to its host: dials, attaches, and tries again.
+"""Connects the session of a queue to its host: dials, attaches, and tries again."""
 
-Threads: `connect` runs in threads of users that wait for an answer, and in one that `start` makes if only callbacks
-wait. `_connecting` is held by the thread that dials; the others that need a connection wait for it and share what came
-of it. `answered` is called by the thread that reads the link. `_starting` guards the flag beside it, and nothing else
-happens while it is held.
-"""
+# Theory of operation
+#
+# `connect` runs in threads of users that wait for an answer, and in a thread that `start` makes if only callbacks wait.
+# `_connecting` is held by the thread that dials; the others that need a connection wait for it and share what came of
+# it (`_dialed`, `_failure`). `answered` is called by the thread that reads the link, with the session's lock held: it
+# only puts into a queue. `_starting` guards the flag beside it, and nothing else happens while it is held.
 
 from __future__ import annotations
 

@@ -1,23 +1,31 @@
 """The shell around `ClientSession`: threads, locks, the clock and the connection.
 
-Who locks what, in which thread, and why:
-
-* `_lock` guards the `ClientSession` and the outbox. Every thread takes it for the time of one event: threads of users
-  that make requests, the thread that reads the link (the exchange thread, or a thread of a user that waits and reads
-  for itself), a thread that dials. No thread sends, dials or calls back while it holds `_lock`.
-* Messages leave in the order of the decisions, because the host relies on it. So a decision to send goes into the
-  outbox under `_lock`, and `_flush` writes the outbox under `_sending`. A thread that finds `_sending` taken leaves its
-  messages to the holder, which looks again after it has let go: so the exchange thread never waits for a thread that
-  writes a large put. A message stays in the outbox until it is written; if a KeyboardInterrupt makes it go twice, that
-  does no harm, because the host and the session know every request by its number.
-* `_connecting` is held while one thread dials. The others that need a connection wait for it and share the result.
-  `_lock` and `_sending` may be taken inside it, not the other way round.
-* Callbacks are collected in `due` and run after all locks are free, as they may make the next request.
-
 A request is sent once; then a thread or a callback waits for its answer, without polling. If the link breaks, a waiting
 thread dials again; if only callbacks wait, a thread is started that does it and ends. Getting a connection is not part
 of a `timeout`: `connection_timeout` and `retry_count` bound it.
 """
+
+# Theory of operation
+#
+# Threads. Threads of users make requests and wait; the thread that reads the link brings messages (the exchange thread,
+# or a thread of a user that waits and reads for itself); a thread that dials may be any thread of a user, or one that
+# `SessionDialer.start` has started.
+#
+# `_lock` guards the `ClientSession` and the outbox. Every thread takes it for the time of one event. No thread sends,
+# dials, waits or calls back while it holds `_lock`.
+#
+# Order. The host relies on the order of the decisions: a FINISH before the next GET, for example. So a decision to send
+# goes into the outbox under `_lock`, and `_flush` writes the outbox under `_sending`, which is only ever tried. A
+# thread that does not get it leaves its messages to the holder, which looks again after it has let go: so the exchange
+# thread never waits for a thread that writes a large put, and no message stays behind.
+#
+# A message leaves the outbox after it was written. If a KeyboardInterrupt comes between, it is written twice, which
+# does no harm: the host and the session know every request by its number and every item by its delivery and place.
+#
+# `SessionDialer._connecting` is held while one thread dials. `_lock` and `_sending` may be taken inside it, `_lock`
+# inside `_sending`, and never the other way round.
+#
+# Callbacks are collected in `due` under `_lock` and run after all locks are free, as they may make the next request.
 
 from __future__ import annotations
 

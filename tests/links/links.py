@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 from sage_flow.links.address import TcpAddress, UnixAddress
-from sage_flow.links.link import dial
+from sage_flow.links.dialing import dial
 from sage_flow.links.listener import Listener
 from tests.links.certificates import Authority
 

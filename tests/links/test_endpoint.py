@@ -7,8 +7,8 @@ import pytest
 
 from sage_flow.errors import ChannelNotReachable
 from sage_flow.links.address import TcpAddress, UnixAddress
+from sage_flow.links.dialing import dial
 from sage_flow.links.endpoint import Credentials, Endpoint
-from sage_flow.links.link import dial
 from sage_flow.links.listener import Listener
 
 KEY = b"k" * 32

@@ -12,8 +12,9 @@ import pytest
 
 from sage_flow.errors import ChannelNotReachable, CodecError, InternalError, LinkClosed
 from sage_flow.links.address import SILENCE_S, TcpAddress, UnixAddress
-from sage_flow.links.link import dial, exchange_loop
+from sage_flow.links.dialing import dial
 from sage_flow.links.listener import Listener
+from sage_flow.links.loop import exchange_loop
 from sage_flow.wire.frames import WIRE_VERSION
 from tests.links.links import KEY, PATIENCE_S, Events, authority, directory, every_way, room
 from tests.wire.columns import column_kind, every_kind
@@ -205,7 +206,7 @@ def test_a_failure_to_deliver_ends_the_link_and_no_other(room):
 
 CHILD = """
 import sys
-from sage_flow.links.link import dial
+from sage_flow.links.dialing import dial
 from sage_flow.links.address import TcpAddress, UnixAddress
 import threading
 address = sys.argv[1:]

@@ -12,7 +12,7 @@ import pytest
 
 from sage_flow.errors import ChannelNotReachable
 from sage_flow.links.address import TcpAddress
-from sage_flow.links.link import dial
+from sage_flow.links.dialing import dial
 from sage_flow.links.listener import most_half_open
 from sage_flow.wire.frames import HEADER, HELLO, MAGIC, PROOF, WIRE_VERSION, header
 from sage_flow.wire.handshake import HANDSHAKE_LIMIT, Dialer, Identity, WriteBytes

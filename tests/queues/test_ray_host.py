@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from sage_flow.links.address import UnixAddress
-from sage_flow.links.link import dial, exchange_loop
+from sage_flow.links.dialing import dial
+from sage_flow.links.loop import exchange_loop
 from sage_flow.queues import opcodes
 from sage_flow.queues.ray_host import IdleHost
 
