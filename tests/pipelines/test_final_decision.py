@@ -266,14 +266,30 @@ def victims(tmp_path):
     return sorted(names), len(executor.trace)
 
 
-@pytest.mark.parametrize("restart", [None, FixedDelay(3, delay_s=0.1)], ids=["no restart", "restarts"])
-def test_a_crash_at_any_step_leaves_no_output_half_published(tmp_path, restart):
+def crash_at_steps(tmp_path, restart, every, seeds):
+    """What came of jobs that were crashed at steps `every` apart, in each activation of a subtask and in the driver."""
     names, steps = victims(tmp_path)
     assert "driver" in names
     found = []
-    for number, (name, step) in enumerate(itertools.product(names, range(1, steps, 7))):
+    for number, (seed, name, step) in enumerate(itertools.product(seeds, names, range(1, steps, every))):
         folder = tmp_path / str(number)
         folder.mkdir()
-        found.append(outcome_with(folder, SimulationExecutor(number, crash_at={name: step}), restart))
+        executor = SimulationExecutor(seed * 100_003 + number, crash_at={name: step})
+        found.append(outcome_with(folder, executor, restart))
     assert "all" in found
     assert ("nothing" in found) == (restart is None)
+    return len(found)
+
+
+STRATEGIES = {"no restart": None, "restarts": FixedDelay(3, delay_s=0.1)}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_crash_at_any_step_leaves_no_output_half_published(tmp_path, strategy):
+    crash_at_steps(tmp_path, STRATEGIES[strategy], every=3, seeds=[0])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_crash_at_every_step_of_ten_thousand_schedules_leaves_no_output_half_published(tmp_path, strategy):
+    assert crash_at_steps(tmp_path, STRATEGIES[strategy], every=1, seeds=range(13)) > 5_000
