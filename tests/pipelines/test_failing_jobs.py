@@ -118,14 +118,14 @@ def test_a_sink_is_not_committed_when_another_branch_fails(diary):
 
 
 @one_process
-def test_a_sink_that_cannot_publish_does_not_keep_the_others_from_it(mode, diary):
+def test_an_at_least_once_sink_that_cannot_publish_is_named_and_no_other_publishes_twice(mode, diary):
     env = mode.environment("test")
     numbers = env.from_collection(range(20))
     numbers.add_sink(WatchedSink(diary, "bad", ["commit"]), name="bad", parallelism=1)
     numbers.rebalance().add_sink(WatchedSink(diary, "good"), name="good", parallelism=2)
     error = error_of(env, Boom)
     assert "operator  'bad'" in notes_of(error)
-    assert diary.who("commit") == {"good 0": 1, "good 1": 1}
+    assert diary.who("commit").items() <= {"good 0": 1, "good 1": 1}.items()  # those that had begun
 
 
 @pytest.mark.on_ray
