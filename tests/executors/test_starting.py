@@ -119,7 +119,7 @@ def test_a_process_whose_subtasks_have_ended_hears_of_the_end_of_its_driver_in_s
 def test_a_worker_process_without_work_does_not_die_of_its_driver(exits, monkeypatch, subtasks, codes):
     told = {}
     monkeypatch.setattr(process_worker, "WorkerProcess", lambda process, **options: told.update(options))
-    process_worker.process_of(processes.Bootstrap(1, "", b"", "job", {}))
+    process_worker.process_of(processes.Bootstrap(1, "", b"", "job", 1, {}))
     process = part_of(subtasks, on_driver_lost=told["on_driver_lost"])
     with contextlib.suppress(Left):
         process.on_peer_lost(0, "it closed its connection")
