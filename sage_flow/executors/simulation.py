@@ -165,7 +165,7 @@ class _Simulation:
         for subtask in plan.subtasks:
             self._scheduler.spawn(subtask.name, self._workers[subtask.address].run)
         processes.start({address: worker.port.deliver for address, worker in self._workers.items()})
-        return LocalAttempt(LocalExecution(driver))
+        return LocalAttempt(LocalExecution(driver), ends_stuck=count > 0)  # processes are killed, threads cannot be
 
     def _deliver(self, target: int, message: Message) -> None:
         if self._processes is not None:

@@ -7,8 +7,8 @@ may come first, or alone, and a connection may end although both its processes l
   it sent before still counts: mostly that is the error that ended it. After `loss_s` seconds it is declared anyway.
 * A process that lost a connection is a suspect. If nobody tells of its end within `loss_s` seconds, it is killed and
   declared dead: edges do not reconnect, so without it the attempt would wait for ever.
-* One dead process ends the attempt. From then on only the leader's own witnesses count: a process that another one has
-  lost is mostly alive, and has sinks to abort.
+* One dead process ends the attempt. From then on what other processes have lost does not count against one whose
+  connection with the leader stands: it is mostly alive, and has sinks to abort.
 
 A process whose subtasks have all ended is done, and may go as it likes. A process that never connects is a suspect
 after `start_s` seconds. Silent ones (stopped, cut off) are the affair of the leases of connections, which then end.
@@ -89,7 +89,6 @@ class _Member:
     working: set[int]  # those of them that have not ended
     phase: _Phase = _Phase.STARTING
     due: float = math.inf  # when its phase is over
-    start_due: float = math.inf
     how: str = ""
     has_connected: bool = False
     is_read: bool = False  # its connection with the leader has ended, behind all that came
@@ -130,9 +129,8 @@ class Membership:
         """The processes were started."""
         if self._start_s is not None:
             for member in self._members.values():
-                member.start_due = now + self._start_s
                 if member.phase is _Phase.STARTING:
-                    member.due = member.start_due
+                    member.due = now + self._start_s
         yield from self._wake()
 
     def on_connected(self, process: int) -> Iterator[Decision]:
@@ -191,12 +189,9 @@ class Membership:
                     reason = f"it did not connect within {self._start_s:g} s"
                     self._suspicions.append(Suspicion(process, LEADER, reason))
                     member.phase, member.due = _Phase.SUSPECTED, now + self._loss_s
-                case _Phase.SUSPECTED if self._is_failing and member.witnesses and LEADER not in member.witnesses:
+                case _Phase.SUSPECTED if self._is_failing and self._is_seen_alive(member):
+                    member.phase, member.due = _Phase.CONNECTED, math.inf
                     member.witnesses.clear()
-                    if member.has_connected:
-                        member.phase, member.due = _Phase.CONNECTED, math.inf
-                    else:
-                        member.phase, member.due = _Phase.STARTING, member.start_due
                 case _Phase.SUSPECTED:
                     yield Kill(process)
                     yield from self._declare(process, None)
@@ -211,6 +206,10 @@ class Membership:
         member.phase, member.due = _Phase.GONE, math.inf
         self._is_failing = True
         yield Declare(process, member.subtasks, how, tuple(self._suspicions))
+
+    def _is_seen_alive(self, member: _Member) -> bool:
+        """Whether its connection with the leader stands."""
+        return member.has_connected and LEADER not in member.witnesses
 
     def _wake(self) -> Iterator[Decision]:
         at = min((member.due for member in self._members.values()), default=math.inf)

@@ -1,10 +1,11 @@
 """Simulated processes die, in every order of those that tell of it: the job ends, and names the process."""
 
+import re
 from collections import Counter
 
 import pytest
 
-from sage_flow import JobStatus, LocalEnvironment, Service
+from sage_flow import FixedDelay, JobStatus, LocalEnvironment, Service
 from sage_flow.errors import WorkerDied
 from sage_flow.executors.simulation import ProcessDeath, SimulationExecutor
 from sage_flow.runtime.membership import Membership
@@ -21,9 +22,9 @@ class Echo(Service):
         return value
 
 
-def job_of(seed, *deaths, processes=3):
-    executor = SimulationExecutor(seed, processes=processes, deaths=deaths)
-    env = LocalEnvironment("dying", 2, executor=executor)
+def job_of(seed, *deaths, **options):
+    executor = SimulationExecutor(seed, processes=3, deaths=deaths)
+    env = LocalEnvironment("dying", 2, executor=executor, **options)
     env.register_service("echo", Echo)
     numbers = env.from_collection(range(60)).rebalance().map(lambda n, ctx: ctx.call_service("echo", n))
     numbers.key_by(lambda n: n % 5).count().collect("rows")
@@ -62,6 +63,26 @@ def test_whatever_dies_whenever_and_whoever_tells_first_the_job_ends_and_names_i
         ) as caught:
             job.result()
         assert int(str(caught.value).split()[1]) in declared, f"seed {seed}"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("told_first", ["connection", "process", "nobody"])
+@pytest.mark.parametrize("what", GONE)
+def test_with_a_strategy_the_job_restarts_and_finishes_whatever_died(what, told_first, moment, declared, caplog):
+    gone = GONE[what]
+    for seed in SEEDS:
+        declared.clear()
+        caplog.clear()
+        death = ProcessDeath(gone, MOMENTS[moment], told_first, gap_s=0.5 + 5 * seed)
+        job, _ = job_of(seed, death, restart=FixedDelay(1, 0.1))
+        assert job.wait(60) is JobStatus.FINISHED, f"seed {seed}"
+        assert sorted(job.result().collected["rows"]) == [(key, n) for key in range(5) for n in range(1, 13)]
+        assert set(declared) <= set(gone)
+        told = [record.getMessage() for record in caplog.records if record.name == "sage_flow"]
+        again = [
+            line for line in told if re.search(r"(restarts|publishes its output again) in .*WorkerDied: process", line)
+        ]
+        assert len(again) == bool(declared), f"seed {seed}: {told}"
 
 
 def test_without_a_death_nobody_is_declared_dead(declared):

@@ -175,15 +175,12 @@ def test_of_two_that_have_lost_each_other_only_one_is_killed(running):
     assert running.dead == running.killed_processes
 
 
-def test_one_that_others_have_lost_is_acquitted_when_somebody_is_dead_and_still_has_to_connect(attempt):
-    attempt.connect(1, 3)
-    attempt.end(3)
-    attempt.lose(3)
+def test_one_that_others_have_lost_and_the_leader_has_never_seen_is_killed_although_somebody_is_dead(attempt):
+    attempt.connect(1)
     attempt.lose(2, witness=1)
-    attempt.after(2 * LOSS_S)
-    assert attempt.dead == [3]
-    attempt.after(START_S)
-    assert attempt.dead == [3, 2]
+    attempt.lose(3, witness=1)
+    attempt.after(LOSS_S)
+    assert attempt.dead == attempt.killed_processes == [2, 3]
 
 
 def test_one_that_another_has_lost_and_the_leader_too_is_killed_although_somebody_is_dead(running):
