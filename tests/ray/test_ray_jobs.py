@@ -259,11 +259,10 @@ def test_the_oldest_jobs_are_forgotten_with_all_that_was_stored(ray_cluster, mon
     env.from_source(Ticking()).for_each(abs)
     job = env.submit()
     assert job.drain() is JobStatus.FINISHED
-    kinds = {f"{kind}/{job.id}" for kind in ("record", "outcome", "options", "attempt", "requested_end")}
+    kinds = {f"{kind}/{job.id}" for kind in ("record", "outcome", "options", "log", "requested_end")}
 
     def stored():
-        keys = [key.decode().removeprefix("sage_flow/") for key in records._keys("")]
-        return {"/".join(key.split("/")[:2]) for key in keys if job.id in key}
+        return {"/".join(key.split("/")[:2]) for key in records.store.below("") if job.id in key}
 
     assert stored() == kinds
     monkeypatch.setattr("sage_flow.executors.ray.records.REMEMBERED", 0)
