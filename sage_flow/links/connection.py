@@ -179,7 +179,11 @@ class Inbound:
             space = self._reader.space()
             count = pipe.read(space)
             if not count:
-                raise ConnectionLost("it closed inside a message") if self._reader.inside_a_message else ClosedByPeer()
+                raise (
+                    ConnectionLost("it closed its connection in the middle of a message")
+                    if self._reader.inside_a_message
+                    else ClosedByPeer()
+                )
             for kind, payload in self._reader.filled(count):
                 if kind == DEFINITIONS:
                     self._decoder.learn(payload)

@@ -34,7 +34,7 @@ def dial(
     """
     loop = exchange_loop()
     if threading.get_ident() == loop.thread:
-        raise InternalError("dial() waits, and was called in a callback of a link")
+        raise InternalError("dial() blocks and was called in a callback of a link")
     until = time.monotonic() + connect_timeout_s
     try:
         pipe = address.dial(connect_timeout_s)
@@ -56,7 +56,7 @@ def dial(
     loop.call_soon_threadsafe(lambda: link.begin(pipe, dialer, remaining))
     if not settled.wait(remaining + BUSY_S) or (link.is_closed and not link.opened):
         given_up = True
-        reason = link.statistics()["closed"] or "a callback of another link keeps the exchange thread"
+        reason = link.statistics()["closed"] or "a callback of another link blocks the exchange thread"
         link.close(0)
         raise ChannelNotReachable(f"handshake with {address} failed: {reason}")
     return link

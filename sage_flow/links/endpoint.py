@@ -94,5 +94,5 @@ class Endpoint:
         if node == self.node:
             return UnixAddress(self.unix_path)
         if self.port is None:
-            raise ChannelNotReachable(f"a process of node {self.node[:8]} listens for its own node only")
+            raise ChannelNotReachable(f"a process of node {self.node[:8]} can be reached from its own node only")
         return TcpAddress(self.host, self.port, tls)

@@ -229,7 +229,7 @@ class ClientSession:
         if connection is not self._heard:
             return []
         if self.host not in (None, host):
-            why = "its host was started anew, and what was in the queue is lost"
+            why = "its host was restarted, and the items in the queue are lost"
             return [Attached(connection, False), *self.end_lost(why)]
         is_first = self.host is None
         if not known:
@@ -237,7 +237,7 @@ class ClientSession:
             if not is_first:
                 self._at_host = _AtHost(self._at_host.generation + 1)
                 if self._queue[-1] == OWNER:
-                    why = "the connection was lost for longer than its host remembers"
+                    why = "the connection was lost for longer than its host keeps a session"
                     self.end(why)
                     return [Attached(connection, False), *self._settle_all(LocalAnswer.LOST, why)]
         self.host = host

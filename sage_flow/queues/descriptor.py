@@ -248,7 +248,9 @@ class BaseQueueDescriptor(QueueMethods):
     def to_json(self) -> str:
         """`to_dict` as JSON. Raises: ValueError if this handle can be used in its own process only."""
         if not self.can_serialize:
-            raise ValueError(f"{self} is in use and lives inside this process: to_serializable_descriptor() of it can")
+            raise ValueError(
+                f"{self} is in use and its items are in this process: serialize to_serializable_descriptor() instead"
+            )
         return json.dumps(self.to_dict())
 
     @classmethod
@@ -283,7 +285,7 @@ class BaseQueueDescriptor(QueueMethods):
         if live is None or live.abandoned:
             live = self._channel.reach(self._make_live)
             if max(live.maxsize, 0) != max(self._maxsize, 0):
-                raise ChannelConflict(f"{self} has maxsize={self._maxsize}, the queue was made with {live.maxsize}")
+                raise ChannelConflict(f"{self} has maxsize={self._maxsize}, the queue was created with {live.maxsize}")
             self._live = live
         return live
 
@@ -348,7 +350,7 @@ def _check_maxsize(maxsize: int) -> int:
 def check_text(name: str, value: Any) -> str:
     """Raises: ValueError if it is not a text, or an empty one."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is {value!r}: give a text that is not empty")
+        raise ValueError(f"{name} is {value!r}: give a string that is not empty")
     return value
 
 

@@ -182,7 +182,7 @@ class QueueHost:
         if opcode == Opcode.LEAVE:
             self._leave(client)
         elif opcode == Opcode.CLOSE:
-            self._close_queue(client.name, client.queue, "somebody closed it")
+            self._close_queue(client.name, client.queue, "a process closed it")
             client.send((int(Opcode.REPORT), rest[0], None))
         else:
             self._decide(client, handle(client.queue, client.session, opcode, rest, time.monotonic()))
@@ -245,7 +245,7 @@ class QueueHost:
 
     def _close_if_orphaned(self, client: _Subscription) -> None:
         if client.queue.is_orphaned:
-            self._close_queue(client.name, client.queue, "whom it was there for is gone")
+            self._close_queue(client.name, client.queue, "the process that it was created for is gone")
             self.on_orphan(client.name)
 
     def _close_queue(self, name: _QueueName, queue: HostedQueue, why: str) -> None:
@@ -258,7 +258,7 @@ class QueueHost:
             if len(self._closed) > _CLOSED:
                 del self._closed[next(iter(self._closed))]
         if dropped and not queue.is_orphaned:
-            _log.warning("queue %s was closed with %d items in it, which are dropped", name[1], dropped)
+            _log.warning("queue %s was closed; the %d items in it were dropped", name[1], dropped)
         for decision in queue.close(time.monotonic()):
             self._send(name, decision)
 

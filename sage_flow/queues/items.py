@@ -116,6 +116,6 @@ def decode_runs(runs: Iterable[tuple[Any, ...]]) -> list[Any]:
         try:
             run = pickle.loads(stream, buffers=buffers)
         except Exception as error:
-            raise CodecError(f"an item that was got cannot be decoded ({type(error).__name__}: {error})") from error
+            raise CodecError(f"an item cannot be unpickled here ({type(error).__name__}: {error})") from error
         items += run if stop - start == len(run) else run[start:stop]
     return items

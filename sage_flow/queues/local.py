@@ -180,7 +180,7 @@ class LocalQueue(LiveQueue):
                     line.popleft().turn.come()
         self._due.run()
         if dropped:
-            _log.warning("queue %s was closed with %d items in it, which are dropped", self._name, dropped)
+            _log.warning("queue %s was closed; the %d items in it were dropped", self._name, dropped)
 
     def statistics(self) -> dict[str, Any]:
         """What is in it, who waits, what has happened. `bytes` is None: objects have no size here."""
@@ -300,7 +300,7 @@ class LocalQueue(LiveQueue):
 def _warn_lost(name: str, items: deque[Any]) -> None:
     """Nobody has a handle of the queue any more, nor a name."""
     if items:
-        _log.warning("queue %s is gone, as its last descriptor is, with %d items in it", name, len(items))
+        _log.warning("queue %s ended with its last descriptor; the %d items in it were dropped", name, len(items))
 
 
 class _CallBack:

@@ -128,7 +128,7 @@ def waiting_time(block: bool, timeout: float | None) -> float | None:
 def check_count(count: int, maxsize: int) -> None:
     """Raises: ValueError if so many items can never be put at once."""
     if 0 < maxsize < count:
-        raise ValueError(f"{count} items are put at once, all or none, and maxsize is {maxsize}: put them in parts")
+        raise ValueError(f"cannot put {count} items at once, because maxsize is {maxsize}: put them in parts")
 
 
 def check_most(max_items: int) -> None:

@@ -72,7 +72,7 @@ def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: in
     path = os.path.join(directory, digest)
     if not os.path.exists(path):
         if part == VISITOR:
-            raise QueueClosed(f"queue {channel_id} is closed: nobody serves it in {directory}")
+            raise QueueClosed(f"queue {channel_id} is closed: no process serves it in {directory}")
         _serve(directory, path)
     connection = pooled_connection(UnixAddress(path), b"")
     return RemoteQueue((scope, channel_id), maxsize, connection, path, _POLICY, part)

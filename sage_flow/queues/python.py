@@ -73,9 +73,9 @@ class PythonQueueDescriptor(BaseQueueDescriptor):
             return reach_process_queue(self._home, self._scope, self.channel_id, self._maxsize, self._part)
         if self._home != this_process():
             raise ChannelNotReachable(
-                f"{self} lives inside process {self._home}, this is {this_process()}: use_multiprocessing=True, "
-                "RPCQueueDescriptor reach other processes"
+                f"the items of {self} are in process {self._home}, and this is process {this_process()}: use "
+                "use_multiprocessing=True or an RPCQueueDescriptor to reach other processes"
             )
         if self._part == VISITOR:
-            raise QueueClosed(f"{self} is closed: whom it was there for has no handle of it any more")
+            raise QueueClosed(f"{self} is closed: the caller that it was created for has no handle of it any more")
         return LocalQueue(str(self), self._maxsize)

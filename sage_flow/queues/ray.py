@@ -56,7 +56,7 @@ class RayQueueDescriptor(BaseQueueDescriptor):
         location = _locate(self._namespace, self._scope, self.channel_id, node, visits=self._part == VISITOR)
         if location is None:
             raise QueueClosed(
-                f"{self} is closed: its host ({self._host}) is gone, and with it what was in the queue; take a new "
+                f"{self} is closed: its host ({self._host}) is gone, and the items in the queue are lost; take a new "
                 "queue_id for a new queue"
             )
         name = self._scope, self.channel_id
@@ -110,7 +110,7 @@ def this_node(whose: str) -> str:
         )
     if not ray.is_initialized():
         raise ChannelNotReachable(
-            f"{whose} lives in a Ray cluster, and this process is not connected to one: call ray.init() first"
+            f"{whose} is in a Ray cluster, and this process is not connected to one: call ray.init() first"
         )
     return str(ray.get_runtime_context().get_node_id())
 
@@ -132,7 +132,7 @@ def _locate(namespace: str, scope: str, channel_id: str, node: str, *, visits: b
             return location
         except ray.exceptions.RayActorError as error:
             if not left:
-                raise ChannelNotReachable(f"no host for queue {channel_id} comes to life: {error}") from error
+                raise ChannelNotReachable(f"the host of queue {channel_id} cannot be started: {error}") from error
     return None
 
 

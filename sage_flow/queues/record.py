@@ -46,7 +46,7 @@ class QueueRecord:
         self._start = now
         self._puts, self._gets = _Meter(), _Meter()
         self._story = Story()
-        self.note(now, "made")
+        self.note(now, "created")
 
     def put(self, now: float, count: int) -> None:
         """`count` items went in."""

@@ -203,7 +203,7 @@ class RemoteSession:
         if opcode == LocalAnswer.IN_DOUBT:
             raise PutInDoubt(
                 f"queue {self._name[1]} at {self._host}: the connection broke during a put, for longer than the host "
-                "remembers; the items may be in the queue or not"
+                "keeps a session; the items may be in the queue or not"
             )
         if opcode in (Opcode.CLOSED, LocalAnswer.LOST):
             raise self.end(answer[1])
@@ -244,7 +244,7 @@ class RemoteSession:
             self._outbox += self._session.abandon(request)
         self._flush()
         if request.answer is not None and request.answer[0] == Opcode.DELIVERY:
-            _log.warning("a get from %s was interrupted when its items had come; they are lost", self._name[1])
+            _log.warning("a get from %s was interrupted after its items had arrived; they are lost", self._name[1])
 
     def _error(self) -> QueueClosed:
         return QueueClosed(f"queue {self._name[1]} at {self._host} is closed: {self._session.closed}")
@@ -256,7 +256,7 @@ class RemoteSession:
         """A message of the host."""
         if opcode == Opcode.CONFLICT:
             conflict = ChannelConflict(
-                f"queue {self._name[1]} at {self._host} was made with maxsize={rest[0]}, "
+                f"queue {self._name[1]} at {self._host} was created with maxsize={rest[0]}, "
                 f"this descriptor has maxsize={self._maxsize}"
             )
             self._dialer.answered(link, conflict)
@@ -356,7 +356,7 @@ class RemoteSession:
         if self._session.host is None and not self._policy.served:
             where = f"queue {self._name[1]} at {self._host}"
             return ChannelNotReachable(f"{where} ({tries} tries): {error}{_cure(error)}")
-        why = f"its host is gone, and with it what was in the queue ({error})"
+        why = f"its host is gone, and the items in the queue are lost ({error})"
         with self._lock:
             self.note(f"closed: {why}")
             self._apply(self._session.end_lost(why))
@@ -381,4 +381,4 @@ def _size_of(runs: list[tuple[Any, int, int]]) -> int:
 def _cure(error: ChannelError) -> str:
     if "key" not in str(error):
         return ""
-    return " (a descriptor carries no key: with_credentials(key=...) gives it one, which the server's `key` tells)"
+    return " (descriptors carry no key: add it by with_credentials(key=server.key))"

@@ -33,5 +33,8 @@ def visit_reply_queue(described: str, requests: BaseQueueDescriptor) -> BaseQueu
     """The queue that a caller's request names, reached as `requests` is. Raises: ValueError."""
     names = json.loads(described)
     if names["queue_type"] != requests.queue_type:
-        raise ValueError(f"replies to {requests} are to go to a queue of type {names['queue_type']!r}")
+        raise ValueError(
+            f"replies to requests of {requests} must go to a queue of the same type, not of type"
+            f" {names['queue_type']!r}"
+        )
     return requests._beside(names["channel_id"], VISITOR, names["home"])

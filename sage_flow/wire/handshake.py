@@ -117,7 +117,7 @@ class _Handshake(ABC):
             while self._expected is not None and (message := self._next_message()) is not None:
                 decisions += self._step(message)
             if self._expected is None and self._received:
-                raise _Refusal("bytes behind the handshake")
+                raise _Refusal("unexpected bytes after the handshake")
         except _Refusal as refusal:
             self._expected = None
             reason = str(refusal)
@@ -145,7 +145,7 @@ class _Handshake(ABC):
             return None
         magic, version, kind, length = wire.HEADER.unpack_from(self._received)
         if magic != wire.MAGIC:
-            raise _Refusal("TLS, this side is plain" if magic[0] in _TLS_RECORDS else "not a sage_flow process")
+            raise _Refusal("it uses TLS, this side does not" if magic[0] in _TLS_RECORDS else "not a sage_flow process")
         if version != wire.WIRE_VERSION:
             raise _Refusal(f"wire version {version}, this process speaks version {wire.WIRE_VERSION}")
         if length > HANDSHAKE_LIMIT:

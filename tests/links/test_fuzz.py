@@ -106,9 +106,12 @@ BROKEN = {
     ),
     "half a fragment": (
         lambda rng: begin(1, MESSAGE, 500_000) + fragment(1, bytes(FRAGMENT_LIMIT))[: rng.randrange(21, 200_000)],
-        "it closed inside a message",
+        "it closed its connection in the middle of a message",
     ),
-    "half a header": (lambda rng: message("x") + header(MESSAGE, 10)[: rng.randrange(1, 15)], "closed inside"),
+    "half a header": (
+        lambda rng: message("x") + header(MESSAGE, 10)[: rng.randrange(1, 15)],
+        "closed its connection in the middle of a message",
+    ),
 }
 
 

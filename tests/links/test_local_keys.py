@@ -75,7 +75,7 @@ def test_a_program_of_the_same_user_needs_no_key():
 def test_whoever_cannot_read_the_key_is_refused_at_a_loopback_port(elsewhere):
     with RPCQueueServer("127.0.0.1", 0) as server:
         elsewhere()
-        with pytest.raises(ChannelNotReachable, match=r"does not know the key.*which the server's `key` tells"):
+        with pytest.raises(ChannelNotReachable, match=r"does not know the key.*with_credentials\(key=server.key\)"):
             queue_at(server).put("tea")
         assert server.statistics()["queues"] == {}
 

@@ -141,7 +141,7 @@ def test_an_acceptor_cannot_be_answered_with_its_own_challenge(room):
     ("noise", "answer"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", b"not a sage_flow process"),
-        (b"\x16\x03\x01" + bytes(60), b"TLS, this side is plain"),
+        (b"\x16\x03\x01" + bytes(60), b"it uses TLS, this side does not"),
         (HEADER.pack(MAGIC, WIRE_VERSION + 1, HELLO, 0), b"this process speaks version"),
         (header(HELLO, HANDSHAKE_LIMIT + 1), b"over 2048"),
         (header(HELLO, 1 << 63), b"over 2048"),
@@ -304,7 +304,7 @@ def test_a_server_that_is_somebody_else_is_refused(room, authority):
 @pytest.mark.parametrize("room", ["tls"], indirect=True)
 def test_a_plain_client_of_a_tls_server_is_told(room):
     listener, _ = room.listener()
-    with pytest.raises(ChannelNotReachable, match=r"TLS, this side is plain|reset|closed"):
+    with pytest.raises(ChannelNotReachable, match=r"it uses TLS, this side does not|reset|closed"):
         room.dial(listener, address=TcpAddress(listener.address.host, listener.address.port))
     assert "TLS: " in str(listener.statistics()["story"])
 
@@ -313,7 +313,7 @@ def test_a_tls_client_of_a_plain_server_is_told(room, authority):
     listener, _ = room.listener()
     with pytest.raises(ChannelNotReachable, match="TLS: WRONG_VERSION_NUMBER"):
         room.dial(listener, address=TcpAddress(listener.address.host, listener.address.port, authority.client()))
-    assert "TLS, this side is plain" in str(listener.statistics()["story"])
+    assert "it uses TLS, this side does not" in str(listener.statistics()["story"])
 
 
 # The key.

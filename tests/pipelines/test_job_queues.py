@@ -154,7 +154,7 @@ def test_what_is_left_is_counted_and_logged(mode, caplog):
     env.from_collection(range(3)).for_each(put)
     with caplog.at_level(logging.WARNING, "sage_flow.channels"):
         env.execute()
-    assert "with 3 items in it, which are dropped" in caplog.text
+    assert "the 3 items in it were dropped" in caplog.text
     assert "numbers" in caplog.text
 
 
@@ -163,7 +163,7 @@ def test_a_worker_process_counts_and_logs_what_is_left_in_its_queues(capfd):
     env = mode.environment()
     env.from_collection(range(3)).for_each(put)
     env.execute()
-    assert "with 3 items in it, which are dropped" in capfd.readouterr().err
+    assert "the 3 items in it were dropped" in capfd.readouterr().err
 
 
 # --- whose they are -----------------------------------------------------------------------------------------

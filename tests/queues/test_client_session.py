@@ -183,7 +183,7 @@ def test_a_host_that_was_started_anew_loses_the_queue():
     assert settled(decisions)[0].request is request
     assert Notify("watcher", True) in decisions
     assert session.lost
-    assert "started anew" in session.closed
+    assert "restarted" in session.closed
 
 
 def test_a_queue_ends_with_the_session_of_its_owner():

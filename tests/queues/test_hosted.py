@@ -314,7 +314,7 @@ def test_statistics():
     client.get(2)
     told = queue.statistics(4.0)
     story = told.pop("story")
-    assert story == ((0.0, "made"), (0.0, "session s attached"), (0.0, "session other attached"))
+    assert story == ((0.0, "created"), (0.0, "session s attached"), (0.0, "session other attached"))
     assert told == {
         "depth": 2,
         "bytes": 20,

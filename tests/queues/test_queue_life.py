@@ -86,7 +86,7 @@ def test_items_that_go_with_the_last_handle_are_told(caplog):
     with caplog.at_level(logging.WARNING):
         del descriptor
         gc.collect()
-    assert f"({label}) is gone, as its last descriptor is, with 1 items in it" in caplog.text
+    assert f"({label}) ended with its last descriptor; the 1 items in it were dropped" in caplog.text
 
 
 def test_a_with_block_closes_the_queue_for_everybody():

@@ -218,7 +218,7 @@ def test_a_host_ends_when_its_lease_is_idle_since(make, namespace):
     wait_until_gone(namespace, process)
     empty.put("nothing was lost of it")
     assert empty.get() == "nothing was lost of it"
-    with pytest.raises(QueueClosed, match="with it what was in the queue"):
+    with pytest.raises(QueueClosed, match="the items in the queue are lost"):
         kept.get_nowait()
 
 
@@ -245,7 +245,7 @@ def test_what_is_dropped_is_counted_and_logged_by_the_host(make, ray_cluster):
     descriptor.close()
     logs = Path(ray_cluster.cluster.head_node.get_session_dir_path(), "logs")
     lines = "".join(file.read_text() for file in logs.glob("worker-*.err"))
-    assert f"queue {descriptor.channel_id} was closed with 3 items in it" in lines
+    assert f"queue {descriptor.channel_id} was closed; the 3 items in it were dropped" in lines
 
 
 def test_secrets_are_in_no_log(make, ray_cluster, namespace):

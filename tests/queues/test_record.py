@@ -24,4 +24,4 @@ def test_a_young_queue_is_not_divided_by_ten_seconds():
 def test_the_story_counts_from_the_beginning_of_the_queue():
     record = QueueRecord(5.0)
     record.note(6.5, "event")
-    assert record.statistics(7.0)["story"] == ((0.0, "made"), (1.5, "event"))
+    assert record.statistics(7.0)["story"] == ((0.0, "created"), (1.5, "event"))

@@ -216,7 +216,7 @@ def test_nothing_may_come_before_the_welcome():
         is_proof = data[4] == wire.PROOF
         return data + wire.header(wire.MESSAGE, 0) if is_proof else data
 
-    assert "bytes behind the handshake" in reasons(talk(*pair(), mangle=with_a_message))
+    assert "unexpected bytes after the handshake" in reasons(talk(*pair(), mangle=with_a_message))
 
 
 def test_a_hello_with_a_flipped_bit_leads_nowhere():

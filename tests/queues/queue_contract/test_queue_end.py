@@ -64,7 +64,7 @@ def test_what_is_dropped_is_counted_and_logged(kind, caplog):
     with caplog.at_level(logging.WARNING, "sage_flow.channels"):
         descriptor.close()
     (record,) = caplog.records
-    assert "closed with 3 items in it" in record.getMessage()
+    assert "closed; the 3 items in it were dropped" in record.getMessage()
     assert descriptor.channel_id in record.getMessage()
 
 

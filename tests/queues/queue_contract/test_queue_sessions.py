@@ -268,7 +268,7 @@ def test_a_line_that_stays_broken_closes_the_queue(line):
     assert getter.result() == "a"
     line.refuse()
     getter = start(descriptor.share().get)
-    with pytest.raises(QueueClosed, match="with it what was in the queue"):
+    with pytest.raises(QueueClosed, match="the items in the queue are lost"):
         getter.result()
     with pytest.raises(QueueClosed):
         descriptor.put("b")
@@ -294,7 +294,7 @@ def test_a_server_started_anew_does_not_pretend_to_be_the_old_one(line):
     with RPCQueueServer("127.0.0.1", 0, KEY) as second:
         line._target = second.port
         line.admit()
-        with pytest.raises(QueueClosed, match="started anew, and what was in the queue is lost"):
+        with pytest.raises(QueueClosed, match="restarted, and the items in the queue are lost"):
             descriptor.get(timeout=30)
         assert second.statistics()["queues"] == {}
         descriptor.trim()

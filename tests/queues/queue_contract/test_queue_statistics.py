@@ -43,7 +43,7 @@ def test_all_kinds_tell_the_same(make, kind):
     assert (told["producers"], told["sessions"]) == (1, 1)
     assert 0 <= told["oldest_s"] <= time.monotonic() - before
     assert told["puts_per_s"] > 0
-    assert told["story"][0][1] == "made"
+    assert told["story"][0][1] == "created"
     assert told["bytes"] is None or 0 < told["bytes"] < 300
 
 
