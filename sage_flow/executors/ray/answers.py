@@ -6,6 +6,9 @@ in a separate thread, and abandons that thread after the limit.
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -15,8 +18,29 @@ from sage_flow.errors import ClusterError
 
 __all__ = ["ANSWER_S", "ClusterSilent", "answered"]
 
-ANSWER_S: Final = 30.0
-"""Seconds for which a client waits for an answer of a cluster."""
+_log = logging.getLogger("sage_flow")
+
+_VARIABLE: Final = "SAGE_FLOW_ANSWER_S"
+
+
+_DEFAULT_S: Final = 30.0
+
+
+def _answer_s() -> float:
+    text = os.environ.get(_VARIABLE, str(_DEFAULT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if 0 < seconds < math.inf:
+        return seconds
+    told = "the environment variable %s must be a number of seconds above 0, not %r; the limit is %g s"
+    _log.warning(told, _VARIABLE, text, _DEFAULT_S)
+    return _DEFAULT_S
+
+
+ANSWER_S: Final = _answer_s()
+"""Seconds for which a client waits for an answer of a cluster; 30 unless the environment says otherwise."""
 
 _T = TypeVar("_T")
 
