@@ -18,7 +18,7 @@ Pure: events in, decisions out. The shell reads and writes the log, runs attempt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -130,7 +130,7 @@ class _Phase(Enum):
     ENDED = "ended"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Predecessor:
     """The leader before this one, if there was one.
 
@@ -202,7 +202,7 @@ class Leader:
 
     def start(self, now: float = 0.0) -> Iterator[LeaderDecision]:
         """Begin to lead. `now`: as for `on_failed`."""
-        self._predecessor.noticed = now
+        self._predecessor = replace(self._predecessor, noticed=now)
         yield from self._write(_Phase.CLAIMING)
 
     def on_read(self, history: LogHistory) -> Iterator[LeaderDecision]:
@@ -281,7 +281,7 @@ class Leader:
         """The time of `RestartJob` has come."""
         if self._phase is not _Phase.WAITING:
             return
-        inherited, self._predecessor.claimed = self._predecessor.claimed, None
+        inherited, self._predecessor = self._predecessor.claimed, replace(self._predecessor, claimed=None)
         if inherited is None:
             yield from self._write(_Phase.CLAIMING)
         else:
@@ -348,7 +348,7 @@ class Leader:
             yield from self._end(JobEnd.CANCELLED)
             return
         elif inherits and self._predecessor.failure is not None:
-            self._predecessor.claimed = claimed
+            self._predecessor = replace(self._predecessor, claimed=claimed)
             yield from self._restart(self._predecessor.failure, self._predecessor.noticed)
             return
         else:
