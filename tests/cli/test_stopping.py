@@ -245,7 +245,10 @@ SLOW_TO_COMMIT = """
         def write(self, value):
             pass
 
-        def commit(self):
+        def prepare(self, checkpoint):
+            return "prepared"
+
+        def commit(self, handle):
             print("ready", flush=True)
             while not pathlib.Path("go").exists():
                 time.sleep(0.01)

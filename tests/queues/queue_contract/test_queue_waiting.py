@@ -188,7 +188,7 @@ def test_who_gives_up_lets_those_behind_go_on(make):
 
 
 def test_more_than_maxsize_can_never_be_put_at_once(make):
-    with pytest.raises(ValueError, match="4 items are put at once"):
+    with pytest.raises(ValueError, match="cannot put 4 items at once"):
         make(maxsize=3).put_many("abcd")
 
 
