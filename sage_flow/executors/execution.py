@@ -158,22 +158,13 @@ class Execution(ABC):
 
 
 class LocalExecution(Execution):
-    """A job whose driver is in this process.
+    """One attempt of a job whose driver is in this process.
 
-    `crash` is an error of the engine itself that ended the driver. `on_over` is called before those who wait go on.
+    `crash` is an error of the engine itself that ended the driver.
     """
 
-    def __init__(
-        self,
-        driver: Driver,
-        cancel: Callable[[str], None] | None = None,
-        drain: Callable[[], None] | None = None,
-        on_over: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, driver: Driver) -> None:
         self.driver = driver
-        self._cancel = cancel or driver.cancel
-        self._drain = drain or driver.drain
-        self._on_over = on_over
         self.crash: BaseException | None = None
         self._began = driver.now()
         self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}  # when, and received, at the last look
@@ -192,9 +183,10 @@ class LocalExecution(Execution):
         except Crashed:
             raise
         except BaseException as error:  # an engine fault must reach whoever waits
-            self.fail(error)
+            self.crash = error
+            self._over.set()
         else:
-            self._end()
+            self._over.set()
 
     def _open_doors(self) -> list[RequestDoor]:
         """Services that take requests from queues begin to."""
@@ -212,18 +204,6 @@ class LocalExecution(Execution):
         add_notes(error, [f"raised where service {service.name!r} takes requests from its queue"])
         address = self.driver.plan.addresses(service.chain)[0]
         self.driver.deliver(Failed(address, None, pack_error(error)))
-
-    def fail(self, error: BaseException) -> None:
-        """The engine itself has failed: whoever waits gets `error`."""
-        if self.crash is None:
-            self.crash = error
-        self._end()
-
-    def _end(self) -> None:
-        try:
-            self._on_over()
-        finally:
-            self._over.set()
 
     @property
     def name(self) -> str:
@@ -245,10 +225,10 @@ class LocalExecution(Execution):
         return self._over.is_set()
 
     def cancel(self, reason: str) -> None:
-        self._cancel(reason)
+        self.driver.cancel(reason)
 
     def drain(self) -> None:
-        self._drain()
+        self.driver.drain()
 
     @property
     def stuck(self) -> list[str]:

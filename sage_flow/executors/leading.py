@@ -100,7 +100,7 @@ class JobLead:
     """Leads one job.
 
     `make(number, finished, decide)` makes an attempt; with `finished` it only publishes that. `on_restart(delay_s,
-    failure)` is called before the job waits for its next attempt, `on_attempt(number)` when one has been claimed.
+    failure)` is called before the job waits for its next attempt.
     """
 
     def __init__(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import InternalError
+from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.leading import Decide, FinishedJob, JobLead, MemoryLog
 from sage_flow.executors.shell import Condition
 from sage_flow.plan.physical import Plan
+from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError
 from sage_flow.runtime.leader import Leader
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
     from sage_flow.executors.remote_service import ServedService
 
-__all__ = ["LedExecution", "LocalAttempt"]
+__all__ = ["LedExecution", "LocalAttempt", "start_led"]
 
 _log = logging.getLogger("sage_flow")
 
@@ -60,6 +64,16 @@ class LocalAttempt:
     @property
     def may_follow(self) -> bool:
         return self._ends_stuck or not self.execution.stuck
+
+
+def start_led(
+    plan: Plan, options: DriverOptions, start: Callable[[Plan, DriverOptions, Decide], LocalAttempt]
+) -> LedExecution:
+    """Start the first attempt, and a thread that leads the job to its end. Raises what `start` raises."""
+    job = LedExecution(plan, options, start, BareCondition(), time.monotonic, partial(end_job_queues, plan.queues))
+    job.begin()
+    threading.Thread(target=job.lead, name=f"driver of {plan.job}", daemon=True).start()
+    return job
 
 
 class LedExecution(Execution):

@@ -12,7 +12,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,18 +19,16 @@ from functools import partial
 from typing import Final
 
 from sage_flow.errors import InternalError, PipelineError, WorkerDied
-from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.leading import Decide
-from sage_flow.executors.led_execution import LedExecution, LocalAttempt
+from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led
 from sage_flow.executors.supervisor import Supervisor
 from sage_flow.links.address import sockets_in
 from sage_flow.links.private_directory import make_private, private_name, remove_private
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
-from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.runtime.membership import LEADER, Declare, Suspicion
 from sage_flow.wire import by_value
 from sage_flow.wire.codec import cannot_pickle
@@ -76,17 +73,7 @@ class ProcessExecutor:
 
     def start(self, plan: Plan, options: DriverOptions) -> LedExecution:
         """Start the worker processes. Raises PipelineError if the plan cannot be pickled."""
-        job = LedExecution(
-            plan,
-            options,
-            self._start_attempt,
-            BareCondition(),
-            time.monotonic,
-            on_over=partial(end_job_queues, plan.queues),
-        )
-        job.begin()
-        threading.Thread(target=job.lead, name=f"driver of {plan.job}", daemon=True).start()
-        return job
+        return start_led(plan, options, self._start_attempt)
 
     def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
         payload = pickled_plan(plan)

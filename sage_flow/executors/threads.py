@@ -14,7 +14,7 @@ from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.leading import Decide
-from sage_flow.executors.led_execution import LedExecution, LocalAttempt
+from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
@@ -22,7 +22,6 @@ from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
 from sage_flow.queues.channel import this_process
-from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.runtime.messages import DRIVER, MESSAGES, OUTSIDE, Data, Message
 from sage_flow.wire.codec import copy_value
 
@@ -152,17 +151,7 @@ class ThreadExecutor:
 
     def start(self, plan: Plan, options: DriverOptions) -> LedExecution:
         """Start the job's threads."""
-        job = LedExecution(
-            plan,
-            options,
-            self._start_attempt,
-            BareCondition(),
-            time.monotonic,
-            on_over=partial(end_job_queues, plan.queues),
-        )
-        job.begin()
-        threading.Thread(target=job.lead, name=f"driver of {plan.job}", daemon=True).start()
-        return job
+        return start_led(plan, options, self._start_attempt)
 
     def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
         transport = LocalTransport(copies_records=self.copies_records)

@@ -32,11 +32,12 @@ class StagedSink(Sink):
         return str(self.staged)
 
     def commit(self, handle):
-        tries = self.folder / f"{self.name}.tries"
-        count = int(tries.read_text()) if tries.exists() else 0
-        tries.write_text(str(count + 1))
-        if count < self.fails:
-            raise OSError(f"disk full ({count})")
+        if self.fails:  # others may be killed while they write a number
+            tries = self.folder / f"{self.name}.tries"
+            count = int(tries.read_text()) if tries.exists() else 0
+            tries.write_text(str(count + 1))
+            if count < self.fails:
+                raise OSError(f"disk full ({count})")
         if os.path.exists(handle):
             os.replace(handle, self.folder / f"{self.name}.out")
         assert (self.folder / f"{self.name}.out").exists()
