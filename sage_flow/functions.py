@@ -337,6 +337,6 @@ class Sink(Generic[T]):
     def recover(self, handles: Sequence[Any]) -> None:
         """Remove what this subtask has prepared, in this attempt of the job or an earlier one, except `handles`.
 
-        `handles` are going to be committed. Called after `open` in a process that takes over. Called with no handles when
-        the job fails or is cancelled, and after `open` when it has started again from the beginning.
+        `handles` are going to be committed. Called after `open` in a process that takes over. Called with no handles
+        when the job fails or is cancelled, and after `open` when it has started again from the beginning.
         """
