@@ -11,6 +11,17 @@ from sage_flow.keys import stable_hash
 from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoRestart
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
 from sage_flow.streams import ConnectedStreams, DataStream, KeyedStream
+from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, to_timestamp
+from sage_flow.windows import (
+    Firing,
+    SessionWindow,
+    SlidingWindow,
+    Timer,
+    TimeSpan,
+    TumblingWindow,
+    Window,
+    WindowResult,
+)
 
 if TYPE_CHECKING:
     from sage_flow.executors.remote_service import connect_service
@@ -47,6 +58,17 @@ __all__ = [
     "wait",
     "connect_service",
     "ServiceClient",
+    "to_timestamp",
+    "MAX_TIMESTAMP",
+    "MIN_TIMESTAMP",
+    "Window",
+    "TumblingWindow",
+    "SlidingWindow",
+    "SessionWindow",
+    "WindowResult",
+    "Firing",
+    "TimeSpan",
+    "Timer",
     "stable_hash",
     "__version__",
 ]

@@ -5,6 +5,7 @@
     │   └── SharedRecordError    an operator changed a shared record (with check_shared_records=True)
     ├── InputError               an input file is missing or malformed; says file:line
     ├── InvalidKeyError          a key is unhashable, NaN, or of a type without a stable hash
+    ├── InvalidTimestampError    a time cannot be read, is ambiguous or out of range (also a ValueError)
     ├── CodecError               a value cannot be pickled, or bytes cannot be read back
     ├── CollectLimitError        a `collect` sink received more than a driver should hold
     ├── WorkerDied               a worker process ended without saying why
@@ -45,6 +46,7 @@ __all__ = [
     "SharedRecordError",
     "InputError",
     "InvalidKeyError",
+    "InvalidTimestampError",
     "CodecError",
     "CollectLimitError",
     "WorkerDied",
@@ -92,6 +94,10 @@ class InputError(SageFlowError):
 
 class InvalidKeyError(SageFlowError):
     """A key cannot place its record: unhashable, NaN, or of a type without a stable hash."""
+
+
+class InvalidTimestampError(SageFlowError, ValueError):
+    """A time cannot be read, says not which moment it is (no time zone, no unit), or is out of range."""
 
 
 class CodecError(SageFlowError):
