@@ -12,6 +12,7 @@ from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoResta
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
 from sage_flow.streams import ConnectedStreams, DataStream, KeyedStream
 from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, to_timestamp
+from sage_flow.watermarks import WatermarkGenerator
 from sage_flow.windows import (
     Firing,
     SessionWindow,
@@ -69,6 +70,7 @@ __all__ = [
     "Firing",
     "TimeSpan",
     "Timer",
+    "WatermarkGenerator",
     "stable_hash",
     "__version__",
 ]

@@ -22,6 +22,7 @@ PURE = [
     in (
         "restart.py",
         "timestamps.py",
+        "watermarks.py",
         "windows.py",
         "queues/client_session.py",
         "queues/hosted.py",
@@ -76,6 +77,7 @@ PUBLIC = [
     "Firing",
     "TimeSpan",
     "Timer",
+    "WatermarkGenerator",
     "stable_hash",
     "__version__",
 ]
