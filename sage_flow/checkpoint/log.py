@@ -1,21 +1,25 @@
 """The log of a job: which attempts there were, which checkpoints are done, whether its end is decided.
 
 An entry is claimed by creating it at the next free position, which only one process can do. That is all the consensus
-a job needs. Whoever finds the entry of a later attempt before the position that it wants belongs to the past, and
-must change nothing that others see.
+a job needs. A leader that finds the entry of a later attempt before the position that it wants belongs to the past,
+and must change nothing that others see.
 
     Attempt k restores n    attempt k begins, from checkpoint n or from the beginning
     Done n by k             every part of checkpoint n is stored: from now on it is what an attempt restores
     Final by k              the job has finished: what its sinks have prepared is published, by whichever attempt
     Over                    the job has ended: everything is published, or it has failed or was cancelled
 
-Three rules keep this right, whatever is delayed, lost or repeated:
+Five rules keep this right, whatever is delayed, lost or repeated. Three are rules of the log:
 
-* An entry is composed for the very position it is written at, from all entries before it. If the position is taken
-  meanwhile, the log is read and the entry is composed again.
-* What was created is read back, whether the create was confirmed, refused, or its answer lost: every entry carries a
-  number that nobody else gives, and an entry with one's own number is a success.
-* Entries of attempts and of the end are never deleted, since a position that is free again would let the past write.
+* An entry is composed for the very position at which it is written, from all entries before it. If the position is
+  taken meanwhile, the log is read and the entry is composed again.
+* The log is read after each create, whether the create was confirmed, refused, or its answer was lost. Each entry
+  carries a unique number, so the create was a success if the log has an entry with that number.
+* Entries of attempts and of the end are never deleted: at a position that is free again, a leader of the past could
+  write.
+
+The other two bind the leader (`runtime.leader`): once it has tried to write `Final` or `Done n`, it cancels or aborts
+nothing that this entry decides; and when it finds an attempt of another leader behind its own, it stops for good.
 
 Pure: `Append` says what to do with the store and is told what came of it.
 """
