@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
+from sage_flow.aggregates import Aggregate
 from sage_flow.cluster import Cluster, connect
 from sage_flow.environment import Environment, LocalEnvironment, RemoteEnvironment
 from sage_flow.functions import END, IDLE, DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
@@ -71,6 +72,7 @@ __all__ = [
     "TimeSpan",
     "Timer",
     "WatermarkGenerator",
+    "Aggregate",
     "stable_hash",
     "__version__",
 ]

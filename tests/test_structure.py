@@ -20,6 +20,7 @@ PURE = [
     if file.relative_to(PACKAGE).parts[0] in ("runtime", "plan", "checkpoint")
     or file.relative_to(PACKAGE).as_posix()
     in (
+        "aggregates.py",
         "restart.py",
         "timestamps.py",
         "watermarks.py",
@@ -78,6 +79,7 @@ PUBLIC = [
     "TimeSpan",
     "Timer",
     "WatermarkGenerator",
+    "Aggregate",
     "stable_hash",
     "__version__",
 ]
