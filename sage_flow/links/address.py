@@ -29,7 +29,7 @@ _PATH_BYTES: Final = 107  # what fits sockaddr_un on Linux
 _BACKLOG: Final = 1024
 
 SILENCE_S: Final = 30
-"""After so many seconds without a sign of life from the other machine a TCP connection is broken."""
+"""A TCP connection is broken after so many seconds without a sign of life from the other machine."""
 _PROBES: Final = 3
 
 
@@ -37,7 +37,7 @@ class Address(Protocol):
     """Where to listen, or whom to dial."""
 
     def listen(self) -> socket.socket:
-        """Bind. Raises: SageFlowError if that is impossible, with what to do."""
+        """Bind, and listen. Raises: SageFlowError if that is impossible; it says what to do."""
 
     def bound(self, listener: socket.socket) -> Address:
         """Return the address as others may dial it, once it is bound."""
@@ -60,10 +60,10 @@ class UnixAddress:
 
     @classmethod
     def unnamed(cls) -> UnixAddress:
-        """An address that nobody else has and that leaves nothing behind, however its process ends.
+        """Return an unused address that leaves no file behind, however its process ends.
 
-        Who may connect is checked by user, as everywhere. Where the system has no names without files it is a path in
-        a private directory that goes with the interpreter.
+        Only processes of our user may connect, as with every Unix address. Where the system has no names without files
+        it is a path in a private directory, which is removed when the interpreter exits.
         """
         if sys.platform == "linux":
             return cls(f"\0sage-flow-{secrets.token_hex(8)}")
@@ -119,7 +119,10 @@ class UnixAddress:
 
 @dataclass(frozen=True)
 class TcpAddress:
-    """A host and a port; `ssl_context` of the user's puts TLS around it (`server_hostname`: whom it must name)."""
+    """A host and a port. With the `ssl_context` of a user connections use TLS.
+
+    `server_hostname`: the name that the certificate of a listener must have; by default that is `host`.
+    """
 
     host: str
     port: int
@@ -163,7 +166,7 @@ class TcpAddress:
         return self._pipe(socket.create_connection((self.host, self.port), timeout_s), server_side=False)
 
     def remove(self) -> None:
-        """A port leaves nothing."""
+        """Nothing to do: a port leaves no file."""
 
     def _pipe(self, sock: socket.socket, *, server_side: bool) -> Pipe:
         try:
@@ -204,7 +207,7 @@ def _check_path(path: str) -> None:
 
 
 def sockets_in(directory: str) -> Callable[[int], UnixAddress]:
-    """The addresses of a job's processes on one machine: a socket each in `directory` (0700, ours, a short path)."""
+    """Return the address of each process of a job on one machine: a socket in `directory`, which is private."""
     return lambda process: UnixAddress(os.path.join(directory, f"{process}.sock"))
 
 
@@ -220,7 +223,7 @@ def check_private(directory: str) -> None:
 
 
 def _tune(sock: socket.socket) -> None:
-    """No delay for small messages, and an end for connections whose other machine is silent."""
+    """Send small messages without delay, and break connections whose other machine is silent."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {  # where the system has them
@@ -235,7 +238,7 @@ def _tune(sock: socket.socket) -> None:
 
 
 def _check_user(sock: socket.socket) -> None:
-    # Where the system cannot tell (not Linux), the mode of the directory has to do.
+    # Other systems than Linux do not tell who the peer is: there only the mode of the directory protects the socket.
     if hasattr(socket, "SO_PEERCRED"):
         credentials = struct.Struct("3i")  # pid, uid, gid
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)

@@ -1,10 +1,10 @@
 """The two directions of a connection: one encodes, queues and writes, the other reads and decodes.
 
-A message is written at once, by its sender. When the peer falls behind with reading, messages gather instead,
-and the exchange thread writes them together: batches grow under load, vanish when idle, and nobody waits for one
-to fill.
+A message is written at once, by the thread that sends it. When the peer falls behind with reading, messages are queued
+instead, and the exchange thread writes them together: batches grow under load, disappear without it, and no thread
+waits for a batch to fill.
 
-Neither blocks. Whoever owns them (`link`) waits for sockets, and decides what an error means.
+Neither direction blocks. Their owner (`link`) waits for sockets, and decides what an error means.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from sage_flow.wire.frames import DEFINITIONS, MESSAGE_LIMIT, Buffer
 from sage_flow.wire.lanes import Lanes
 from sage_flow.wire.reader import FrameReader
 
-_FEW: Final = 4  # pieces; the queue then holds little more than one fragment, and a socket may take more
-_ASK: Final = 8  # every so many messages the system is asked whether the peer keeps up: lone ones should not pay
-_BEHIND: Final = 16 << 10  # bytes; for a few small messages the exchange thread is not worth waking
-_HELD: Final = 32  # messages; with more on hold the peer would have nothing to do meanwhile
-_READS: Final = 16  # in a row, before other connections have their turn
+_FEW: Final = 4  # pieces; a shorter queue is filled up before a write, because the socket may take more
+_ASK: Final = 8  # messages; at every eighth the system is asked whether the peer keeps up, so that lone ones cost less
+_BEHIND: Final = 16 << 10  # bytes that the peer has not read; for fewer it does not pay to wake the exchange thread
+_HELD: Final = 32  # messages on hold; they are written before there are more, so that the peer has something to do
+_READS: Final = 16  # reads in a row, before other connections have their turn
 
 
 class ConnectionLost(Exception):
-    """A connection is of no use any more; says why."""
+    """A connection cannot be used any more; the text says why."""
 
 
 class ClosedByPeer(ConnectionLost):
-    """Its other end was closed, between two messages."""
+    """The peer has closed the connection, between two messages."""
 
     def __init__(self) -> None:
         super().__init__("it closed its connection")
 
 
 class Outbound:
-    """Encodes, queues and writes the messages of any thread, in one order per lane.
+    """Encodes, queues and writes the messages of any thread; those of one lane keep their order.
 
-    `send` is for any thread, the rest for the exchange thread. The locks are reentrant because pickling and
-    the garbage collector run code of others, and that may send.
+    `open` and `abandon` are for the exchange thread, the rest for any thread. The locks are reentrant because pickling
+    and the garbage collector run code that may send, too.
     """
 
     def __init__(self, limit: int = MESSAGE_LIMIT) -> None:
         self._encoder = Encoder(limit)
-        self._order = threading.RLock()  # held while a message is encoded and queued: one order for both
+        self._order = threading.RLock()  # held while a message is encoded and queued, so that both have one order
         self._lock = threading.RLock()  # guards what follows, and writing
-        self._queue: deque[Buffer] = deque()  # what is written next, as it is
+        self._queue: deque[Buffer] = deque()  # pieces, in the order in which they are written
         self._lanes = Lanes()
         self._pipe: Pipe | None = None
         self._end: str | None = None
@@ -61,9 +61,9 @@ class Outbound:
     def send(
         self, value: Any, lane: Hashable, *, copy_buffers: bool, subject: Any, on_hold: bool = False
     ) -> tuple[int, bool]:
-        """Queue a message; write it, and those on hold before it, unless it is on hold itself and they are few.
+        """Queue a message. Write all that is queued, unless this message is on hold and few are queued.
 
-        Returns the bytes it takes, and whether somebody has to call `write` for the rest.
+        Returns the bytes of the message, and whether the caller has to arrange another call of `write`.
         Raises: CodecError, LinkClosed.
         """
         with self._order:
@@ -85,19 +85,19 @@ class Outbound:
                     self._holds = on_hold
                     return size, True
                 if (on_hold and len(self._queue) < _HELD) or not (alone or self._holds):
-                    return size, False  # who has to write has been told
+                    return size, False  # another call of `write` is arranged already
                 try:
                     return size, not self.write()
                 except OSError:
-                    return size, True  # the exchange thread meets the same error, and reports it
+                    return size, True  # the exchange thread gets the same error, and reports it
 
     def _gather(self) -> bool:
-        """Whether to leave what is queued to the exchange thread, so that more joins it until that comes."""
+        """Whether to leave the message to the exchange thread, which then writes it together with later ones."""
         self._alone += 1
         return self._alone % _ASK == 0 and self._pipe is not None and self._pipe.unread_by_peer() > _BEHIND
 
     def write(self) -> bool:
-        """Write, once, what the socket takes. True if nothing is left to do now. Raises: OSError."""
+        """Write once, as much as the socket takes. True if nothing is left that could be written. Raises: OSError."""
         with self._lock:
             if self._pipe is None:
                 return True
@@ -113,7 +113,7 @@ class Outbound:
                 return False
             while queue and count >= len(queue[0]):
                 count -= len(queue.popleft())
-            if count:  # in place: a queue that looks empty invites others to write
+            if count:  # in place: if the queue looked empty, another thread would write
                 queue[0] = memoryview(queue[0])[count:]
             return not queue and not self._lanes.waiting
 
@@ -170,7 +170,7 @@ class Inbound:
         self.messages = self.bytes = 0
 
     def read(self, pipe: Pipe, deliver: Callable[[Any, int], object]) -> None:
-        """Read what is there, or a fair share of it; call `deliver(value, bytes)` for each message it completes.
+        """Read what is there, at most `_READS` times; call `deliver(value, bytes)` for each complete message.
 
         Raises: BlockingIOError if nothing is there; ConnectionLost, ProtocolError, CodecError, OSError; what
         `deliver` raises.

@@ -26,9 +26,9 @@ def dial(
     connect_timeout_s: float = 30.0,
     limit: int = MESSAGE_LIMIT,
 ) -> Link:
-    """Connect to a listener of this name, and wait until it is proven on both sides who is there.
+    """Connect to a listener of this name, and wait until both sides have proven that they know the key.
 
-    `on_message` may be called before this returns. `limit`: bytes of a message at the most.
+    `on_message` may be called before this returns. `limit`: the bytes of the largest message.
 
     Raises: ChannelNotReachable that says why: nobody listens, the key is wrong, no answer in time ...
     """

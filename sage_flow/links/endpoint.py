@@ -1,8 +1,8 @@
-"""Where a process of a cluster listens: a Unix socket for its own node, TCP for the others, under TLS.
+"""Where a process of a cluster listens: on a Unix socket for its own node, by TCP for others, by default under TLS.
 
-The processes of one job (or the host of queues and its clients) share one certificate with its key. Each shows it,
-and believes nothing else: so a stranger on the network cannot even begin the handshake of `handshake`, whose key
-is another secret. Both travel through Ray alone.
+The processes of one job (or a host of queues and its clients) share one certificate and its private key. Each of them
+shows this certificate and accepts no other, so a stranger on the network cannot even begin the handshake of
+`handshake`, whose key is another secret. All of these travel through Ray only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Credentials:
 
     @classmethod
     def make(cls, name: str) -> Credentials:
-        """A new pair, signed by itself, in the name of a job or a host."""
+        """Make a self-signed pair in the name of a job or a host."""
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -59,17 +59,17 @@ class Credentials:
         )
 
     def server(self) -> ssl.SSLContext:
-        """For who listens."""
+        """Return the context for a listener."""
         return self._context(ssl.PROTOCOL_TLS_SERVER)
 
     def client(self) -> ssl.SSLContext:
-        """For who dials."""
+        """Return the context for a dialer."""
         return self._context(ssl.PROTOCOL_TLS_CLIENT)
 
     def _context(self, protocol: int) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # there is one certificate, whoever has it is one of us
+        context.check_hostname = False  # there is one certificate, and only our processes have it
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=self.certificate.decode())
         with temporary_private() as directory:  # ssl reads keys from files only

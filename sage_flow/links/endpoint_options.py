@@ -1,4 +1,4 @@
-"""What users say of how a server is reached, and how hard to try: refused where it is said if it cannot be."""
+"""Checks of the options by which users say how to reach a server and how long to try."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LONGEST_S = 1e9  # thirty years; sockets take no infinite timeout
 
 
 def check_key(key: bytes | None) -> bytes:
-    """Bytes of `key`; none for None. Raises: TypeError, ValueError; neither shows the key."""
+    """Return `key`, or no bytes for None. Raises: TypeError, ValueError; their texts do not show the key."""
     if key is None:
         return b""
     if not isinstance(key, bytes):
@@ -19,7 +19,7 @@ def check_key(key: bytes | None) -> bytes:
 
 
 def check_server(host: Any, port: Any) -> None:
-    """Raises: ValueError for what nobody can be dialed at."""
+    """Raises: ValueError if no server can have this host and port."""
     if not isinstance(host, str) or not host:
         raise ValueError(f"host is {host!r}: give a name or an address")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
@@ -27,7 +27,7 @@ def check_server(host: Any, port: Any) -> None:
 
 
 def check_patience(name: str, timeout_s: Any, retry_count: Any) -> None:
-    """Raises: ValueError. `name` is what the user calls the seconds."""
+    """Raises: ValueError. `name` is the user's name for `timeout_s`."""
     if not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < _LONGEST_S:
         raise ValueError(f"{name} is {timeout_s!r}: give seconds, more than 0")
     if isinstance(retry_count, bool) or not isinstance(retry_count, int) or retry_count < 0:

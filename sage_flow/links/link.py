@@ -1,11 +1,11 @@
 """One authenticated connection between two processes, with messages both ways.
 
-`dial` (`dialing`) makes one, a `Listener` accepts many. Who dials and who listens prove to each other that they
-know the key (`handshake`). A key opens what it was given for: the name - "queues", "service:answer" - is part of the
-proof. Before it a peer gets a few kilobytes and a few seconds, and nothing of what it sends is unpickled.
+`dial` (`dialing`) makes one, a `Listener` accepts many. Both ends prove to each other that they know the key
+(`handshake`). A key opens only what it was given for, because the name of that - "queues", "service:answer" - is part
+of the proof. Before the proof a peer gets a few kilobytes and a few seconds, and nothing that it sends is unpickled.
 
-All links of a process are served by one thread (those of a job's mesh by another: see `exchange`). It calls
-`on_link`, `on_message` and `on_closed`, which must not wait: they hand over and return.
+One thread serves all links of a process (those of a job's mesh have another one: see `exchange`). It calls `on_link`,
+`on_message` and `on_closed`, which must not wait.
 """
 
 # Theory of operation
@@ -26,11 +26,11 @@ All links of a process are served by one thread (those of a job's mesh by anothe
 #
 # Reading is *delegated* when the loop does not watch the socket for input, because a thread of a user reads it. It
 # stays so for `DEFER_S` after that thread left: it mostly comes back at once, and two changes of what the loop watches
-# would cost more than the message. `others_wait` ends it at once, as those others could only be woken by the loop.
+# would cost more than the message. If `others_wait`, it ends at once, because only the loop could wake those others.
 #
 # The end. `end` runs in the exchange thread, once. `_reason` is set first, so that no delivery begins after
 # `on_closed`. A socket that another thread reads is shut down and not closed: that thread closes it when it leaves
-# `_poll`. Else its number might be that of a new socket before the thread polls it again.
+# `_poll`. Otherwise its file descriptor could become that of a new socket before the thread polls it again.
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ from sage_flow.wire.handshake import Acceptor, Dialer, Established, Refused, Wri
 __all__ = ["BUSY_S", "CLOSED_HERE", "FLUSH_S", "Link", "OnClosed", "OnMessage", "exchange_loop", "text_of"]
 
 FLUSH_S: Final = 5.0
-"""For how long what was sent is written when a link is closed."""
-_LAST_READS: Final = 256  # of a peer that is gone; more than a socket's buffer can hold
+"""How long a link that is closed may take to write what was sent, in seconds."""
+_LAST_READS: Final = 256  # reads from a peer that is gone; more than a socket's buffer can hold
 BUSY_S: Final = 1.0
-"""The exchange thread may need so long to tell that the time is over."""
+"""How long the exchange thread may take to notice that a time limit has passed, in seconds."""
 CLOSED_HERE: Final = "it was closed here"
 
 OnMessage = Callable[["Link", Any, int], object]
@@ -71,8 +71,8 @@ OnClosed = Callable[["Link", str], object]
 class Link:
     """One end of a connection. What is sent in one lane arrives in order; lanes may overtake each other.
 
-    Made by `dial` and `Listener`. `peer` is who is on the other end, as text; `process` its number in a job, else
-    0. `state` is for whoever made the link: nobody else looks at it.
+    `dial` and `Listener` make links. `peer` describes the other end in messages; `process` is its number in a job,
+    otherwise 0. `state` belongs to the code that made the link.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Link:
         self._greeted = False  # TLS, if any, is done
         self._closing = False
         self._reading = threading.Lock()  # held by whichever thread reads
-        self._watching = threading.Lock()  # guards the next, and holds while what the loop watches follows from them
+        self._watching = threading.Lock()  # guards the next, and is held while the loop is told what to watch
         self._read_elsewhere = False  # by a thread that waits for messages
         self._is_delegated = False  # to such threads: the loop does not watch for what there is to read
         self._last_read_s = 0.0  # when the last of them stopped
@@ -121,12 +121,12 @@ class Link:
     def send(
         self, value: Any, lane: Hashable = None, copy_buffers: bool = True, subject: Any = None, on_hold: bool = False
     ) -> int:
-        """WriteBytes any value that pickles, from any thread, without waiting; return the bytes it takes.
+        """Send any value that pickles, from any thread, without waiting; return its encoded bytes.
 
         Without `copy_buffers` large buffers (arrays) in `value` are not copied and must not change any more; all
         else is copied before this returns. `subject`: what an error describes instead of `value`. `on_hold`: more
-        messages follow at once, and this one may be written with them, or when a thread waits (`flush`); the exchange
-        thread does it within two milliseconds, so it is never late by the work of the user's code.
+        messages follow at once, so this one may be written together with them, or when a thread waits (`flush`). The
+        exchange thread writes it within two milliseconds, so user code that runs for long does not delay it.
 
         Raises: LinkClosed; CodecError if something in `value` cannot be pickled, and then nothing was sent.
         """
@@ -156,7 +156,7 @@ class Link:
             self._loop.call_soon_threadsafe(self._flush)
 
     def close(self, flush_s: float = FLUSH_S, *, wait: bool = False) -> None:
-        """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, but not in a callback."""
+        """Write what was sent, for at most `flush_s` seconds, then close; `wait` for that, except in a callback."""
         self._out.refuse(CLOSED_HERE)
         if not self._loop.given_up:
             self._loop.call_soon_threadsafe(lambda: self.finish(flush_s))
@@ -168,10 +168,10 @@ class Link:
     ) -> None:
         """Read in the caller's thread, which waits for messages of this link, while `is_waiting()`.
 
-        That spares a message the way through the exchange thread, and the caller the time to be woken by it. One
-        thread does at a time: this returns at once if another one reads, and the caller waits as if this was not.
-        Who has waited mostly waits again at once, so the exchange thread comes back after `DEFER_S`, or at once if
-        `others_wait()` when this one leaves.
+        So a message does not pass through the exchange thread, which would have to wake the caller. Only one thread
+        reads at a time: if another one does, this returns at once, and the caller waits in some other way. A thread
+        that has waited mostly waits again at once, so the exchange thread resumes reading after `DEFER_S`, or at once
+        if `others_wait()` when this thread leaves.
         """
         pipe = self._pipe
         if pipe is None or not self.opened or not pipe.is_plain or not self._reading.acquire(blocking=False):
@@ -215,12 +215,12 @@ class Link:
                     return
 
     def interrupt(self) -> None:
-        """Let the thread that is in `read_while` ask again whether it waits."""
+        """Let the thread that is in `read_while` call `is_waiting()` again."""
         if self._read_elsewhere and self._waker is not None:
             self._waker.wake()
 
     def _come_back(self) -> None:
-        """Let the loop watch again, unless somebody reads, or did just now."""
+        """Let the loop watch the socket again, unless a thread reads it or has just stopped."""
         with self._watching:
             if self._read_elsewhere or not self._is_delegated or self._reason is not None or self._pipe is None:
                 return
@@ -235,7 +235,7 @@ class Link:
         self._watch(pipe)
 
     def _watch(self, pipe: Pipe) -> None:
-        """Let the loop watch for what no other thread does; while `_watching` is held, by any thread."""
+        """Let the loop watch for what no other thread watches for. For any thread that holds `_watching`."""
         if self._reason is not None:
             if not self._read_elsewhere:
                 self._loop.drop(pipe.sock)
@@ -251,12 +251,12 @@ class Link:
             self._loop.forget(pipe.sock)
 
     def _read_or_end(self, pipe: Pipe) -> bool:
-        """For a pipe that is plain. False if there is no sense in reading on."""
+        """Read a plain pipe. False after an error, by which the link ends."""
         try:
             self._in.read(pipe, self._deliver)
         except BlockingIOError:
             pass
-        except BaseException as error:  # an interrupt, too, leaves half a message behind
+        except BaseException as error:  # also an interrupt, which leaves half a message behind
             why = self._why(error)
             self._loop.call_soon_threadsafe(lambda: self.end(why))
             if not isinstance(error, Exception):
@@ -265,7 +265,7 @@ class Link:
         return True
 
     def _on_readable(self, _: int) -> None:
-        """In whichever thread waits for messages of the loop."""
+        """Called in whichever thread waits for messages of the loop."""
         pipe = self._pipe
         if pipe is None or self._reason is not None or not self._reading.acquire(blocking=False):
             return
@@ -278,7 +278,7 @@ class Link:
 
     @property
     def is_closed(self) -> bool:
-        """It ended, or never was."""
+        """It has ended, or it belongs to the process that forked this one."""
         return self._reason is not None or self._loop.given_up
 
     @property
@@ -317,7 +317,7 @@ class Link:
         self._pipe, self._handshake = pipe, handshake
         late, this = f"no handshake within {timeout_s:.2g} s", weakref.ref(self)
 
-        def expire() -> None:  # may come long after the end of the link, which it does not keep alive
+        def expire() -> None:  # may run long after the end of the link, and must not keep it alive
             if (link := this()) is not None and link._handshake is not None:
                 link.end(late)
 
@@ -344,7 +344,7 @@ class Link:
             self._gone.set()
 
     def finish(self, flush_s: float) -> None:
-        """Write what is queued for at most so long, then end."""
+        """Write what is queued, for at most `flush_s` seconds, then end."""
         if self._reason is not None:
             return
         if not self.opened or flush_s <= 0:
@@ -357,7 +357,7 @@ class Link:
         self._flush()
 
     def drain(self) -> str | None:
-        """Deliver what a peer wrote before it went. Returns what was wrong with it, if anything."""
+        """Deliver what a peer wrote before it went. Returns what was wrong with it, None if nothing was."""
         pipe = self._pipe
         if pipe is None or not self.opened or self._reason is not None:
             return None
@@ -378,9 +378,9 @@ class Link:
         try:
             if self._handshake is not None:
                 self._greet(pipe, self._handshake)
-                events |= WRITE  # if that opened the link, for what has been queued
+                events |= WRITE  # if the link is open now, what was queued can be written
             elif (events & READ or pipe.wants_write) and not self._read_alone(pipe):
-                events |= WRITE  # another thread reads, and the loop need not watch for that
+                events |= WRITE  # another thread reads: `_flush` also stops watching for input
         except BlockingIOError:
             events |= WRITE if pipe.wants_write or self._handshake is not None else 0
         except Exception as error:
@@ -390,7 +390,7 @@ class Link:
             self._flush()
 
     def _why(self, error: BaseException) -> str:
-        # However the other end goes when it has got all: it is because of us.
+        # Once all was written, the peer ends the connection because this end has closed it, with whatever error.
         return CLOSED_HERE if self._closing and self.idle else text_of(error)
 
     def _flush(self) -> None:
@@ -403,7 +403,7 @@ class Link:
             self.end(text_of(error))
             return
         if done and self._closing:
-            pipe.end_writing()  # and wait for the other end: to close with unread bytes could destroy what we wrote
+            pipe.end_writing()  # then wait for the peer: closing with unread bytes could destroy what was written
         with self._watching:
             self._watch(pipe)
 
@@ -455,7 +455,7 @@ class Link:
         self.opened = True
         self._note("opened")
         self._out.open(pipe)
-        if pipe.unread:  # the socket does not say so again
+        if pipe.unread:  # the selector does not report these bytes again
             self._loop.call_soon_threadsafe(lambda: self._on_ready(READ))
 
     def _note(self, what: str) -> None:
@@ -471,7 +471,7 @@ def _send_at_once(pipe: Pipe, data: bytes) -> None:
 
 
 def text_of(error: BaseException) -> str:
-    """`repr` for what does not explain itself."""
+    """Return the text of an error, or its repr if the text does not explain it."""
     explained = (ConnectionLost, CodecError, ProtocolError, ChannelNotReachable)
     if isinstance(error, explained) or (isinstance(error, OSError) and error.errno is None and error.args):
         return str(error)

@@ -1,4 +1,4 @@
-"""Who accepts links at an address, and what strangers may hold there."""
+"""Accepts links at an address, and limits what strangers (peers without a proof of the key) may hold there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Listener"]
 
 _HANDSHAKE_S: Final = 10.0  # for a peer that has connected
 _HALF_OPEN: Final = 128  # handshakes that may be under way
-_OF_FILES: Final = 4  # they take at most one of so many files that the process may have open
+_OF_FILES: Final = 4  # they take at most a quarter of the files that the process may have open
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_S: Final = 0.1  # before the next try to accept after one of these
 
@@ -34,10 +34,10 @@ _listeners: weakref.WeakSet[Listener] = weakref.WeakSet()  # of this process
 
 
 class Listener:
-    """Accepts links at an address, from whoever knows the key of `name`.
+    """Accepts links at an address from peers that know the key of `name`.
 
-    `on_link` is called with each before its first message; if it raises, the link is refused. `address` is where
-    it can be dialed, with the real port.
+    `on_link` is called with each link before its first message; if it raises, the link is refused. `address` is the
+    address to dial, with the real port.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Listener:
     ) -> None:
         """Bind, and begin to accept.
 
-        `handshake_s` and `half_open` bound what strangers can hold: seconds for a handshake, and how many may be
-        under way (default: 128, less where the process may open few files); one more ends the oldest. `limit`: bytes
-        of a message at the most. `process`, `attempt`: ours in a job; `loop`: another one than that of all links.
-        `describe`: see `Link`.
+        `handshake_s` and `half_open` limit what strangers can hold: the seconds for a handshake, and the number of
+        handshakes under way (default: 128, fewer if the process may open few files); one more ends the oldest.
+        `limit`: the bytes of the largest message. `process`, `attempt`: the numbers of this process and its attempt in
+        a job. `loop`: by default `exchange_loop()`. `describe`: see `Link`.
 
-        Raises: ChannelNotReachable if the port is in use, or if there is no key and others than this machine
-        could connect; SageFlowError if a path is too long.
+        Raises: ChannelNotReachable if the port is in use, or if there is no key and other machines could connect;
+        SageFlowError if a path is too long.
         """
         if not key and isinstance(address, TcpAddress) and not address.is_loopback:
             raise ChannelNotReachable(
@@ -96,7 +96,7 @@ class Listener:
         return f"Listener({self._identity.name!r} at {self.address})"
 
     def close(self, flush_s: float = FLUSH_S, *, wait: bool = True) -> None:
-        """Accept nobody any more, and close the links when what was sent on them is written; wait for that."""
+        """Stop accepting, and close each link when what was sent on it is written; `wait` for the end of all."""
         if self._loop.given_up:
             return
         self._loop.call_soon_threadsafe(lambda: self.end(flush_s))
@@ -108,7 +108,7 @@ class Listener:
         return list(self._links)
 
     def statistics(self) -> dict[str, Any]:
-        """How many links there are, `half_open` ones and how many were refused; the story: its last events."""
+        """How many links are open, how many are `half_open`, how many were refused; the story: the last events."""
         return {
             "links": len(self._links),
             "half_open": len(self._half_open),
@@ -129,7 +129,7 @@ class Listener:
             return
         except Exception as error:
             self._note_refusal(text_of(error))
-            if isinstance(error, OSError) and error.errno in _EXHAUSTED:  # it would be ready again at once
+            if isinstance(error, OSError) and error.errno in _EXHAUSTED:  # the socket would be ready again at once
                 self._make_room(error)
             return
         link = Link(
@@ -147,10 +147,10 @@ class Listener:
         link.begin(pipe, Acceptor(self._identity, os.urandom(NONCE_BYTES)), self._handshake_s)
 
     def _make_room(self, error: OSError) -> None:
-        """No file is left for who wants to come in: the oldest stranger goes, here, or else at another listener."""
+        """No file is left for a new connection: end the oldest handshake here, or else at the other listeners."""
         reason = f"{error.strerror}, and this is the oldest handshake"
         if self._end_oldest(reason):
-            return  # whoever waits is accepted next
+            return  # the new connection is accepted next
         for other in list(_listeners):
             if other is not self and other._half_open:
                 other._loop.call_soon_threadsafe(partial(other._end_oldest, reason))
@@ -199,7 +199,7 @@ class Listener:
 
 
 def most_half_open() -> int:
-    """Handshakes that may be under way at one listener: what strangers hold must leave files for everything else."""
+    """Return how many handshakes may be under way at one listener; files must be left for everything else."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _HALF_OPEN if files == resource.RLIM_INFINITY else max(1, min(_HALF_OPEN, files // _OF_FILES))
 

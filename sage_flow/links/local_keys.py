@@ -32,7 +32,7 @@ _SUFFIX: Final = ".key"
 
 
 def made_key(address: Address, given: bytes) -> bytes:
-    """The key of a server at `address`: the given one, or a new one where only this machine can connect."""
+    """Return the key of a server at `address`: the given one, or a new one if only this machine can connect."""
     makes = not given and isinstance(address, TcpAddress) and address.is_loopback
     return secrets.token_bytes(_KEY_BYTES) if makes else given
 
@@ -57,9 +57,9 @@ class HiddenKey:
 
 
 class LocalKey:
-    """A key that a server made, for the user's other programs to find, until `remove()`.
+    """Stores the key that a server has made, so that the user's other programs find it, until `remove()`.
 
-    `address` is where it listens, with the real port. Raises: ChannelNotReachable if there is no private place for it.
+    `address` is where the server listens, with the real port. Raises: ChannelNotReachable if there is no private place.
     """
 
     def __init__(self, address: TcpAddress, key: bytes) -> None:
@@ -90,9 +90,9 @@ class LocalKey:
 
 
 def found_key(address: Address) -> bytes:
-    """The key that a server of our user at `address` made; no bytes if there is none.
+    """Return the key that a server of our user has made for `address`; no bytes if there is none.
 
-    Raises: ChannelNotReachable if others can write where such keys are.
+    Raises: ChannelNotReachable if other users can write to the directory of such keys.
     """
     if not isinstance(address, TcpAddress):
         return b""
@@ -112,7 +112,7 @@ def _loopback_ips(address: TcpAddress) -> Iterator[str]:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError:
-        return  # dialing it tells
+        return  # dialing it will tell why
     for *_, sockaddr in found:
         ip = str(sockaddr[0])
         if ipaddress.ip_address(ip.partition("%")[0]).is_loopback:
@@ -149,7 +149,7 @@ def _sweep(directory: Path) -> None:
         try:
             file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         except OSError:
-            continue  # it goes just now, or is none of ours
+            continue  # it is being removed, or it is not ours
         try:
             _lock(file)
             _remove(path, file)
@@ -164,7 +164,7 @@ def _lock(file: int) -> None:
 
 
 def _remove(path: Path, file: int) -> None:
-    """Unless another server has put its own there."""
+    """Remove the file, unless another server has put its own there."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.stat(path), os.fstat(file)):
             path.unlink()

@@ -1,4 +1,4 @@
-"""The link to a host of this very process: what is sent is handed over, nothing is pickled and no socket is there."""
+"""The link to a host in the same process: messages are handed over, without a pickle and without a socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLOSED: Final = "it was closed"
 
 
 class LocalLink:
-    """One end, with the methods of `Link` that hosts and their clients use. Callbacks come on the exchange thread."""
+    """One end, with the methods of `Link` that hosts and their clients use. Callbacks run on the exchange thread."""
 
     is_closed = False
 
@@ -29,7 +29,7 @@ class LocalLink:
 
     @classmethod
     def pair(cls, one: tuple[OnMessage, OnClosed], other: tuple[OnMessage, OnClosed]) -> tuple[LocalLink, LocalLink]:
-        """Two ends; what one sends, the other receives."""
+        """Return two ends; what one sends, the other receives."""
         ends = cls(*one), cls(*other)
         ends[0]._other, ends[1]._other = ends[1], ends[0]
         return ends
@@ -43,7 +43,7 @@ class LocalLink:
         return 0
 
     def close(self, flush_s: float = 0.0) -> None:
-        """What was sent arrives, then both ends are closed."""
+        """Close both ends, after all that was sent has arrived."""
         exchange_loop().call_soon_threadsafe(self._end)
 
     def read_while(
@@ -74,4 +74,4 @@ class LocalLink:
 
 
 AnyLink = Link | LocalLink
-"""What hosts of queues and their clients talk over."""
+"""A link between a host of queues and a client."""

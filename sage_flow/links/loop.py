@@ -1,15 +1,15 @@
 """The event loop of one thread: sockets, timers, and calls from other threads.
 
-It sleeps until one of them has something to do, and others wake it only if it sleeps. A process has one
-loop for all its links (`exchange_loop`) but those of the services it serves (`service_loop`), and of the mesh of a
-job; its thread starts with the first link and stays.
+It sleeps until one of them has something to do, and other threads wake it only if it sleeps. A process has one loop for
+all its links (`exchange_loop`), except those of the services that it serves (`service_loop`) and those of the mesh of a
+job. Its thread starts with the first link and stays.
 
-A loop may share its reading: sockets that wait for nothing but to be read are then in a selector of their own, which
-the loop's thread watches like a socket. A thread that waits for messages takes it over (`read_while`): what comes does
-not have to wake two threads, one after the other.
+A loop may share its reading: sockets that are only to be read are then in a selector of their own, which the loop's
+thread watches like a socket. A thread that waits for messages takes this selector over (`read_while`), so that a
+message wakes only that thread, and not the loop's thread before it.
 
-A fork copies sockets but no thread. In the child every loop is given up: its sockets are closed there, so
-that the other ends still notice when the parent goes, and `exchange_loop` makes a new one.
+A fork copies sockets but no thread. In the child every loop is given up: its sockets are closed there, so that the
+peers still notice when the parent ends, and `exchange_loop` makes a new loop.
 """
 
 # Theory of operation
@@ -18,12 +18,12 @@ that the other ends still notice when the parent goes, and `exchange_loop` makes
 # that were there when it began to serve them, in this order. Timers are for this thread only; the methods that the
 # class names are for any thread.
 #
-# Waking. A thread that has something for the loop notes it first and looks at `_asleep` then; the loop sets `_asleep`
-# first and looks for calls then. So at least one of them sees the other, without a lock, and a loop that is awake costs
-# its callers no system call. `_ticks` and `is_due` work in the same way: note first, ask then; the other side opposite.
+# Waking. A thread that has something for the loop first adds it, and then looks at `_asleep`; the loop first sets
+# `_asleep`, and then looks for calls. So at least one of them sees what the other has done, without a lock, and a loop
+# that is awake costs its callers no system call. `_ticks` and `is_due` work in the same way.
 #
 # Deferred calls wait for at most `DEFER_S`. A timer (`_tick`) repeats as long as there are new ones, so that under load
-# they wake nobody. A thread that is going to wait runs them itself before (`run_deferred`): what it waits for may be
+# they wake no thread. A thread that is going to wait runs them itself before (`run_deferred`), because it may wait for
 # the answer to one of them. `popitem` decides which thread runs a call.
 #
 # Locks. `_changes` guards the table of what is watched and the registration of each socket. It is held for one change,
@@ -49,9 +49,9 @@ from typing import Final
 
 DEFER_S: Final = 0.002
 _SPIN_S: Final = 0.0001
-_LATE_S: Final = 0.001  # polling that took longer yielded its core to a thread that computes
-_KEEP_S: Final = 0.05  # for so long no core is yielded after that
-_MOST_READY: Final = 64  # sockets, before who reads asks again whether it waits
+_LATE_S: Final = 0.001  # if polling took longer, the core had been yielded to a thread that computes
+_KEEP_S: Final = 0.05  # after that no core is yielded for so long
+_MOST_READY: Final = 64  # sockets at a time; then the reading thread asks again whether it waits
 _SHARED: Final = 0  # stands for: to be read, by any thread
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
@@ -77,12 +77,12 @@ class EventLoop:
         """The identity of the thread that runs it."""
         self._selector = selectors.DefaultSelector()
         self._changes = threading.Lock()  # of what is watched
-        self._watched: dict[socket.socket, int] = {}  # and for which events; the selector is slow to say so
+        self._watched: dict[socket.socket, int] = {}  # and for which events; to ask the selector would be slow
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = itertools.count()
         self._calls: deque[Callable[[], object]] = deque()
         self._deferred: dict[Callable[[], object], None] = {}  # calls that may wait for `DEFER_S`
-        self._ticks = False  # it looks after that, until there was nothing
+        self._ticks = False  # a timer is set that runs them
         self._asleep = False
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
@@ -97,7 +97,7 @@ class EventLoop:
     ) -> None:
         """Call `callback(events that are due)` whenever `sock` is ready for some of `events`.
 
-        `shared`: it waits to be read and for nothing else, and a thread that waits for messages may call back.
+        `shared`: the socket is only to be read, and any thread that waits for messages may run the callback.
         """
         with self._changes:
             if sock.fileno() < 0:
@@ -115,7 +115,7 @@ class EventLoop:
             self._watched[sock] = wanted
 
     def _of(self, events: int) -> selectors.BaseSelector | _Epoll:
-        """Where sockets that are watched for these are registered."""
+        """Return the selector of the sockets that are watched for these events."""
         return self._readers.sockets if events == _SHARED and self._readers is not None else self._selector
 
     def forget(self, sock: socket.socket) -> None:
@@ -137,7 +137,7 @@ class EventLoop:
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
         """Call `callback()` soon, in the loop's thread. From any thread; after `close` it is not called."""
         self._calls.append(callback)
-        # Asked after the append, as the loop looks for calls after it set this: one of us sees the other.
+        # Looked at after the append: see "Waking" in the theory of operation.
         if self._asleep:
             self._asleep = False
             try:
@@ -148,13 +148,14 @@ class EventLoop:
     def defer(self, callback: Callable[[], object]) -> None:
         """Call `callback()` within `DEFER_S`, in the loop's thread, or earlier in one that calls `run_deferred`.
 
-        Once for several times that it is given before. As long as such calls keep coming they wake nobody.
+        A callback that is given again before it was called is called once. While such calls keep coming they wake no
+        thread.
         """
         self._deferred[callback] = None
         self._start_ticking()
 
     def run_deferred(self) -> None:
-        """Do now what was to be done soon: the caller is going to wait for what comes of it."""
+        """Run the deferred calls now, because the caller is going to wait for what they lead to."""
         deferred = self._deferred
         for _ in range(len(deferred)):
             try:
@@ -165,11 +166,11 @@ class EventLoop:
 
     @property
     def has_deferred(self) -> bool:
-        """Something was to be done soon."""
+        """Whether there are deferred calls."""
         return bool(self._deferred)
 
     def _start_ticking(self) -> None:
-        # Asked after what there is to do was noted, as the loop looks for that after it set this.
+        # Looked at after the call was added: see "Waking" in the theory of operation.
         if not self._ticks:
             self._ticks = True
             self.call_soon_threadsafe(lambda: self.call_later(DEFER_S, self._tick))
@@ -186,16 +187,16 @@ class EventLoop:
             self._start_ticking()
 
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Read in the caller's thread, which waits for messages, while `is_waiting()`; False if another one does.
+        """Read in the caller's thread, which waits for messages, while `is_waiting()`; False if another thread reads.
 
-        Callbacks run here: the caller holds no lock that they take. See `interrupt`.
+        Callbacks run in this thread, so the caller must hold no lock that they take. See `interrupt`.
         """
         if self._deferred:
             self.run_deferred()
         return self._readers is not None and self._readers.serve_while(is_waiting, timeout_s)
 
     def interrupt(self) -> None:
-        """Let the thread in `read_while` ask again whether it waits."""
+        """Let the thread in `read_while` call `is_waiting()` again."""
         if self._readers is not None:
             self._readers.interrupt()
 
@@ -242,7 +243,7 @@ class EventLoop:
 
 
 class _Epoll:
-    """Sockets that wait to be read; what `selectors` has, at a third of the price."""
+    """A selector of sockets that are only to be read, at a third of the cost of those in `selectors`."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -260,7 +261,7 @@ class _Epoll:
         self._epoll.unregister(sock.fileno())
 
     def serve(self, timeout_s: float | None) -> None:
-        """Call back for what is ready, or becomes so in time."""
+        """Run the callbacks of the sockets that are ready within `timeout_s` seconds."""
         for number, _ in self._epoll.poll(timeout_s, _MOST_READY):
             if (watched := self._watched.get(number)) is not None:  # not closed by a callback before this one
                 watched[1](READ)
@@ -271,25 +272,25 @@ class _Epoll:
 
 
 class _Readers:
-    """The sockets of a loop that any one thread may wait for.
+    """The shared sockets of a loop, for which any one thread may wait.
 
-    The loop's thread watches them only while nobody else does. Who has waited mostly waits again at once; so the loop's
-    thread does not come back before nobody has read for `DEFER_S`: else it would be woken by the reply to whatever the
-    other thread is just sending. After a longer wait it watches again at once: to set a timer, it would have to
-    be woken for each message, and once more by the timer.
+    The loop's thread watches them only while no other thread waits for them. A thread that has waited mostly waits
+    again at once. So the loop's thread resumes only when no thread has read for `DEFER_S`: otherwise the reply to what
+    the other thread is just sending would wake it. After a longer wait it resumes at once: a timer would cost two
+    wake-ups for each message, one to set it and one when it is due.
     """
 
     def __init__(self, loop: EventLoop) -> None:
         self.sockets = _Epoll()
         self._loop = loop
         self._closed = False
-        self._turn = threading.Lock()  # held by who waits for the sockets
+        self._turn = threading.Lock()  # held by the thread that waits for the sockets
         self._state = threading.Lock()  # guards the next
         self._is_watched = False  # by the loop
         self._is_brisk = False  # the last wait was a short one
         self._yields_from = 0.0  # when a thread may again leave its core to others
-        self.is_due = False  # somebody stopped reading, and the loop has to look whether it has to watch
-        self._last_s = 0.0  # when somebody stopped reading
+        self.is_due = False  # a thread has stopped reading, and the loop has to see whether it must watch
+        self._last_s = 0.0  # when a thread last stopped reading
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
@@ -316,18 +317,18 @@ class _Readers:
             waited_s = self._last_s - began
             self._is_brisk = waited_s < 2 * _SPIN_S
             if waited_s > DEFER_S:
-                self._watch(True)  # before the turn ends: whoever reads next stops it
+                self._watch(True)  # before the turn ends, so that the next reader undoes it
             self._turn.release()
             self._come_back()
         return True
 
     def _spin(self, is_waiting: Callable[[], bool], began: float) -> None:
-        """Look again and again for a moment: to be woken takes longer than most peers take to answer.
+        """Poll for a moment: to be woken takes longer than most peers take to answer.
 
-        In between, a thread that is waiting for this core gets it, as it may be the peer: without that, two that share
-        a core would each wait until the other gives up polling. But a thread that computes keeps the core for
-        milliseconds. After that no core is yielded for a while: the system lets a thread that is woken from sleep run
-        sooner than one that has yielded.
+        Between two looks a thread that waits for this core gets it, because it may be the peer: otherwise two threads
+        that share a core would each wait until the other one stops polling. But a thread that computes keeps the core
+        for milliseconds. If that has happened, the core is not yielded for a while, because the system lets a thread
+        that wakes from sleep run sooner than one that has yielded.
         """
         now = began
         while is_waiting() and not self._closed and now < began + _SPIN_S:
@@ -349,17 +350,17 @@ class _Readers:
                 self._loop._selector.unregister(self.sockets)
 
     def _come_back(self) -> None:
-        """Let the loop look, in a while, whether anybody reads."""
+        """Let the loop see, in a while, whether a thread still reads."""
         if not self._is_watched and not self.is_due:
             self.is_due = True
             self._loop._start_ticking()
 
     def look(self) -> bool:
-        """Let the loop watch if nobody reads any more; whether it has to look again. For the loop's thread."""
+        """Watch again if no thread reads any more; return whether to look again later. For the loop's thread."""
         if not self.is_due:
             return False
-        self.is_due = False  # before the next question, as who stops reading asks in the opposite order
-        if not self._turn.locked():  # else whoever reads sees to it when he stops
+        self.is_due = False  # before the turn is looked at: a thread that stops reading goes in the opposite order
+        if not self._turn.locked():  # otherwise the reading thread sees to it when it stops
             if time.monotonic() - self._last_s >= DEFER_S:
                 self._watch(True)
                 return False
@@ -380,7 +381,7 @@ class _Readers:
             pass
 
     def close(self) -> None:
-        """From the loop's thread. Who reads leaves at once."""
+        """Called by the loop's thread. A thread that reads leaves at once."""
         self._closed = True
         self.interrupt()
         with self._turn:
@@ -399,12 +400,12 @@ _starting = threading.Lock()
 
 
 def exchange_loop() -> EventLoop:
-    """The loop of this process's links, whose callbacks all run on its one thread; it runs."""
+    """Return the running loop of this process's links, whose callbacks all run on its one thread."""
     return _shared_loop("exchange of links", shares_reading=False)
 
 
 def service_loop() -> EventLoop:
-    """The loop of this process's served services, for which the threads of these services may read; it runs."""
+    """Return the running loop of the services that this process serves, whose threads may read for it."""
     return _shared_loop("exchange of services", shares_reading=True)
 
 
@@ -420,7 +421,7 @@ def _serve(loop: EventLoop) -> None:
     while True:
         try:
             loop.run(until=lambda: False)
-        except BaseException as error:  # one callback's; the links of others go on
+        except BaseException as error:  # of one callback; all other links go on
             threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
 
 

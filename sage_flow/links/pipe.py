@@ -1,6 +1,6 @@
-"""A connected socket that does not block: the verbs that plain ones and those under TLS (`tls`) share.
+"""A connected socket that does not block: the operations that plain sockets and those under TLS (`tls`) share.
 
-Whatever the socket cannot do now raises BlockingIOError; the owner waits until it is ready for reading,
+An operation that would have to wait raises BlockingIOError. The owner then waits until the socket is ready for reading,
 or for writing if `wants_write` or something is still to be written, and tries again.
 """
 
@@ -23,26 +23,28 @@ if sys.platform == "linux":
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE may have its default action again
 _INT: Final = struct.Struct("i")
 _PIECES: Final = 512  # in one write; the system's limit is 1024
-_BUFFER: Final = 2 << 20  # bytes of a Unix socket: a large message changes threads every time it is full
+_BUFFER: Final = (
+    2 << 20
+)  # bytes of a Unix socket's buffer: each time it is full, the reader has to be woken, and then the writer
 
 
 class Pipe:
     """A plain socket. One thread may write while another one reads."""
 
     is_plain = True
-    """What there is to read shows in the socket, and another thread may read it."""
+    """A selector sees all that can be read, and another thread may read it."""
     wants_write = False
-    """Reading, or what comes before the first byte, has to write first."""
+    """Reading, or `greet`, has to write first."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        if sock.family == socket.AF_UNIX:  # the system itself sees to those of TCP
-            with contextlib.suppress(OSError):  # it has a limit, which some take for an error
+        if sock.family == socket.AF_UNIX:  # of TCP, the system itself adjusts the buffers
+            with contextlib.suppress(OSError):  # some systems report an error if it is above their limit
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self.sock = sock
 
     def greet(self) -> None:
-        """Go on with what comes before the first byte. Raises: BlockingIOError, OSError."""
+        """Continue what comes before the first byte, such as the handshake of TLS. Raises: BlockingIOError, OSError."""
 
     def read(self, space: memoryview) -> int:
         """Read into `space` what is there; 0 at the end. Raises: BlockingIOError, OSError."""
@@ -50,7 +52,7 @@ class Pipe:
 
     @property
     def unread(self) -> bool:
-        """There are bytes to read although the socket may not say so."""
+        """There are bytes to read that a selector may not see."""
         return False
 
     def write(self, queue: deque[Buffer]) -> int:
@@ -60,14 +62,14 @@ class Pipe:
         return self.sock.sendmsg([*itertools.islice(queue, _PIECES)], (), _NO_SIGNAL)
 
     def interrupt(self) -> None:
-        """Wake who waits for the socket: there will be nothing any more."""
+        """Wake the thread that waits for the socket: nothing will come any more."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def unread_by_peer(self) -> int:
-        """Bytes of the system's memory that hold what the other end has not taken; 0 where the system cannot tell.
+        """Return the bytes of system memory that hold what the peer has not taken; 0 where the system cannot tell.
 
-        A Unix socket knows what its peer has read, TCP only what the other machine has got.
+        Of a Unix socket that is what the peer has not read; of TCP what the other machine has not received.
         """
         if sys.platform != "linux":
             return 0

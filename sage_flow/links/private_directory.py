@@ -103,7 +103,7 @@ def temporary_private() -> Iterator[str]:
 
 
 def _flock(descriptor: int, operation: int) -> None:
-    with contextlib.suppress(OSError):  # a file system without locks: there nobody finds one free, either
+    with contextlib.suppress(OSError):  # a file system without locks: no process will find a free lock there, either
         fcntl.flock(descriptor, operation)
 
 
@@ -120,7 +120,7 @@ def _sweep_once() -> None:
 
 
 def _remove_if_nobody_holds(directory: str) -> None:
-    with contextlib.suppress(OSError):  # it is held, it is another user's, or it goes just now
+    with contextlib.suppress(OSError):  # it is held, it is another user's, or it is being removed
         if os.lstat(directory).st_uid != os.geteuid():
             return
         descriptor = os.open(os.path.join(directory, _OWNER), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -138,11 +138,11 @@ def _remove_at_exit() -> None:
 
 
 def _after_fork() -> None:
-    """What the parent holds is the parent's: it is let go by the parent's end, even if the child lives on."""
+    """Only the parent holds its directories: they are free when the parent ends, even if the child lives on."""
     global _lock, _has_swept
     _lock, _has_swept = threading.Lock(), False
     for descriptor in _held.values():
-        os.close(descriptor)  # ends no lock: that would take the parent's descriptor, too
+        os.close(descriptor)  # releases no lock, because the parent's descriptor still holds it
     _held.clear()
     _made.clear()
 

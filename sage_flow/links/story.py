@@ -1,4 +1,4 @@
-"""The last events of something that lives long, to be read when it has failed."""
+"""The last events of a long-lived object, which are shown when it has failed."""
 
 from __future__ import annotations
 

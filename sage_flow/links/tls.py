@@ -1,4 +1,4 @@
-"""A connected socket under TLS, as the context that the user gave has it."""
+"""A connected socket under TLS, as a context of the user configures it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RECORDS: Final = 64 << 10  # bytes encrypted at a time
 
 
 class TlsError(OSError):
-    """What TLS has against the other end."""
+    """TLS has failed, mostly because one end refuses the certificate of the other."""
 
 
 class TlsPipe(Pipe):
@@ -27,7 +27,7 @@ class TlsPipe(Pipe):
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         self._tls = sock
-        self._lock = threading.RLock()  # OpenSSL's state is one for both directions
+        self._lock = threading.RLock()  # OpenSSL has one state for both directions
 
     def greet(self) -> None:
         with self._turn():
@@ -46,8 +46,8 @@ class TlsPipe(Pipe):
             return self._tls.pending() > 0
 
     def write(self, queue: deque[Buffer]) -> int:
-        # What did not fit is tried again from the same byte on and never shorter, as OpenSSL demands: the front of
-        # the queue stays what it was.
+        # OpenSSL demands that a write that did not fit is repeated with the same bytes, or with more behind them. So it
+        # is, because the front of the queue does not change in between.
         pieces: list[Buffer] = []
         room = _RECORDS
         for piece in queue:
@@ -60,11 +60,11 @@ class TlsPipe(Pipe):
 
     def end_writing(self) -> None:
         with self._lock, contextlib.suppress(OSError):
-            self._tls.unwrap()  # says so; the answer of the other end is rarely there yet, which is an OSError
+            self._tls.unwrap()  # tells the peer; its answer is rarely there yet, which is an OSError
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Has the lock, and says what TLS waits for in the words of a plain socket."""
+        """Hold the lock, and turn what TLS waits for into the errors of a plain socket."""
         with self._lock:
             self.wants_write = False
             try:
