@@ -16,7 +16,7 @@ _QUESTION: Final = "sage_flow request/1"
 _ANSWER: Final = "sage_flow reply/1"
 
 Content = tuple[bool, Any]
-"""Whether it is packed, and it."""
+"""Whether the value is packed, and the value."""
 
 
 class Question(NamedTuple):
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 def question_from(item: Any) -> Question | None:
-    """None if it is none."""
+    """Return the request that an item is; None if it is no request."""
     if not _is(item, _QUESTION, Question):
         return None
     question = Question(*item[1:])
@@ -59,7 +59,7 @@ def question_from(item: Any) -> Question | None:
 
 
 def answer_from(item: Any) -> Answer | None:
-    """None if it is none."""
+    """Return the reply that an item is; None if it is no reply."""
     return Answer(*item[1:]) if _is(item, _ANSWER, Answer) else None
 
 
@@ -68,11 +68,11 @@ def _is(item: Any, mark: str, kind: type[Any]) -> bool:
 
 
 def content_of(value: Any, *, packs: bool) -> Content:
-    """`packs`: it leaves the process. Raises: CodecError."""
+    """Return the content for a value; `packs`: it leaves the process. Raises: CodecError."""
     return (True, pack(value)) if packs else (False, value)
 
 
 def open_content(content: Content) -> Any:
-    """Raises: CodecError."""
+    """Return the value. Raises: CodecError."""
     is_packed, value = content
     return unpack(value) if is_packed else value

@@ -1,11 +1,11 @@
-"""Which channels this process knows, and their live ends: one per channel, however many descriptors there are.
+"""The channels that this process knows, and their live queues: one per channel, however many descriptors there are.
 
-All descriptors of one identity share one `Channel` object. It goes when they go - except while it owns the contents of
-its queue and somebody may come by its name: then they stay until `close()`.
+All descriptors of one identity share one `QueueChannel` object. It ends with the last of them, except if the contents
+of its queue are in this process and its name may be known elsewhere: then both stay until `close()`.
 
-A channel that was closed here stays closed: a later descriptor with its identity must not wait on a new queue for those
-who used the old one. The last 10,000 of these are remembered. The same goes for all channels of a job that is over, by
-its scope.
+A channel that was closed here stays closed: a later descriptor with its identity must not wait at a new queue for
+processes that used the old one. The last 10,000 closed channels are remembered. The same holds for all channels of a
+job that is over, by its scope.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _CLOSED: Final = 10_000
 
 _lock = threading.Lock()
 _channels: weakref.WeakValueDictionary[ChannelKey, QueueChannel] = weakref.WeakValueDictionary()
-_owned: dict[ChannelKey, QueueChannel] = {}  # whose contents are here
+_owned: dict[ChannelKey, QueueChannel] = {}  # whose contents are in this process, until `close()`
 _passing: weakref.WeakValueDictionary[ChannelKey, QueueChannel] = (
     weakref.WeakValueDictionary()
-)  # and go with the last handle
+)  # likewise, but until their last descriptor is gone
 _closed: dict[ChannelKey, None] = {}
 _ended: dict[str, None] = {}  # scopes
 _process = f"{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def this_process() -> str:
-    """A name of this process that no other has, also not one forked from it."""
+    """Return a name that no other process has, not even one that was forked from this one."""
     return _process
 
 
@@ -49,7 +49,7 @@ class QueueChannel:
     def __init__(self, key: ChannelKey) -> None:
         self.key = key
         self.bound = False
-        """Somebody has used, shared or serialised it: its clones are the same channel. Never unset."""
+        """It was used, shared or serialised, so its clones are the same channel. Never unset."""
         self.crosses = False
         """Other processes of this machine reach it, too."""
         self._kept = False
@@ -57,7 +57,7 @@ class QueueChannel:
         self._live: Callable[[], LiveQueue | None] = _none
 
     def reach(self, make: Callable[[], LiveQueue]) -> LiveQueue:
-        """The live end; made by `make` if there is none. From any number of threads.
+        """Return the live queue; `make` makes it if there is none. For any number of threads at once.
 
         Raises: QueueClosed if it was closed here; what `make` raises.
         """
@@ -72,7 +72,7 @@ class QueueChannel:
             if live.owns_contents:
                 with _lock:
                     (_owned if self._kept else _passing)[self.key] = self
-                if self.scope in _ended:  # since we looked
+                if self.scope in _ended:  # since `_check_open`
                     self.close(live)
             return live
 
@@ -81,7 +81,7 @@ class QueueChannel:
         return self.key[-2]
 
     def keep(self) -> None:
-        """It has a name that others know, or is in a serial form: its contents stay when all handles are gone."""
+        """Its name may be known elsewhere, or it was serialised: its contents stay when all descriptors are gone."""
         if self._kept:
             return
         with _lock:
@@ -115,7 +115,7 @@ class QueueChannel:
 
 
 def channel(key: ChannelKey) -> QueueChannel:
-    """The one object of this channel in this process."""
+    """Return the one object of this channel in this process."""
     with _lock:
         found = _channels.get(key)
         if found is None:
@@ -124,14 +124,14 @@ def channel(key: ChannelKey) -> QueueChannel:
 
 
 def owned_channels() -> list[tuple[QueueChannel, LiveQueue]]:
-    """The channels whose contents are in this process, and their live ends."""
+    """Return the channels whose contents are in this process, and their live queues."""
     with _lock:
         owned = [*_owned.values(), *_passing.values()]
     return [(known, live) for known in owned if (live := known._live()) is not None]
 
 
 def end_scope(scope: str) -> None:
-    """Close the channels of a job whose contents are in this process; nobody here makes another one of them."""
+    """Close the channels of a job whose contents are in this process; they cannot be made again here."""
     with _lock:
         _remember(scope, _ended)
     for known, live in owned_channels():
@@ -150,7 +150,7 @@ def _none() -> None:
 
 
 def _before_fork() -> None:
-    """The child has handles of all that is known here: of what it can reach, they are shared with it."""
+    """The child has all descriptors, too: of the channels that it can reach, its handles are shares."""
     with _lock:
         known = list(_channels.values())
     for channel in known:
@@ -158,7 +158,7 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    """Live ends belong to the parent: their contents are there, their connections are its own."""
+    """Live queues belong to the parent, which has their contents and their connections."""
     global _lock, _process
     _lock = threading.Lock()
     _process = f"{os.getpid()}-{os.urandom(6).hex()}"

@@ -4,10 +4,10 @@ Every request is settled exactly once, over however many connections its message
 
 * A request stays open until its answer arrives. After a lost connection the session attaches over a new one and sends
   all open requests again; the host knows which puts it has accepted and which deliveries are in transit.
-* Answers count only over the connection that the last ATTACH was sent over. What an older one still brings would be
-  answered twice.
-* A delivery whose get is not waiting any more is refused, and room for such a put is returned. Both may be lost with
-  the connection: the next ATTACH names the refused deliveries, and the host forgets room with the connection.
+* Answers count only over the connection that the last ATTACH was sent over. What an older one still brings is ignored,
+  because the host answers it again.
+* A delivery is refused if its get no longer waits, and room is returned if its put no longer waits. Both messages may
+  be lost with the connection: the next ATTACH names the refused deliveries, and the host forgets the room by itself.
 * FINISH and GIVE_BACK have no answer. They are sent again over a new connection, until a delivery shows that the host
   has handled a later request.
 * If the host has forgotten the session, a put that was sent may have been accepted or not: it is settled as in doubt.
@@ -53,9 +53,9 @@ class LocalAnswer(IntEnum):
     IN_DOUBT = -1
     """A put may have been accepted or not."""
     LOST = -2
-    """The queue is lost; why."""
+    """The queue is lost; the reason follows."""
     FAILED = -3
-    """The request could not be sent; the error."""
+    """The request could not be sent; the error follows."""
 
 
 class QueueRequest:
@@ -87,7 +87,7 @@ class Send(NamedTuple):
     connection: Connection
     message: tuple[Any, ...]
     request: QueueRequest | None = None
-    """That the message carries."""
+    """The request that the message carries."""
     is_repeated: bool = False
     """The request was sent before, perhaps over another connection."""
 
@@ -100,14 +100,14 @@ class Settle(NamedTuple):
 
 
 class Notify(NamedTuple):
-    """Tell who watches a put: `is_lost`: its item is lost with the queue; else it is in the queue again."""
+    """Tell the watcher of a put. `is_lost`: its item is lost with the queue; else the item is in the queue again."""
 
     watcher: Any
     is_lost: bool
 
 
 class Redial(NamedTuple):
-    """The connection is lost. The threads that wait for `requests` dial; one of its own does if `needs_thread`."""
+    """The connection is lost. The threads that wait for `requests` dial; a separate thread does if `needs_thread`."""
 
     requests: list[QueueRequest]
     needs_thread: bool
@@ -115,7 +115,7 @@ class Redial(NamedTuple):
 
 
 class Attached(NamedTuple):
-    """The answer has come. `is_resumed`: the host knew the session."""
+    """The host has answered ATTACH. `is_resumed`: it knew the session."""
 
     connection: Connection
     is_resumed: bool
@@ -134,11 +134,11 @@ class _AtHost:
         self.received = 0
         """The last delivery that arrived."""
         self.held = 0
-        """Items."""
+        """How many items the client holds."""
         self.settled: deque[tuple[int, tuple[Any, ...]]] = deque()
-        """FINISH and GIVE_BACK, with the highest number of a request that was sent before."""
+        """FINISH and GIVE_BACK messages, each with the highest number of a request that was sent before it."""
         self.refused: deque[tuple[int, int]] = deque()
-        """Deliveries, with the highest number of a request that was sent before."""
+        """Refused deliveries, each with the highest number of a request that was sent before the refusal."""
 
 
 class ClientSession:
@@ -149,7 +149,7 @@ class ClientSession:
         self.host: str | None = None
         """The name of the host; None: never attached."""
         self.connection: Connection | None = None
-        """Over which the session is attached."""
+        """The connection over which the session is attached."""
         self.closed: str | None = None
         """Why no further requests are possible."""
         self.lost = False
@@ -158,8 +158,8 @@ class ClientSession:
         """Requests without an answer, by number."""
         self.numbers = itertools.count(1)
         self._queue = queue
-        self._heard: Connection | None = None  # whose messages count: over which ATTACH was sent last
-        self._attempt = self._epoch = 0  # of ATTACH: the last one, and the one that created the session
+        self._heard: Connection | None = None  # whose messages count: the last ATTACH was sent over it
+        self._attempt = self._epoch = 0  # numbers of ATTACH messages: the last, and the one that created the session
         self._sent = 0  # the highest number of a request that was sent
         self._at_host = _AtHost()
         self._watchers: dict[int, Any] = {}  # by put
@@ -174,13 +174,13 @@ class ClientSession:
         return [] if self.connection is None else [self._carry(self.connection, request, now)]
 
     def withdraw(self, request: QueueRequest) -> list[Send]:
-        """Its time is over. The host answers, with the result if there is one already."""
+        """The time of a request is over. The host still answers, with the result if there is one already."""
         request.waits = False
         request.message = (request.message[0], False, *request.message[2:])  # if it has to be sent again
         return [] if request.answer is not None else self._send(Opcode.WITHDRAW, request.number)
 
     def abandon(self, request: QueueRequest) -> list[Send]:
-        """Nobody waits for it any more. What comes for it goes back."""
+        """No thread waits for a request any more. What comes for it goes back to the host."""
         request.is_abandoned = True
         self._watchers.pop(request.number, None)
         if request.answer is not None:
@@ -191,7 +191,7 @@ class ClientSession:
         return self._send(Opcode.WITHDRAW, request.number) if request.waits else []
 
     def fail(self, request: QueueRequest, error: Exception) -> list[Decision]:
-        """It cannot be sent, or nobody can reach the host for it."""
+        """A request cannot be sent, or the host cannot be reached."""
         self._watchers.pop(request.number, None)
         return self._settle(request.number, LocalAnswer.FAILED, error)
 
@@ -243,7 +243,7 @@ class ClientSession:
         self.host = host
         self.connection = connection
         decisions: list[Decision] = [Attached(connection, known)]
-        for _, message in self._at_host.settled:  # it may have been lost with the last connection
+        for _, message in self._at_host.settled:  # they may have been lost with the last connection
             decisions += self._send(*message)
         for request in list(self.open.values()):
             if request.message[0] == Opcode.PUT and request.is_sent and not known and not is_first:
@@ -341,7 +341,7 @@ class ClientSession:
         return [Settle(request, answer)]
 
     def _settle_all(self, *answer: Any) -> list[Decision]:
-        """Also those who watch puts: what they wait for does not come any more."""
+        """Settle all requests, and notify the watchers of puts, because nothing else will come for them."""
         settled = [decision for number in list(self.open) for decision in self._settle(number, *answer)]
         watchers, self._watchers = self._watchers, {}
         return [*settled, *(Notify(watcher, True) for watcher in watchers.values())]

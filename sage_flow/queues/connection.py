@@ -54,7 +54,7 @@ class QueueConnection:
         return number
 
     def link(self, timeout_s: float) -> AnyLink:
-        """The link, dialed if there is none. Waits. Raises: ChannelNotReachable."""
+        """Return the link; dial it if there is none, which blocks. Raises: ChannelNotReachable."""
         with self._dialing:
             link = self._link
             key = (self._key or found_key(self._address)) if link is None else b""
@@ -69,7 +69,7 @@ class QueueConnection:
                     on_closed=self._on_closed,
                     connect_timeout_s=timeout_s,
                 )
-                if link.is_closed:  # before we could note it
+                if link.is_closed:  # it ended before it was noted
                     self._link = None
             return link
 
@@ -88,14 +88,14 @@ class QueueConnection:
                 client.on_lost(link, reason)
 
     def leave(self, number: int) -> None:
-        """The subscription has ended; the last one closes the link. On the exchange thread."""
+        """End a subscription; the end of the last one closes the link. On the exchange thread."""
         self._clients.pop(number, None)
         link = self._link
         if link is not None:
             try:
                 link.send((number, int(Opcode.LEAVE)), lane=number)
             except LinkClosed:
-                pass  # then the host knows that we are gone
+                pass  # then the host knows that the client is gone
             if not self._clients:
                 self._link = None  # the next client dials again
                 link.close()
@@ -116,7 +116,7 @@ _pool: weakref.WeakValueDictionary[Hashable, QueueConnection] = weakref.WeakValu
 
 
 def pooled_connection(address: Address, key: bytes, ssl_context: ssl.SSLContext | None = None) -> QueueConnection:
-    """The connection of this process to `address`; who has another key or context has another one."""
+    """Return the connection of this process to `address`; each key and each context has its own."""
     with _lock:
         found = _pool.get((address, key, ssl_context))
         if found is None:

@@ -28,7 +28,7 @@ OnSent = Callable[[Exception | None], object]
 class HeldItem:
     """An item that was taken. `waited_s`: seconds since it was put, measured by the host of the queue.
 
-    `begun`: how often earlier consumers had begun it: they died, or gave it back as begun.
+    `begun`: how many consumers have died while they held it, or have given it back as begun.
     """
 
     __slots__ = ("_settle", "_value", "begun", "waited_s")

@@ -1,7 +1,7 @@
 """Queue descriptors: small values that name a queue and say how to reach it.
 
-`queue_id` is a label, `channel_id` the identity. Who has a clone or a share of a bound descriptor, or one that was
-read from its pickle, dict or JSON, has the same channel - in whatever process, and in whatever order things happen.
+`queue_id` is a label, `channel_id` the identity. A clone or a share of a bound descriptor, and a descriptor that was
+read from its pickle, dict or JSON, name the same channel, in every process and in whatever order they are used.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ CLUSTER = "cluster"
 
 
 class BaseQueueDescriptor(QueueMethods):
-    """What all kinds have in common. `queue_id`: None for a label of its own; `scope`: "cluster", or a job's.
+    """The base of all kinds. `queue_id`: the label; None for a generated one. `scope`: "cluster", or that of a job.
 
-    Nothing is made until the first use, which may come from any number of threads at once. Equal are descriptors of
-    the same kind, label, channel and configuration; whether they were used does not matter.
+    The queue is made at its first use, which may come from any number of threads at once. Descriptors are equal if
+    their kind, label, channel and configuration are equal; whether they were used does not matter.
     """
 
     queue_type: ClassVar[str]
-    """What `to_dict` says, and `resolve_descriptor` goes by."""
+    """The name of the kind in `to_dict`, by which `resolve_descriptor` finds its class."""
 
     _home = ""
     """Where the queue lives, for kinds whose configuration does not say it; fixed at construction."""
 
     _part: Part = ANYBODY
-    """As what this handle reaches the queue; in no serial form."""
+    """The part that this handle takes at the queue, see `opcodes`; in no serial form."""
 
     def __init__(self, maxsize: int, queue_id: str | None, scope: str) -> None:
         label = f"{self.queue_type}_{os.urandom(8).hex()}" if queue_id is None else queue_id
@@ -63,16 +63,16 @@ class BaseQueueDescriptor(QueueMethods):
     @property
     @abstractmethod
     def _place(self) -> tuple[str, ...]:
-        """Where queues with one channel_id are the same one; fixed at construction."""
+        """The place in which a channel_id names one queue; fixed at construction."""
 
     @property
     @abstractmethod
     def _host(self) -> str:
-        """Where the queue is, for people."""
+        """Where the queue is, as text."""
 
     @abstractmethod
     def _make_live(self) -> LiveQueue:
-        """The live end of the channel in this process."""
+        """Make the live queue of the channel in this process."""
 
     def _new_home(self) -> str:
         """The home of channels that this process makes."""
@@ -107,20 +107,20 @@ class BaseQueueDescriptor(QueueMethods):
 
     @property
     def is_bound(self) -> bool:
-        """The channel was used, shared or serialised, here or before this descriptor came here."""
+        """Whether the channel was used, shared or serialised, here or where this descriptor comes from."""
         return self._channel.bound
 
     def is_initialized(self) -> bool:
-        """This handle holds the live end of the channel in this process."""
+        """Whether this handle holds the live queue of the channel in this process."""
         return self._live is not None and not self._live.abandoned
 
     @property
     def can_serialize(self) -> bool:
-        """`to_json` works."""
+        """Whether `to_json` works."""
         return True
 
     def same_channel(self, other: BaseQueueDescriptor) -> bool:
-        """What one puts, the other gets."""
+        """Whether both name one channel: what one puts, the other gets."""
         return self._channel.key == other._channel.key
 
     def __eq__(self, other: object) -> bool:
@@ -145,10 +145,10 @@ class BaseQueueDescriptor(QueueMethods):
     # Handles of the same channel.
 
     def clone(self, new_queue_id: str | None = None) -> Self:
-        """A handle with a label of its own. Of a bound descriptor: of the same channel. Else: an independent queue.
+        """Return a handle with another label: of the same channel if this one is bound, else of an independent queue.
 
-        The label is `new_queue_id`; without it that of this one, or `<label>_clone` for an independent queue, whose
-        identity then ends with random digits. To get the same channel in any case, `share()`.
+        The label is `new_queue_id`. Without it the label stays the same, or is `<label>_clone` for an independent
+        queue, whose identity then ends with random digits. `share()` returns the same channel in any case.
         """
         if new_queue_id is not None:
             check_text("new_queue_id", new_queue_id)
@@ -164,13 +164,13 @@ class BaseQueueDescriptor(QueueMethods):
         return copy
 
     def share(self) -> Self:
-        """Another handle of this channel, label and all, whether it was used or not."""
+        """Return another handle of this channel with the same label; binds the channel."""
         self._channel.bound = True
         return self._copy()
 
     @property
     def reply_place(self) -> tuple[Any, ...]:
-        """Equal for descriptors beside which one queue for replies will do; for the engine."""
+        """Equal for descriptors whose callers share one queue for replies; for the engine."""
         return (type(self), *self._place_beside(), self._scope, *self._credentials)
 
     def _place_beside(self) -> tuple[Any, ...]:
@@ -178,13 +178,13 @@ class BaseQueueDescriptor(QueueMethods):
 
     @property
     def _credentials(self) -> tuple[Any, ...]:
-        """What this handle proves itself with, and no serial form has."""
+        """The secrets of this handle, which no serial form contains."""
         return ()
 
     def _beside(self, queue_id: str, part: Part, home: str = "") -> Self:
-        """A handle of another queue in the same place (its `home` as a serial form has it), without bound.
+        """Return a handle of another queue in the same place, with the credentials of this one and without a maxsize.
 
-        It is reached with what this handle knows. For the engine, see `reply_queues`.
+        `home`: that of the other queue, from its serial form. For the engine, see `reply_queues`.
         """
         copy = self._copy()
         copy._label, copy._maxsize, copy._part = queue_id, 0, part
@@ -194,7 +194,7 @@ class BaseQueueDescriptor(QueueMethods):
         return copy
 
     def trim(self) -> None:
-        """Let go of the live queue; the next use takes it up again. Its contents stay until `close()`."""
+        """Release the live queue; the next use takes it again. Its contents stay until `close()`."""
         self._live = None
 
     def clear_cache(self) -> None:
@@ -202,22 +202,22 @@ class BaseQueueDescriptor(QueueMethods):
         self.trim()
 
     def close(self) -> None:
-        """End the channel, for all who use it: they get QueueClosed. What is in it is dropped, counted and logged."""
+        """End the channel for everybody: further use raises QueueClosed. Its items are dropped, counted and logged."""
         self._channel.close(self.queue_instance)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """`close()`, if somebody has used, shared or serialised it."""
+        """`close()`, if the channel is bound."""
         if self.is_bound:
-            with contextlib.suppress(QueueClosed):  # by somebody else
+            with contextlib.suppress(QueueClosed):  # it was closed before
                 self.close()
 
     # Serial forms.
 
     def to_dict(self) -> dict[str, Any]:
-        """All that `resolve_descriptor` needs, and no keys; binds the channel."""
+        """Return all that `resolve_descriptor` needs, and no keys; binds the channel."""
         self._channel.bound = True
         self._channel.keep()
         return {
@@ -233,7 +233,7 @@ class BaseQueueDescriptor(QueueMethods):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The descriptor that `to_dict` described. Raises: ValueError that names what is wrong."""
+        """Return the descriptor that `to_dict` described. Raises: ValueError that names what is wrong."""
         given = _checked(data, cls.queue_type)
         try:
             made = cls(**given["metadata"], queue_id=given["queue_id"], scope=given["scope"])
@@ -255,11 +255,11 @@ class BaseQueueDescriptor(QueueMethods):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The descriptor that `to_json` described. Raises: ValueError."""
+        """Return the descriptor that `to_json` described. Raises: ValueError."""
         return cls.from_dict(json.loads(text))
 
     def to_serializable_descriptor(self) -> Self:
-        """A handle of the same channel that holds no live queue, and so has all serial forms."""
+        """Return a handle of the same channel without a live queue, which has all serial forms."""
         handle = self.share()
         handle.trim()
         return handle
@@ -277,7 +277,7 @@ class BaseQueueDescriptor(QueueMethods):
 
     @property
     def queue_instance(self) -> LiveQueue:
-        """The live queue: the same object for all handles of the channel in this process. Made if need be.
+        """The live queue: one object for all handles of the channel in this process, made at its first use.
 
         Raises: ChannelNotReachable, ChannelConflict, QueueClosed.
         """
@@ -341,21 +341,21 @@ class BaseQueueDescriptor(QueueMethods):
 
 
 def _check_maxsize(maxsize: int) -> int:
-    """Raises: ValueError if it is not an int."""
+    """Return `maxsize`. Raises: ValueError if it is not an int."""
     if isinstance(maxsize, bool) or not isinstance(maxsize, int):
         raise ValueError(f"maxsize is {maxsize!r}: give an int, 0 for a queue without bound")
     return maxsize
 
 
 def check_text(name: str, value: Any) -> str:
-    """Raises: ValueError if it is not a text, or an empty one."""
+    """Return `value`. Raises: ValueError if it is no string, or an empty one."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is {value!r}: give a string that is not empty")
     return value
 
 
 def _checked(data: Mapping[str, Any], queue_type: str) -> dict[str, Any]:
-    """What `to_dict` writes, with the defaults of what may be left out. Raises: ValueError."""
+    """Return what `to_dict` has written, with defaults for what may be left out. Raises: ValueError."""
     if not isinstance(data, Mapping):
         raise ValueError(f"not a descriptor: a {type(data).__name__} instead of a dict")
     defaults: dict[str, Any] = {

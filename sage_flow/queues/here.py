@@ -1,4 +1,4 @@
-"""The queues whose contents are in this process, for whoever looks at it from outside."""
+"""The queues whose contents are in this process, for commands that inspect it from outside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["queues_here"]
 
 
 def queues_here() -> list[dict[str, Any]]:
-    """The statistics of each, with its `kind`, `host`, `scope` and `channel_id` before them, as descriptors have."""
+    """Return the statistics of each queue, with its `kind`, `host`, `scope` and `channel_id` before them."""
     found = []
     for channel, live in owned_channels():
         kind, *place, scope, channel_id = channel.key

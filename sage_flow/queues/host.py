@@ -1,6 +1,6 @@
-"""The host of queues: what comes over links becomes events of `HostedQueue`s, their decisions go back.
+"""The host of queues: turns messages of links into events of `HostedQueue`s, and their decisions into messages.
 
-All of it runs on the exchange thread, which never waits: who has to is in a line of the queue.
+All of it runs on the exchange thread, which never waits: a request that has to wait is in a line of its queue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sage_flow.queues.opcodes import Opcode
 
 _log = logging.getLogger("sage_flow.channels")
 
-_CLOSED: Final = 10_000  # closed queues that are remembered, so that nobody waits on a new one of that name
+_CLOSED: Final = 10_000  # closed queues that are remembered, so that no client waits at a new one of that name
 
 
 _Address = TypeVar("_Address", bound=Address)
@@ -58,7 +58,7 @@ class _Subscription:
 class QueueHost:
     """Serves any number of queues at `address`, each made when it is first asked for.
 
-    Raises: ChannelNotReachable if that cannot be listened at.
+    Raises: ChannelNotReachable if it cannot listen there.
     """
 
     def __init__(self, address: Address, key: bytes) -> None:
@@ -80,11 +80,11 @@ class QueueHost:
         return cast(_Address, listener.address)
 
     def answers_at(self, address: Address) -> None:
-        """Who dials `address` in this process finds us."""
+        """Clients in this process that dial `address` connect to this host."""
         _here[address] = self
 
     def connect(self, on_message: OnMessage, on_closed: OnClosed) -> LocalLink:
-        """A link for a client in this process."""
+        """Return a link for a client in this process."""
         ours, theirs = LocalLink.pair((self._on_message, self._on_link_closed), (on_message, on_closed))
         exchange_loop().call_soon_threadsafe(partial(self._on_link, ours))
         return theirs
@@ -109,7 +109,7 @@ class QueueHost:
             return self._report()
         report: Future[dict[str, Any]] = Future()
 
-        def fill() -> None:  # there, where nothing changes while it is looked at
+        def fill() -> None:  # on the exchange thread, where nothing changes meanwhile
             try:
                 report.set_result(self._report())
             except Exception as error:
@@ -119,7 +119,7 @@ class QueueHost:
         return report.result()
 
     def on_orphan(self, name: tuple[str, str]) -> None:
-        """A queue has ended with whom it was there for. On the exchange thread."""
+        """A queue has ended with the session that owned it. On the exchange thread."""
 
     def _listen(self, address: Address) -> Listener:
         return Listener(
@@ -148,7 +148,7 @@ class QueueHost:
                 self._await_return(client, Silence(RESUME_S, time.monotonic()))
 
     def _await_return(self, client: _Subscription, silence: Silence) -> None:
-        """A session may come back in time; if it was this process that stood still it may already be at the door."""
+        """Wait for a session to come back, and do not count the time for which this process was suspended."""
 
         def look() -> None:
             now, name = time.monotonic(), (client.name, client.session)
@@ -174,7 +174,7 @@ class QueueHost:
             return
         client = self._links[link].get(number)
         if client is None and opcode == Opcode.LEAVE:
-            return  # it was never used, or not over this link
+            return  # the subscription was never used, or not over this link
         if client is None:
             raise ProtocolError(f"a message for subscription {number}, which does not exist")
         if not self._is_current(client):
@@ -188,7 +188,7 @@ class QueueHost:
             self._decide(client, handle(client.queue, client.session, opcode, rest, time.monotonic()))
 
     def _is_current(self, client: _Subscription) -> bool:
-        """The session has not come back over another link since."""
+        """Whether the session has not come back over another link since."""
         return self._subscriptions.get((client.name, client.session)) is client
 
     def _attach(
@@ -208,7 +208,7 @@ class QueueHost:
         epoch: int,
     ) -> None:
         name, now = (scope, channel_id), time.monotonic()
-        if host not in (None, self._id):  # it asks for a queue that went with the host before this one
+        if host not in (None, self._id):  # it asks for a queue that was lost with the host before this one
             link.send((number, int(Opcode.ATTACHED), self._id, False), lane=number)
             return
         queue = self._queues.get(name)
@@ -240,7 +240,7 @@ class QueueHost:
         for name, queue in list(self._queues.items()):
             self._close_queue(name, queue, "its server was closed")
         for link in list(self._links):
-            if isinstance(link, LocalLink):  # the others are the listener's
+            if isinstance(link, LocalLink):  # the listener closes the others
                 link.close()
 
     def _close_if_orphaned(self, client: _Subscription) -> None:
@@ -253,7 +253,7 @@ class QueueHost:
             return
         dropped = queue.depth
         del self._queues[name]
-        if queue.owner is None:  # nobody makes one of the others anew but its owner, who knows
+        if queue.owner is None:  # a queue with an owner is made by its owner only, which knows that it has ended
             self._closed[name] = why
             if len(self._closed) > _CLOSED:
                 del self._closed[next(iter(self._closed))]
@@ -277,7 +277,7 @@ _here: weakref.WeakValueDictionary[Address, QueueHost] = weakref.WeakValueDictio
 
 
 def host_here(address: Address, key: bytes) -> QueueHost | None:
-    """The host in this process that listens at `address`, if `key` is its key."""
+    """Return the host in this process that listens at `address`, if `key` is its key."""
     host = _here.get(address)
     if host is None or not hmac.compare_digest(host._key, key) or _has_tls(host.address) != _has_tls(address):
         return None
@@ -285,7 +285,7 @@ def host_here(address: Address, key: bytes) -> QueueHost | None:
 
 
 def hosts_here() -> set[QueueHost]:
-    """Those of this process."""
+    """Return the hosts of this process."""
     return set(_here.values())
 
 

@@ -1,4 +1,4 @@
-"""A queue as its host keeps it: items, who waits for what, and what is in transit to whom.
+"""A queue as its host keeps it: the items, the requests that wait, and the deliveries in transit.
 
 A *session* is one client of the queue (a process). It survives its connection for `RESUME_S`: a client that comes back
 in time names the last delivery that it received, and makes its open requests again. So
@@ -13,7 +13,7 @@ in time names the last delivery that it received, and makes its open requests ag
 A get that *holds* keeps its items after they have arrived, each until the client finishes it or gives it back. If the
 session ends first, the item returns to the front, marked as begun, and the session that put it is notified.
 
-Pure: an event in, decisions out. Time is passed in, `payload` is whatever the items are for the shell.
+Pure: an event in, decisions out. Time is passed in, and `payload` is never looked into.
 """
 
 from __future__ import annotations
@@ -82,11 +82,12 @@ class HostedQueue:
         attempt: int = 0,
         epoch: int = 0,
     ) -> tuple[bool, list[Decision]]:
-        """A client is there, for the first time or again. True if it comes back to the session that it knows.
+        """A client attaches, for the first time or again. True if it comes back to the session that it knows.
 
-        `received`: the last delivery that reached the client. Later ones go again to those of its gets that
-        are still open, and back into the queue from the others; so do the `refused` ones. `attempt`: counts the ATTACH
-        messages of the client. `epoch`: the attempt that created the session which the client knows; 0: none.
+        `received`: the last delivery that reached the client. A later delivery is sent again if its get is one of
+        `open_gets`; otherwise it goes back into the queue, as do those that the client has `refused`. `attempt`: counts
+        the ATTACH messages of the client. `epoch`: the attempt that created the session which the client knows; 0:
+        none.
         """
         known = self.sessions.get(session)
         decisions = [] if known is None else self.disconnect(session, now)
@@ -113,7 +114,7 @@ class HostedQueue:
         return True, [*decisions, *again, *self._match(now)]
 
     def disconnect(self, session: str, now: float) -> list[Decision]:
-        """Its connection is lost. What it waits for is forgotten, as it makes its requests again when it comes back."""
+        """A session has lost its connection. Its waiting requests are forgotten: it will make them again."""
         gone = self.sessions.get(session)
         if gone is None or gone.gone_at is not None:
             return []
@@ -127,7 +128,7 @@ class HostedQueue:
         return self._match(now)
 
     def leave(self, session: str, now: float) -> list[Decision]:
-        """A client has gone on purpose."""
+        """A client has left."""
         decisions = self.disconnect(session, now)
         return decisions + self._end_session(session, now) if session in self.sessions else decisions
 
@@ -143,7 +144,7 @@ class HostedQueue:
     # Requests.
 
     def put(self, session: str, number: int, runs: list[Run], block: bool, done: int, now: float) -> list[Decision]:
-        """`number`: of the request, unique in its session. Those below `done` are settled for the client."""
+        """`number`: unique in the session. The client has the answers to all requests below `done`."""
         client = self._client(session, done)
         if number not in client.accepted and not self.closed and (kept := client.room.pop(number, None)) is not None:
             self._backlog.reserved -= kept
@@ -151,13 +152,13 @@ class HostedQueue:
         return self._offer(client, (session, number), _Offer(sum(run.items for run in runs), runs), block, now)
 
     def reserve_room(self, session: str, number: int, count: int, block: bool, done: int, now: float) -> list[Decision]:
-        """The put `number` has `count` large items and wants to know first that there is room for them."""
+        """The put `number` has `count` items that are large: keep room for them before they are sent."""
         return self._offer(self._client(session, done), (session, number), _Offer(count, None), block, now)
 
     def get(
         self, session: str, number: int, most: int, block: bool, done: int, now: float, holds: bool = False
     ) -> list[Decision]:
-        """At least one item, `most` at the most; see `finish` for those that it `holds`."""
+        """Wait for at least one item, and take at most `most`. `holds`: the client finishes each, or gives it back."""
         client = self._client(session, done)
         if any(number == sent.get for sent in client.in_transit.values()):
             return []  # made again after a reconnect; `attach` has sent the items
@@ -179,7 +180,7 @@ class HostedQueue:
             client.pop_held(delivery, place)
 
     def give_back(self, session: str, delivery: int, place: int, begun: bool, now: float) -> list[Decision]:
-        """The client is not done with this item that it holds, and will not be: to the front, for somebody else."""
+        """The client gives back an item that it holds: the item goes to the front, for another client."""
         client = self.sessions.get(session)
         if client is None or (run := client.pop_held(delivery, place)) is None:
             return []
@@ -187,7 +188,7 @@ class HostedQueue:
         return self._match(now)
 
     def refuse(self, session: str, delivery: int, now: float) -> list[Decision]:
-        """A delivery has reached the client, where nobody waits for it any more: back to the front."""
+        """A delivery has reached the client, but its get is not waiting any more: it goes back to the front."""
         client = self.sessions.get(session)
         if client is None or (sent := client.in_transit.pop(delivery, None)) is None:
             return []
@@ -195,7 +196,7 @@ class HostedQueue:
         return self._match(now)
 
     def withdraw(self, session: str, number: int, now: float) -> list[Decision]:
-        """The client does not wait any longer. If the request was answered, that answer is in transit and holds."""
+        """The client does not wait any longer. If the request was answered before, that answer counts."""
         self._client(session, 0)
         waited = self._getters.pop((session, number), None) or self._putters.pop((session, number), None)
         if waited is None:
@@ -203,7 +204,7 @@ class HostedQueue:
         return [Withdrawn(session, number), *self._match(now)]
 
     def return_room(self, session: str, number: int, now: float) -> list[Decision]:
-        """Room has reached the client, where nobody waits for it any more."""
+        """Room has reached the client, but its put is not waiting any more."""
         self._backlog.reserved -= self._client(session, 0).room.pop(number, 0)
         return self._match(now)
 
@@ -274,7 +275,7 @@ class HostedQueue:
         return self._match(now)
 
     def _match(self, now: float) -> list[Decision]:
-        """Let in who has room, serve who waits, until neither moves."""
+        """Accept puts that have room and serve gets that wait, until neither is possible."""
         decisions: list[Decision] = []
         while True:
             if self._putters:
@@ -321,7 +322,7 @@ class HostedQueue:
         return [*notified, *self._match(now)]
 
     def _give_back(self, name: str, deliveries: list[list[Run]], now: float) -> None:
-        """To the front, in the order in which they were taken."""
+        """Return items to the front, in the order in which they were taken."""
         runs = [run for delivery in deliveries for run in delivery]
         count = sum(run.items for run in runs)
         if not count:

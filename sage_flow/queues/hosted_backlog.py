@@ -10,7 +10,9 @@ from sage_flow.queues.hosted_decisions import Run
 
 __all__ = ["Backlog", "one_by_one"]
 
-_DELIVERY_BYTES: Final = 8 << 20  # a delivery that has reached this size takes no further run; one run always goes
+_DELIVERY_BYTES: Final = (
+    8 << 20
+)  # a delivery takes no further run if it would exceed this size; one run it always takes
 
 
 class Backlog:
@@ -24,7 +26,7 @@ class Backlog:
         self.depth = 0
         """Items."""
         self.bytes = 0
-        """Of the items, as they were encoded."""
+        """Encoded bytes of the items."""
         self.reserved = 0
         """Places that are kept for puts that asked for room."""
 
@@ -48,7 +50,7 @@ class Backlog:
         return count
 
     def take(self, most: int) -> list[Run]:
-        """At most `most` items from the front."""
+        """Remove and return at most `most` items from the front."""
         taken: list[Run] = []
         size = 0
         while self._runs and most and (not taken or size + self._runs[0].size <= _DELIVERY_BYTES):

@@ -33,7 +33,7 @@ class Run(NamedTuple):
     begun: int = 0
     """How often a client held it and died, or gave it back as begun."""
     putter: tuple[str, int] | None = None
-    """Session and number of the put to notify of that; None: nobody."""
+    """Session and number of the put that is notified of that; None: no put."""
 
     @property
     def items(self) -> int:
@@ -70,14 +70,14 @@ class Delivery(NamedTuple):
 
 
 class NoRoom(NamedTuple):
-    """A put that does not wait, and there is no room."""
+    """There is no room for a put that does not wait."""
 
     session: str
     number: int
 
 
 class NoItem(NamedTuple):
-    """A get that does not wait, and there is nothing."""
+    """There is no item for a get that does not wait."""
 
     session: str
     number: int
@@ -113,7 +113,7 @@ class Abandoned(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """An item of this put was in the queue when that was closed."""
+    """An item of this put was in the queue when the queue was closed."""
 
     session: str
     number: int

@@ -31,7 +31,7 @@ __all__ = ["handle", "message_of"]
 
 
 def handle(queue: HostedQueue, session: str, opcode: int, arguments: Iterable[Any], now: float) -> list[Decision]:
-    """Raises: ProtocolError if the message is unknown or not allowed now."""
+    """Return what follows from a message. Raises: ProtocolError if it is unknown or not allowed now."""
     handler = _HANDLERS.get(opcode)
     if handler is None:
         raise ProtocolError(f"unknown opcode {opcode}")
@@ -39,7 +39,7 @@ def handle(queue: HostedQueue, session: str, opcode: int, arguments: Iterable[An
 
 
 def message_of(decision: Decision, now: float, reason: str) -> tuple[Any, ...]:
-    """Opcode and arguments; `reason`: why the queue is closed, if it is."""
+    """Return opcode and arguments; `reason`: why the queue is closed, if it is."""
     opcode = _OPCODES[type(decision)]
     if isinstance(decision, Delivery):
         runs = [(run.payload, run.start, run.stop, now - run.since, run.begun) for run in decision.runs]

@@ -12,7 +12,7 @@ from sage_flow.queues.hosted_decisions import Run
 __all__ = ["RESUME_S", "HostedSession", "HostedSessions", "InTransit"]
 
 RESUME_S: Final = 2.0
-"""For so long a session without a connection keeps what is in transit to it, in seconds."""
+"""A session without a connection keeps the deliveries in transit to it for so many seconds."""
 
 
 class InTransit(NamedTuple):
@@ -28,7 +28,7 @@ class HostedSession:
     """One client of the queue."""
 
     attempt: int = 0
-    """The highest number of an ATTACH: an older one comes late, over a connection that its client has given up."""
+    """The highest number of an ATTACH. One with a lower number is late: its client has given up that connection."""
     epoch: int = 0
     """The attempt that created this session."""
     accepted: set[int] = field(default_factory=set)
@@ -36,7 +36,7 @@ class HostedSession:
     in_transit: dict[int, InTransit] = field(default_factory=dict)
     """By delivery, in order."""
     held: dict[int, dict[int, Run]] = field(default_factory=dict)
-    """By delivery and place in it, an item each."""
+    """The items that it holds, by delivery and place in the delivery."""
     room: dict[int, int] = field(default_factory=dict)
     """By put: places that are kept for it."""
     deliveries: int = 0
@@ -77,7 +77,7 @@ class HostedSessions(dict[str, HostedSession]):
         return session is not None and attempt < session.attempt
 
     def excuse(self, name: str, seconds: float) -> None:
-        """The host was suspended for so long and could not see the client come back: that time does not count."""
+        """The host was suspended for `seconds` and could not see the client come back: they do not count."""
         session = self.get(name)
         if session is not None and session.gone_at is not None:
             session.gone_at += seconds
@@ -94,7 +94,7 @@ class HostedSessions(dict[str, HostedSession]):
         return min((gone_at + RESUME_S for gone_at in gone), default=None)
 
     def watching(self, runs: Iterable[Run]) -> Iterator[tuple[str, int]]:
-        """The puts of these items to notify, as far as their sessions are connected."""
+        """Yield the puts of these items that are to be notified and whose sessions are connected."""
         for putter in dict.fromkeys(run.putter for run in runs):
             if putter is not None and (session := self.get(putter[0])) and session.gone_at is None:
                 yield putter

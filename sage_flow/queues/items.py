@@ -1,9 +1,9 @@
-"""Items as a host of queues keeps them: pickled by who puts, unread until somebody got them.
+"""Items as a host of queues keeps them: the putter pickles them, the getter unpickles them, the host never does.
 
-A *payload* is the pickle of a list of neighbouring items, as (stream, *out-of-band buffers). Neighbours share one as
-long as it stays small, because one pickle of ten items costs much less than ten; a get of one of them then carries
-all, and takes its own. A payload depends on no connection: classes of `__main__` and of functions are inside, by
-value, and cloudpickle makes one class of all copies that come from one process.
+A *payload* is the pickle of a list of neighbouring items, as (stream, *out-of-band buffers). Neighbours share a payload
+as long as it stays small, because one pickle of ten items costs much less than ten pickles. A get of one of them
+receives the whole payload, and takes its own item. A payload depends on no connection: classes and functions that
+cannot be imported elsewhere are inside it by value, and cloudpickle makes one class of all copies from one process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _RUN_ITEMS: Final = 128
 _RUN_BYTES: Final = 64 << 10
 _OUT_OF_BAND: Final = 4096  # bytes; a smaller buffer costs less inside the stream
 
-_codes: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()  # of definitions, as first sent
+_codes: weakref.WeakKeyDictionary[Any, bytes] = (
+    weakref.WeakKeyDictionary()
+)  # pickles of definitions, as they were when first sent
 
 
 class _Sink:
@@ -87,12 +89,12 @@ def _encode(items: Sequence[Any]) -> Payload:
 
 
 def pack(value: Any) -> Payload:
-    """One value as a payload that shares no memory with it. Raises: CodecError."""
+    """Return one value as a payload that shares no memory with it. Raises: CodecError."""
     return tuple(piece if isinstance(piece, bytes) else piece.raw().tobytes() for piece in _encode([value]))
 
 
 def unpack(payload: Payload) -> Any:
-    """The value that was packed. Raises: CodecError."""
+    """Return the value that was packed. Raises: CodecError."""
     return decode_runs([(payload, 0, 1)])[0]
 
 
@@ -101,7 +103,7 @@ def _bytes(piece: Any) -> int:
 
 
 def relayed(payload: Payload) -> Payload:
-    """`payload` as it arrived, so that it can be sent on without a copy; but who puts in this process keeps its own."""
+    """Return a payload that can be sent on without a copy. What a putter in this process may still change is copied."""
     return tuple(piece if isinstance(piece, bytes) else pickle.PickleBuffer(_ours(piece)) for piece in payload)
 
 
@@ -110,7 +112,7 @@ def _ours(piece: Any) -> Any:
 
 
 def decode_runs(runs: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """The items from start to stop of each (payload, start, stop, ...). Raises: CodecError."""
+    """Return the items from start to stop of each (payload, start, stop, ...). Raises: CodecError."""
     items: list[Any] = []
     for (stream, *buffers), start, stop, *_ in runs:
         try:

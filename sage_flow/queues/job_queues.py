@@ -13,7 +13,7 @@ __all__ = ["end_job_queues", "job_queue"]
 
 
 def job_queue(queues: JobQueues, queue_id: str | None = None, maxsize: int = 0) -> BaseQueueDescriptor:
-    """The job's queue of this name; without one, a queue with a name of its own. Raises: ValueError."""
+    """Return the job's queue of this name; without a name, a queue with a generated one. Raises: ValueError."""
     if queues.metadata.get("use_multiprocessing"):
         from sage_flow.queues.process import make_job_sockets
 
@@ -25,16 +25,16 @@ def job_queue(queues: JobQueues, queue_id: str | None = None, maxsize: int = 0) 
             "queue_id": name,
             "scope": queues.scope,
             "home": queues.home,
-            "bound": True,  # whoever says the name has the same channel: a clone is no other one
+            "bound": True,  # all descriptors with this name have one channel, and so have their clones
             "metadata": {**queues.metadata, "maxsize": maxsize},
         }
     )
 
 
 def end_job_queues(queues: JobQueues | None, *, is_owner: bool = True) -> None:
-    """The job is over, as far as this process has a part in it; as its `owner`, for all.
+    """Close the queues of a job that this process hosts. `is_owner`: this process also removes what all of them share.
 
-    Who waits gets QueueClosed, as does who comes later; what is in the queues here is dropped, counted and logged.
+    Calls that wait, and later ones, raise QueueClosed; what is in the queues is dropped, counted and logged.
     """
     if queues is None:
         return

@@ -16,7 +16,7 @@ _KINDS = {
 
 
 def resolve_descriptor(data: Mapping[str, Any]) -> BaseQueueDescriptor:
-    """The descriptor that some descriptor's `to_dict` described, of whichever kind.
+    """Return the descriptor that `to_dict` of a descriptor of any kind has described.
 
     >>> from sage_flow.channels import PythonQueueDescriptor
     >>> queue = PythonQueueDescriptor()

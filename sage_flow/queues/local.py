@@ -21,13 +21,13 @@ _log = logging.getLogger("sage_flow.channels")
 
 
 class Turn(Protocol):
-    """What a thread in a line waits for."""
+    """What a put or a get in a line waits for."""
 
     def wait(self, seconds: float | None) -> None:
-        """Return when it has come, or in `seconds`."""
+        """Return when the turn has come, or after `seconds`."""
 
     def come(self) -> None:
-        """It has; called while the queue's lock is held."""
+        """The turn has come; called while the queue's lock is held."""
 
 
 class _LockTurn:
@@ -54,7 +54,7 @@ _ways = _Ways()
 
 
 def wait_by(make_turn: Callable[[], Turn]) -> None:
-    """This thread waits in another way at all queues: the simulation's, where time is not the clock's."""
+    """Let this thread wait in another way at all queues. The simulation does, because its time is virtual."""
     _ways.make_turn = make_turn
 
 
@@ -66,7 +66,7 @@ class _Entry(NamedTuple):
 
 
 class _Waiter:
-    """Who stands in a line. `settled` once somebody has served it, which is done while the queue's lock is held."""
+    """A put or a get that stands in a line. `settled`: it was served, which is done while the queue's lock is held."""
 
     __slots__ = ("consumer", "entries", "items", "most", "on_lost", "settled", "turn")
 
@@ -85,7 +85,7 @@ class _Waiter:
 
 
 class LocalQueue(LiveQueue):
-    """Who waits stands in line and is handed what it waits for, so nobody wakes in vain or is overtaken."""
+    """A put or a get that has to wait stands in line until it is served: no thread wakes in vain, or is overtaken."""
 
     owns_contents = True
 
@@ -203,7 +203,7 @@ class LocalQueue(LiveQueue):
             }
 
     def send(self, item: Any, on_sent: OnSent, on_lost: OnLost | None = None) -> Sending:
-        """See `LiveQueue.send`. Who takes items here does not die before who has put them."""
+        """See `LiveQueue.send`. No consumer dies before the sender, because both are in this process."""
         sending = _LocalSending(self, item, on_sent, on_lost)
         with self._lock:
             self._check_open()
@@ -220,7 +220,7 @@ class LocalQueue(LiveQueue):
     def shortcut(self) -> Any:
         """See `LiveQueue.shortcut`."""
         with self._lock:
-            if self._items or self._putters or not self._getters:  # who is there before goes first
+            if self._items or self._putters or not self._getters:  # earlier items and puts go first
                 return None
             consumer = self._getters[0].consumer
             if consumer is None or consumer.shortcut is None:
@@ -241,7 +241,7 @@ class LocalQueue(LiveQueue):
         return self._maxsize <= 0 or len(self._items) + count <= self._maxsize
 
     def _wait(self, waiter: _Waiter, seconds: float | None, line: deque[_Waiter]) -> None:
-        """Return when `waiter` is settled, the queue is closed, or time is over and it left the line."""
+        """Return when `waiter` is settled, the queue is closed, or the time is over and `waiter` has left the line."""
         try:
             waiter.turn.wait(seconds)
         except BaseException:  # Ctrl-C: what was handed over must not be lost
@@ -259,7 +259,7 @@ class LocalQueue(LiveQueue):
     def _leave(self, waiter: _Waiter, line: deque[_Waiter]) -> None:
         if not waiter.settled and not self._closed:
             line.remove(waiter)
-            self._let_in()  # a large put may have stood before small ones
+            self._let_in()  # a large put may have held up smaller ones
 
     def _add(self, items: list[Any], on_lost: OnLost | None = None) -> None:
         now = time.monotonic()
@@ -270,7 +270,7 @@ class LocalQueue(LiveQueue):
             self._serve()
 
     def _give_back(self, entries: list[_Entry]) -> None:
-        """To the front, in order."""
+        """Return items to the front, in order."""
         if self._closed:
             self._record.dropped += len(entries)
             return
@@ -298,20 +298,20 @@ class LocalQueue(LiveQueue):
 
 
 def _warn_lost(name: str, items: deque[Any]) -> None:
-    """Nobody has a handle of the queue any more, nor a name."""
+    """The last descriptor of the queue is gone, and its name is known nowhere else."""
     if items:
         _log.warning("queue %s ended with its last descriptor; the %d items in it were dropped", name, len(items))
 
 
 class _CallBack:
-    """The turn of who is called back; the queue's lock is held when it comes."""
+    """A turn that leads to a callback, for puts and gets for which no thread waits."""
 
     def __init__(self, due: Due, callback: Callable[[], object]) -> None:
         self._due = due
         self._callback = callback
 
     def wait(self, seconds: float | None) -> None:
-        """Nobody waits."""
+        """No thread waits."""
 
     def come(self) -> None:
         self._due.add(self._callback)
@@ -351,7 +351,7 @@ class _LocalConsumer(Consumer):
         self._is_stopped = False
 
     def give_place(self) -> None:
-        """While the lock is held, and it is the first in line: a place is taken, by no item."""
+        """Use one of the granted places, without an item. The lock is held, and this consumer is the first in line."""
         waiter, self._live._held = self._waiter, self._live._held + self._holds
         self._granted -= 1
         if waiter is not None and waiter.most > 1:
@@ -385,7 +385,7 @@ class _LocalConsumer(Consumer):
         live._due.run()
 
     def _line_up(self) -> None:
-        """While the lock is held: wait for as many as may come."""
+        """Wait in line for as many items as were granted. The lock is held."""
         live = self._live
         if self._is_stopped or self._waiter is not None or self._granted <= 0:
             return

@@ -10,7 +10,7 @@ from sage_flow.queues.consuming import Consumer, OnItems, OnLost, OnSent, Sendin
 
 
 class QueueMethods(ABC):
-    """What `queue.Queue` promises, `put_many` and `get_many`, and `QueueClosed`.
+    """The methods of `queue.Queue`, and `put_many` and `get_many`. A closed queue raises QueueClosed.
 
     `timeout`: seconds; None waits for ever, and it means nothing with `block=False`, as in `queue.Queue`.
     """
@@ -59,16 +59,16 @@ class QueueMethods(ABC):
         return self.get_many(1, False)[0]
 
     def empty(self) -> bool:
-        """Nothing waits, at this moment."""
+        """Whether no item waits, at this moment."""
         return not self.qsize()
 
     def full(self) -> bool:
-        """Nothing more has room, at this moment."""
+        """Whether there is no room for another item, at this moment."""
         return 0 < self.maxsize <= self.qsize()
 
 
 class LiveQueue(QueueMethods):
-    """The live end of a channel in one process."""
+    """The queue of a channel, as one process uses it: one object per channel and process."""
 
     owns_contents = False
     """The items are in this process, in this object."""
@@ -87,7 +87,7 @@ class LiveQueue(QueueMethods):
 
     @abstractmethod
     def close(self) -> None:
-        """End the queue for everybody. Who waits gets QueueClosed; what is in it is dropped, counted and logged."""
+        """End the queue for everybody. Calls that wait raise QueueClosed; its items are dropped, counted and logged."""
 
     @abstractmethod
     def statistics(self) -> dict[str, Any]:
@@ -110,14 +110,14 @@ class LiveQueue(QueueMethods):
     def read_while(
         self, is_waiting: Callable[[], bool], timeout_s: float | None, others_wait: Callable[[], object]
     ) -> None:
-        """Bring what comes for callbacks in the caller's thread, as far as that is quicker; see `Link.read_while`."""
+        """Read messages in the caller's thread, which waits for a callback, if possible; see `Link.read_while`."""
 
     def interrupt(self) -> None:
-        """Let the thread that is in `read_while` ask again whether it waits."""
+        """Let the thread that is in `read_while` call `is_waiting()` again."""
 
 
 def waiting_time(block: bool, timeout: float | None) -> float | None:
-    """Seconds to wait; None: for ever. Raises: ValueError if `timeout` is negative, or no number."""
+    """Return the seconds to wait; None: for ever. Raises: ValueError if `timeout` is negative, or no number."""
     if not block:
         return 0.0
     if timeout is not None and (not isinstance(timeout, (int, float)) or not timeout >= 0):

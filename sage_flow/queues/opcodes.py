@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import Final, Literal
 
 PROTOCOL: Final = "queues/3"
-"""What the key of a host opens: the name of its links."""
+"""The name of the links of a host, for which its key is."""
 
 
 class Opcode(IntEnum):
@@ -90,7 +90,7 @@ ANYBODY: Final = 0
 OWNER: Final = 1
 """The queue is made for this session, and ends with it."""
 VISITOR: Final = 2
-"""Nothing is made: a queue that does not exist is closed."""
+"""It makes no queue: a queue that does not exist counts as closed."""
 
 SMALL: Final = 256 << 10
 """Bytes; a larger put reserves room first."""

@@ -1,10 +1,10 @@
 """Queues between the processes of a machine: each is a path to a socket of the process that used it first.
 
-A descriptor names the directory of the process that made it; the name in there follows from scope and channel_id. So
-whoever has the descriptor, however it came there, knows the path, and who serves is decided by the file system: the
-path is made in one step, as a hard link to a Unix socket that listens already. It stays when its server ends: who
-comes later must hear that the contents are gone, not start over. The directory goes with the process that made it;
-that of a job, which whoever needs it first makes, with the job.
+A descriptor names the directory of the process that made it; the name of the path in there follows from scope and
+channel_id. So each process that has the descriptor knows the path. The file system decides which process serves: the
+path is made in one step, as a hard link to a Unix socket that listens already. The path stays when its server ends, so
+that later processes learn that the contents are gone, and do not begin with an empty queue. The directory is removed
+with the process that made it. That of a job is made by the first process that needs it, and removed with the job.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _POLICY: Final = ReachPolicy(served=True)
 
 _lock = threading.Lock()
 _directory: str | None = None
-_hosts: dict[str, QueueHost] = {}  # directory -> who serves all queues in there that this process used first
+_hosts: dict[str, QueueHost] = {}  # directory -> the host of all queues in there that this process used first
 
 
 def sockets_of_this_process() -> str:
-    """The directory (0700) for the sockets of channels whose descriptors are made here."""
+    """Return the directory (0700) for the sockets of channels whose descriptors are made here."""
     global _directory
     with _lock:
         if _directory is None:
@@ -42,16 +42,18 @@ def sockets_of_this_process() -> str:
 
 
 def make_job_sockets(directory: str) -> None:
-    """Make it, if nobody has; it goes with the job, or else with the process that made it."""
+    """Make the directory if there is none. It is removed with the job, or else with the process that made it."""
     try:
         hold(directory)
     except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):  # another process was faster, and we will hold it when we serve
+        with contextlib.suppress(
+            FileExistsError
+        ):  # another process was faster, and this one will hold it when it serves
             make_private(directory)
 
 
 def end_process_queues(directory: str, *, removes: bool) -> None:
-    """Close all queues in there that this process serves, for everybody; remove the directory, too."""
+    """Close all queues in there that this process serves, for everybody. `removes`: remove the directory, too."""
     with _lock:
         host = _hosts.pop(directory, None)
     if host is not None:
@@ -63,7 +65,7 @@ def end_process_queues(directory: str, *, removes: bool) -> None:
 
 
 def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: int, part: Part = ANYBODY) -> LiveQueue:
-    """The end of the queue in this process, which serves it if nobody has yet. Raises: ChannelNotReachable."""
+    """Return the live queue; this process serves it if no other has. Raises: ChannelNotReachable, QueueClosed."""
     if not os.path.isdir(directory):
         raise ChannelNotReachable(
             f"queue {channel_id}: {directory} no longer exists, because the process that made its descriptor has ended"
@@ -80,7 +82,7 @@ def reach_process_queue(directory: str, scope: str, channel_id: str, maxsize: in
 
 def _serve(directory: str, path: str) -> None:
     """Serve at `path`, unless another process does."""
-    with contextlib.suppress(FileNotFoundError):  # it goes just now: what follows says so
+    with contextlib.suppress(FileNotFoundError):  # it is being removed: what follows raises that
         hold(directory)
     with _lock:
         own = os.path.join(directory, this_process())

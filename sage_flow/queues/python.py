@@ -13,11 +13,11 @@ from sage_flow.queues.opcodes import VISITOR
 
 
 class PythonQueueDescriptor(BaseQueueDescriptor):
-    """A queue in the process that makes this descriptor; what is put is what is got, the object itself.
+    """A queue in the process that makes this descriptor; `get` returns the very object that was put.
 
-    Elsewhere its first use raises ChannelNotReachable. With `use_multiprocessing` it can be used in all processes of
-    this machine and user: whichever uses it first serves it, over a Unix socket, and items are pickled. It then lives
-    as long as that process.
+    In other processes its first use raises ChannelNotReachable. With `use_multiprocessing` it can be used in all
+    processes of this machine and user: the process that uses it first serves it over a Unix socket, and items are
+    pickled. The queue then lives as long as that process.
 
     >>> orders = PythonQueueDescriptor(maxsize=100)
     >>> orders.put("tea")
@@ -41,7 +41,7 @@ class PythonQueueDescriptor(BaseQueueDescriptor):
 
     @property
     def can_serialize(self) -> bool:
-        """`to_json` works: with `use_multiprocessing` always, else as long as this handle was not used."""
+        """Whether `to_json` works: with `use_multiprocessing` always, else as long as this handle was not used."""
         return self._use_multiprocessing or not self.is_initialized()
 
     @property
@@ -49,7 +49,7 @@ class PythonQueueDescriptor(BaseQueueDescriptor):
         return (self._home,)
 
     def _place_beside(self) -> tuple[Any, ...]:
-        return (self._use_multiprocessing,)  # they are here, wherever the requests are
+        return (self._use_multiprocessing,)  # reply queues are in this process, wherever the requests are
 
     @property
     def _host(self) -> str:

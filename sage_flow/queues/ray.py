@@ -19,15 +19,16 @@ from sage_flow.queues.remote import ReachPolicy, RemoteQueue
 _POLICY: Final = ReachPolicy(served=True)
 _TRIES: Final = 5  # a host may end while it is asked, and then another one is made
 
-_making = threading.Lock()  # many threads at once need not all ask Ray
+_making = threading.Lock()  # threads that need a host at once ask Ray one after the other
 
 
 class RayQueueDescriptor(BaseQueueDescriptor):
-    """A queue that every process of a Ray cluster reaches which is connected to it, drivers included.
+    """A queue that every process can use which is connected to a Ray cluster, drivers included.
 
-    A detached actor of `namespace` hosts all queues of a scope; whoever uses one first makes it, on his own node. It
-    ends when for five minutes no process is connected, and what is in its queues ends with it, as when it dies.
-    Items go to it over a Unix socket, from other nodes over TCP under TLS, and not through Ray.
+    A detached actor of `namespace` hosts all queues of a scope. The process that first uses one of them makes the
+    actor, on its own node. The actor ends when no process has been connected for five minutes; then, as after its
+    death, what is in its queues is lost. Items go to it over a Unix socket, from other nodes over TCP under TLS, and
+    not through Ray.
     """
 
     queue_type: ClassVar[str] = "ray"
@@ -64,21 +65,21 @@ class RayQueueDescriptor(BaseQueueDescriptor):
 
 
 class RayQueueProxy(RemoteQueue):
-    """The live end of a Ray queue in one process: one per channel, however many descriptors there are."""
+    """The live queue of a Ray queue in one process: one per channel, however many descriptors there are."""
 
 
 def host_name(scope: str) -> str:
-    """The name of the actor that hosts the queues of `scope`, in its namespace."""
+    """Return the name of the actor that hosts the queues of `scope`, in its namespace."""
     return f"queues of {scope}"
 
 
 def host_of(namespace: str, scope: str, idle_s: float = IDLE_S) -> Any:
-    """The handle of the actor that hosts the queues of `scope`; it is made if it is not there, near its first user."""
+    """Return the actor that hosts the queues of `scope`; if there is none, it is made on the node of this process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    # Not `soft`, which Ray does not heed for actors without CPUs; and our own node is there.
+    # Not `soft`: Ray ignores it for actors without CPUs, and this node exists.
     with _making:
         return _actor().options(
             name=host_name(scope),
@@ -100,7 +101,7 @@ def end_queues(namespace: str, scope: str) -> None:
 
 
 def this_node(whose: str) -> str:
-    """The id of the node this process is on. Raises: ChannelNotReachable if Ray cannot say."""
+    """Return the id of the node of this process. Raises: ChannelNotReachable if Ray cannot tell it."""
     import ray
 
     if ray.util.client.ray.is_connected():
@@ -123,7 +124,7 @@ def _actor() -> Any:
 
 
 def _locate(namespace: str, scope: str, channel_id: str, node: str, *, visits: bool) -> HostLocation | None:
-    """Raises: ChannelNotReachable if no host comes to life."""
+    """Ask the host where it is, see `RayQueueHost.locate`. Raises: ChannelNotReachable if no host can be started."""
     import ray
 
     for left in range(_TRIES - 1, -1, -1):

@@ -1,13 +1,13 @@
-"""The actor that hosts queues in a Ray cluster: one per namespace and scope, detached, made by whoever is first.
+"""The actor that hosts queues in a Ray cluster: one per namespace and scope, detached, made at first use.
 
-It listens at a Unix socket for the processes of its node, and at TCP under TLS once a process of another node asks. Ray
-tells a process the way, once per channel; items then go over sockets, without Ray.
+It listens at a Unix socket for the processes of its node, and at TCP under TLS once a process of another node asks. A
+process asks it through Ray for its location, once per channel; items then go over sockets, without Ray.
 
-The contents of a host are in its memory. When it has died, Ray makes a new one for the next who asks; that one must
-not give anybody an empty queue for one that was lost. So each host notes in Ray's key-value store which channels it
-has, before it lets anybody in, and refuses those that another one noted.
+The contents of a host are in its memory. After its death the next process that asks makes a new host, which must not
+serve an empty queue in the place of a lost one. So each host notes a channel in Ray's key-value store before it tells a
+process its location, and refuses channels that another host has noted.
 
-A host that no process has been connected to for `IDLE_S` ends itself. It takes back what it noted of empty queues, as
+A host to which no process has been connected for `IDLE_S` ends itself. It removes its notes of empty queues, because
 nothing is lost with them.
 """
 
@@ -28,7 +28,7 @@ from sage_flow.links.loop import exchange_loop
 from sage_flow.queues.host import QueueHost
 
 IDLE_S: Final = 300.0
-"""A host ends when for so long no process has been connected, in seconds."""
+"""A host ends when no process has been connected for so many seconds."""
 
 _STORE: Final = b"sage_flow queues"  # the part of Ray's key-value store that is for us
 _REMEMBERED: Final = 10_000  # closed channels, as everywhere
@@ -55,17 +55,17 @@ class IdleHost(QueueHost):
         self.note_use()
 
     def deserted(self, use: int) -> None:
-        """It has been idle for `idle_s` since this use."""
+        """The host has been idle for `idle_s` since this use."""
 
     def note_use(self) -> None:
-        """The idle time begins again. From any thread."""
+        """Begin the idle time again. From any thread."""
         use = self._use = next(self._uses)
         exchange_loop().call_soon_threadsafe(
             lambda: exchange_loop().call_later(self._idle_s, lambda: self._check_idle(use))
         )
 
     def is_idle_since(self, use: int) -> bool:
-        """No process is connected, and this use was the last one."""
+        """Whether no process is connected, and this use was the last one."""
         return use == self._use and not self._links
 
     def _check_idle(self, use: int) -> None:
@@ -86,11 +86,11 @@ class _ActorsHost(IdleHost):
         super().__init__(address, key, idle_s)
 
     def on_orphan(self, name: tuple[str, str]) -> None:
-        """Ray's key-value store is asked elsewhere: here nobody may wait."""
+        """Only note it: this thread must not wait for Ray's key-value store."""
         self._orphans.append(name[1])
 
     def take_orphans(self) -> list[str]:
-        """The channels that have ended with whom they were there for, since the last time."""
+        """Return the channels that have ended with the sessions that owned them, since the last time."""
         return [self._orphans.popleft() for _ in range(len(self._orphans))]
 
     def deserted(self, use: int) -> None:
@@ -100,7 +100,7 @@ class _ActorsHost(IdleHost):
 
 
 class RayQueueHost:
-    """The actor. It runs one call at a time, so a process that was told the location counts before the host can end."""
+    """The actor. It runs one call at a time, so `end_if_deserted` knows of every process that was told the location."""
 
     def __init__(self, namespace: str, scope: str, idle_s: float) -> None:
         import ray
@@ -116,7 +116,7 @@ class RayQueueHost:
         self._port: int | None = None
 
     def locate(self, channel_id: str, node: str, visits: bool = False) -> HostLocation | None:
-        """Where a process on `node` reaches the host; None if the channel was lost with a host before this one.
+        """Return where a process on `node` reaches the host; None if the channel was lost with an earlier host.
 
         A visitor (`visits`) creates no queue: it gets None if the queue was not created here.
         """
@@ -131,7 +131,7 @@ class RayQueueHost:
         return HostLocation(endpoint, self._key, None if node == self._node else self._credentials)
 
     def end_if_deserted(self, use: int) -> None:
-        """The host was idle: end it, unless a process has come meanwhile."""
+        """The host was idle: end it, unless a process has asked or connected meanwhile."""
         if self._host.is_idle_since(use):
             queues = self._host.statistics()["queues"]
             self._notes.forget([name[1] for name, told in queues.items() if not _contents(told)])
@@ -143,7 +143,7 @@ class RayQueueHost:
         self._end()
 
     def statistics(self) -> dict[str, Any]:
-        """Those of `RPCQueueServer`, the process, its node and what it listens at."""
+        """Those of `RPCQueueServer`, and the process, its node and its port."""
         return {"process": os.getpid(), "node": self._node, "port": self._port, **self._host.statistics()}
 
     def _end(self) -> None:
@@ -164,7 +164,7 @@ def _contents(told: dict[str, Any]) -> int:
 
 
 class _Notes:
-    """Which channels this host has, noted where the next host reads it."""
+    """The channels of this host, noted in Ray's key-value store, where the next host reads them."""
 
     def __init__(self, namespace: str, scope: str) -> None:
         self.ours: dict[str, None] = {}  # the oldest first
@@ -172,7 +172,7 @@ class _Notes:
         self._prefix = f"{len(namespace)}:{namespace}{len(scope)}:{scope}"
 
     def claim(self, channel_id: str) -> bool:
-        """False if it was another host's."""
+        """Note a channel; False if another host has noted it."""
         if channel_id in self.ours:
             return True
         from ray.experimental.internal_kv import _internal_kv_put
@@ -183,7 +183,7 @@ class _Notes:
         return True
 
     def forget(self, channel_ids: Iterable[str]) -> None:
-        """They may be made anew."""
+        """Remove the notes of channels, so that they may be made anew."""
         from ray.experimental.internal_kv import _internal_kv_del
 
         for channel_id in channel_ids:
@@ -191,7 +191,7 @@ class _Notes:
             _internal_kv_del(self._name(channel_id), namespace=_STORE)
 
     def forget_oldest(self, but: set[str]) -> None:
-        """So many closed channels are remembered, and not more."""
+        """Forget the oldest closed channel if more than `_REMEMBERED` are noted."""
         if len(self.ours) > len(but) + _REMEMBERED:
             self.forget([next(channel_id for channel_id in self.ours if channel_id not in but)])
 

@@ -11,7 +11,8 @@ __all__ = ["ReachPolicy"]
 class ReachPolicy:
     """`timeout_s`: for one try to connect. `retries`: how many more tries follow the first one.
 
-    `served`: a process has listened there. If none does now, the host is gone; otherwise it may not have started yet.
+    `served`: a host has listened there before, so if it cannot be reached it is gone. Without `served` it may not have
+    started yet.
     """
 
     timeout_s: float = 30.0

@@ -1,10 +1,10 @@
-"""The end of a queue that another process hosts: what users ask of it."""
+"""The live queue of a channel that another process hosts: the methods for users."""
 
 # Theory of operation
 #
 # Threads of users call these methods; each waits in `RemoteSession.request`, where locks and order are explained.
 # Items are pickled and unpickled here, in the thread of the user and without a lock: an error of a user's class is
-# raised where the item is put or got, and a slow one holds up nobody else.
+# raised where the item is put or got, and a slow class delays no other thread.
 #
 # A large put is two requests of one number: room first, then the items. The host keeps the room for that number; if
 # the connection is lost in between, the put is made again like any other, and waits for room by itself.
@@ -29,7 +29,7 @@ __all__ = ["ReachPolicy", "RemoteQueue"]
 
 
 class RemoteQueue(RemoteSession, LiveQueue):
-    """`name`: scope and channel_id. `host`: where it is, for people. `connection`: how to get there."""
+    """`name`: scope and channel_id. `host`: where it is, as text. `connection`: the connection to the host."""
 
     @property
     def maxsize(self) -> int:
@@ -51,7 +51,7 @@ class RemoteQueue(RemoteSession, LiveQueue):
         seconds, items = waiting_time(block, timeout), list(items)
         check_count(len(items), self._maxsize)
         if not items:
-            self.qsize()  # as a queue that is closed takes nothing, not even nothing
+            self.qsize()  # raises QueueClosed if it is closed
             return
         runs = list(encode_runs(items))
         number = next(self._session.numbers)
@@ -87,11 +87,11 @@ class RemoteQueue(RemoteSession, LiveQueue):
         try:
             self.request(next(self._session.numbers), (Opcode.CLOSE,), None)
         except QueueClosed:
-            return  # by somebody else, or its host is gone
+            return  # it was closed before, or its host is gone
         self.end("this process closed it")
 
     def statistics(self) -> dict[str, Any]:
-        """Those of the host, if it is not closed, and `client`: what this process asks, its link and its story."""
+        """Those of the host, if it is not closed, and `client`: the open requests, link and story of this process."""
         told = {"closed": True}
         if self._session.closed is None:
             (told,) = self.check(self.request(next(self._session.numbers), (Opcode.STATISTICS,), None), Opcode.REPORT)

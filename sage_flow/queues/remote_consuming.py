@@ -4,9 +4,9 @@
 #
 # A consumer has at most one get open (`_asking`), for as many items as it was granted when that was sent; the answer
 # makes the next one. `grant` and `stop` are for any thread, `_on_answer` runs as a callback of the session, when no
-# lock is held. `_lock` guards the counts, and is free whenever the session or a callback is called: either may come
-# back here. So the answer may be there before `_ask` could note its request, and a consumer may be stopped in between:
-# `_ask` looks for both once more, and withdraws a get that is not wanted any more.
+# lock is held. `_lock` guards the counts. It is not held while the session or a callback is called, because either may
+# call methods of this consumer. So the answer may be there before `_ask` has noted its request, and the consumer may
+# have been stopped meanwhile: `_ask` checks for both, and withdraws a get that is not wanted any more.
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 # Theory of operation
 #
 # `connect` runs in threads of users that wait for an answer, and in a thread that `start` makes if only callbacks wait.
-# `_connecting` is held by the thread that dials; the others that need a connection wait for it and share what came of
-# it (`_dialed`, `_failure`). `answered` is called by the thread that reads the link, with the session's lock held: it
+# `_connecting` is held by the thread that dials; other threads that need a connection wait for it and share its result
+# (`_dialed`, `_failure`). `answered` is called by the thread that reads the link, with the session's lock held: it
 # only puts into a queue. `_starting` guards the flag beside it, and nothing else happens while it is held.
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SessionDialer:
         self._has_thread = False
 
     def connect(self, session: RemoteSession) -> None:
-        """Attach the session over a new link, or find that another thread just did.
+        """Attach the session over a new link, unless another thread has just done so.
 
         Raises: QueueClosed, ChannelNotReachable, ChannelConflict.
         """

@@ -94,7 +94,7 @@ class PendingRequest(QueueRequest):
 
 
 class RemoteSession:
-    """`name`: scope and channel_id. `host`: where it is, for people. `connection`: how to get there."""
+    """`name`: scope and channel_id. `host`: where it is, as text. `connection`: the connection to the host."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class RemoteSession:
 
     @property
     def label(self) -> str:
-        """The name of the queue, for people."""
+        """The name of the queue, for messages."""
         return self._name[1]
 
     @property
@@ -196,7 +196,7 @@ class RemoteSession:
         return request.answer
 
     def check(self, answer: tuple[Any, ...], expected: Opcode) -> tuple[Any, ...]:
-        """Return what the expected answer brings. Raises: QueueClosed, PutInDoubt."""
+        """Return the arguments of the expected answer. Raises: QueueClosed, PutInDoubt."""
         opcode = answer[0]
         if opcode == expected:
             return answer[1:]
@@ -210,7 +210,7 @@ class RemoteSession:
         raise InternalError(f"{opcode} answers a request that expects {expected!r}")
 
     def end(self, why: str) -> QueueClosed:
-        """It is closed from now on."""
+        """Note that the queue is closed from now on; return the error."""
         with self._lock:
             if self._session.closed is None:
                 self.note(f"closed: {why}")
@@ -225,7 +225,7 @@ class RemoteSession:
         self._flush()
 
     def _wait(self, turn: threading.Lock, link: AnyLink, patience: float | None) -> bool:
-        """Until the request has changed. False if it has not after `patience` seconds."""
+        """Wait until the request is settled or the link is lost; False if `patience` seconds have passed before."""
         if patience is None:
             link.read_while(turn.locked, None, self._session.open.__len__)
             return turn.acquire()
@@ -239,7 +239,7 @@ class RemoteSession:
         self.on_lost(link, why)
 
     def _abandon(self, request: PendingRequest) -> None:
-        """Its thread was interrupted, or cannot be served."""
+        """Give up a request whose thread was interrupted or got an error."""
         with self._lock:
             self._outbox += self._session.abandon(request)
         self._flush()
@@ -249,8 +249,8 @@ class RemoteSession:
     def _error(self) -> QueueClosed:
         return QueueClosed(f"queue {self._name[1]} at {self._host} is closed: {self._session.closed}")
 
-    # Messages, in the thread that reads the link: two links may bring them at the same time, an old one that a thread
-    # still reads and the new one.
+    # Messages, in the thread that reads the link. Two links may bring messages at the same time: a new one, and an old
+    # one that a thread still reads.
 
     def on_message(self, link: AnyLink, opcode: int, rest: tuple[Any, ...]) -> None:
         """A message of the host."""
@@ -283,7 +283,7 @@ class RemoteSession:
             self._dialer.start(self)
 
     def _apply(self, decisions: Iterable[Any]) -> None:
-        """While `_lock` is held."""
+        """Carry out decisions; `_lock` is held."""
         for decision in decisions:
             kind = type(decision)
             if kind is Send:

@@ -23,14 +23,14 @@ class ReplyQueue(NamedTuple):
 
 
 def make_reply_queue(requests: BaseQueueDescriptor) -> ReplyQueue:
-    """A new queue for the answers to requests that this process puts into `requests`."""
+    """Make a queue for the replies to requests that this process puts into `requests`."""
     made = requests._beside(f"replies_{os.urandom(8).hex()}", OWNER)
     names = {"queue_type": made.queue_type, "channel_id": made.channel_id, "home": made._home}
     return ReplyQueue(made, json.dumps(names))
 
 
 def visit_reply_queue(described: str, requests: BaseQueueDescriptor) -> BaseQueueDescriptor:
-    """The queue that a caller's request names, reached as `requests` is. Raises: ValueError."""
+    """Return the queue that a caller's request names, with the credentials of `requests`. Raises: ValueError."""
     names = json.loads(described)
     if names["queue_type"] != requests.queue_type:
         raise ValueError(

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class RPCQueueDescriptor(BaseQueueDescriptor):
     """A queue at the `RPCQueueServer` that listens at `host`:`port`.
 
-    `connection_timeout`: seconds for a connection or an answer that needs no waiting. `retry_count`: how often it is
-    tried again, at first and when a connection breaks; then the queue is closed for this process. `enable_pooling`: the
-    queues of this process at one server share one connection. `key`, `ssl_context`: as the server's; they are in no
-    serial form, `with_credentials` adds them where a descriptor arrives.
+    `connection_timeout`: seconds for a connection, or for an answer that needs no waiting. `retry_count`: how many more
+    times a connection is tried, at first use and after a break; then the queue is closed for this process.
+    `enable_pooling`: the queues of this process at one server share one connection. `key`, `ssl_context`: those of the
+    server; they are in no serial form, so `with_credentials` adds them where a descriptor arrives.
     """
 
     queue_type: ClassVar[str] = "rpc"
@@ -51,7 +51,7 @@ class RPCQueueDescriptor(BaseQueueDescriptor):
         super().__init__(maxsize, queue_id, scope)
 
     def with_credentials(self, key: bytes | None = None, ssl_context: ssl.SSLContext | None = None) -> Self:
-        """A handle of the same channel that can prove itself to the server; binds the channel."""
+        """Return a handle of the same channel that knows the key of the server; binds the channel."""
         handle = self.share()
         handle._key = check_key(key)
         handle._ssl_context = ssl_context

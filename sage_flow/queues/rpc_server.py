@@ -14,17 +14,17 @@ from sage_flow.queues.host import QueueHost
 class RPCQueueServer:
     """Serves queues at `host`:`port` (0: a free port) from its construction to `close()`; also a context manager.
 
-    A queue is made when it is first asked for, with the `maxsize` of the descriptor that does. `key` must be known to
-    all clients. Without it the server can only listen at a loopback address, and generates a key, which other programs
-    of the same user on the same machine find automatically; give other programs `server.key`. `ssl_context`: for TLS.
+    A queue is made at its first use, with the `maxsize` of the descriptor that is used. All clients must have `key`.
+    Without it the server can only listen at a loopback address, and generates a key, which other programs of the same
+    user on the same machine find automatically; give other programs `server.key`. `ssl_context`: for TLS.
 
-    Nothing that is put is unpickled here. What is in the queues is in the memory of this process, and is lost with it.
+    The server does not unpickle items. They are in the memory of this process, and are lost with it.
 
     >>> with RPCQueueServer("127.0.0.1", 0, key=b"secret") as server:
     ...     server.port > 0
     True
 
-    Raises: ChannelNotReachable if the port is in use, or there is no key and others than this machine could connect.
+    Raises: ChannelNotReachable if the port is in use, or if there is no key and other machines could connect.
     """
 
     def __init__(
