@@ -75,9 +75,12 @@ class RuntimeContext:
             keeps its id and begins attempt 2.
         subtask_index, parallelism: this is copy `subtask_index` (from 0) of `parallelism`.
         key: the key of the current record, on a keyed stream. Raises PipelineError if there is none.
+        timestamp: of the current record, in ms since the epoch, behind an `assign_timestamps`. Raises PipelineError if
+            there is none.
     """
 
     key: Any
+    timestamp: int
 
     def __init__(
         self,
@@ -103,9 +106,12 @@ class RuntimeContext:
         self._side_output = side_output
         self._open_queue = open_queue
         self._state = KeyedState(self) if keyed else None
+        self.watermark_of: Callable[[], int] | None = None  # the engine sets it where records have timestamps
 
     def __getattr__(self, name: str) -> Any:
-        """Asked for what is not set, so that to set the key of each record stays cheap."""
+        """Asked for what is not set, so that to set the key and timestamp of each record stays cheap."""
+        if name == "timestamp":
+            raise PipelineError(self._no_timestamp())
         if name != "key":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._state is not None:
@@ -117,6 +123,25 @@ class RuntimeContext:
             f"{self.operator_name!r} has no ctx.key: its stream has no keys. A key_by(...) holds for the operator that"
             " follows it and ends there; put it directly before this operator, or keep the key in the record"
         )
+
+    def _no_timestamp(self) -> str:
+        if self.watermark_of is not None:
+            return (
+                f"{self.operator_name!r} has no timestamp here: a timestamp belongs to one record, which open(), close()"
+                " and the batches of map_batches do not have"
+            )
+        return f"{self.operator_name!r} has no timestamps and no watermark: put .assign_timestamps(...) before it"
+
+    @property
+    def watermark(self) -> int:
+        """Event time: no record with a timestamp before it (ms since the epoch) is expected.
+
+        MIN_TIMESTAMP before the first records, MAX_TIMESTAMP at the end of input. Raises PipelineError if the records
+        have no timestamps.
+        """
+        if self.watermark_of is None:
+            raise PipelineError(self._no_timestamp())
+        return self.watermark_of()
 
     def forget_key(self) -> None:
         """No record is being processed any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ from sage_flow.runtime.publishing import PublishingSubtask
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.sinks import SubtaskSinks
-from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForSource
+from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForMessage, WaitForSource
 
 __all__ = ["Worker"]
 
@@ -154,8 +155,11 @@ class Worker:
                     timeout_s, idle_s = idle_s, min(idle_s * 2, _LONGEST_IDLE_S)
                 case Done():
                     return
-                case _:
+                case WaitForMessage(until):
                     timeout_s = self._untold_s()
+                    if until < math.inf:
+                        left_s = max(_LEAST_WAIT_S, until - self._shell.now())
+                        timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
             self._report_progress()
 
     def _feed(self, chain: ChainSubtask) -> Feeder | None:

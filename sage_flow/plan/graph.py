@@ -17,6 +17,7 @@ from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
 
 __all__ = [
     "DEAD_LETTERS",
+    "LATE_RECORDS",
     "Node",
     "OnError",
     "Partitioning",
@@ -28,6 +29,8 @@ OnError = Literal["fail", "skip", "dead_letter"]
 
 DEAD_LETTERS = "dead_letters"
 """The side output on which an operator with on_error="dead_letter" puts its failed records."""
+LATE_RECORDS = "late_records"
+"""The side output on which a window puts the records that came too late for it."""
 
 
 class Partitioning(str, Enum):
@@ -48,7 +51,8 @@ class Operator:
     """What runs in a subtask for one operator: picklable, without its links.
 
     `functions` has one callable, or one per input of a connected stream. `options` are those of the kind
-    (`initial`, `emit`, `batch_size`, `label`).
+    (`initial`, `emit`, `batch_size`, `label`). `timed`: its records come with timestamps that somebody uses, which the
+    planner knows (`timing.py`).
     """
 
     name: str
@@ -59,6 +63,7 @@ class Operator:
     keyed: bool = False
     on_error: OnError = "fail"
     options: dict[str, Any] = field(default_factory=dict)
+    timed: bool = False
 
     @property
     def label(self) -> str:

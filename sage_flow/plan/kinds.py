@@ -25,6 +25,7 @@ class Gives(Enum):
     ONE = "one"
     AT_MOST_ONE = "at most one"
     ANY = "any number"
+    LATER = "later"  # its outputs come when time has passed
     NOTHING = "nothing"  # a sink
 
 
@@ -43,6 +44,8 @@ class Kind:
         takes_batches: its function is called with lists of records.
         awaits: its function returns at once what is awaited, while it is called with later records.
         folds: its function is called with the value so far and the record.
+        assigns_time: it gives the records their timestamps.
+        needs_time: it cannot work with records that have no timestamps.
         cure: what to do instead if its function returns a coroutine, which nobody would await.
     """
 
@@ -56,6 +59,8 @@ class Kind:
     takes_batches: bool = False
     awaits: bool = False
     folds: bool = False
+    assigns_time: bool = False
+    needs_time: bool = False
     cure: str = "use map_async"
 
     @property
@@ -121,3 +126,9 @@ COUNT = register(Kind("count", on_error=_FAILS, is_stateful=True))
 SUM = register(Kind("sum", is_stateful=True, cure=_OF_AGGREGATES))
 MIN = register(Kind("min", is_stateful=True, cure=_OF_AGGREGATES))
 MAX = register(Kind("max", is_stateful=True, cure=_OF_AGGREGATES))
+
+# Event time.
+ASSIGN_TIMESTAMPS = register(
+    Kind("assign_timestamps", assigns_time=True, cure="compute the timestamp in a map_async before")
+)
+WINDOW = register(Kind("window", Gives.LATER, is_stateful=True, holds_back=True, needs_time=True, cure=_OF_AGGREGATES))

@@ -14,7 +14,7 @@ from sage_flow.plan.shared_records import SharedRecords
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 MAX_PARALLELISM = 128
 """Key groups, the units in which keyed state moves."""
@@ -32,6 +32,7 @@ class Edge:
     `operator` is the index in the source chain of the operator whose output it takes (`tag` None: its main
     output, and then it is the chain's last). `key` computes the key where the partitioning is by hash.
     `side` is the input of the target's first operator: 0, or 1 for the right side of a connected stream.
+    Records travel as `value`, `(key, value)`, and with a timestamp behind that if the edge is `timed`.
     """
 
     id: int
@@ -42,6 +43,7 @@ class Edge:
     partitioning: Partitioning
     key: Operator | None = None
     side: int = 0
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ on both sides a hash edge is forward too: every key goes to the same place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
@@ -17,6 +17,7 @@ from sage_flow.plan.outputs import check_outputs
 from sage_flow.plan.physical import DRIVER_CHAIN, MAX_PARALLELISM, REPLY, Chain, Edge, Plan, ServicePlan
 from sage_flow.plan.resources import ActorOptions
 from sage_flow.plan.service_methods import public_methods, type_key
+from sage_flow.plan.timing import Timing
 from sage_flow.plan.validation import main_consumers, validate
 
 __all__ = ["build_draft", "build_plan"]
@@ -62,8 +63,10 @@ class _Planner:
     _edges: list[Edge] = field(default_factory=list)
     _parallelism: dict[Node, int] = field(default_factory=dict)
     _place: dict[Node, tuple[_DraftChain, int]] = field(default_factory=dict)  # chain and index of a node's operator
+    _timing: Timing = field(init=False)
 
     def plan(self) -> Plan:
+        self._timing = Timing(self.nodes)
         readers = main_consumers(self.nodes, self.services.values())
         for node in self.nodes:
             self._parallelism[node] = self._resolve_parallelism(node)
@@ -110,22 +113,25 @@ class _Planner:
         return node.actor_options.over(self.services[node.service].actor_options)
 
     def _start_chain(self, node: Node) -> None:
-        chain = _DraftChain(
-            len(self._chains), [node.operator], self._parallelism[node], node.service, self._options(node)
-        )
+        operators = [self._operator(node)]
+        chain = _DraftChain(len(self._chains), operators, self._parallelism[node], node.service, self._options(node))
         self._chains.append(chain)
         self._place[node] = (chain, 0)
         for side, taps in enumerate(node.inputs):
             for tap in taps:
-                self._add_edge(tap, chain.id, self._resolve_partitioning(tap, node), side)
+                timed = self._timing.carries(tap, node)
+                self._add_edge(tap, chain.id, self._resolve_partitioning(tap, node), side, timed=timed)
         self._finish_node(node, chain)
+
+    def _operator(self, node: Node) -> Operator:
+        return replace(node.operator, timed=True) if self._timing.is_timed(node) else node.operator
 
     def _extend_chain(self, node: Node, tap: Tap) -> None:
         chain, _ = self._place[tap.node]
         if tap.key is not None:
             chain.operators.append(tap.key)
         self._place[node] = (chain, len(chain.operators))
-        chain.operators.append(node.operator)
+        chain.operators.append(self._operator(node))
         self._finish_node(node, chain)
 
     def _finish_node(self, node: Node, chain: _DraftChain) -> None:
@@ -148,9 +154,9 @@ class _Planner:
             )
         return tap.partitioning
 
-    def _add_edge(self, tap: Tap, target: int, partitioning: Partitioning, side: int) -> None:
+    def _add_edge(self, tap: Tap, target: int, partitioning: Partitioning, side: int, *, timed: bool = False) -> None:
         chain, index = self._place[tap.node]
-        self._edges.append(Edge(len(self._edges), chain.id, target, index, tap.tag, partitioning, tap.key, side))
+        self._edges.append(Edge(len(self._edges), chain.id, target, index, tap.tag, partitioning, tap.key, side, timed))
 
     def _plan_service(self, service: ServiceDefinition) -> ServicePlan:
         if service.factory is None:

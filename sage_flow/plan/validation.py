@@ -15,6 +15,7 @@ from sage_flow.plan.graph import (
     ServiceDefinition,
     Tap,
 )
+from sage_flow.plan.timing import untimed_unions
 
 __all__ = ["main_consumers", "missing", "validate"]
 
@@ -55,6 +56,7 @@ def _faults(
     taps = _all_taps(nodes, services.values())
     yield from _keys(keys, taps)
     read = {(tap.node, tap.tag) for tap in taps}
+    yield from _untimed_unions(nodes)
     for node in nodes:
         yield from _readers(node, read)
         if node.service is not None:
@@ -127,11 +129,25 @@ def _readers(node: Node, read: set[tuple[Node, str | None]]) -> Iterator[Fault]:
         )
 
 
+def _untimed_unions(nodes: Sequence[Node]) -> Iterator[Fault]:
+    for node, timed, untimed in untimed_unions(nodes):
+        yield Fault(
+            f"{node.name!r} ({node.operator.location}) uses the timestamps of its records, but reads a union of a"
+            f" stream that has them ({timed.node.name!r}) and one that has none ({untimed.node.name!r}): put"
+            " assign_timestamps(...) behind the union, or into both streams"
+        )
+
+
 def _in_service(node: Node) -> Iterator[Fault]:
     operator = node.operator
     if operator.kind is kinds.SOURCE:
         yield Fault(
             f"{node.name!r} ({operator.location}) is a source inside a PipelineService, which reads its requests only"
+        )
+    if operator.kind.assigns_time:
+        yield Fault(
+            f"{node.name!r} ({operator.location}) is inside a PipelineService, whose requests are answered one by one:"
+            " event time belongs into the main pipeline"
         )
     if operator.emits_at_end:
         yield Fault(

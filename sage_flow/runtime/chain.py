@@ -108,10 +108,18 @@ def compile_chain(
     start: int = 0,
     side: int = 0,
     keyed_input: bool = False,
+    timed_input: bool = False,
 ) -> CompiledChain:
-    """Compile the operators from `start` on; records enter as (key, value) pairs if `keyed_input`."""
+    """Compile the operators from `start` on.
+
+    Records enter with their keys before them if `keyed_input`, and with their timestamps behind them if `timed_input`.
+    """
     text = ChainText()
-    text.begin(keyed_input=keyed_input)
+    text.begin(keyed_input=keyed_input, timed_input=timed_input)
+    if not timed_input and start < len(operators) and operators[start].operator.timed:
+        # The side of a connected stream that has no timestamps: what comes of it is of the time that it is.
+        text.names["now"] = operators[start].watermark
+        text.before("t = now()")
     for index in range(start, len(operators)):
         bound = operators[index]
         writer_of(bound.operator.kind).write(text, Step(index, bound, side if index == start else 0))
@@ -119,7 +127,8 @@ def compile_chain(
     _write_outputs(text, [o for o in outputs if o.edge.tag is None and o.edge.operator == last])
     source = text.source()
     callbacks = _callbacks(range(start, len(operators)), text.counts, counters, flush)
-    filename = f"<sage_flow chain {name!r} from {start}.{side}>"
+    form = f"{' keyed' * keyed_input}{' timed' * timed_input}"
+    filename = f"<sage_flow chain {name!r} from {start}.{side}{form}>"
     namespace: dict[str, Any] = {}
     exec(compile(source, filename, "exec"), {**text.names, **callbacks}, namespace)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -131,11 +140,12 @@ def _write_outputs(text: ChainText, outputs: Sequence[Output]) -> None:
     for number, output in enumerate(outputs):
         text.names[f"o{number}"] = output.records.append
         key = output.edge.key
+        value = f"{text.value}, t" if output.edge.timed else text.value
         if key is None or output.key is None:
-            text.write(f"o{number}({text.value})")
+            text.write(f"o{number}(({value}))" if output.edge.timed else f"o{number}({value})")
             continue
         text.name_function(f"q{number}", output.key, key)
-        text.write_for_key(f"o{number}((q{number}({text.value}), {text.value}))", key)
+        text.write_for_key(f"o{number}((q{number}({text.value}), {value}))", key)
     if outputs and text.may_give_many:
         names = text.counter_names
         text.names["b0"] = outputs[0].records

@@ -31,11 +31,12 @@ _ENDED = -1
 
 
 class InputGate:
-    def __init__(self, channels: Iterable[int]) -> None:
+    def __init__(self, channels: Iterable[int], timed: Iterable[int] | None = None) -> None:
+        """`timed`: the channels that carry timestamps and watermarks, by default all."""
         self._next_seq = dict.fromkeys(channels, 0)
         self._open = dict.fromkeys(self._next_seq)
         self._barriers = BarrierAlignment(self._open)
-        self._watermarks = WatermarkMinimum(self._open)
+        self._watermarks = WatermarkMinimum(self._open if timed is None else timed)
 
     @property
     def open_channels(self) -> tuple[int, ...]:

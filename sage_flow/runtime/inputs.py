@@ -30,7 +30,7 @@ class Inputs:
 
     def __init__(self, channels: Iterable[Channel]) -> None:
         self._edges = {channel.id: channel.edge for channel in channels}
-        self._gate = InputGate(self._edges)
+        self._gate = InputGate(self._edges, [channel for channel, edge in self._edges.items() if edge.timed])
         self._held: dict[int, deque[Data | Control]] = {}
         self._ready: deque[Message] = deque()
         self.pace = Pace()

@@ -42,7 +42,7 @@ FRAME_RECORDS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """No record with a timestamp <= `timestamp` (int, ms since the epoch) follows on this channel."""
+    """No record with a timestamp before `timestamp` (int, ms since the epoch) is expected on this channel."""
 
     timestamp: int
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from sage_flow.errors import PipelineError
+from sage_flow.errors import InvalidKeyError, PipelineError
 from sage_flow.functions import DeadLetter, Function, RuntimeContext, Sink, Source
-from sage_flow.plan.graph import DEAD_LETTERS, Operator
+from sage_flow.plan.graph import DEAD_LETTERS, LATE_RECORDS, Operator
+from sage_flow.runtime.assigned_time import in_range
 from sage_flow.runtime.failure import is_of_pipeline, summary
 from sage_flow.runtime.lines import writer_of
 from sage_flow.runtime.report import Counters
@@ -53,7 +55,16 @@ class BoundOperator:
     the operator's kind makes both (`lines/`).
     """
 
-    def __init__(self, operator: Operator, index: int, context: RuntimeContext, counters: Counters) -> None:
+    def __init__(
+        self,
+        operator: Operator,
+        index: int,
+        context: RuntimeContext,
+        counters: Counters,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`clock()` are seconds that never go back."""
+        self.clock = clock
         self.operator = operator
         self.context = context
         self._index = index
@@ -62,9 +73,15 @@ class BoundOperator:
         self.functions = [copies[id(function)] for function in operator.functions]
         self._living = [function for function in copies.values() if isinstance(function, _LIVING)]
         self.batch: list[Any] = []  # that a function of batches was called with last
+        self.now = -math.inf
+        """Its event time: no record with an earlier timestamp is expected."""
+        self.reads_late = False
+        """Whether somebody reads its late records."""
+        context.watermark_of = self.watermark if operator.timed else None
         binding = writer_of(operator.kind).bind(self)
         self.calls = binding.calls
         self.table = binding.table
+        self.held = binding.held
         self._at_end = binding.at_end
 
     def open(self) -> None:
@@ -82,12 +99,28 @@ class BoundOperator:
         """Return what was held back until the end of input."""
         return self._at_end()
 
+    def watermark(self) -> int:
+        """Return its event time as users see it."""
+        return in_range(self.now)
+
+    def timestamp(self) -> int:
+        """Return the timestamp of the record under way or, without one, its event time."""
+        known: int | None = self.context.__dict__.get("timestamp")
+        return self.watermark() if known is None else known
+
+    def too_late(self, record: Any, timestamp: int) -> None:
+        """A record came when all its windows were over: count it, and give it to whoever reads late records."""
+        self._counters.late[self._index] += 1
+        if self.reads_late:
+            self.context.timestamp = timestamp
+            self.context.output(LATE_RECORDS, record)
+
     def reject(self, record: Any, error: Exception) -> None:
         """A record failed and the operator's `on_error` lets the job go on.
 
         Raises a PipelineError: the pipeline is wrong and not the record, and every other record would fail, too.
         """
-        if is_of_pipeline(error):
+        if is_of_pipeline(error) or isinstance(error, InvalidKeyError):
             raise error
         if self.operator.on_error == "skip":
             self._counters.skipped[self._index] += 1

@@ -46,9 +46,12 @@ class Output:
             self.on_copied(self.records, own)
         self.records[:] = own
 
-    def add(self, value: Any) -> None:
-        """Append one record, with its key where the edge is keyed."""
-        self.records.append(value if self.key is None else (self.key(value), value))
+    def add(self, value: Any, timestamp: int | None = None) -> None:
+        """Append one record, with its key where the edge is keyed, and its timestamp where it is timed."""
+        record: Any = (value, timestamp) if self.edge.timed else value
+        if self.key is not None:
+            record = (self.key(value), *record) if self.edge.timed else (self.key(value), value)
+        self.records.append(record)
 
     def take(self) -> list[Any]:
         """Empty the buffer, which stays the same list: the chain that is running appends to it."""
@@ -158,21 +161,21 @@ class BroadcastSplit:
 
 
 class HashSplit:
-    """Equal keys to the same subtask. Records are (key, value) pairs."""
+    """Equal keys to the same subtask. Records are (key, value) pairs, or triples with a timestamp."""
 
     def __init__(self, count: int, max_parallelism: int) -> None:
         self._count = count
         self._max_parallelism = max_parallelism
         self._targets: dict[Hashable, int] = {}
 
-    def __call__(self, pairs: list[tuple[Hashable, Any]]) -> Iterable[tuple[int, list[Any]]]:
+    def __call__(self, pairs: list[tuple[Any, ...]]) -> Iterable[tuple[int, list[Any]]]:
         parts: list[list[Any]] = [[] for _ in range(self._count)]
         targets = self._targets
         for pair in pairs:
             try:
                 parts[targets[pair[0]]].append(pair)
             except (KeyError, TypeError):
-                parts[self._learn(*pair)].append(pair)
+                parts[self._learn(pair[0], pair[1])].append(pair)
         return [(target, part) for target, part in enumerate(parts) if part]
 
     def _learn(self, key: Hashable, value: Any) -> int:

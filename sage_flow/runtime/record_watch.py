@@ -67,9 +67,11 @@ class RecordWatch:
             self._note(batch, f"the program passed it to {name!r} and still holds it")
 
     def received(self, records: list[Any], edge: Edge) -> None:
-        """Records come on an edge, as pairs with their keys if it is keyed."""
+        """Records come on an edge, with their keys if it is keyed, and with their timestamps if it is timed."""
         if (readers := self._readers.get(edge.id)) is not None:
-            self._note(records if edge.key is None else [value for _, value in records], readers)
+            if edge.key is not None or edge.timed:
+                records = [record[0 if edge.key is None else 1] for record in records]
+            self._note(records, readers)
 
     def sent(self, record: Any, holder: str) -> None:
         """A record is in the buffer of an output."""

@@ -12,11 +12,12 @@ __all__ = ["ChannelReport", "Counters", "OperatorCounts", "PortReport", "Subtask
 
 
 class OperatorCounts(NamedTuple):
-    """`emitted`: records the operator gave (a sink: received). `skipped` and `dead_letters` are apart."""
+    """`emitted`: records the operator gave (a sink: received). `skipped`, `dead_letters` and `late` are apart."""
 
     emitted: int = 0
     skipped: int = 0
     dead_letters: int = 0
+    late: int = 0
 
     def plus(self, other: OperatorCounts) -> OperatorCounts:
         """Add up."""
@@ -71,9 +72,10 @@ class Counters:
         self.emitted = [0] * len(operators)
         self.skipped = [0] * len(operators)
         self.dead_letters = [0] * len(operators)
+        self.late = [0] * len(operators)
 
     def report(self, queued: int = 0) -> SubtaskReport:
         """A picture of now. A key_by moves records and makes none, so it has no count."""
-        columns = zip(self._operators, self.emitted, self.skipped, self.dead_letters, strict=True)
+        columns = zip(self._operators, self.emitted, self.skipped, self.dead_letters, self.late, strict=True)
         counts = {operator.name: OperatorCounts(*numbers) for operator, *numbers in columns if operator.kind.is_counted}
         return SubtaskReport(counts, queued)

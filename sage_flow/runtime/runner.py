@@ -12,12 +12,13 @@ from itertools import islice
 from typing import Any
 
 from sage_flow.functions import RuntimeContext
-from sage_flow.plan.graph import Operator
+from sage_flow.plan.graph import LATE_RECORDS, Operator
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Edge, Plan, Subtask
 from sage_flow.runtime.answering import Answering
 from sage_flow.runtime.blame import Blame
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.chain import CompiledChain, compile_chain
+from sage_flow.runtime.event_time import EventTime
 from sage_flow.runtime.messages import FRAME_RECORDS, ControlElement
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
@@ -26,6 +27,7 @@ from sage_flow.runtime.record_watch import RecordWatch
 from sage_flow.runtime.report import Counters
 from sage_flow.runtime.sharing import separate
 from sage_flow.runtime.side_outputs import SideOutputs
+from sage_flow.timestamps import MAX_TIMESTAMP
 
 __all__ = ["Runner"]
 
@@ -53,7 +55,10 @@ class Runner:
         self._sides = SideOutputs(self.operators, self.outputs, self._flush_full)
         to_callers = [output for output in self.outputs if output.edge.target != DRIVER_CHAIN]
         self.answering = Answering(port, to_callers, self.blame.explain_service)
-        self._entries: dict[tuple[int, int, bool], CompiledChain] = {}
+        self._entries: dict[tuple[int, int, bool, bool], CompiledChain] = {}
+        self.time = EventTime(self.operators, self.outputs, self.give, self.blame.explain_held_back, port.now)
+        for index, bound in enumerate(self.operators):
+            bound.reads_late = self._sides.reads(index, LATE_RECORDS)
         port.before_long_wait(self._queue_emitted)
 
     # -- set-up ---------------------------------------------------------------------------------------------
@@ -71,10 +76,12 @@ class Runner:
             job_id=self._plan.job_id,
             attempt=self._plan.attempt,
         )
-        return BoundOperator(operator, index, context, self.counters)
+        return BoundOperator(operator, index, context, self.counters, self._port.now)
 
     def _put_aside(self, index: int, name: str, tag: str, value: Any) -> None:
-        self._sides.put(index, name, tag, value)  # which are made after the contexts
+        bound = self.operators[index]
+        timestamp = bound.timestamp() if bound.operator.timed else None
+        self._sides.put(index, name, tag, value, timestamp)  # which are made after the contexts
 
     def _make_output(self, edge: Edge) -> Output:
         if edge.target == REPLY:
@@ -96,14 +103,14 @@ class Runner:
         watch.install(self.operators, self.outputs)
         return watch
 
-    def entry(self, start: int = 0, side: int = 0, *, keyed: bool = False) -> CompiledChain:
+    def entry(self, start: int = 0, side: int = 0, *, keyed: bool = False, timed: bool = False) -> CompiledChain:
         """Return the chain from an operator on, compiled at first use: `side` is that of its first operator's inputs.
 
-        `keyed`: records enter it as (key, value) pairs.
+        `keyed`: records enter it with their keys before them. `timed`: with their timestamps behind them.
         """
-        entry = self._entries.get((start, side, keyed))
+        entry = self._entries.get((start, side, keyed, timed))
         if entry is None:
-            entry = self._entries[start, side, keyed] = compile_chain(
+            entry = self._entries[start, side, keyed, timed] = compile_chain(
                 self._subtask.chain.name,
                 self.operators,
                 self.outputs,
@@ -112,6 +119,7 @@ class Runner:
                 start=start,
                 side=side,
                 keyed_input=keyed,
+                timed_input=timed,
             )
         return entry
 
@@ -129,18 +137,37 @@ class Runner:
                 raise clearer from error
             raise
 
-    def end(self, index: int) -> None:
-        """End of input of one operator: what it held back goes through the operators behind it. May suspend."""
-        for batch in self._held_back(self.operators[index]):
-            self.counters.emitted[index] += len(batch)
-            self.run(self.entry(index + 1), batch)
-            self.flush()
+    def give(self, index: int, batch: list[Any]) -> None:
+        """Run what an operator has given through the operators behind it, and send what comes of it. May suspend.
 
-    def _held_back(self, bound: BoundOperator) -> Iterator[list[Any]]:
+        Records of an operator with timestamps are pairs with them.
+        """
+        self.counters.emitted[index] += len(batch)
+        timed = self._takes_time(index + 1)
+        if self.operators[index].operator.timed and not timed:
+            batch = [value for value, _ in batch]
+        self.run(self.entry(index + 1, timed=timed), batch)
+        self.flush()
+
+    def _takes_time(self, start: int) -> bool:
+        """Whether the chain from this operator on is entered with timestamps."""
+        if start < len(self.operators):
+            return self.operators[start].operator.timed
+        return any(output.edge.timed for output in self.outputs if output.edge.tag is None)
+
+    def end(self, index: int) -> Iterator[None]:
+        """End of input of one operator: what it held back goes through the operators behind it, batch by batch.
+
+        May suspend. Yields after each batch.
+        """
+        bound = self.operators[index]
         try:
-            records = iter(bound.at_end())
+            yield from self.time.end(index)
+            kept = bound.at_end()
+            records = iter(((value, MAX_TIMESTAMP) for value in kept) if bound.operator.timed else kept)
             while batch := list(islice(records, FRAME_RECORDS)):
-                yield batch
+                self.give(index, batch)
+                yield
         except UNWINDING:
             raise
         except BaseException as error:

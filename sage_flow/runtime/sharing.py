@@ -71,22 +71,24 @@ class SideRecords:
     def __init__(self, *, is_alone: bool) -> None:
         self._may_be_alone = is_alone
         self._is_alone = False
-        self._waiting: tuple[Sequence[Output], Any] | None = None
+        self._waiting: tuple[Sequence[Output], Any, int | None] | None = None  # outputs, value, timestamp
 
-    def put(self, outputs: Sequence[Output], value: Any, *, is_last: bool = False) -> None:
+    def put(
+        self, outputs: Sequence[Output], value: Any, timestamp: int | None = None, *, is_last: bool = False
+    ) -> None:
         """Add `value` to the outputs. `is_last`: the operator drops the record behind it."""
         if self._is_alone and self._waiting is None:
-            self._waiting = (outputs, value)
+            self._waiting = (outputs, value, timestamp)
             return
         self.give()
-        _add(outputs, value if is_last and not self._may_be_alone else _own_record(value))
+        _add(outputs, value if is_last and not self._may_be_alone else _own_record(value), timestamp)
 
     def give(self) -> None:
         """The operator gives more for this record, or may change it: what waits goes as a copy."""
         self._is_alone = False
         if self._waiting is not None:
-            (outputs, value), self._waiting = self._waiting, None
-            _add(outputs, _own_record(value))
+            (outputs, value, timestamp), self._waiting = self._waiting, None
+            _add(outputs, _own_record(value), timestamp)
 
     def watching(self, call: Callable[..., Iterable[Any]]) -> Callable[..., Iterator[Any]]:
         """`call`, which gives any number of outputs for a record, so that it is seen what it gives."""
@@ -102,12 +104,12 @@ class SideRecords:
                 raise
             self._is_alone = False
             if self._waiting is not None:
-                (outputs, alone), self._waiting = self._waiting, None
-                _add(outputs, alone)
+                (outputs, alone, timestamp), self._waiting = self._waiting, None
+                _add(outputs, alone, timestamp)
 
         return watched
 
 
-def _add(outputs: Sequence[Output], value: Any) -> None:
+def _add(outputs: Sequence[Output], value: Any, timestamp: int | None) -> None:
     for output in outputs:
-        output.add(value)
+        output.add(value, timestamp)

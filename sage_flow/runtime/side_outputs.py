@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sage_flow.errors import PipelineError
-from sage_flow.plan.graph import DEAD_LETTERS
+from sage_flow.plan.graph import DEAD_LETTERS, LATE_RECORDS
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import Output
@@ -31,7 +31,11 @@ class SideOutputs:
                 self._readers.setdefault((output.edge.operator, output.edge.tag), []).append(output)
         self._records = {index: _watch(operators[index]) for index in {index for index, _ in self._readers}}
 
-    def put(self, index: int, name: str, tag: str, value: Any) -> None:
+    def reads(self, index: int, tag: str) -> bool:
+        """Whether a side output of an operator is read."""
+        return (index, tag) in self._readers
+
+    def put(self, index: int, name: str, tag: str, value: Any, timestamp: int | None = None) -> None:
         """Put a value on a side output of an operator. Raises PipelineError if nothing reads it. May suspend."""
         readers = self._readers.get((index, tag))
         if readers is None:
@@ -39,7 +43,7 @@ class SideOutputs:
                 f"nothing reads side output {tag!r} of {name!r}: read it with .side_output({tag!r})"
                 + (" (dead letters are read with .dead_letters())" if tag == DEAD_LETTERS else "")
             )
-        self._records[index].put(readers, value, is_last=tag == DEAD_LETTERS)
+        self._records[index].put(readers, value, timestamp, is_last=tag in (DEAD_LETTERS, LATE_RECORDS))
         if len(readers[0].records) >= FRAME_RECORDS:
             self._on_full()
 

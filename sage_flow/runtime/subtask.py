@@ -11,6 +11,8 @@ Here is only the step loop. `inputs.py` says what is next, `runner.py` runs reco
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,7 @@ from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.gate import AllInputsEnded
 from sage_flow.runtime.inputs import Inputs, Slices
 from sage_flow.runtime.lifecycle import Lifecycle
-from sage_flow.runtime.messages import Barrier, Control, Data, Drain, EndOfInput, Idle, Message, Request, Watermark
+from sage_flow.runtime.messages import Barrier, Control, Data, Drain, EndOfInput, Message, Request
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.runner import Runner
@@ -33,6 +35,8 @@ from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 
 __all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
+
+_OVER = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,9 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class WaitForMessage:
-    """Nothing to do until a message comes."""
+    """Nothing to do until a message comes, or the clock of the port is at `until`."""
+
+    until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class ChainSubtask:
         caller = Caller(plan.services, port)
         self._port = port
         self.runner = Runner(plan, subtask, port, caller)
+        self._time = self.runner.time
         self._calls = CallRecords(self.runner, port, in_service=subtask.chain.service is not None)
         self._inputs = Inputs(channel for channel in plan.channels if channel.consumer == subtask.address)
         runner, follows = self.runner, plan.attempt > 1
@@ -75,6 +82,7 @@ class ChainSubtask:
         self._head = self.runner.operators[0]
         self._is_drained = False  # the source is not asked any more
         self._has_ended = False
+        self._work: Iterator[None] | None = None  # what goes on step by step before anything else is taken
         self.source: Source[Any] | None = self._head.functions[0] if self._head.operator.kind is kinds.SOURCE else None
         """The worker may put another in its place, which reads it in a thread."""
 
@@ -114,7 +122,9 @@ class ChainSubtask:
         """Do the next piece of work. May suspend."""
         if self._calls.have_async_maps and self._calls.give_out():
             return GoOn()
-        if (slices := self._inputs.slices) is not None:
+        if self._work is not None:
+            self._go_on(self._work)
+        elif (slices := self._inputs.slices) is not None:
             self._next_slice(slices)
         elif (message := self._inputs.next()) is not None:
             self._handle(message)
@@ -123,17 +133,29 @@ class ChainSubtask:
         elif self.source is not None:
             return self._read(self.source)
         elif self._calls.are_over and self._inputs.have_ended:
-            self._finish()
+            self._go_on(self._finish())
         else:
-            return WaitForMessage()
+            return self._wait(WaitForMessage(self._time.idle_at))
         return GoOn()
+
+    def _go_on(self, work: Iterator[None]) -> None:
+        """Do the next step of some work, the rest of it in the next calls of `advance`."""
+        self._work = None if next(work, _OVER) is _OVER else work
+
+    def _wait(self, step: Step) -> Step:
+        """Nothing can be done: say how far event time is, before the subtask waits."""
+        if self._time.idle_at <= self._port.now():
+            self._go_on(self._time.look_for_idle())
+            return GoOn()
+        self._time.send()
+        return step
 
     def _handle(self, message: Message) -> None:
         match message:
             case Data():
                 self._begin_frame(message)
             case Control():
-                self._on_element(message)
+                self._go_on(self._on_element(message))
             case Request():
                 self._calls.on_request(message)
             case _:
@@ -143,7 +165,8 @@ class ChainSubtask:
     def _begin_frame(self, data: Data) -> None:
         self._inputs.on_records(data.channel)
         edge = self._inputs.edge(data.channel)
-        entry = self.runner.entry(0, edge.side, keyed=edge.key is not None)
+        entry = self.runner.entry(0, edge.side, keyed=edge.key is not None, timed=edge.timed)
+        self._time.on_records()
         try:
             records = data.unpacked()
         except CodecError as error:
@@ -153,17 +176,18 @@ class ChainSubtask:
             self.runner.watch.received(records, edge)
         self._inputs.slices = Slices(entry, records, data.tickets, data.channel, data.cost)
 
-    def _on_element(self, control: Control) -> None:
+    def _on_element(self, control: Control) -> Iterator[None]:
         for decision in self._inputs.on_element(control):
             match decision:
                 case Advance(timestamp):
-                    self.runner.broadcast(Watermark(timestamp))
+                    yield from self._time.advance(0, timestamp)
+                    self._time.send_in_time()
                 case BecomeIdle():
-                    self.runner.broadcast(Idle())
+                    self._time.on_inputs_idle()
                 case TakeSnapshot(checkpoint):
                     self.runner.broadcast(Barrier(checkpoint))
                 case AllInputsEnded():
-                    self._finish()
+                    yield from self._finish()
 
     def _read(self, source: Source[Any]) -> Step:
         operator = self._head.operator
@@ -175,10 +199,11 @@ class ChainSubtask:
             self.runner.blame.explain(error, operator)
             raise
         if batch is IDLE:
-            return WaitForSource()
+            return self._wait(WaitForSource())
         if batch is END:
-            self._finish()
+            self._go_on(self._finish())
         elif isinstance(batch, list):
+            self._time.on_records()
             if self.runner.watch is not None:
                 self.runner.watch.hands_over(batch, self._head.functions[0], operator.name)
             self._inputs.slices = Slices(self.runner.entry(), batch)
@@ -192,7 +217,8 @@ class ChainSubtask:
     def _next_slice(self, slices: Slices) -> None:
         pace = self._inputs.pace
         # A record of a call that starts a coroutine may fill the map_async behind it: results go out in between.
-        records = slices.next(pace.size if slices.tickets is None or not self._calls.have_async_maps else 1)
+        one_by_one = self._time.every_record or (slices.tickets is not None and self._calls.have_async_maps)
+        records = slices.next(1 if one_by_one else pace.size)
         began = self._port.now()
         if slices.tickets is None:
             self.runner.run(slices.entry, records)
@@ -205,12 +231,14 @@ class ChainSubtask:
             self._inputs.slices = None
             if slices.channel is not None:
                 self._port.consumed(slices.channel, slices.cost)
+        if self._time.follows_records:
+            self._go_on(self._time.after_slice())
 
-    def _finish(self) -> None:
+    def _finish(self) -> Iterator[None]:
         """End of input: each operator gives out what it holds back, in the order of the chain; then the outputs end."""
         for index in range(len(self.runner.operators)):
             self._calls.end(index)
-            self.runner.end(index)
+            yield from self.runner.end(index)
         self.runner.flush()
         self.runner.broadcast(EndOfInput())
         self._has_ended = True

@@ -3,12 +3,17 @@
 An input that has sent no watermark holds the minimum back at the beginning of time, unless it is idle.
 Idle and ended inputs leave the minimum; when all are idle it stays where it is. It never goes back,
 also not when an idle input wakes up with old records (Akidau et al. 2015, section 2.1).
+
+The inputs stand in a heap by the clocks that they had when they were last on its top. A watermark changes only its
+input's clock; entries on the top that are behind their clocks sink then. So a watermark costs O(log n) at most, and
+O(1) if its input is not the slowest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
 
 __all__ = ["Advance", "BecomeIdle", "WatermarkMinimum"]
 
@@ -17,7 +22,7 @@ _NOTHING_YET = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Event time is now `timestamp` (ms since the epoch): fire timers, then forward the watermark."""
+    """Event time is now `timestamp`, ms since the epoch: give what is due, then forward the watermark."""
 
     timestamp: int
 
@@ -28,24 +33,34 @@ class BecomeIdle:
 
 
 class WatermarkMinimum:
+    """The inputs that carry watermarks; others are unknown to it, and what they do changes nothing."""
+
     def __init__(self, channels: Iterable[int]) -> None:
         self._clocks: dict[int, float] = dict.fromkeys(channels, _NOTHING_YET)
+        self._heap = [(_NOTHING_YET, channel) for channel in self._clocks]  # one entry for each active input
+        heapify(self._heap)
+        self._in_heap = set(self._clocks)
         self._idle: set[int] = set()
         self._now = _NOTHING_YET
 
     def on_watermark(self, channel: int, timestamp: int) -> Advance | None:
         """A watermark also wakes an idle input. One that goes back is ignored."""
-        self._idle.discard(channel)
-        self._clocks[channel] = max(self._clocks[channel], timestamp)
+        if timestamp > self._clocks[channel]:
+            self._clocks[channel] = timestamp
+        self.on_record(channel)
         return self._advance()
 
     def on_record(self, channel: int) -> None:
         """A record wakes an idle input; its clock is where it was."""
-        self._idle.discard(channel)
+        if channel in self._idle:
+            self._idle.remove(channel)
+            if channel not in self._in_heap:
+                self._in_heap.add(channel)
+                heappush(self._heap, (self._clocks[channel], channel))
 
     def on_idle(self, channel: int) -> Advance | BecomeIdle | None:
         """The input leaves the minimum."""
-        if channel in self._idle:
+        if channel in self._idle or channel not in self._clocks:
             return None
         self._idle.add(channel)
         if len(self._idle) == len(self._clocks):
@@ -54,6 +69,8 @@ class WatermarkMinimum:
 
     def on_end_of_input(self, channel: int) -> Advance | BecomeIdle | None:
         """The input leaves the minimum for good."""
+        if channel not in self._clocks:
+            return None
         was_idle = channel in self._idle
         del self._clocks[channel]
         self._idle.discard(channel)
@@ -62,8 +79,17 @@ class WatermarkMinimum:
         return self._advance()
 
     def _advance(self) -> Advance | None:
-        active = [clock for channel, clock in self._clocks.items() if channel not in self._idle]
-        if not active or min(active) <= self._now:
+        heap, clocks = self._heap, self._clocks
+        while heap:
+            clock, channel = heap[0]
+            if channel not in clocks or channel in self._idle:
+                heappop(heap)
+                self._in_heap.discard(channel)
+            elif clock < clocks[channel]:
+                heapreplace(heap, (clocks[channel], channel))
+            else:
+                break
+        if not heap or heap[0][0] <= self._now:
             return None
-        self._now = min(active)
+        self._now = heap[0][0]
         return Advance(int(self._now))

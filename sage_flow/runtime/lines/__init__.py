@@ -9,9 +9,11 @@ from __future__ import annotations
 from sage_flow.errors import InternalError
 from sage_flow.plan import kinds
 from sage_flow.plan.kinds import Kind
-from sage_flow.runtime.lines.aggregates import Aggregates, from_option, from_zero
+from sage_flow.runtime.lines.aggregates import AGGREGATE_STEPS, Aggregates
 from sage_flow.runtime.lines.several import Awaits, Batches, Iterates, Processes
 from sage_flow.runtime.lines.single import Filters, Keys, Maps, Passes, Writes
+from sage_flow.runtime.lines.timestamps import Timestamps
+from sage_flow.runtime.lines.windows import Windows
 from sage_flow.runtime.lines.writer import LineWriter
 
 __all__ = ["WRITERS", "writer_of"]
@@ -30,12 +32,9 @@ WRITERS: dict[Kind, LineWriter] = {
     kinds.CONNECT_PROCESS: Processes(),
     kinds.MAP_BATCHES: Batches(),
     kinds.MAP_ASYNC: Awaits(),
-    kinds.COUNT: Aggregates("a += 1", from_zero),
-    kinds.SUM: Aggregates("a = a + {x}", from_zero),
-    kinds.FOLD: Aggregates("a = {f}(a, {v})", from_option),
-    kinds.REDUCE: Aggregates("a = {v} if a is MISSING else {f}(a, {v})"),
-    kinds.MIN: Aggregates("b = {x}; a = b if a is MISSING or b < a else a"),
-    kinds.MAX: Aggregates("b = {x}; a = b if a is MISSING or b > a else a"),
+    **dict.fromkeys(AGGREGATE_STEPS, Aggregates()),
+    kinds.ASSIGN_TIMESTAMPS: Timestamps(),
+    kinds.WINDOW: Windows(),
 }
 """The writer of each kind. A class service is in no chain and has none."""
 

@@ -8,18 +8,24 @@ v1 = (k, a)
 
 from __future__ import annotations
 
+import operator as operators
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.aggregates import Aggregate
+from sage_flow.errors import InternalError
+from sage_flow.plan import kinds
 from sage_flow.plan.graph import Operator
+from sage_flow.plan.kinds import Kind
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
-from sage_flow.state import KeyTable, default_factory
+from sage_flow.state import MISSING, KeyTable, default_factory
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
 
-__all__ = ["Aggregates", "from_option", "from_zero"]
+__all__ = ["AGGREGATE_STEPS", "AggregateStep", "Aggregates", "Aggregation", "from_option", "from_zero", "of_aggregate"]
 
 Initial = Callable[[Operator], Callable[[], Any]]
 
@@ -34,19 +40,98 @@ def from_option(operator: Operator) -> Callable[[], Any]:
     return default_factory(operator.options["initial"])
 
 
-class Aggregates(LineWriter):
-    """`step`: the text that makes the new value `a` from the one so far.
+@dataclass(frozen=True, slots=True)
+class AggregateStep:
+    """How a kind of aggregate brings a record into the value of its key, and two values together.
 
-    `{v}` is the record, `{f}` the function, `{x}` what the function returns for the record, or the record itself if
-    there is none. Without `initial`, `a` is MISSING for the first record of a key.
+    `text` makes the new value `a` from the one so far. `{v}` is the record, `{f}` the function, `{x}` what the function
+    returns for the record, or the record itself if there is none. Without `initial`, `a` is MISSING for the first
+    record of a key. `merge(function)` makes a function of two values; without it two values cannot be brought together.
     """
 
-    def __init__(self, step: str, initial: Initial | None = None) -> None:
-        self._step = step
-        self._initial = initial
+    text: str
+    initial: Initial | None = None
+    merge: Callable[[Any], Callable[[Any, Any], Any]] | None = None
+
+
+AGGREGATE_STEPS: dict[Kind, AggregateStep] = {
+    kinds.COUNT: AggregateStep("a += 1", from_zero, lambda _: operators.add),
+    kinds.SUM: AggregateStep("a = a + {x}", from_zero, lambda _: operators.add),
+    kinds.FOLD: AggregateStep("a = {f}(a, {v})", from_option),
+    kinds.REDUCE: AggregateStep("a = {v} if a is MISSING else {f}(a, {v})", merge=lambda function: function),
+    kinds.MIN: AggregateStep("b = {x}; a = b if a is MISSING or b < a else a", merge=lambda _: _least),
+    kinds.MAX: AggregateStep("b = {x}; a = b if a is MISSING or b > a else a", merge=lambda _: _greatest),
+}
+
+
+def _least(left: Any, right: Any) -> Any:
+    return right if right < left else left
+
+
+def _greatest(left: Any, right: Any) -> Any:
+    return right if right > left else left
+
+
+def of_aggregate(aggregate: Any) -> AggregateStep:
+    """The step of an `Aggregate`, whose `add` is in the place of the function."""
+    return AggregateStep("a = {f}(a, {v})", lambda _: aggregate.create, lambda _: aggregate.merge)
+
+
+class Aggregation:
+    """An aggregate that an operator computes for something else than all records of a key, such as for its windows.
+
+    The operator's option `aggregate` says which: a kind of aggregates, or an `Aggregate`. `merge` brings two values
+    together and changes neither; None if that cannot be done. `result` makes what users see of a value.
+    """
+
+    def __init__(self, bound: BoundOperator) -> None:
+        options = bound.operator.options
+        chosen: Kind | Aggregate[Any, Any, Any] = options["aggregate"]
+        self.function: Any = bound.functions[0] if bound.functions else None
+        self.result: Callable[[Any], Any] | None = None
+        self.is_mutable = isinstance(chosen, Aggregate)
+        if isinstance(chosen, Aggregate):
+            self.step = of_aggregate(chosen)
+            self.function, self.result = chosen.add, chosen.result
+        else:
+            self.step = AGGREGATE_STEPS[chosen]
+        self.initial = None if self.step.initial is None else self.step.initial(bound.operator)
+        self.merge = options.get("merge") or (self.step.merge and self.step.merge(self.function))
+        self._names = {"MISSING": MISSING, "f": self.function}
+
+    def new_table(self) -> KeyTable:
+        """Return an empty table of values by key."""
+        return KeyTable(self.initial)
+
+    def adder(self) -> Callable[[Any, Any], Any]:
+        """Return `add(value so far, record)`; MISSING, or what `initial` makes, for the first."""
+        extracted = "v" if self.function is None else "f(v)"
+        body = self.step.text.format(f="f", v="v", x=extracted)
+        namespace: dict[str, Any] = {}
+        exec(f"def add(a, v):\n    {body}\n    return a\n", self._names, namespace)
+        made: Callable[[Any, Any], Any] = namespace["add"]
+        return made
+
+    def first(self) -> Any:
+        """Return the value before the first record."""
+        return MISSING if self.initial is None else self.initial()
+
+    def merged(self, values: list[Any]) -> Any:
+        """Return several values as one, in their order, and change none of them."""
+        if self.merge is None:
+            raise InternalError("an aggregate without a merge function must not be split")
+        total = self.first() if self.is_mutable else values[0]
+        for value in values if self.is_mutable else values[1:]:
+            total = self.merge(total, value)
+        return total
+
+
+class Aggregates(LineWriter):
+    """Aggregates over all records of a key."""
 
     def bind(self, bound: BoundOperator) -> Binding:
-        table = KeyTable(None if self._initial is None else self._initial(bound.operator))
+        initial = self._step(bound.operator).initial
+        table = KeyTable(None if initial is None else initial(bound.operator))
         at_end = table.items if bound.operator.emits_at_end else tuple
         return Binding(tuple(bound.functions), at_end, table)
 
@@ -56,9 +141,13 @@ class Aggregates(LineWriter):
         text.names[table] = step.bound.table
         # Apart from the user's function, whose errors may be let through: a key that cannot be placed never is.
         text.write(f"a = {table}[k]", step)
-        text.guard(self._step.format(f=f"f{step.index}", v=text.value, x=extracted), step)
+        line = self._step(step.operator).text
+        text.guard(line.format(f=f"f{step.index}", v=text.value, x=extracted), step)
         text.write(f"{table}[k] = a")
         if step.operator.emits_at_end:
             text.drop(step)
         text.write(f"{step.result} = (k, a)")
         text.value = step.result
+
+    def _step(self, operator: Operator) -> AggregateStep:
+        return AGGREGATE_STEPS[operator.kind]

@@ -51,9 +51,9 @@ class Step:
 class ChainText:
     """What the writers of kinds write into.
 
-    `value` is the variable that holds the record, or what has become of it so far; `k` holds its key. What they
-    write may leave the record (`drop`), go on with another value (`value = step.result`), or with each of several
-    (`loop`).
+    `value` is the variable that holds the record, or what has become of it so far; `k` holds its key and, where
+    records have timestamps, `t` its timestamp. What they write may leave the record (`drop`), go on with another value
+    (`value = step.result`), or with each of several (`loop`).
     """
 
     def __init__(self) -> None:
@@ -62,6 +62,8 @@ class ChainText:
         self.counts: list[tuple[int, bool]] = []  # operator index, whether the counter counts what it gave
         self.value = "v"
         self._body: list[tuple[int, str]] = []  # depth and text
+        self._before: list[str] = []  # lines that run once, before the records of a batch
+        self._after: list[str] = []  # and behind them, whatever was raised
         self._lines: dict[int, Line] = {}  # by position in the body
         self._depth = _DEPTH
 
@@ -77,6 +79,7 @@ class ChainText:
             self.write(text, step)
             return
         index = step.index
+        self._show_time_of_letters(step)
         self.names[f"e{index}"] = step.bound.reject
         if (index, False) not in self.counts:
             self._count(index, gives=False)
@@ -90,9 +93,10 @@ class ChainText:
         text = f"d{step.index} += 1; continue"
         self.write(text if condition is None else f"if {condition}: {text}", step if calls else None)
 
-    def loop(self, items: str, step: Step) -> None:
-        """Go on with each of several values."""
-        self.write(f"for {step.result} in {items}:", step)
+    def loop(self, items: str, step: Step, *, gives_time: bool = False) -> None:
+        """Go on with each of several values; `gives_time`: each comes with a timestamp of its own."""
+        self._show_time_of_letters(step)
+        self.write(f"for {step.result}{', t' if gives_time else ''} in {items}:", step)
         self._depth += 1
         self._count(step.index, gives=True)
         self.write(f"n{step.index} += 1")
@@ -109,13 +113,30 @@ class ChainText:
         self.names[f"c{index}"] = bound.context
         if bound.operator.keyed:
             self.write(f"c{index}.key = k")
+        if bound.operator.timed:
+            self.write(f"c{index}.timestamp = t")
         return f"f{index}({self.value}, c{index})"
+
+    def before(self, text: str) -> None:
+        """Add a line that runs before the records of each batch: its variables live through the batch."""
+        self._before.append(text)
+
+    def after(self, text: str) -> None:
+        """Add a line that runs behind the records of each batch, also if one of them has failed."""
+        self._after.append(text)
+
+    def _show_time_of_letters(self, step: Step) -> None:
+        """A dead letter has the timestamp of its record, which is taken from the context."""
+        if step.operator.timed and step.operator.on_error == "dead_letter" and not any(step.operator.with_ctx):
+            self.names[f"c{step.index}"] = step.bound.context
+            self.write(f"c{step.index}.timestamp = t")
 
     # -- for the chain --------------------------------------------------------------------------------------
 
-    def begin(self, *, keyed_input: bool) -> None:
+    def begin(self, *, keyed_input: bool, timed_input: bool = False) -> None:
         """Add the loop over the batch."""
-        self._add("for k, v in it:" if keyed_input else "for v in it:", depth=_DEPTH - 1)
+        record = ", ".join([*["k"] * keyed_input, "v", *["t"] * timed_input])
+        self._add(f"for {record} in it:", depth=_DEPTH - 1)
 
     def write_for_key(self, text: str, key: Operator) -> None:
         """Add a line that calls the key function of an output."""
@@ -140,7 +161,8 @@ class ChainText:
     @property
     def lines(self) -> dict[int, Line]:
         """Whose lines they are, by line number."""
-        return {position + _FIRST_LINE: line for position, line in self._lines.items()}
+        first = _FIRST_LINE + len(self._before)
+        return {position + first: line for position, line in self._lines.items()}
 
     def source(self) -> str:
         """Return the text of the whole function."""
@@ -152,10 +174,12 @@ class ChainText:
             f"def chain(batch{bound}):",
             "    it = iter(batch)",
             f"    {' = '.join([*counters, '_'])} = 0",
+            *(f"    {text}" for text in self._before),
             "    try:",
         ]
         tail = [
             "    finally:",
+            *(f"        {text}" for text in self._after),
             f"        tally({', '.join(['len(batch) - it.__length_hint__()', *counters])})",
         ]
         body = ["    " * depth + text for depth, text in self._body]

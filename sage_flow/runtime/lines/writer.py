@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.runtime.held import Held
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.state import KeyTable
 
@@ -15,17 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["Binding", "LineWriter"]
 
 
+NOTHING_HELD = Held()
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """One operator in one subtask.
 
     `calls`: what its lines call, one per input side. `at_end` returns what it has held back, when its input has ended.
-    `table`: its values by key.
+    `table`: its values by key. `held`: what it keeps back, where event time has a say in it.
     """
 
     calls: tuple[Callable[..., Any], ...]
     at_end: Callable[[], Iterable[Any]] = tuple
     table: KeyTable | None = None
+    held: Held = NOTHING_HELD
 
 
 class LineWriter:

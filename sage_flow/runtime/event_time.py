@@ -1,0 +1,168 @@
+"""The event time of one subtask: it moves through the operators of the chain, and then to the outputs.
+
+Where an `assign_timestamps` stands in the chain a new time begins: what comes before it has the time of the inputs,
+what comes behind it the time that it assigns. Within one of these stretches a watermark visits the operators in their
+order. Each gives what has become due, which runs through all that follows, before the watermark goes on; an operator
+that keeps records of an earlier time holds it back.
+
+Outputs get a watermark at most every `_EVERY_S` seconds, or where the subtask has nothing else to do. Only edges that
+carry timestamps get any.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sage_flow.runtime.assigned_time import AssignedTime
+from sage_flow.runtime.messages import Idle, Watermark
+from sage_flow.runtime.operators import BoundOperator
+from sage_flow.runtime.outputs import Output
+from sage_flow.runtime.port import UNWINDING
+
+__all__ = ["EventTime"]
+
+_EVERY_S = 0.05
+
+Give = Callable[[int, list[Any]], None]
+
+
+class EventTime:
+    """`give(index, batch)` runs what an operator has given through the operators behind it. `clock()` are seconds.
+
+    `explain` adds to an error which operator raised it.
+    """
+
+    def __init__(
+        self,
+        operators: Sequence[BoundOperator],
+        outputs: Sequence[Output],
+        give: Give,
+        explain: Callable[[BaseException, BoundOperator], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._operators = operators
+        self._outputs = [output for output in outputs if output.edge.timed]
+        self._give = give
+        self._explain = explain
+        self._clock = clock
+        self._assigns = [index for index, bound in enumerate(operators) if isinstance(bound.held, AssignedTime)]
+        self._looked_at = [
+            index for index, bound in enumerate(operators) if bound.operator.timed or index in self._assigns
+        ]
+        self.follows_records = bool(self._looked_at)
+        """Whether processing records can make time pass, or something due."""
+        self._last_assign = self._assigns[-1] if self._assigns else -1
+        self._is_idle = False
+        self._reached = self._sent = -math.inf
+        self._send_at = -math.inf
+        self.every_record = any(time.every_record for time in self._assigned())
+        """Records are processed one by one, as a watermark follows each."""
+
+    def _assigned(self) -> Iterator[AssignedTime]:
+        for index in self._assigns:
+            held = self._operators[index].held
+            if isinstance(held, AssignedTime):
+                yield held
+
+    # -- what moves it --------------------------------------------------------------------------------------
+
+    def begin_batch(self, split: str) -> None:
+        """Records of this split come next."""
+        for time in self._assigned():
+            time.begin_batch(split)
+
+    def on_records(self) -> None:
+        """A frame or a batch comes: nothing that reads it is idle any more."""
+        for time in self._assigned():
+            time.wake()
+
+    def after_slice(self) -> Iterator[None]:
+        """Yield after each batch of what has become due, since records were processed or time has passed."""
+        for index in self._looked_at:
+            bound = self._operators[index]
+            if isinstance(bound.held, AssignedTime):
+                yield from self._move(index, bound.held)
+            elif bound.held.is_urgent:
+                yield from self._give_due(index, bound.now)
+        self.send_in_time()
+
+    def _move(self, index: int, time: AssignedTime) -> Iterator[None]:
+        before = time.now
+        if time.move() > before:
+            yield from self.advance(index + 1, time.now)
+        if index == self._last_assign:
+            self._note_idle(time.is_idle)
+
+    def look_for_idle(self) -> Iterator[None]:
+        """Nothing has come for a while: splits may have been quiet for long enough."""
+        for time in self._assigned():
+            time.look_for_idle()
+        yield from self.after_slice()
+
+    @property
+    def idle_at(self) -> float:
+        """When, on the clock, to look for idle splits; infinity if there is no need."""
+        return min((time.idle_at for time in self._assigned()), default=math.inf)
+
+    def advance(self, start: int, now: float) -> Iterator[None]:
+        """The time of operator `start` is `now`, or later: yield after each batch of what has become due."""
+        for index in range(start, len(self._operators)):
+            bound = self._operators[index]
+            if isinstance(bound.held, AssignedTime):
+                return  # behind it is another time
+            if now > bound.now:
+                bound.now = now
+                yield from self._give_due(index, now)
+            now = bound.held.holds(bound.now)
+        self._reached = max(self._reached, now)
+
+    def _give_due(self, index: int, now: float) -> Iterator[None]:
+        bound = self._operators[index]
+        try:
+            for batch in bound.held.due(now):
+                self._give(index, batch)
+                yield
+        except UNWINDING:
+            raise
+        except BaseException as error:
+            self._explain(error, bound)
+            raise
+
+    def on_inputs_idle(self) -> None:
+        """All inputs are idle."""
+        if not self._assigns:
+            self._note_idle(True)
+
+    def end(self, index: int) -> Iterator[None]:
+        """The input of one operator has ended: yield after each batch of what that makes due."""
+        bound = self._operators[index]
+        bound.now = math.inf
+        yield from self._give_due(index, math.inf)
+
+    # -- the outputs ----------------------------------------------------------------------------------------
+
+    def send_in_time(self) -> None:
+        """Tell the outputs how far it is, unless they were told a moment ago. May suspend."""
+        if self._reached > self._sent and (self.every_record or self._clock() >= self._send_at):
+            self.send()
+
+    def send(self) -> None:
+        """Tell the outputs how far it is, if they do not know. May suspend."""
+        if self._reached > self._sent:
+            self._sent = self._reached
+            self._send_at = self._clock() + _EVERY_S
+            self._is_idle = False
+            for output in self._outputs:
+                output.send_element(Watermark(int(self._sent)))
+
+    def _note_idle(self, is_idle: bool) -> None:
+        if is_idle and not self._is_idle:
+            self.send()
+            for output in self._outputs:
+                output.send_element(Idle())
+        elif self._is_idle and not is_idle:
+            # A record wakes the reader, too; a watermark that does not move does where no record comes.
+            self._sent = -math.inf
+        self._is_idle = is_idle

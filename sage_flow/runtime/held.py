@@ -1,0 +1,35 @@
+"""What an operator keeps back: records that leave it when time has passed, or at the end of its input.
+
+For each operator of a chain, when its event time moves to `now`: the batches that `due(now)` gives run through the rest
+of the chain, then the watermark `holds(now)` goes on to the next operator. So results leave before the watermark that
+fired them, and are never late for whoever comes behind. The end of input is `due(infinity)`, then `at_end()`.
+
+An operator whose records have timestamps gives pairs of a value and its timestamp, another one gives values. What is
+given is removed before it is given: a snapshot between two batches holds neither twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["Held"]
+
+
+class Held:
+    """By default nothing is kept back."""
+
+    is_urgent: bool = False
+    """A record has made something due at the present time: `due` is asked when its slice is processed."""
+
+    def due(self, now: float) -> Iterable[list[Any]]:
+        """Yield batches of what the time `now` (ms since the epoch, or infinity) makes leave."""
+        return ()
+
+    def holds(self, now: float) -> float:
+        """Return the watermark that may pass: `now`, or earlier while records of an earlier time are kept."""
+        return now
+
+    def at_end(self) -> Iterable[Any]:
+        """Return what is kept until the end of input."""
+        return ()

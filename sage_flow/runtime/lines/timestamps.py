@@ -1,0 +1,46 @@
+"""`assign_timestamps`: the time of a record, and the largest one so far, from which the watermark follows.
+
+u = f1(v0)
+if type(u) is not int or not LOW <= u <= HIGH: u = i1(u)
+t = u
+if t > m1: m1 = t
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_flow.runtime.assigned_time import AssignedTime
+from sage_flow.runtime.lines.text import ChainText, Step
+from sage_flow.runtime.lines.writer import Binding, LineWriter
+from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, checked_timestamp
+
+if TYPE_CHECKING:
+    from sage_flow.runtime.operators import BoundOperator
+
+__all__ = ["Timestamps"]
+
+
+class Timestamps(LineWriter):
+    """The function is called for each record, and what it returns is checked each time."""
+
+    def bind(self, bound: BoundOperator) -> Binding:
+        return Binding(tuple(bound.functions), held=AssignedTime(bound.operator, bound.clock))
+
+    def write(self, text: ChainText, step: Step) -> None:
+        index, time = step.index, step.bound.held
+        text.names |= {
+            f"time{index}": time,
+            f"i{index}": checked_timestamp,
+            "LOW": MIN_TIMESTAMP,
+            "HIGH": MAX_TIMESTAMP,
+        }
+        text.guard(f"u = {text.call(step)}", step)
+        text.guard(f"if type(u) is not int or not LOW <= u <= HIGH: u = i{index}(u)", step)
+        text.write("t = u")
+        if step.operator.options["watermarks"] is not None:
+            text.names[f"g{index}"] = time.on_record
+            text.write(f"g{index}({text.value}, t)", step)
+        text.before(f"m{index} = time{index}.largest")
+        text.write(f"if t > m{index}: m{index} = t")
+        text.after(f"time{index}.largest = m{index}")

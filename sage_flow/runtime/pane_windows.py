@@ -1,0 +1,183 @@
+"""The state of tumbling and sliding windows: a table of values by key for each pane of time.
+
+A record is counted once, in its pane; a window is brought together from its panes when it fires. There is no timer for
+a key: to fire a window is to look at the tables of its panes. Whether a record is late is decided where its pane is
+looked up, which the compiled chain does once for a run of records of one pane, as the time does not move inside a
+slice.
+
+A window fires when the time is at its end, or later. With allowed lateness its panes stay for that long; keys that get
+a record meanwhile are marked, and fire again behind the slice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sage_flow.runtime.firing import Results
+from sage_flow.runtime.held import Held
+from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.state import KeyTable
+from sage_flow.windows import AlignedWindow, Firing
+
+if TYPE_CHECKING:
+    from sage_flow.runtime.lines.aggregates import Aggregation
+    from sage_flow.runtime.operators import BoundOperator
+
+__all__ = ["PaneWindows"]
+
+
+class _Discarded(KeyTable):
+    """Of a pane in a gap between windows: its records belong to none."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Keep nothing."""
+
+
+class _Touched(KeyTable):
+    """Of a pane of a window that has fired: it marks the keys that get a record, whose results are given again."""
+
+    __slots__ = ("touched",)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.touched.add(key)
+        super().__setitem__(key, value)
+
+
+class PaneWindows(Held):
+    """The windows of one operator in one subtask. `pane(t)` is what the compiled chain calls."""
+
+    def __init__(self, bound: BoundOperator, aggregation: Aggregation, window: AlignedWindow, lateness_ms: int) -> None:
+        self._bound = bound
+        self._aggregation = aggregation
+        self._results = Results(bound, aggregation.result)
+        self._window = window
+        self._lateness_ms = lateness_ms
+        self._panes: dict[int, KeyTable] = {}
+        self._discarded = _Discarded(aggregation.initial)
+        self._fired: float = -math.inf  # windows that end up to here have fired
+        self._next_end: float = math.inf  # of a window that has not, and has records
+        self._touched: dict[int, set[Any]] = {}  # keys, by pane
+
+    @property
+    def is_urgent(self) -> bool:  # type: ignore[override]
+        """A window that has fired got a record."""
+        return bool(self._touched)
+
+    # -- records --------------------------------------------------------------------------------------------
+
+    def pane(self, timestamp: int) -> tuple[KeyTable | None, int, int]:
+        """Return the table for a record, and the timestamps from and up to which it holds; None: the record is late."""
+        window = self._window
+        start = window.pane_start(timestamp)
+        table = self._panes.get(start)
+        if table is None:
+            table = self._new_pane(start)
+        elif isinstance(table, _Touched):
+            self._touched.setdefault(start, table.touched)
+        return table, start, start + window.pane_ms
+
+    def _new_pane(self, start: int) -> KeyTable | None:
+        ends = self._ends(start)
+        if not ends:
+            return self._discarded
+        if ends[-1] + self._lateness_ms <= self._bound.now:
+            return None
+        table = self._panes[start] = self._aggregation.new_table()
+        if self._lateness_ms and ends[0] <= self._fired:
+            table = self._marking(start)
+            self._touched[start] = table.touched
+        self._next_end = min([self._next_end, *_between(ends, self._fired, math.inf)[:1]])
+        return table
+
+    def _marking(self, start: int) -> _Touched:
+        """Let a pane mark the keys that get records."""
+        table = self._panes[start]
+        if not isinstance(table, _Touched):
+            marking = _Touched(self._aggregation.initial)
+            dict.update(marking, table)
+            marking.touched = set()
+            table = self._panes[start] = marking
+        return table
+
+    def _ends(self, pane: int) -> range:
+        """The ends of the windows that a pane belongs to, in order."""
+        starts, size = self._window.window_starts(pane), self._window.size_ms
+        return range(starts.start + size, starts.stop + size, starts.step)
+
+    # -- results --------------------------------------------------------------------------------------------
+
+    def due(self, now: float) -> Iterable[list[Any]]:
+        """Fire again what got late records, then the windows that end up to `now`."""
+        touched, self._touched = self._touched, {}
+        if touched:
+            yield from self._fire_again(touched)
+        if now >= self._next_end:
+            for end in self._ends_until(now):
+                self._fired = end
+                yield from self._fire(end, "on_time")
+            self._fired = now
+            self._close(now)
+
+    def _fire_again(self, touched: dict[int, set[Any]]) -> Iterator[list[Any]]:
+        keys_by_end: dict[int, dict[Any, None]] = {}
+        for start, keys in touched.items():
+            # Those that are over get no more results, whoever counts in a later window of the pane.
+            for end in _between(self._ends(start), self._bound.now - self._lateness_ms, self._fired):
+                keys_by_end.setdefault(end, {}).update(dict.fromkeys(keys))
+            keys.clear()
+        for end in sorted(keys_by_end):
+            yield from self._fire(end, "late", keys_by_end[end])
+
+    def _ends_until(self, now: float) -> list[int]:
+        found: set[int] = set()
+        for start in self._panes:
+            found.update(_between(self._ends(start), self._fired, now))
+        return sorted(found)
+
+    def _fire(self, end: int, firing: Firing, keys: Iterable[Any] | None = None) -> Iterator[list[Any]]:
+        start = end - self._window.size_ms
+        values = self._values(start, keys)
+        results = self._results.of(values, start, end, firing)
+        while batch := list(islice(results, FRAME_RECORDS)):
+            yield batch
+
+    def _values(self, start: int, keys: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:
+        """The values of a window by key; of all keys, or of some."""
+        if keys is None and self._window.pane_ms == self._window.size_ms:
+            # A tumbling window: what is given is removed before, unless late records may come.
+            table = self._panes[start] if self._lateness_ms else self._panes.pop(start)
+            return iter(table.items())
+        tables = [self._panes[pane] for pane in self._window.pane_starts(start) if pane in self._panes]
+        if keys is None:
+            keys = dict.fromkeys(key for table in tables for key in table)
+        merged = self._aggregation.merged
+        found = ((key, [table[key] for table in tables if key in table]) for key in keys)
+        return ((key, values[0] if len(values) == 1 else merged(values)) for key, values in found)
+
+    def _close(self, now: float) -> None:
+        """Forget panes whose windows are over; let those that may get late records mark their keys."""
+        self._next_end = math.inf
+        for start in list(self._panes):
+            ends = self._ends(start)
+            if ends[-1] + self._lateness_ms <= now:
+                del self._panes[start]
+                continue
+            if self._lateness_ms and ends[0] <= now:
+                self._marking(start)
+            self._next_end = min([self._next_end, *_between(ends, now, math.inf)[:1]])
+
+
+def _between(ends: range, after: float, until: float) -> Sequence[int]:
+    """The part of `ends` that is greater than `after` and not greater than `until`."""
+    first = 0 if after < ends[0] else len(ends)
+    if ends[0] <= after < ends[-1]:
+        first = int((after - ends[0]) // ends.step) + 1
+    last = 0 if until < ends[0] else len(ends)
+    if ends[0] <= until < ends[-1]:
+        last = int((until - ends[0]) // ends.step) + 1
+    return ends[first:last]
