@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.service import Call, ServiceCaller, ServiceFuture, ServiceHandle
+from sage_flow.splits import WHOLE, SplitSignal
 from sage_flow.state import KeyedState
 
 if TYPE_CHECKING:
     from sage_flow.channels import BaseQueueDescriptor
+    from sage_flow.windows import TimeSpan
 
 __all__ = [
     "END",
@@ -77,10 +79,12 @@ class RuntimeContext:
         key: the key of the current record, on a keyed stream. Raises PipelineError if there is none.
         timestamp: of the current record, in ms since the epoch, behind an `assign_timestamps`. Raises PipelineError if
             there is none.
+        window: in a function that processes a window: its `start` and `end`.
     """
 
     key: Any
     timestamp: int
+    window: TimeSpan
 
     def __init__(
         self,
@@ -112,6 +116,8 @@ class RuntimeContext:
         """Asked for what is not set, so that to set the key and timestamp of each record stays cheap."""
         if name == "timestamp":
             raise PipelineError(self._no_timestamp())
+        if name == "window":
+            raise PipelineError(f"{self.operator_name!r} has no window: only window(...).process(function) has one")
         if name != "key":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._state is not None:
@@ -127,8 +133,8 @@ class RuntimeContext:
     def _no_timestamp(self) -> str:
         if self.watermark_of is not None:
             return (
-                f"{self.operator_name!r} has no timestamp here: a timestamp belongs to one record, which open(), close()"
-                " and the batches of map_batches do not have"
+                f"{self.operator_name!r} has no timestamp here: a timestamp belongs to one record, which open(),"
+                " close() and the batches of map_batches do not have"
             )
         return f"{self.operator_name!r} has no timestamps and no watermark: put .assign_timestamps(...) before it"
 
@@ -255,12 +261,14 @@ class Source(Generic[T]):
         blocking: `next_batch()` may block.
         bounded: `next_batch()` returns `END` by itself. A job with any other source prints at its start how to stop it.
         parallel: several subtasks can share the work; otherwise the source always has one.
+        split: the name of the split that the latest batch is from; see `splits_read`.
     """
 
     default_name: str = "source"
     blocking: bool = False
     bounded: bool = False
     parallel: bool = False
+    split: str = WHOLE
     _hands_over: bool = False  # its records are the program's own objects: within the process they are not copied
 
     def _holds_records(self) -> bool:
@@ -270,8 +278,15 @@ class Source(Generic[T]):
     def open(self, ctx: RuntimeContext) -> None:
         """Called once in every subtask, before the first `next_batch()`."""
 
-    def next_batch(self) -> list[T] | SourceSignal:
-        """Return some records (a few thousand at the most), `IDLE` or `END`."""
+    def splits_read(self) -> Iterable[str] | None:
+        """The names of the splits that this subtask is going to read; asked after `open`. None: it has no splits.
+
+        A split is a part with an order of its own, such as a file or a partition. Event time is counted for each.
+        """
+        return None
+
+    def next_batch(self) -> list[T] | SourceSignal | SplitSignal:
+        """Return some records (a few thousand at the most), `IDLE` or `END`, or a signal about a split."""
         raise NotImplementedError(f"{type(self).__name__} must implement next_batch()")
 
     def files_read(self) -> Iterable[str]:

@@ -45,6 +45,7 @@ class JobResult:
         counts: records each operator emitted (a sink: received), by name; and the number of rows of each `collect`
             sink, by the label of the rows, unless an operator has that name.
         skipped, dead_letters: records that failed under such an `on_error`, by operator, where there are any.
+        late_records: records that came too late for their windows, by operator, where there are any.
         stuck: where user code was that did not come back after a cancel.
     """
 
@@ -54,12 +55,14 @@ class JobResult:
     skipped: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     stuck: list[str] = field(default_factory=list)
+    late_records: dict[str, int] = field(default_factory=dict)
     _picture: Picture | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         """A short text: it counts the rows and does not contain them."""
         rows = _first({label: len(rows) for label, rows in self.collected.items()})
-        more = {"skipped": self.skipped, "dead_letters": self.dead_letters, "stuck": self.stuck}
+        more: dict[str, object] = {"skipped": self.skipped, "dead_letters": self.dead_letters}
+        more |= {"late_records": self.late_records, "stuck": self.stuck}
         shown = [str(self.status), f"rows={rows}", f"counts={_first(self.counts)}"]
         return f"JobResult({', '.join([*shown, *(f'{name}={value}' for name, value in more.items() if value)])})"
 
@@ -290,6 +293,7 @@ def _result(outcome: JobOutcome, picture: Picture | None) -> JobResult:
         {name: count.skipped for name, count in counts.items() if count.skipped},
         {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
         outcome.stuck,
+        {name: count.late for name, count in counts.items() if count.late},
         picture,
     )
 

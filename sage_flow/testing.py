@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -26,18 +26,23 @@ from sage_flow.executors.execution import Executor
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
 from sage_flow.executors.threads import ThreadExecutor
-from sage_flow.functions import END, IDLE, Source, SourceSignal
+from sage_flow.functions import END, IDLE, RuntimeContext, Source, SourceSignal
 from sage_flow.job import JobResult
+from sage_flow.splits import WHOLE, SplitEnd, SplitIdle, SplitSignal, SplitWatermark
 from sage_flow.streams import DataStream, Stream
 
 __all__ = [
     "ABORT",
     "END",
+    "Event",
     "MODES",
     "PAUSE",
     "Mode",
     "SimulationExecutor",
     "SourceAborted",
+    "SplitEnd",
+    "SplitIdle",
+    "SplitWatermark",
     "TestSource",
     "VirtualClock",
     "collect",
@@ -68,10 +73,21 @@ class SourceAborted(Exception):
     """Raised by a TestSource at ABORT."""
 
 
+class Event(NamedTuple):
+    """A record of a TestSource that comes from a split."""
+
+    value: Any
+    split: str = WHOLE
+
+
 class TestSource(Source[T]):
     """Gives the records of a list, in the batches that signals between them make.
 
     PAUSE: the source is idle once. ABORT: it raises SourceAborted. END: it ends, as it does behind its last record.
+
+    For event time, records may come from several splits, `Event(value, "a")`, and the splits give signals:
+    `SplitWatermark(timestamp, "a")`, `SplitIdle("a")`, `SplitEnd("a")`. With `parallel=True` the splits are shared
+    among the subtasks, in the order of their names; each subtask goes through the steps of its splits.
 
     >>> from sage_flow import JobResult, LocalEnvironment
     >>> env = LocalEnvironment("test")
@@ -81,21 +97,42 @@ class TestSource(Source[T]):
 
     __test__ = False  # it is no test, whatever its name says to pytest
 
-    def __init__(self, items: Sequence[T | Signal | SourceSignal]) -> None:
-        self._items = list(items)
+    def __init__(
+        self, items: Sequence[T | Event | Signal | SourceSignal | SplitSignal], *, parallel: bool = False
+    ) -> None:
+        self._items: list[Any] = list(items)
         self._next = 0
+        self.parallel = parallel
 
-    def next_batch(self) -> list[T] | SourceSignal:
+    def open(self, ctx: RuntimeContext) -> None:
+        mine = self._splits()[ctx.subtask_index :: ctx.parallelism]
+        if ctx.parallelism > 1:
+            self._items = [item for item in self._items if getattr(item, "split", mine[0] if mine else None) in mine]
+
+    def _splits(self) -> list[str]:
+        return sorted({getattr(item, "split", WHOLE) for item in self._items if not isinstance(item, Signal)})
+
+    def splits_read(self) -> list[str]:
+        return self._splits()
+
+    def next_batch(self) -> list[T] | SourceSignal | SplitSignal:
         batch: list[T] = []
         while self._next < len(self._items):
             item = self._items[self._next]
-            if isinstance(item, (Signal, SourceSignal)):
+            if isinstance(item, (Signal, SourceSignal, SplitSignal)):
                 return batch or self._obey(item)
-            batch.append(item)
+            value, split = item if isinstance(item, Event) else (item, WHOLE)
+            if batch and split != self.split:
+                return batch
+            self.split = split
+            batch.append(value)
             self._next += 1
         return batch or END
 
-    def _obey(self, signal: Signal | SourceSignal) -> SourceSignal:
+    def _obey(self, signal: Signal | SourceSignal | SplitSignal) -> SourceSignal | SplitSignal:
+        if isinstance(signal, SplitSignal):
+            self._next += 1
+            return signal
         if signal is ABORT:
             raise SourceAborted(f"after {self._next} items")
         if signal is END:

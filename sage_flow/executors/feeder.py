@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sage_flow.functions import END, IDLE, Source
 from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.splits import SplitSignal
 
 __all__ = ["Feeder"]
 
@@ -30,7 +31,7 @@ class Feeder(Source[Any]):
         self._source = source
         self._wake = wake
         self._condition = threading.Condition()
-        self._batches: deque[list[Any]] = deque()
+        self._batches: deque[tuple[str, list[Any] | SplitSignal]] = deque()  # each with its split
         self._read = 0  # records, by the feeder
         self._taken = 0  # records, by the subtask
         self._feeder_waits = False
@@ -44,7 +45,7 @@ class Feeder(Source[Any]):
         try:
             while not self._stopped:
                 batch = self._source.next_batch()
-                if isinstance(batch, list):
+                if isinstance(batch, (list, SplitSignal)):
                     self._hand_over(batch)
                 elif batch is not IDLE:  # END, or what no source may return: the subtask says so
                     self._close(batch)
@@ -82,21 +83,31 @@ class Feeder(Source[Any]):
         self._is_late = is_late
         self.stop()
 
-    def _take(self) -> list[Any]:
-        taken: list[Any] = []
-        while self._batches and (not taken or len(taken) + len(self._batches[0]) <= FRAME_RECORDS):
-            taken.extend(self._batches.popleft())
+    def _take(self) -> list[Any] | SplitSignal:
+        self.split, first = self._batches.popleft()
+        if not isinstance(first, list):
+            return first
+        taken = list(first)
+        while self._batches:
+            split, batch = self._batches[0]
+            if split != self.split or not isinstance(batch, list) or len(taken) + len(batch) > FRAME_RECORDS:
+                break
+            taken.extend(batch)
+            self._batches.popleft()
         self._taken += len(taken)
         if self._feeder_waits:
             with self._condition:
                 self._condition.notify_all()
         return taken
 
-    def _hand_over(self, batch: list[Any]) -> None:
+    def splits_read(self) -> Iterable[str] | None:
+        return self._source.splits_read()
+
+    def _hand_over(self, batch: list[Any] | SplitSignal) -> None:
         if self._read - self._taken >= _AHEAD:
             self._wait_for_room()
-        self._batches.append(batch)
-        self._read += len(batch)
+        self._batches.append((self._source.split, batch))
+        self._read += len(batch) if isinstance(batch, list) else 0
         if self._subtask_waits:
             self._subtask_waits = False
             self._wake()

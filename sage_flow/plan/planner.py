@@ -90,8 +90,8 @@ class _Planner:
                     f"{node.name!r} ({node.operator.location}) cannot share its work:"
                     f" its parallelism is at most {node.max_parallelism}, not {node.parallelism}"
                 )
-        elif node.kind is kinds.COLLECT:
-            # As many as feed it, so that it can be part of their chain.
+        elif node.kind is kinds.COLLECT or node.kind.assigns_time:
+            # As many as feed it, so that it can be part of their chain; and so that it sees the splits of a source.
             feeding = {self._parallelism[tap.node] for tap in node.inputs[0]}
             default = feeding.pop() if len(feeding) == 1 else default
         return node.parallelism or default

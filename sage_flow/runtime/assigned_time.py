@@ -1,9 +1,9 @@
 """The clock behind an `assign_timestamps`: one per split that its subtask reads, and their minimum.
 
 The clock of a split says how far its records have come: the largest timestamp so far less the bound of disorder, or
-what a watermark generator of the user's says. The clock of the operator is the minimum over its splits; it never goes
-back. A split that is not begun holds it at the beginning of time, one that has ended leaves the minimum, and so does
-one that has been idle for `idle_after`.
+what a watermark generator of the user's says, or the source. The clock of the operator is the minimum over its splits;
+it never goes back. A split that is not begun holds it at the beginning of time, one that has ended leaves the minimum,
+and so does one that has been idle for `idle_after`.
 
 A watermark T means that no record with a timestamp before T is expected: a window that ends at T is complete.
 """
@@ -18,10 +18,12 @@ from typing import Any
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.watermark import Advance, BecomeIdle, WatermarkMinimum
+from sage_flow.splits import WHOLE, SplitEnd, SplitIdle, SplitSignal, SplitWatermark
 from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, checked_timestamp
 from sage_flow.watermarks import WatermarkGenerator
 
-__all__ = ["AssignedTime", "NO_TIMESTAMP"]
+__all__ = ["AssignedTime", "NO_TIMESTAMP", "in_range"]
 
 _log = logging.getLogger("sage_flow")
 
@@ -29,22 +31,21 @@ NO_TIMESTAMP = MIN_TIMESTAMP - 1
 """Before every timestamp: there was no record yet."""
 
 _JANUARY_1970 = range(1, 31 * 24 * 3600 * 1000)
-
-WHOLE = ""
-"""The only split of records whose source says nothing of splits."""
+_TICK_S = 0.05
 
 
 class _Clock:
-    """Of one split. `generator` is None for the usual rule."""
+    """Of one split. `generator` is None for the usual rule; `quiet_since` is infinity for a split that is not begun."""
 
-    __slots__ = ("generator", "is_idle", "largest", "now", "quiet_since")
+    __slots__ = ("generator", "is_idle", "largest", "now", "number", "quiet_since")
 
-    def __init__(self, generator: WatermarkGenerator[Any] | None, since: float) -> None:
+    def __init__(self, number: int, generator: WatermarkGenerator[Any] | None) -> None:
+        self.number = number
         self.generator = generator
         self.largest = NO_TIMESTAMP
         self.now = -math.inf
         self.is_idle = False
-        self.quiet_since = since
+        self.quiet_since = math.inf
 
 
 class AssignedTime(Held):
@@ -57,100 +58,134 @@ class AssignedTime(Held):
         self._bound_ms: int = options["max_out_of_order_ms"]
         self._make: Callable[[], WatermarkGenerator[Any]] | None = options["watermarks"]
         self._idle_after_s: float | None = options["idle_after_s"]
+        self._goes_on: bool = options["when_idle"] == "advance"
         self.every_record: bool = options["every_record"]
         """The watermark moves behind each record, not behind each slice of them."""
         self._is_checked = False
-        self._waiting: set[str] = set()
-        self._clocks = {WHOLE: self._new()}
-        self._current = self._clocks[WHOLE]
         self.largest = NO_TIMESTAMP
         """Of the split whose records come now; the compiled chain keeps it in a local variable."""
         self.now = -math.inf
         """The watermark."""
         self.is_idle = False
         """No split holds the watermarks of others back."""
+        self.expect([WHOLE])
+        self.begin_batch(WHOLE)
 
-    def _new(self) -> _Clock:
-        return _Clock(None if self._make is None else self._checked_generator(self._make()), self._clock())
+    # -- splits ---------------------------------------------------------------------------------------------
 
-    def _checked_generator(self, made: Any) -> WatermarkGenerator[Any]:
-        if not isinstance(made, WatermarkGenerator):
+    def expect(self, splits: Iterable[str]) -> None:
+        """These are the splits that this subtask is going to read: those not begun hold the time."""
+        self._clocks = {name: _Clock(number, self._new_generator()) for number, name in enumerate(splits)}
+        self._minimum = WatermarkMinimum(clock.number for clock in self._clocks.values())
+        self._current: _Clock | None = None
+
+    def begin_batch(self, split: str) -> None:
+        """The next records are of this split."""
+        clock = self._clocks.get(split)
+        if clock is None:
+            clock = self._clocks[split] = _Clock(len(self._clocks), self._new_generator())
+            self._minimum.add(clock.number)
+        self._current = clock
+        self.largest = clock.largest
+        self._wake(clock)
+
+    def on_signal(self, signal: SplitSignal) -> None:
+        """The source says something about a split."""
+        if (clock := self._clocks.get(signal.split)) is None:
+            return
+        match signal:
+            case SplitWatermark(timestamp):
+                self._wake(clock)
+                self._declare(clock, timestamp)
+            case SplitIdle():
+                self._leave(clock)
+            case SplitEnd():
+                del self._clocks[signal.split]
+                if self._current is clock:
+                    self._current = None
+                self._note(self._minimum.on_end_of_input(clock.number))
+
+    def on_records(self) -> None:
+        """Records come from elsewhere than a source with splits."""
+        if self._current is not None:
+            self._wake(self._current)
+
+    def _wake(self, clock: _Clock) -> None:
+        clock.quiet_since = self._clock() if self._idle_after_s is not None else 0.0
+        if clock.is_idle:
+            clock.is_idle = self.is_idle = False
+            self._minimum.on_record(clock.number)
+
+    def _leave(self, clock: _Clock) -> None:
+        if not clock.is_idle:
+            clock.is_idle = True
+            self._note(self._minimum.on_idle(clock.number))
+
+    def _new_generator(self) -> WatermarkGenerator[Any] | None:
+        made = None if self._make is None else self._make()
+        if made is not None and not isinstance(made, WatermarkGenerator):
             raise PipelineError(
                 f"watermarks= of {self._operator.name!r} ({self._operator.location}) must make a WatermarkGenerator,"
                 f" not a {type(made).__name__}: pass the class, or a function that returns an instance"
             )
         return made
 
-    # -- splits ---------------------------------------------------------------------------------------------
-
-    def expect(self, splits: Iterable[str]) -> None:
-        """These are all the splits that this subtask is going to read: those not begun hold the time."""
-        self._clocks.clear()
-        self._waiting = set(splits)
-
-    def begin_batch(self, split: str) -> None:
-        """The next records are of this split."""
-        if (clock := self._clocks.get(split)) is None:
-            self._waiting.discard(split)
-            clock = self._clocks[split] = self._new()
-        self._current = clock
-        self.largest = clock.largest
-
-    def end_split(self, split: str) -> None:
-        """Nothing more comes of this split."""
-        self._waiting.discard(split)
-        self._clocks.pop(split, None)
-
-    # -- records --------------------------------------------------------------------------------------------
+    # -- time -----------------------------------------------------------------------------------------------
 
     def on_record(self, value: Any, timestamp: int) -> None:
         """Show a record to the generator of its split."""
         clock = self._current
-        if clock.generator is not None and (told := clock.generator.on_record(value, timestamp)) is not None:
-            self.declare(told)
-
-    def declare(self, watermark: Any) -> None:
-        """A generator says how far its split is; it may say less than before, which changes nothing."""
-        self._current.now = max(self._current.now, checked_timestamp(watermark))
+        if clock is None or clock.generator is None:
+            return
+        if (told := clock.generator.on_record(value, timestamp)) is not None:
+            self._declare(clock, checked_timestamp(told))
 
     def move(self) -> float:
-        """Some records were processed, or time has passed: return the watermark, which is `now` from here on."""
+        """Some records were processed: return the watermark, which is `now` from here on."""
         clock = self._current
-        if self.largest > clock.largest:
+        if clock is not None and self.largest > clock.largest:
             clock.largest = self.largest
-            if self._make is None:
-                clock.now = self.largest - self._bound_ms
             if not self._is_checked:
                 self._check_unit(self.largest)
-        return self._minimum()
+            if self._make is None:
+                self._declare(clock, self.largest - self._bound_ms)
+        return self.now
 
-    def wake(self) -> None:
-        """Records of the current split have come."""
-        self._current.is_idle = False
-        self._current.quiet_since = self._clock()
-
-    def look_for_idle(self) -> None:
-        """Let splits leave the minimum that have been quiet for long enough."""
-        if self._idle_after_s is not None:
-            late = self._clock() - self._idle_after_s
-            for clock in self._clocks.values():
-                clock.is_idle = clock.is_idle or clock.quiet_since <= late
+    def look_at_clock(self) -> None:
+        """Time has passed without records: splits may have been quiet for long enough, and time goes on for them."""
+        if self._idle_after_s is None:
+            return
+        now = self._clock()
+        for clock in self._clocks.values():
+            quiet_s = now - clock.quiet_since
+            if quiet_s < self._idle_after_s or math.isinf(clock.quiet_since):
+                continue
+            if self._goes_on and clock.largest > NO_TIMESTAMP:
+                self._declare(clock, clock.largest - self._bound_ms + int(quiet_s * 1000))
+            else:
+                self._leave(clock)
 
     @property
-    def idle_at(self) -> float:
-        """When, on the clock, the next split will have been quiet for long enough; infinity if none will."""
+    def look_at(self) -> float:
+        """When, on the clock, `look_at_clock` has something to do; infinity if never."""
         if self._idle_after_s is None:
             return math.inf
-        waiting = (clock.quiet_since for clock in self._clocks.values() if not clock.is_idle)
-        return min(waiting, default=math.inf) + self._idle_after_s
+        quiet = [clock.quiet_since for clock in self._clocks.values() if not clock.is_idle]
+        at = min(quiet, default=math.inf) + self._idle_after_s
+        return max(at, self._clock() + _TICK_S) if self._goes_on and at < self._clock() else at
 
-    def _minimum(self) -> float:
-        if not self._waiting:
-            active = [clock.now for clock in self._clocks.values() if not clock.is_idle]
-            self.is_idle = not active
-            if active and (now := min(active)) > self.now:
-                self.now = now
-        return self.now
+    def _declare(self, clock: _Clock, watermark: int) -> None:
+        """How far a split is; less than before changes nothing."""
+        if watermark > clock.now:
+            clock.now = watermark
+            self._note(self._minimum.on_watermark(clock.number, watermark))
+
+    def _note(self, decision: Advance | BecomeIdle | None) -> None:
+        match decision:
+            case Advance(timestamp):
+                self.now = timestamp
+            case BecomeIdle():
+                self.is_idle = True
 
     def _check_unit(self, largest: int) -> None:
         self._is_checked = True

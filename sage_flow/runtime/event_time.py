@@ -12,7 +12,7 @@ carry timestamps get any.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sage_flow.runtime.assigned_time import AssignedTime
@@ -20,6 +20,7 @@ from sage_flow.runtime.messages import Idle, Watermark
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.port import UNWINDING
+from sage_flow.splits import SplitSignal
 
 __all__ = ["EventTime"]
 
@@ -54,6 +55,7 @@ class EventTime:
         self.follows_records = bool(self._looked_at)
         """Whether processing records can make time pass, or something due."""
         self._last_assign = self._assigns[-1] if self._assigns else -1
+        self._moved = dict.fromkeys(self._assigns, -math.inf)  # what the operators behind have been told
         self._is_idle = False
         self._reached = self._sent = -math.inf
         self._send_at = -math.inf
@@ -68,15 +70,26 @@ class EventTime:
 
     # -- what moves it --------------------------------------------------------------------------------------
 
+    def expect(self, splits: Iterable[str]) -> None:
+        """The source of this subtask reads these splits."""
+        for time in self._assigned():
+            time.expect(splits)
+
     def begin_batch(self, split: str) -> None:
-        """Records of this split come next."""
+        """The source has given records of this split."""
         for time in self._assigned():
             time.begin_batch(split)
 
-    def on_records(self) -> None:
-        """A frame or a batch comes: nothing that reads it is idle any more."""
+    def on_signal(self, signal: SplitSignal) -> Iterator[None]:
+        """The source says something about a split: yield after each batch of what that makes due."""
         for time in self._assigned():
-            time.wake()
+            time.on_signal(signal)
+        yield from self.after_slice()
+
+    def on_frame(self) -> None:
+        """A frame of records has come."""
+        for time in self._assigned():
+            time.on_records()
 
     def after_slice(self) -> Iterator[None]:
         """Yield after each batch of what has become due, since records were processed or time has passed."""
@@ -89,22 +102,22 @@ class EventTime:
         self.send_in_time()
 
     def _move(self, index: int, time: AssignedTime) -> Iterator[None]:
-        before = time.now
-        if time.move() > before:
+        if time.move() > self._moved[index]:
+            self._moved[index] = time.now
             yield from self.advance(index + 1, time.now)
         if index == self._last_assign:
             self._note_idle(time.is_idle)
 
-    def look_for_idle(self) -> Iterator[None]:
+    def look_at_clock(self) -> Iterator[None]:
         """Nothing has come for a while: splits may have been quiet for long enough."""
         for time in self._assigned():
-            time.look_for_idle()
+            time.look_at_clock()
         yield from self.after_slice()
 
     @property
-    def idle_at(self) -> float:
-        """When, on the clock, to look for idle splits; infinity if there is no need."""
-        return min((time.idle_at for time in self._assigned()), default=math.inf)
+    def look_at(self) -> float:
+        """When, on the clock, `look_at_clock` has something to do; infinity if never."""
+        return min((time.look_at for time in self._assigned()), default=math.inf)
 
     def advance(self, start: int, now: float) -> Iterator[None]:
         """The time of operator `start` is `now`, or later: yield after each batch of what has become due."""

@@ -12,7 +12,7 @@ a record meanwhile are marked, and fire again behind the slice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,10 @@ class _Touched(KeyTable):
     """Of a pane of a window that has fired: it marks the keys that get a record, whose results are given again."""
 
     __slots__ = ("touched",)
+
+    def __init__(self, default: Callable[[], Any] | None) -> None:
+        super().__init__(default)
+        self.touched: set[Any] = set()
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.touched.add(key)
@@ -82,6 +86,7 @@ class PaneWindows(Held):
         return table, start, start + window.pane_ms
 
     def _new_pane(self, start: int) -> KeyTable | None:
+        table: KeyTable
         ends = self._ends(start)
         if not ends:
             return self._discarded
@@ -89,8 +94,8 @@ class PaneWindows(Held):
             return None
         table = self._panes[start] = self._aggregation.new_table()
         if self._lateness_ms and ends[0] <= self._fired:
-            table = self._marking(start)
-            self._touched[start] = table.touched
+            table = marking = self._marking(start)
+            self._touched[start] = marking.touched
         self._next_end = min([self._next_end, *_between(ends, self._fired, math.inf)[:1]])
         return table
 
@@ -100,7 +105,6 @@ class PaneWindows(Held):
         if not isinstance(table, _Touched):
             marking = _Touched(self._aggregation.initial)
             dict.update(marking, table)
-            marking.touched = set()
             table = self._panes[start] = marking
         return table
 

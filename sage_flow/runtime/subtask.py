@@ -33,6 +33,7 @@ from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.runner import Runner
 from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.watermark import Advance, BecomeIdle
+from sage_flow.splits import SplitSignal
 
 __all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
 
@@ -91,6 +92,8 @@ class ChainSubtask:
     def open(self) -> None:
         """Open the functions; called by the thread that will call `advance`."""
         self._lifecycle.open()
+        if self.source is not None and (splits := self.source.splits_read()) is not None:
+            self._time.expect(splits)
 
     def close(self) -> None:
         """Close what was opened, all of it; raises the first error."""
@@ -135,7 +138,7 @@ class ChainSubtask:
         elif self._calls.are_over and self._inputs.have_ended:
             self._go_on(self._finish())
         else:
-            return self._wait(WaitForMessage(self._time.idle_at))
+            return self._wait(WaitForMessage(self._time.look_at))
         return GoOn()
 
     def _go_on(self, work: Iterator[None]) -> None:
@@ -144,8 +147,8 @@ class ChainSubtask:
 
     def _wait(self, step: Step) -> Step:
         """Nothing can be done: say how far event time is, before the subtask waits."""
-        if self._time.idle_at <= self._port.now():
-            self._go_on(self._time.look_for_idle())
+        if self._time.look_at <= self._port.now():
+            self._go_on(self._time.look_at_clock())
             return GoOn()
         self._time.send()
         return step
@@ -166,7 +169,7 @@ class ChainSubtask:
         self._inputs.on_records(data.channel)
         edge = self._inputs.edge(data.channel)
         entry = self.runner.entry(0, edge.side, keyed=edge.key is not None, timed=edge.timed)
-        self._time.on_records()
+        self._time.on_frame()
         try:
             records = data.unpacked()
         except CodecError as error:
@@ -202,8 +205,10 @@ class ChainSubtask:
             return self._wait(WaitForSource())
         if batch is END:
             self._go_on(self._finish())
+        elif isinstance(batch, SplitSignal):
+            self._go_on(self._time.on_signal(batch))
         elif isinstance(batch, list):
-            self._time.on_records()
+            self._time.begin_batch(source.split)
             if self.runner.watch is not None:
                 self.runner.watch.hands_over(batch, self._head.functions[0], operator.name)
             self._inputs.slices = Slices(self.runner.entry(), batch)

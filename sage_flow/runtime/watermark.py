@@ -43,6 +43,12 @@ class WatermarkMinimum:
         self._idle: set[int] = set()
         self._now = _NOTHING_YET
 
+    def add(self, channel: int) -> None:
+        """One more input, which has sent nothing yet. What was told is not taken back."""
+        self._clocks[channel] = _NOTHING_YET
+        self._in_heap.add(channel)
+        heappush(self._heap, (_NOTHING_YET, channel))
+
     def on_watermark(self, channel: int, timestamp: int) -> Advance | None:
         """A watermark also wakes an idle input. One that goes back is ignored."""
         if timestamp > self._clocks[channel]:

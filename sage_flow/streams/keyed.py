@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
@@ -11,11 +12,13 @@ from sage_flow.plan.kinds import Kind
 from sage_flow.streams.plain import DataStream, Stream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, takes
+from sage_flow.windows import Window
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from sage_flow.streams.connected import ConnectedStreams
+    from sage_flow.streams.windowed import WindowedStream
 
 __all__ = ["KeyedStream"]
 
@@ -108,6 +111,30 @@ class KeyedStream(Stream[T], Generic[K, T]):
     ) -> DataStream[tuple[K, Any]]:
         """The greatest `function(value)`, by default the greatest record."""
         return self._aggregate(kinds.MAX, function, emit, options, values=0 if function is None else 1)
+
+    def window(
+        self,
+        window: Window,
+        *,
+        allowed_lateness: timedelta = timedelta(0),
+        early_every: timedelta | None = None,
+    ) -> WindowedStream[K, T]:
+        """Cut the stream into windows of event time; an aggregate of it follows, such as `.count()`.
+
+        Needs timestamps (`assign_timestamps`). A window gives its results when the time has come to its end, or at the
+        end of the input.
+
+        >>> clicks = stream_of(1_000, 2_000, 61_000).assign_timestamps(int, max_out_of_order=timedelta(seconds=1))
+        >>> minutes = clicks.key_by(lambda t: "all").window(TumblingWindow(timedelta(minutes=1)))
+        >>> collect(minutes.count())
+        [WindowResult(key='all', start=0, end=60000, value=2, firing='on_time'), \
+WindowResult(key='all', start=60000, end=120000, value=1, firing='on_time')]
+
+        Args:
+            allowed_lateness: for so long after its end a window still takes records, and gives its result again for
+                each key that got some (`firing="late"`).
+        """
+        return SHAPES.windowed(self._graph, self._taps, window, allowed_lateness, early_every)
 
     def connect(self, other: KeyedStream[K, R]) -> ConnectedStreams[T, R]:
         """Two keyed streams into one operator: records of equal keys of both meet and share state."""

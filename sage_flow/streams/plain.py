@@ -15,6 +15,7 @@ from sage_flow.streams.display import ShownStream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.sinks import HasSinks
 from sage_flow.streams.step_options import StepOptions, takes
+from sage_flow.streams.timed import HasTime
 from sage_flow.streams.written import HasOptions, add_operator
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
             )
 
 
-class DataStream(Stream[T]):
+class DataStream(HasTime[T], Stream[T]):
     """A stream of records of type T."""
 
     def key_by(self, function: Callable[[T], K], *, name: str | None = None) -> KeyedStream[K, T]:
@@ -264,7 +265,7 @@ class DataStream(Stream[T]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("reduce", "fold", "count", "sum", "min", "max"):
+            if name in ("reduce", "fold", "count", "sum", "min", "max", "window"):
                 raise PipelineError(
                     f".{name}() works per key: put .key_by(...) before it (key_by(lambda v: 0) for one total)"
                 )

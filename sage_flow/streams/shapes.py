@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sage_flow.streams.connected import ConnectedStreams
     from sage_flow.streams.keyed import KeyedStream
+    from sage_flow.streams.windowed import WindowedStream
 
 __all__ = ["SHAPES", "Shapes"]
 
@@ -21,6 +22,7 @@ class Shapes:
 
     keyed: type[KeyedStream[Any, Any]]
     connected: type[ConnectedStreams[Any, Any]]
+    windowed: type[WindowedStream[Any, Any]]
 
 
 SHAPES = Shapes()

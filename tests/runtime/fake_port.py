@@ -1,5 +1,7 @@
 """A port that records: drives one subtask by hand, without a thread, a clock or another subtask."""
 
+from datetime import timedelta
+
 import pytest
 
 from sage_flow import LocalEnvironment
@@ -141,6 +143,10 @@ class FakePort:
         frames = self.sent if channel is None else self.on(channel)
         return [item for frame in frames for item in (frame.records if isinstance(frame, Data) else [frame.element])]
 
+    def untimed_story(self, channel):
+        """The same of a channel that carries timestamps: the records without them."""
+        return [item[0] if isinstance(item, tuple) else item for item in self.story(channel)]
+
 
 def plan_of(write, parallelism=1):
     """The plan of the pipeline that `write(env)` writes."""
@@ -171,7 +177,9 @@ class Bench:
         if len(items) == 1 and isinstance(items[0], (Barrier, EndOfInput, Idle, Watermark)):
             self.subtask.on_message(Control(channel, seq, items[0]))
         else:
-            self.subtask.on_message(Data(channel, seq, list(items), tickets, len(items) if cost is None else cost))
+            edge = next(c.edge for c in self.plan.channels if c.id == channel)
+            records = [(item, 0) for item in items] if edge.timed else list(items)
+            self.subtask.on_message(Data(channel, seq, records, tickets, len(items) if cost is None else cost))
 
     def run(self):
         """Go on until there is nothing to do; return the last step."""
@@ -200,11 +208,14 @@ def shares(port, call_id):
 
 @pytest.fixture(name="made")
 def two_inputs_two_readers():
-    """Two inputs, and two readers, which are not fused and get everything."""
+    """Two inputs, and two readers, which are not fused and get everything; all use the timestamps of the records."""
+
+    def timed(env):
+        return env.from_collection([]).assign_timestamps(int, max_out_of_order=timedelta(0))
 
     def build(env):
-        step = env.from_collection([]).union(env.from_collection([])).map(lambda n: n, name="step")
-        step.for_each(print)
-        step.for_each(print)
+        step = timed(env).union(timed(env)).map(lambda n, ctx: n, name="step")
+        step.for_each(lambda n, ctx: None)
+        step.for_each(lambda n, ctx: None)
 
     return bench(build, "step")

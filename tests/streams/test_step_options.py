@@ -8,17 +8,23 @@ import pytest
 
 from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, PipelineService, Sink, Source
 from sage_flow.errors import PipelineError
+from sage_flow.streams import WindowedStream
 from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, StepOptions
 
 TAKEN = {
     StepOptions: {
-        DataStream: ["map", "filter", "flat_map", "process", "map_batches", "map_async", "for_each"],
+        DataStream: ["map", "filter", "flat_map", "process", "map_batches", "map_async", "for_each", "assign_timestamps"],
         ConnectedStreams: ["map", "process"],
+        WindowedStream: ["process"],
     },
-    AggregateOptions: {KeyedStream: ["reduce", "fold", "sum", "min", "max"]},
+    AggregateOptions: {
+        KeyedStream: ["reduce", "fold", "sum", "min", "max"],
+        WindowedStream: ["reduce", "fold", "sum", "min", "max"],
+    },
     OperatorOptions: {
         DataStream: ["add_sink", "print", "write_text", "write_csv", "write_jsonl"],
         KeyedStream: ["count"],
+        WindowedStream: ["count", "mean", "count_distinct", "top", "to_list"],
         LocalEnvironment: ["read_text", "read_csv", "read_jsonl", "from_source"],
     },
 }
@@ -47,7 +53,7 @@ def test_help_shows_each_option_with_its_default_and_what_it_means(method, optio
 def test_no_method_that_takes_options_is_missing_from_these_tests():
     """Each one but `options` itself, and `register_service`, which passes what it does not know to the service."""
     found = set()
-    for kind in (DataStream, KeyedStream, ConnectedStreams, LocalEnvironment):
+    for kind in (DataStream, KeyedStream, ConnectedStreams, WindowedStream, LocalEnvironment):
         for name in dir(kind):
             method = inspect.getattr_static(kind, name)
             code = getattr(inspect.unwrap(method) if callable(method) else None, "__code__", None)
@@ -56,6 +62,7 @@ def test_no_method_that_takes_options_is_missing_from_these_tests():
     assert found - {param.values[0] for param in METHODS} == {
         DataStream.options,
         LocalEnvironment.register_service,
+        WindowedStream.aggregate,  # whose keywords are aggregates
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sage_flow.errors import InternalError
 from sage_flow.plan import kinds
 from sage_flow.plan.kinds import Kind
-from sage_flow.runtime.lines.aggregates import AGGREGATE_STEPS, Aggregates
+from sage_flow.runtime.lines.aggregates import Aggregates
 from sage_flow.runtime.lines.several import Awaits, Batches, Iterates, Processes
 from sage_flow.runtime.lines.single import Filters, Keys, Maps, Passes, Writes
 from sage_flow.runtime.lines.timestamps import Timestamps
@@ -32,7 +32,7 @@ WRITERS: dict[Kind, LineWriter] = {
     kinds.CONNECT_PROCESS: Processes(),
     kinds.MAP_BATCHES: Batches(),
     kinds.MAP_ASYNC: Awaits(),
-    **dict.fromkeys(AGGREGATE_STEPS, Aggregates()),
+    **dict.fromkeys((kinds.COUNT, kinds.SUM, kinds.FOLD, kinds.REDUCE, kinds.MIN, kinds.MAX), Aggregates()),
     kinds.ASSIGN_TIMESTAMPS: Timestamps(),
     kinds.WINDOW: Windows(),
 }

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.aggregates import Aggregate
 from sage_flow.errors import InternalError
-from sage_flow.plan import kinds
 from sage_flow.plan.graph import Operator
-from sage_flow.plan.kinds import Kind
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
 from sage_flow.state import MISSING, KeyTable, default_factory
@@ -54,14 +52,15 @@ class AggregateStep:
     merge: Callable[[Any], Callable[[Any, Any], Any]] | None = None
 
 
-AGGREGATE_STEPS: dict[Kind, AggregateStep] = {
-    kinds.COUNT: AggregateStep("a += 1", from_zero, lambda _: operators.add),
-    kinds.SUM: AggregateStep("a = a + {x}", from_zero, lambda _: operators.add),
-    kinds.FOLD: AggregateStep("a = {f}(a, {v})", from_option),
-    kinds.REDUCE: AggregateStep("a = {v} if a is MISSING else {f}(a, {v})", merge=lambda function: function),
-    kinds.MIN: AggregateStep("b = {x}; a = b if a is MISSING or b < a else a", merge=lambda _: _least),
-    kinds.MAX: AggregateStep("b = {x}; a = b if a is MISSING or b > a else a", merge=lambda _: _greatest),
+AGGREGATE_STEPS: dict[str, AggregateStep] = {
+    "count": AggregateStep("a += 1", from_zero, lambda _: operators.add),
+    "sum": AggregateStep("a = a + {x}", from_zero, lambda _: operators.add),
+    "fold": AggregateStep("a = {f}(a, {v})", from_option),
+    "reduce": AggregateStep("a = {v} if a is MISSING else {f}(a, {v})", merge=lambda function: function),
+    "min": AggregateStep("b = {x}; a = b if a is MISSING or b < a else a", merge=lambda _: _least),
+    "max": AggregateStep("b = {x}; a = b if a is MISSING or b > a else a", merge=lambda _: _greatest),
 }
+"""By the names of their kinds."""
 
 
 def _least(left: Any, right: Any) -> Any:
@@ -80,13 +79,13 @@ def of_aggregate(aggregate: Any) -> AggregateStep:
 class Aggregation:
     """An aggregate that an operator computes for something else than all records of a key, such as for its windows.
 
-    The operator's option `aggregate` says which: a kind of aggregates, or an `Aggregate`. `merge` brings two values
-    together and changes neither; None if that cannot be done. `result` makes what users see of a value.
+    The operator's option `aggregate` says which: a name in `AGGREGATE_STEPS`, or an `Aggregate`. `merge` brings two
+    values together and changes neither; None if that cannot be done. `result` makes what users see of a value.
     """
 
     def __init__(self, bound: BoundOperator) -> None:
         options = bound.operator.options
-        chosen: Kind | Aggregate[Any, Any, Any] = options["aggregate"]
+        chosen: str | Aggregate[Any, Any, Any] = options["aggregate"]
         self.function: Any = bound.functions[0] if bound.functions else None
         self.result: Callable[[Any], Any] | None = None
         self.is_mutable = isinstance(chosen, Aggregate)
@@ -150,4 +149,4 @@ class Aggregates(LineWriter):
         text.value = step.result
 
     def _step(self, operator: Operator) -> AggregateStep:
-        return AGGREGATE_STEPS[operator.kind]
+        return AGGREGATE_STEPS[operator.kind.name]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sage_flow.errors import InternalError
 from sage_flow.runtime.assigned_time import AssignedTime
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
@@ -29,12 +30,10 @@ class Timestamps(LineWriter):
 
     def write(self, text: ChainText, step: Step) -> None:
         index, time = step.index, step.bound.held
-        text.names |= {
-            f"time{index}": time,
-            f"i{index}": checked_timestamp,
-            "LOW": MIN_TIMESTAMP,
-            "HIGH": MAX_TIMESTAMP,
-        }
+        if not isinstance(time, AssignedTime):
+            raise InternalError(f"the operator {step.operator.name!r} has no clock")
+        text.names |= {f"time{index}": time, f"i{index}": checked_timestamp}
+        text.names |= {"LOW": MIN_TIMESTAMP, "HIGH": MAX_TIMESTAMP}
         text.guard(f"u = {text.call(step)}", step)
         text.guard(f"if type(u) is not int or not LOW <= u <= HIGH: u = i{index}(u)", step)
         text.write("t = u")

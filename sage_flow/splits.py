@@ -1,0 +1,42 @@
+"""What a source says about its splits: the parts that it reads, such as files or partitions, each in its own order.
+
+Time is counted for each split apart (`assign_timestamps`): the slowest one counts, so files that are read one after
+another, and partitions of different age, lose no records. A source that says nothing has one split, "".
+
+A source names in `splits_read()` what it is going to read, sets `split` to the name of the one that a batch is from,
+and may return one of these signals in place of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SplitEnd", "SplitIdle", "SplitSignal", "SplitWatermark", "WHOLE"]
+
+WHOLE = ""
+"""The only split of a source that says nothing about splits."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitEnd:
+    """Nothing more comes of this split."""
+
+    split: str = WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class SplitIdle:
+    """This split does not hold the time of the others until its next record or watermark."""
+
+    split: str = WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class SplitWatermark:
+    """No record with a timestamp before `timestamp` (ms since the epoch) is expected of this split."""
+
+    timestamp: int
+    split: str = WHOLE
+
+
+SplitSignal = SplitEnd | SplitIdle | SplitWatermark
