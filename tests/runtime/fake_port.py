@@ -143,6 +143,10 @@ class FakePort:
         frames = self.sent if channel is None else self.on(channel)
         return [item for frame in frames for item in (frame.records if isinstance(frame, Data) else [frame.element])]
 
+    def untimed_records(self, channel):
+        """The records sent on a channel that carries timestamps, without them."""
+        return [record for record, _ in self.records(channel)]
+
     def untimed_story(self, channel):
         """The same of a channel that carries timestamps: the records without them."""
         return [item[0] if isinstance(item, tuple) else item for item in self.story(channel)]
@@ -208,7 +212,19 @@ def shares(port, call_id):
 
 @pytest.fixture(name="made")
 def two_inputs_two_readers():
-    """Two inputs, and two readers, which are not fused and get everything; all use the timestamps of the records."""
+    """Two inputs, and two readers, which are not fused and get everything."""
+
+    def build(env):
+        step = env.from_collection([]).union(env.from_collection([])).map(lambda n: n, name="step")
+        step.for_each(print)
+        step.for_each(print)
+
+    return bench(build, "step")
+
+
+@pytest.fixture(name="made")
+def two_timed_inputs():
+    """The same, where all use the timestamps of the records."""
 
     def timed(env):
         return env.from_collection([]).assign_timestamps(int, max_out_of_order=timedelta(0))

@@ -5,7 +5,7 @@ from fake_port import (
     EndOfInput,
     Idle,
     Watermark,
-    two_inputs_two_readers,  # noqa: F401 - a fixture
+    two_timed_inputs,  # noqa: F401 - a fixture
 )
 
 from sage_flow.runtime.subtask import Done, WaitForMessage
@@ -63,7 +63,7 @@ def test_a_barrier_is_forwarded_behind_what_came_before_it_and_before_what_came_
     made.deliver(a, "a2")
     made.deliver(b, "b1")
     assert made.run() == WaitForMessage()
-    assert made.port.untimed_story(made.outs[0]) == ["a1", "b1"]  # a2 is held
+    assert made.port.untimed_records(made.outs[0]) == ["a1", "b1"]  # a2 is held
     made.deliver(b, Barrier(1))
     made.deliver(b, "b2")
     made.run()
@@ -88,7 +88,7 @@ def test_held_frames_keep_their_order_when_some_arrived_with_the_barrier_and_som
     made.deliver(a, "second")
     made.run()
     made.give(b, Barrier(1))
-    assert made.port.untimed_story(made.outs[0]) == ["first", "second"]
+    assert made.port.untimed_records(made.outs[0]) == ["first", "second"]
 
 
 def test_what_is_held_comes_out_before_what_waits_and_in_order(made):
@@ -102,7 +102,7 @@ def test_what_is_held_comes_out_before_what_waits_and_in_order(made):
     made.deliver(b, "b1")
     made.deliver(a, "a3")  # before the barrier of b is looked at: a is still held
     made.run()
-    assert made.port.untimed_story(made.outs[0]) == ["a1", "a2", "b1", "a3"]
+    assert made.port.untimed_records(made.outs[0]) == ["a1", "a2", "b1", "a3"]
 
 
 def test_a_second_barrier_among_the_held_frames_holds_its_channel_again(made):

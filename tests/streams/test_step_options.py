@@ -13,7 +13,16 @@ from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, St
 
 TAKEN = {
     StepOptions: {
-        DataStream: ["map", "filter", "flat_map", "process", "map_batches", "map_async", "for_each", "assign_timestamps"],
+        DataStream: [
+            "map",
+            "filter",
+            "flat_map",
+            "process",
+            "map_batches",
+            "map_async",
+            "for_each",
+            "assign_timestamps",
+        ],
         ConnectedStreams: ["map", "process"],
         WindowedStream: ["process"],
     },
