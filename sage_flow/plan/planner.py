@@ -129,7 +129,7 @@ class _Planner:
     def _extend_chain(self, node: Node, tap: Tap) -> None:
         chain, _ = self._place[tap.node]
         if tap.key is not None:
-            chain.operators.append(tap.key)
+            chain.operators.append(replace(tap.key, timed=self._timing.is_timed(node)))
         self._place[node] = (chain, len(chain.operators))
         chain.operators.append(self._operator(node))
         self._finish_node(node, chain)

@@ -18,6 +18,7 @@ from sage_flow.plan.graph import Operator
 from sage_flow.runtime.answering import LateShare
 from sage_flow.runtime.failure import is_of_pipeline, shorten
 from sage_flow.runtime.first_values import check_value
+from sage_flow.runtime.held import Held
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.port import UNWINDING, Port, Task
 from sage_flow.service import ServiceFuture
@@ -27,9 +28,14 @@ __all__ = ["AsyncMap", "Pending"]
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A record under way, in a service with its share."""
+    """A record under way, in a service with its share.
+
+    Where records have timestamps: its own, and how far event time was when it came.
+    """
 
     record: Any
+    timestamp: int = 0
+    came_at: float = -math.inf
     task: Task | None = None
     error: Exception | None = None  # of the function itself, before there was a task
     share: LateShare | None = None
@@ -44,7 +50,7 @@ class Pending:
         return None if self.task is None else self.task.result()
 
 
-class AsyncMap:
+class AsyncMap(Held):
     """`split` gives the share of a record of a call, None if there is no call."""
 
     def __init__(
@@ -62,6 +68,7 @@ class AsyncMap:
         self._capacity: int = options["capacity"]
         self._ordered: bool = options["ordered"]
         self._timeout_s: float | None = options["timeout_s"]
+        self._is_timed = bound.operator.timed
         self._pending: deque[Pending] = deque()
 
     @property
@@ -92,19 +99,29 @@ class AsyncMap:
         Suspends while there is no room; a call's record always has it, its subtask looks before.
         """
         share = self._split()
+        pending = Pending(record, share=share)
+        if self._is_timed:
+            pending.timestamp, pending.came_at = self._bound.context.timestamp, self._bound.now
         if share is not None:
-            self._start(Pending(record, share=share))
+            self._start(pending)
             return ()
         if self.is_full:
             self._port.suspend_until(self.has_result)
             results = list(self.results())
-            self._start(Pending(record))
+            self._start(pending)
             return results
-        self._start(Pending(record))
+        self._start(pending)
         return self.results()
 
+    def holds(self, now: float) -> float:
+        """The watermark that was there when the oldest record under way came may pass, and no later one."""
+        return self._pending[0].came_at if self._pending else now
+
     def results(self) -> Iterator[Any]:
-        """Take out the results that can leave. Raises what the function raised, unless `on_error` lets it pass."""
+        """Take out the results that can leave, with their timestamps where records have some.
+
+        Raises what the function raised, unless `on_error` lets it pass.
+        """
         for pending in self.finished():
             try:
                 result = self.result_of(pending)
@@ -113,7 +130,7 @@ class AsyncMap:
             except BaseException as error:
                 self.on_failure(pending, error)
             else:
-                yield result
+                yield (result, pending.timestamp) if self._is_timed else result
 
     def finished(self) -> Iterator[Pending]:
         """Take out the records whose results can leave."""
@@ -134,6 +151,8 @@ class AsyncMap:
         """Let the record pass as `on_error` says, or raise the error; no StopIteration, which would end a loop."""
         operator = self._bound.operator
         if operator.on_error != "fail" and isinstance(error, Exception) and not is_of_pipeline(error):
+            if self._is_timed:
+                self._bound.context.timestamp = pending.timestamp
             self._bound.reject(pending.record, error)
             return
         if isinstance(error, (StopIteration, StopAsyncIteration)):
@@ -152,11 +171,11 @@ class AsyncMap:
         self._pending.append(pending)
 
     def _context(self) -> tuple[RuntimeContext, ...]:
-        """With a key, each record has its own: when a coroutine goes on, another record is the latest."""
+        """With a key or a timestamp, each record has its own: when a coroutine goes on, another one is the latest."""
         operator, context = self._bound.operator, self._bound.context
         if not operator.with_ctx[0]:
             return ()
-        return (context.for_later() if operator.keyed else context,)
+        return (context.for_later() if operator.keyed or operator.timed else context,)
 
     def _task(self, made: Any) -> Task:
         if isinstance(made, ServiceFuture):

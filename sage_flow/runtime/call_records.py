@@ -36,6 +36,7 @@ class CallRecords:
             if bound.operator.kind.awaits:
                 made = AsyncMap(bound, self._port, self._split_share, self._runner.blame.explain_record)
                 bound.calls = (made.take,)  # before the first chain is compiled
+                bound.held = made
                 yield index, made
 
     def _split_share(self) -> LateShare | None:
@@ -94,13 +95,12 @@ class CallRecords:
             self._give_out_of(index, made)
 
     def _give_out_of(self, index: int, made: AsyncMap) -> None:
-        entry = self._runner.entry(index + 1)
         if not self._in_service:
-            results = list(made.results())
-            self._runner.counters.emitted[index] += len(results)
-            self._runner.run(entry, results)
-            self._runner.flush()
+            self._runner.give(index, list(made.results()))
+            for _ in self._runner.time.release(index):
+                pass
             return
+        entry = self._runner.entry(index + 1)
         for pending in made.finished():
             self._answer_late(index, made, entry, pending)
 

@@ -131,6 +131,13 @@ class EventTime:
             now = bound.held.holds(bound.now)
         self._reached = max(self._reached, now)
 
+    def release(self, index: int) -> Iterator[None]:
+        """Records have left an operator that held event time back: yield after each batch that this makes due."""
+        bound = self._operators[index]
+        if bound.operator.timed:
+            yield from self.advance(index + 1, bound.held.holds(bound.now))
+            self.send_in_time()
+
     def _give_due(self, index: int, now: float) -> Iterator[None]:
         bound = self._operators[index]
         try:

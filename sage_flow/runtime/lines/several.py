@@ -7,11 +7,14 @@ it in the generated text: the function is guarded by a generator.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.functions import ProcessFunction
 from sage_flow.runtime.first_values import check_outputs, looked_items
+from sage_flow.runtime.held import Held
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
 
@@ -56,14 +59,25 @@ class Processes(Iterates):
         return process
 
 
-class Awaits(Loops):
+class LaterLoops(LineWriter):
+    """Results come with a later record, so each has the timestamp of its own: `for v1, t in f1(v0):`."""
+
+    def write(self, text: ChainText, step: Step) -> None:
+        text.show_time(step)
+        text.loop(text.call(step), step, gives_time=step.operator.timed)
+
+
+class Awaits(LaterLoops):
     """The lines call what the subtask puts in the place of the function: it needs the port (`async_map.py`)."""
 
 
-class Batches(Loops):
+class Batches(LaterLoops):
     """The function is called with lists of records."""
 
     def bind(self, bound: BoundOperator) -> Binding:
+        if bound.operator.timed:
+            timed = _TimedBatch(bound)
+            return Binding((timed.add,), held=timed)
         batch = _Batch(bound)
         return Binding((batch.add,), batch.at_end)
 
@@ -75,6 +89,8 @@ class _Batch:
         self._bound = bound
         self._size: int = bound.operator.options["batch_size"]
         self._pending: list[Any] = []
+        self.times: list[int] = []
+        """The timestamps of the records, where they have some."""
 
     def add(self, value: Any, *_: Any) -> Iterable[Any]:
         self._pending.append(value)
@@ -101,8 +117,44 @@ class _Batch:
         try:
             yield from self._outputs()
         except Exception as error:
-            for value in self._bound.batch:
+            for value, timestamp in zip_longest(self._bound.batch, self.times):
+                if timestamp is not None:
+                    self._bound.context.timestamp = timestamp
                 self._bound.reject(value, error)
+
+
+class _TimedBatch(Held):
+    """The same, where records have timestamps.
+
+    Outputs have those of the records if there are as many, else the largest. The watermark does not pass the records
+    that wait.
+    """
+
+    def __init__(self, bound: BoundOperator) -> None:
+        self._bound = bound
+        self._batch = _Batch(bound)
+        self._size: int = bound.operator.options["batch_size"]
+
+    def add(self, value: Any, *_: Any) -> Iterable[tuple[Any, int]]:
+        self._batch.times.append(self._bound.context.timestamp)
+        outputs = self._batch.add(value)
+        return self._with_times(outputs) if len(self._batch.times) == self._size else ()
+
+    def due(self, now: float) -> Iterable[list[Any]]:
+        """At the end of input, what has not been enough for a batch."""
+        if now == math.inf and self._batch.times:
+            yield self._with_times(self._batch.at_end())
+
+    def holds(self, now: float) -> float:
+        """A record that waits is not behind the watermark when it leaves."""
+        return min([now, *self._batch.times])
+
+    def _with_times(self, outputs: Iterable[Any]) -> list[tuple[Any, int]]:
+        given = list(outputs)
+        times, self._batch.times = self._batch.times, []
+        if len(given) != len(times):
+            times = [max(times)] * len(given)
+        return list(zip(given, times, strict=True))
 
 
 def _guarded(bound: BoundOperator, call: Callable[..., Iterable[Any]]) -> Callable[..., Iterator[Any]]:

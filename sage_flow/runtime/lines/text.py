@@ -125,11 +125,16 @@ class ChainText:
         """Add a line that runs behind the records of each batch, also if one of them has failed."""
         self._after.append(text)
 
-    def _show_time_of_letters(self, step: Step) -> None:
-        """A dead letter has the timestamp of its record, which is taken from the context."""
-        if step.operator.timed and step.operator.on_error == "dead_letter" and not any(step.operator.with_ctx):
+    def show_time(self, step: Step) -> None:
+        """Put the timestamp of the record into the context, where records have one and `call` has not done so."""
+        if step.operator.timed and not any(step.operator.with_ctx):
             self.names[f"c{step.index}"] = step.bound.context
             self.write(f"c{step.index}.timestamp = t")
+
+    def _show_time_of_letters(self, step: Step) -> None:
+        """A dead letter has the timestamp of its record, which is taken from the context."""
+        if step.operator.on_error == "dead_letter":
+            self.show_time(step)
 
     # -- for the chain --------------------------------------------------------------------------------------
 
