@@ -18,7 +18,7 @@ __all__ = ["Activations"]
 
 
 class Activations:
-    """Each thread enters itself; the event loop of the coroutines is made at the first one."""
+    """Each thread registers itself; the event loop is made at the first coroutine."""
 
     def __init__(self, shell: Shell, name: str, lock: AbstractContextManager[Any]) -> None:
         self._shell = shell

@@ -1,4 +1,4 @@
-"""Calls of services in coroutines: what an event loop of asyncio awaits until a call has its outcome."""
+"""Calls of services in coroutines: what a coroutine awaits until a call has its outcome."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def until_outcome(port: CallingPort, call: OpenCall) -> Generator[Any, None, Non
     loop = asyncio.get_running_loop()
     if port.poll(call) is None:
         port.flush()
-    while port.poll(call) is None:  # the deadline may move: the service may still be opening
+    while port.poll(call) is None:  # the deadline may have moved, because the service was still opening
         yield from _woken(port, call, loop)
 
 
 def _woken(port: CallingPort, call: OpenCall, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
-    """Wait for the outcome of the call, or until its deadline as it is now."""
+    """Wait for the outcome of the call, or for its present deadline."""
     waiter = loop.create_future()
 
     def wake() -> None:

@@ -1,7 +1,7 @@
-"""Calls of services from one address: requests out, replies in, whoever waits for them.
+"""Calls of services from one address: sends requests, takes replies, and lets callers wait for them.
 
 Replies are taken on delivery, by the thread that brings them, so they always reach a caller that is blocked
-on exactly them. Nothing is sent, and nobody is called back, while the condition is held.
+on exactly them. While the condition is held nothing is sent, and no callback is called.
 """
 
 # Theory of operation
@@ -65,7 +65,7 @@ class CallingPort:
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
         self._story = Story()
         self._received_replies = 0
-        self._called: dict[int, None] = {}  # services' subtasks that got a request
+        self._called: dict[int, None] = {}  # subtasks of services that were sent a request
         self._next_replica = first_replica
         self._outgoing = OutgoingFrames(address, transport, self._condition)
         self._is_stopped = False  # an activation that waits has to end
@@ -75,7 +75,7 @@ class CallingPort:
     def call(
         self, service: ServicePlan, call: Call, timeout_s: float, group: int | None, pool: str | None = None
     ) -> OpenCall:
-        """Call a service; with a `pool` its places are counted apart."""
+        """Call a service. The places of a `pool` are counted separately."""
         began = self.now()
         label = f"{service.name}.{call.method}"
         refused = self._refused(service)
@@ -86,8 +86,8 @@ class CallingPort:
         if made is None:
             refused = refused or Outcome(
                 error=ServiceOverloaded(
-                    f"{label} got no place within {timeout_s:g} s: {service.max_pending} earlier calls (max_pending)"
-                    " are still open"
+                    f"{label} was not sent: {service.max_pending} earlier calls (max_pending) stayed open for"
+                    f" {timeout_s:g} s"
                 )
             )
             with self._lock:
@@ -116,7 +116,7 @@ class CallingPort:
     def _take_place_later(
         self, service: ServicePlan, label: str, began: float, timeout_s: float, pool: str | None
     ) -> OpenCall | None:
-        """The earlier calls wait for the service to open: the time for a place begins then, too."""
+        """The earlier calls wait for the service to open, so the time limit for a place begins when it has opened."""
         wanted = (service.name, label, began, began + timeout_s, service.many, pool, service.max_pending)
         take = partial(self._calls.open_if_free, *wanted)
         outer = activation_deadline.get()
@@ -134,7 +134,7 @@ class CallingPort:
         return made
 
     def note_open(self, service: str, since_s: float = 0.0) -> None:
-        """All subtasks of a service are open, for so many seconds."""
+        """All subtasks of a service have been open for `since_s` seconds."""
         with self._lock:
             self._openings.note(service, self.now() - since_s)
             self._calls.on_opened(service, self._openings)
@@ -152,7 +152,7 @@ class CallingPort:
             self._end(made, Outcome(error=cannot_be_sent(f"the arguments of {made.label}", error)))
 
     def _more_follow(self) -> bool:
-        """Who has made many calls without waiting makes another one, mostly."""
+        """A caller that has made many calls without waiting mostly makes another one at once."""
         return len(self._calls) > _FEW
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
@@ -251,9 +251,9 @@ class CallingPort:
         return self._suspend(what, deadline)
 
     def _suspend(self, what: Callable[[], T | None], deadline: float | None) -> T | None:
-        """Return `what()`, asked under the condition, once it is neither None nor False; None: `deadline` has passed.
+        """Wait until `what()` is neither None nor False, and return it; None: `deadline` has passed.
 
-        Calls whose time passes meanwhile are ended, whoever waits for them.
+        `what` is called under the condition. Calls whose time passes meanwhile are ended, whichever thread made them.
         """
         while True:
             if self._outgoing.waiting:
@@ -279,22 +279,22 @@ class CallingPort:
             self._expire()
 
     def _check(self) -> None:
-        """Asked under the lock, once `_is_stopped`. Raises what has to end the activation."""
+        """Called under the lock, once `_is_stopped`. Raises what has to end the activation."""
 
     def _refused(self, service: ServicePlan) -> Outcome | None:
-        """Why this service must not be called from here."""
+        """Return the outcome of a call that must not be made from here; None: it may be made."""
         return None
 
 
 def cannot_be_sent(what: str, error: CodecError) -> CodecError:
-    """Which of the two that cross, arguments and reply, it was."""
+    """Return the error with `what` it was about: the arguments or the reply."""
     told = CodecError(f"{what} cannot be sent: {error}")
     told.__cause__ = error
     return told
 
 
 def call_back(calls: Iterable[OpenCall]) -> None:
-    """Tell those who wait for these calls, which have their outcome; no lock is held."""
+    """Call the callbacks of these calls, which have their outcome; no lock is held."""
     for call in calls:
         callbacks, call.callbacks = call.callbacks, []
         for callback in callbacks:

@@ -37,7 +37,7 @@ class CollectedRows:
         return self._channels[channel].producer
 
     def check_sequence(self, channel: int, seq: int) -> None:
-        """Take note of a frame or a control element. Raises ProtocolError for a gap or a repeat."""
+        """Note the number of a frame or a control element. Raises ProtocolError for a gap or a repeat."""
         if seq != self._next_seq[channel]:
             raise ProtocolError(f"frame {seq} of collected channel {channel}, where {self._next_seq[channel]} was due")
         self._next_seq[channel] = seq + 1
@@ -67,9 +67,9 @@ class CollectedRows:
 
 
 def _estimated_size(records: list[Any]) -> int:
-    """Bytes of a frame of rows, from its first: an exact count would pickle everything twice."""
+    """Estimate the bytes of rows from the first one: an exact count would pickle everything twice."""
     try:
         one = len(pickle.dumps(records[0], protocol=5))
-    except Exception:  # rows of a local job need not be picklable; then their own size must do
+    except Exception:  # rows of a local job need not pickle; then the size of the object itself has to do
         one = sys.getsizeof(records[0])
     return one * len(records)

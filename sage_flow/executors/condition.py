@@ -9,19 +9,19 @@ __all__ = ["BareCondition"]
 
 
 class BareCondition:
-    """What ports need of `threading.Condition`, at half the price: to lock and unlock runs no Python.
+    """The part of `threading.Condition` that ports need, at half the cost: locking and unlocking runs no Python code.
 
-    `wait` and `notify_all` are for whoever holds `lock`.
+    A thread that calls `wait` or `notify_all` holds `lock`.
     """
 
     __slots__ = ("_turns", "lock")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._turns: deque[threading.Lock] = deque()  # of those who wait; each is locked until it is notified
+        self._turns: deque[threading.Lock] = deque()  # one for each waiting thread, locked until that is notified
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Unlock, wait for `notify_all` at most `timeout` seconds, and lock again; whether it came."""
+        """Unlock, wait for `notify_all` at most `timeout` seconds, lock again; return whether it was called."""
         turn = threading.Lock()
         turn.acquire()
         self._turns.append(turn)
@@ -36,7 +36,7 @@ class BareCondition:
         return has_come
 
     def notify_all(self) -> None:
-        """Wake who waits, once the lock is free."""
+        """Wake all waiting threads; they go on once the lock is free."""
         turns = self._turns
         while turns:
             turns.popleft().release()

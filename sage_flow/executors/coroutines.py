@@ -19,7 +19,7 @@ _TO_END_S: Final = 1.0
 
 
 class CoroutineRunner:
-    """Runs what `start` is given until `stop`."""
+    """Runs the coroutines given to `start`, until `stop`."""
 
     def __init__(self, shell: Shell, name: str) -> None:
         self._loop = shell.new_event_loop()
@@ -102,6 +102,6 @@ async def _within(awaitable: Awaitable[Any], timeout_s: float | None) -> Any:
 
 
 def _look_at(task: asyncio.Future[Any]) -> None:
-    """Nobody waits for what it raises, and asyncio would print that."""
+    """Fetch the error of a task for which no code waits; otherwise asyncio would print it."""
     if not task.cancelled():
         task.exception()

@@ -1,6 +1,6 @@
 """The replies of a request door: an answer waits until the reply queue of its caller is reached, then it is sent.
 
-To reach a queue takes time, so the thread of the door does that; every other thread only leaves its answer here.
+To reach a queue takes time, so only the thread of the door does it; other threads leave their answers here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DoorReplies:
         queue.send(answer, outcome, on_sent)
 
     def forget(self, described: str) -> None:
-        """The queue of a caller failed; the next answer for it reaches for it again."""
+        """The queue of a caller failed; the next answer for that caller connects to it again."""
         with self._lock:
             self._callers.pop(described, None)
 

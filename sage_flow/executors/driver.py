@@ -1,4 +1,4 @@
-"""The driver: runs the coordinator's decisions, receives collected rows, knows how far the job is."""
+"""The driver: carries out the coordinator's decisions, receives collected rows, and knows the progress of the job."""
 
 # Theory of operation
 #
@@ -11,8 +11,8 @@
 # Answers to an inspection do not wait there, because the activation may be busy.
 #
 # What other threads read without a lock is replaced as a whole (`status`, `failure`, the report of a subtask) or only
-# grows (`collected.rows`), and may be older than what the next look shows. `failure` is set before `status`, which ends
-# the job for those who wait.
+# grows (`collected.rows`), so they may see an older state. `failure` is set before `status`, because a final `status`
+# ends the job for those that wait for it.
 #
 # The activation sends while it holds no lock. Inside one process a message is delivered in this thread: a subtask's
 # port takes its own lock, and never waits for the driver.
@@ -73,8 +73,8 @@ _log = logging.getLogger("sage_flow")
 class DriverOptions:
     """Limits of a job.
 
-    `cancel_grace_s`: how long user code may take to come back after a cancel before the job ends without it.
-    `close_grace_s`: how long it may take to come back at the normal end before the job fails without it.
+    `cancel_grace_s`: how long user code may take to return after a cancel before the job ends without it.
+    `close_grace_s`: how long it may take to return at the normal end before the job fails.
     `collect_rows`, `collect_bytes`: what one job's `collect` sinks may hold together.
     `restart`: whether and when a job that has failed starts again.
     """
@@ -87,13 +87,13 @@ class DriverOptions:
 
     @property
     def restarts(self) -> bool:
-        """If the attempt fails another may follow, and user code that waits is unwound with JobRestarting."""
+        """Whether another attempt may follow a failed one; then user code that waits unwinds with JobRestarting."""
         return not isinstance(self.restart, NoRestart)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersDied:
-    """From the shell: these subtasks are gone without a word."""
+    """From the supervisor: the process of these subtasks is dead."""
 
     addresses: tuple[int, ...]
     error: BaseException
@@ -146,7 +146,7 @@ class Driver:
         self.deliver(Cancel(reason))
 
     def drain(self) -> None:
-        """Ask the sources to end, and the job behind them."""
+        """Ask the sources to end; the job ends after them."""
         self.deliver(Drain())
 
     def now(self) -> float:
@@ -158,7 +158,7 @@ class Driver:
         return self._coordinator.statuses()
 
     def services(self, inspected: Mapping[int, PortReport] | None = None) -> dict[str, dict[str, CallStatistics]]:
-        """What came of the calls so far, by service and method; see `JobReports.services`."""
+        """The outcomes of the calls so far, by service and method; see `JobReports.services`."""
         return self.reports.services({} if self.outside is None else self.outside.statistics(), inspected)
 
     # -- its own activation ---------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class Driver:
         if self.outside is not None:
             self.outside.close(f"job {self.plan.job!r} cannot answer calls: {why}")
 
-    # -- user code that does not come back --------------------------------------------------------------------
+    # -- user code that does not return ----------------------------------------------------------------------
 
     def is_ending(self, address: int) -> bool:
         """Whether a subtask has processed all its records."""
@@ -266,7 +266,7 @@ class Driver:
         return self._ending.give_up_at is not None
 
     def _begin_end(self, addresses: Iterable[int]) -> None:
-        """Only their end is left, or the next step of it."""
+        """These subtasks have only their end left, or the next step of it."""
         for address in addresses:
             self._ending.begin(address, self._shell.now())
 
@@ -276,8 +276,8 @@ class Driver:
             self._close_outside(reason)
 
     def _look_after_ends(self) -> bool:
-        """Ask who is late where it is, and end what is held up; return whether the job is over."""
-        # First ask, then judge: the answers come as `Located` messages, so the verdict is that of a later look.
+        """Ask late subtasks where they are, and end the job if user code blocks it; return whether it is over."""
+        # First ask, then decide: the answers come as `Located` messages, so a later call of this method decides.
         now = self._shell.now()
         asked = self._ending.look_once(self._coordinator.alive, now) if self.is_cancelled else self._ending.look(now)
         for address in asked:
@@ -287,13 +287,13 @@ class Driver:
         return self._ending.is_answered(now) and self._give_up(self._ending.answers())
 
     def _give_up(self, places: Mapping[int, tuple[str, ...] | None]) -> bool:
-        """After a cancel: end without the user code that has not come back, and say where it is."""
+        """After a cancel: end the job without the user code that has not returned, and say where it is."""
         alive = self._coordinator.alive
         self.stuck += [self._stuck_at(a, places.get(a)) for a in alive]
         return self._obey(self._coordinator.on_died(alive, pack_error(TimeoutError("; ".join(self.stuck)))))
 
     def _fail_blocked(self, blocked: tuple[Blocked, ...]) -> bool:
-        """User code holds up the normal end: the job fails, by an error that says where it is."""
+        """User code blocks the normal end: the job fails with an error that says where that code is."""
         if not blocked:
             return False
         where = [self._stuck_at(b.address, b.places) for b in blocked]
@@ -304,7 +304,7 @@ class Driver:
         )
         if not commits:
             return self._obey(self._coordinator.on_failed(blocked[0].address, pack_error(error)))
-        alive = self._coordinator.alive  # their time is over, too, and a cancel would reach them while they publish
+        alive = self._coordinator.alive  # their time is over, too, and a cancel would hit them while they publish
         self.stuck += where
         return self._obey(self._coordinator.on_died(alive, pack_error(error)))
 
@@ -324,7 +324,7 @@ class Driver:
         return f"{name}: {known}: {stuck}" if known else f"{name}: {stuck}"
 
     def _note_open(self, address: int) -> None:
-        """When the last subtask of a service is open, all who may call it are told, once."""
+        """A subtask of a service is open. After the last one, tell all that may call the service, once."""
         name = self._openings.on_opened(address)
         if name is None:
             return

@@ -1,4 +1,4 @@
-"""What has reached the driver of a job: messages for its activation, and answers for those who inspect the job."""
+"""What has reached the driver of a job: messages for its activation, and the answers to inspections of the job."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DriverInbox(Generic[T]):
             self._condition.notify_all()
 
     def take(self, until: float) -> list[T]:
-        """Return the messages that wait; wait for the first one until then at the most (may be infinite)."""
+        """Return the messages that wait; wait for the first one until `until` at most, which may be infinite."""
         with self._lock:
             while not self._messages:
                 left_s = until - self._shell.now()

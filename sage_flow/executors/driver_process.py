@@ -1,7 +1,7 @@
-"""The driver's process of an attempt whose subtasks are in other processes: what it is made of, whoever starts those.
+"""The parts of the driver's process, for an attempt whose subtasks are in other processes, whoever starts those.
 
-It is process 0 of the attempt's exchanges. What comes for the driver passes the supervisor, which keeps what concerns
-the processes.
+It is process 0 of the attempt's exchanges. Messages for the driver pass the supervisor, which takes those about the
+processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class StartedProcesses(WorkerProcesses, Protocol):
     """The worker processes, as the driver and its supervisor see them."""
 
     def describe(self, address: int) -> str:
-        """Where a subtask is that does not answer."""
+        """Return where a subtask is that does not answer, as text."""
 
 
 class DriverProcess:
@@ -56,7 +56,7 @@ class DriverProcess:
         decide: Decide,
     ) -> None:
         self.process_of = {**process_of, DRIVER: 0, OUTSIDE: 0}
-        """Of every address of the job."""
+        """The process of every address of the job."""
         transport = LocalTransport()
         self.shell = ProcessShell(0, self.process_of, transport)
         outside = OutsidePort(plan, self.shell)
@@ -84,11 +84,11 @@ class DriverProcess:
         transport.register(OUTSIDE, outside.deliver)
 
     def start(self) -> None:
-        """Listen, and watch the processes, which are started next. Raises: see `Exchange.start`."""
+        """Listen, and watch the processes; start those after this. Raises: see `Exchange.start`."""
         self.exchange.start()
         self.shell.spawn("supervisor", self.supervisor.run)
 
     def close(self) -> None:
-        """The attempt is over, and so are its processes."""
+        """Stop watching and close the exchange: the attempt and its processes have ended."""
         self.supervisor.stop()
         self.exchange.close()

@@ -1,16 +1,15 @@
 """The data plane between processes: every message that leaves one or reaches it.
 
-A process writes to a peer only on the link that it dialed itself, and only reads what others dialed, so
-that each directed pair of processes has one link. `Exchange.send` writes at once, in the caller's thread,
-what the socket takes; one thread per exchange does the rest: it dials, accepts, goes on writing where a
-socket was full, and reads. Reading never stops (credits bound what is under way), so two peers that write
-to each other cannot block each other. Nobody polls.
+A process writes to a peer only on the link that it dialed itself, and only reads links that others dialed, so each
+directed pair of processes has one link. `Exchange.send` writes at once, in the caller's thread, as much as the socket
+takes. One thread per exchange does the rest: it dials, accepts, reads, and continues writing where a socket was full.
+Reading never stops (credits limit what is under way), so two peers that write to each other cannot block each other.
 
-The thread is the exchange's own, not that of the process's other links: a slow callback of one does not hold
-up the other, and whoever closes an exchange waits for a thread that cannot wait for him.
+The thread belongs to the exchange and does not serve other links of the process. So a slow callback of one does not
+delay the other, and the thread that closes an exchange can wait for the exchange's thread, which never waits for it.
 
-What the thread dials is in `outlets.py`, what it reads in `inlets.py`, who is silent for too long in `leases.py`. Both
-ends of a peer are lost together, which `Exchange._lose` alone decides.
+The links that the thread dials are in `outlets.py`, those that it reads in `inlets.py`; `leases.py` finds peers that
+are silent for too long. Both links of a peer are lost together; only `Exchange._lose` decides that.
 """
 
 from __future__ import annotations
@@ -49,13 +48,14 @@ class Exchange:
     `on_message(target, message)` runs on the exchange thread, or on one that reads for `loop`, in order per peer and
     lane; if it raises, or a message cannot be decoded, its sender is lost (its lanes would have gaps).
     `on_peer_lost(peer, reason)` runs on the exchange thread: once per peer, after all that the peer had sent, and not
-    for peers after `close()`. `on_connected(peer)`, on the exchange thread, too: before the first message of a peer.
-    `connect_timeout_s`: for a peer to finish the handshake. `bind_timeout_s`: before that, for one on this machine to
-    bind its socket; None where whoever started the peer says when it is gone, as a slow start is no death. Process 0
-    has a limit in any case: it listens before it starts the others, so one that does not listen is gone. `flush_s`: see
-    `close`.
-    `lease_s`: after so many seconds without a word process 0 and the others take each other for lost; they say one
-    several times in that time. None: they trust the connection alone.
+    for peers after `close()`. `on_connected(peer)` also runs on the exchange thread, before the first message of a
+    peer.
+    `connect_timeout_s`: seconds for a peer to finish the handshake. `bind_timeout_s`: before that, seconds for a peer
+    on this machine to bind its socket; None if whoever started the peer reports its death, so that a slow start counts
+    as none. For process 0 there is always a limit: it listens before it starts the others, so it is gone if it does not
+    listen. `flush_s`: see `close`.
+    `lease_s`: process 0 and the others declare each other lost after so many seconds without a message; they send one
+    several times in that time. None: only a broken connection counts.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Exchange:
         lease_s: float | None = None,
     ) -> None:
         self.loop = EventLoop(shares_reading=True)
-        """Messages are read by its thread, or by others that wait for them; `run_deferred` writes what is on hold."""
+        """Its thread reads messages, and so do threads that wait for them; `run_deferred` writes what is on hold."""
         self._identity = Identity(me, job, attempt, key)
         self._addresses = addresses
         self._on_peer_lost = on_peer_lost
         self._flush_s = flush_s
-        self._lock = threading.RLock()  # guards the links of the outlets, and the four below
+        self._lock = threading.RLock()  # guards the links of the outlets, and the four attributes below
         self._lost: dict[int, str] = {}  # and why
         self._dropped = 0
         self._flush_until: float | None = None  # set by `close`
@@ -168,15 +168,15 @@ class Exchange:
         return self._identity.process
 
     def silence_s(self, peer: int) -> float:
-        """For how long a peer with a lease, perhaps lost by now, has said nothing, to a part of the lease."""
+        """Seconds since the last message of a peer with a lease, lost or not; exact to a quarter of the lease."""
         return 0.0 if self._leases is None else self._leases.silence_s(peer, time.monotonic())
 
     def refusals(self) -> list[str]:
-        """The last connections that were refused, and why."""
+        """Why the last refused connections were refused."""
         return [text for _, text in self._inlets.story()]
 
     def loss(self, peer: int) -> str | None:
-        """Why a peer is lost; None: it is not."""
+        """Return why a peer is lost; None: it is not."""
         with self._lock:
             return self._lost.get(peer)
 
@@ -216,7 +216,7 @@ class Exchange:
         }
 
     def _why_refused(self, peer: int) -> str | None:
-        """Why no link to a peer may begin; called with the lock held."""
+        """Return why no link to a peer may begin, None if it may; called with the lock held."""
         if self._ended or peer in self._lost:
             return self._lost.get(peer, "this process has closed its exchange")
         return None
@@ -277,7 +277,7 @@ class Exchange:
         self.loop.call_later(leases.lease_s / _SIGNS, partial(self._renew_leases, leases))
 
     def _outlet_closed(self, peer: int, outlet: Link, reason: str) -> None:
-        """What the peer had written before it went still counts, also if its end shows here first."""
+        """Messages that the peer had written before its end still count, also if the end shows on this link first."""
         if (trouble := self._inlets.drain(peer)) is not None:
             reason = f"{reason}; {trouble}"
         self._lose(peer, reason)

@@ -33,7 +33,7 @@ __all__ = ["Execution", "Executor", "JobOutcome", "LocalExecution", "SubtaskInfo
 
 
 _LAST_REPLIES_S = 1.0
-"""How long the end of a job waits for its last replies to arrive in the queues of callers."""
+"""How long the end of a job waits until its last replies are in the queues of their callers, in seconds."""
 
 
 class Executor(Protocol):
@@ -43,14 +43,14 @@ class Executor(Protocol):
         """Start a job and return at once."""
 
     def queues(self, scope: str) -> JobQueues:
-        """Where a job of this scope has its queues, so that all its processes and this one reach them."""
+        """Return where a job of this scope has its queues, so that all its processes and this one reach them."""
 
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What a job came to, as it travels.
+    """The outcome of a job, as it travels.
 
-    `stuck`: where user code was that did not come back after a cancel. `has_rows`: `collected` is what was collected.
+    `stuck`: where user code was that had not returned after a cancel. `has_rows`: `collected` holds the rows.
     """
 
     status: JobStatus
@@ -80,10 +80,10 @@ class Execution(ABC):
     """A job that was started."""
 
     is_announced = False
-    """Whether `sage-flow channels` and its like reach it through this process."""
+    """Whether commands such as `sage-flow channels` reach it through this process."""
 
     plan: Plan | None = None
-    """What runs, where this process has written it."""
+    """The plan, if this process has made it."""
 
     @property
     @abstractmethod
@@ -92,7 +92,7 @@ class Execution(ABC):
 
     @property
     def id(self) -> str:
-        """What others find it by."""
+        """The id by which others find it."""
         return self.name
 
     @property
@@ -111,20 +111,20 @@ class Execution(ABC):
 
     @abstractmethod
     def cancel(self, reason: str) -> None:
-        """Ask the job to end; `wait` for it."""
+        """Ask the job to end; `wait` waits for that."""
 
     @abstractmethod
     def drain(self) -> None:
-        """Ask the sources to end, and the job behind them; `wait` for it."""
+        """Ask the sources to end; the job ends after them. `wait` waits for that."""
 
     @property
     @abstractmethod
     def stuck(self) -> list[str]:
-        """Where user code was that did not come back after a cancel."""
+        """Where user code was that had not returned after a cancel."""
 
     @abstractmethod
     def outcome(self) -> JobOutcome:
-        """What it came to, once it is over. Raises an error of the engine itself that ended it."""
+        """Return its outcome, once it is over. Raises the error of the engine itself that ended it, if one did."""
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class LocalExecution(Execution):
         self.driver = driver
         self.crash: BaseException | None = None
         self._began = driver.now()
-        self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}  # when, and received, at the last look
+        self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}  # time and received messages at the last look
         self._over = threading.Event()
 
     def lead(self, clean_up: Callable[[], None] = lambda: None) -> None:
@@ -182,14 +182,14 @@ class LocalExecution(Execution):
             clean_up()
         except Crashed:
             raise
-        except BaseException as error:  # an engine fault must reach whoever waits
+        except BaseException as error:  # an engine fault must reach the threads that wait
             self.crash = error
             self._over.set()
         else:
             self._over.set()
 
     def _open_doors(self) -> list[RequestDoor]:
-        """Services that take requests from queues begin to."""
+        """Open the doors of services that take requests from queues."""
         plan, outside = self.driver.plan, self.driver.outside
         if outside is None or all(service.requests is None for service in plan.services.values()):
             return []
@@ -306,7 +306,7 @@ class LocalExecution(Execution):
 
 
 def outcome_of(driver: Driver) -> JobOutcome:
-    """What the job of a driver came to."""
+    """Return the outcome of the job of a driver."""
     return JobOutcome(driver.status, driver.failure, driver.collected.rows, driver.reports.counts(), driver.stuck)
 
 

@@ -18,13 +18,13 @@ _NOT_YET = object()
 
 
 class Feeder(Source[Any]):
-    """Stands before a blocking source: `next_batch()` takes what is there and never blocks.
+    """Takes the place of a blocking source: `next_batch()` returns what was read already and never blocks.
 
-    At most 1000 records (and one batch) are read ahead. The position is that of the batches handed over.
+    At most 1000 records (and one batch) are read ahead.
 
-    Batches pass through a deque without a lock, which one thread fills and the other empties, and each thread
-    writes its own count. The condition is for waiting only: whoever is about to wait says so first and
-    then looks again, so that the other one either sees the flag or has done what is waited for.
+    Batches pass through a deque without a lock: one thread fills it and the other one empties it, and each thread
+    writes its own count. The condition is for waiting only. A thread that is about to wait first sets its flag and then
+    looks again, so the other thread either sees the flag or has already done what is waited for.
     """
 
     def __init__(self, source: Source[Any], wake: Callable[[], None]) -> None:
@@ -47,7 +47,7 @@ class Feeder(Source[Any]):
                 batch = self._source.next_batch()
                 if isinstance(batch, (list, SplitSignal)):
                     self._hand_over(batch)
-                elif batch is not IDLE:  # END, or what no source may return: the subtask says so
+                elif batch is not IDLE:  # END, or a value that no source may return: the subtask raises the error
                     self._close(batch)
                     return
             self._close(END)
@@ -55,7 +55,7 @@ class Feeder(Source[Any]):
             self._close(error)
 
     def next_batch(self) -> Any:
-        ended = self._end is not _NOT_YET  # asked before the batches: nothing comes behind the end
+        ended = self._end is not _NOT_YET  # read before the batches: no batch comes after the end
         if not self._batches and not ended:
             self._subtask_waits = True
             if not self._batches and self._end is _NOT_YET:
@@ -70,15 +70,15 @@ class Feeder(Source[Any]):
         return self._end
 
     def stop(self) -> None:
-        """Let the thread end once the source gives it back; it is a daemon and is not waited for."""
+        """Let the thread end once the source returns; it is a daemon, and no thread waits for it."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
 
     def drain(self, is_late: Callable[[], bool]) -> None:
-        """Read nothing more; what was read comes yet, and then the end.
+        """Read nothing more: `next_batch()` returns what was read, and then END.
 
-        The source may be in the middle of a read. What it gives before `is_late()` comes, too.
+        The source may be in the middle of a read. What it returns before `is_late()` is returned, too.
         """
         self._is_late = is_late
         self.stop()

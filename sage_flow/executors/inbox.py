@@ -1,4 +1,4 @@
-"""What has reached a subtask and waits for it: frames, requests, and commands that are not obeyed on delivery."""
+"""The messages that have reached a subtask and wait: frames, requests, and commands not obeyed on delivery."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Inbox:
         self._requests = requests
         self._is_poked = False
         self.is_open = False
-        """The subtask is open, so that the time of requests has begun."""
+        """The subtask is open, so the time limits of requests have begun."""
 
     def __len__(self) -> int:
         """How many messages wait."""
@@ -65,7 +65,7 @@ class Inbox:
             self._condition.notify_all()
 
     def take_back(self, taken: CancelRequest, on_begun: Callable[[int, int], object]) -> None:
-        """Remove a request; `on_begun` is called if it does not wait any more."""
+        """Remove a request. If it is no longer waiting, `on_begun` is called, under the lock."""
         with self._lock:
             if self._requests is not None:
                 self._requests.dropped(*taken)
@@ -78,7 +78,7 @@ class Inbox:
             self._condition.notify_all()
 
     def poke(self) -> None:
-        """Wake who waits for a message, though there is none."""
+        """Wake the activation that waits for a message, although there is none."""
         with self._lock:
             self._is_poked = True
             self._condition.notify_all()
@@ -86,7 +86,7 @@ class Inbox:
     # -- for the activation ---------------------------------------------------------------------------------
 
     def open(self, now: float) -> None:
-        """The subtask is open. What has waited for that has all of its time before it."""
+        """The subtask is open. The time limits of the requests that have waited for that begin now."""
         with self._lock:
             self.is_open = True
             for index, message in enumerate(self._messages):
@@ -94,14 +94,14 @@ class Inbox:
                     self._messages[index] = message._replace(deadline=now + message.remaining_s)
 
     def take_all(self, taken: list[Message]) -> bool:
-        """Move all messages into a list; return whether there was one, or somebody poked."""
+        """Move all messages into a list; return whether there was one, or `poke` was called."""
         taken.extend(self._messages)
         self._messages.clear()
         is_poked, self._is_poked = self._is_poked, False
         return bool(taken) or is_poked
 
     def take_one(self, now: Callable[[], float]) -> Message | Literal[True] | None:
-        """Take out the oldest message; True: there is none, but somebody poked. A request has begun then."""
+        """Take out the oldest message; a request has begun then. True: there is none, but `poke` was called."""
         if self._messages:
             message = self._messages.popleft()
             if self._requests is not None and isinstance(message, Request):
@@ -111,12 +111,12 @@ class Inbox:
         return True if is_poked else None
 
     def begin(self, request: Request, now: float) -> bool:
-        """A request that was taken is looked at now. False if it was taken back."""
+        """Begin a request that was taken out earlier. False if its caller has taken it back."""
         with self._lock:
             return self._requests is None or self._requests.begun(request, now)
 
     def processed(self, channel: int, cost: int) -> tuple[int, int]:
-        """The oldest frame of a channel is done; return its producer and the credit to give back now, mostly 0."""
+        """The oldest frame of a channel was processed; return its producer and the credit to return now, mostly 0."""
         incoming = self._incoming[channel]
         return incoming.channel.producer, incoming.processed(cost)
 
@@ -124,7 +124,7 @@ class Inbox:
 
     @property
     def queued(self) -> int:
-        """Records that have come and are not processed."""
+        """The number of records that have arrived and are not processed."""
         return sum(incoming.depth for incoming in self._incoming.values())
 
     def statistics(self) -> list[dict[str, CallStatistics]]:
@@ -135,7 +135,7 @@ class Inbox:
             return [self._requests.statistics()]
 
     def report(self, address: int, medium: Callable[[int], str], now: float) -> list[ChannelReport]:
-        """How full the channels are; asked under the lock."""
+        """Report how full the channels are; called under the lock."""
         channels = [incoming.report(now) for incoming in self._incoming.values()]
         if self._requests is not None:
             channels.append(self._requests.report(address, medium, now))

@@ -1,4 +1,4 @@
-"""What has come to a subtask and waits: frames per channel, requests."""
+"""Counts of what has reached a subtask and waits: the frames of each channel, and requests."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class IncomingFrames:
         self._received = self._bytes = 0
 
     def arrived(self, frame: Data, now: float) -> None:
-        """A frame has come."""
+        """A frame has arrived."""
         count = len(frame.records)
         self._waiting.append((now, count))
         self._received += count
         self._bytes += frame.cost
 
     def processed(self, cost: int) -> int:
-        """The oldest frame is done; return the credit to give back now."""
+        """The oldest frame was processed; return the credit to return now."""
         self._waiting.popleft()
         return self._credit.consume(cost)
 
     @property
     def depth(self) -> int:
-        """Records that have come and are not processed."""
+        """The number of records that have arrived and are not processed."""
         return sum(count for _, count in self._waiting.copy())
 
     def report(self, now: float) -> ChannelReport:
-        """How it is."""
+        """Report the state of the channel."""
         waiting = self._waiting.copy()
         return ChannelReport(
             "edge",
@@ -61,7 +61,7 @@ class IncomingFrames:
 
 
 class IncomingRequests:
-    """The request channel of a service's subtask; kept under its port's condition."""
+    """The request channel of a service's subtask; guarded by the condition of its port."""
 
     def __init__(self, service: str | None) -> None:
         self._service = service
@@ -71,13 +71,13 @@ class IncomingRequests:
         self._waited: dict[str, Histogram] = {}  # by method
 
     def arrived(self, request: Request, now: float) -> None:
-        """A request has come."""
+        """A request has arrived."""
         self._arrivals[request.reply_to, request.call_id] = now
         self._callers[request.reply_to] = None
         self._received += 1
 
     def begun(self, request: Request, now: float) -> bool:
-        """It is being answered, unless it was dropped."""
+        """A request begins; False if it was dropped before."""
         arrival = self._arrivals.pop((request.reply_to, request.call_id), None)
         if arrival is None:
             return False
@@ -87,7 +87,7 @@ class IncomingRequests:
         return True
 
     def dropped(self, reply_to: int, call_id: int) -> None:
-        """It will not be."""
+        """A request was taken back by its caller."""
         self._arrivals.pop((reply_to, call_id), None)
 
     def statistics(self) -> dict[str, CallStatistics]:
@@ -95,7 +95,7 @@ class IncomingRequests:
         return {f"{self._service}.{method}": CallStatistics(queue=h.copy()) for method, h in self._waited.items()}
 
     def report(self, host: int, medium: Callable[[int], str], now: float) -> ChannelReport:
-        """How it is."""
+        """Report the state of the channel."""
         oldest = next(iter(self._arrivals.values()), None)
         return ChannelReport(
             "requests",

@@ -24,9 +24,9 @@ _COST: Final = Data._fields.index("cost")
 class Inlets:
     """The incoming links of one exchange, by the number of the peer, and the listeners that admit them.
 
-    All of it belongs to the thread of the exchange. `on_message(target, message)` is called for each message;
-    `is_lost` says whether a peer has been given up, which may not come back; `on_admitted(peer)` is called when a link
-    is open, `on_closed(peer, reason)` when it ends by itself.
+    Only the thread of the exchange uses it. `on_message(target, message)` is called for each message. `is_lost` says
+    whether a peer was declared lost: it may not connect again. `on_admitted(peer)` is called when a link is open,
+    `on_closed(peer, reason)` when it ends by itself.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Inlets:
         self._listeners: list[Listener] = []
         self.links: dict[int, Link] = {}
         self.received: Counter[str] = Counter()
-        """Messages and bytes from peers that are lost."""
+        """Messages and bytes that came from peers that are lost now."""
 
     def listen(self, address: Address) -> Address:
         """Listen there, too; return the address with its real port. Raises: see `Listener`."""
@@ -116,7 +116,7 @@ class Inlets:
 
 
 def _describe(value: Any) -> str:
-    """Which message it is that a peer sent, for the error if it cannot be delivered."""
+    """Describe a message of a peer, for the error if it cannot be delivered."""
     match value:
         case (int(target), int(number), *_) if 0 <= number < len(_TYPES):
             return f"its {_TYPES[number].__name__} for {target}"

@@ -1,4 +1,4 @@
-"""The latest report of each subtask of a job, and what they add up to."""
+"""The latest report of each subtask of a job, and their sums."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["JobReports"]
 
 
 class JobReports:
-    """Written by the driver's activation, read by any thread."""
+    """The driver's activation writes it, any thread reads it."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._latest: dict[int, SubtaskReport] = {}  # by address
 
     def note(self, subtask: int, report: SubtaskReport | None) -> None:
-        """A subtask has told of itself."""
+        """Keep the report of a subtask."""
         if report is not None:
             self._latest[subtask] = report
 
@@ -43,10 +43,10 @@ class JobReports:
     def services(
         self, outside: dict[str, CallStatistics], inspected: Mapping[int, PortReport] | None = None
     ) -> dict[str, dict[str, CallStatistics]]:
-        """What came of the calls so far, by service and method; a service that was not called has none.
+        """The outcomes of the calls so far, by service and method; a service that was not called has none.
 
-        `outside` are the calls from outside the job; `inspected` is what some subtasks have just told, which is newer
-        than their reports.
+        `outside` are the calls from outside the job; `inspected` are answers that some subtasks have just given, which
+        are newer than their reports.
         """
         calls = {address: report.calls for address, report in list(self._latest.items())}
         calls.update({address: report.calls for address, report in (inspected or {}).items()})

@@ -1,8 +1,8 @@
 """Leads a job from its first attempt to its end: the shell around `runtime.leader.Leader`, the same in every mode.
 
 The thread that calls `lead` does everything: it reads and writes the log, runs attempts one after another, and waits
-between them. Others only hand it something: `cancel` and `drain` may be called by any thread. Each event of the leader
-is taken under one lock; reads and writes of the log are not, so a cancel never waits for them.
+between them. Other threads only leave requests for it: any thread may call `cancel` and `drain`. Each event of the
+leader is handled under one lock. The log is read and written without it, so a cancel never waits for the log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["FinishedJob", "JobLead", "LedAttempt", "LogStore", "MemoryLog"]
 _log = logging.getLogger("sage_flow")
 
 _AGAIN_S = 1.0
-"""Between two tries to reach the log."""
+"""Seconds between two tries to reach the log."""
 
 
 class LogStore(Protocol):
@@ -46,14 +46,14 @@ class LogStore(Protocol):
         """Return all of it. Raises LogUnavailable if it cannot be reached now."""
 
     def create(self, position: int, entry: Entry) -> None:
-        """Store `entry` at `position` if nothing is there. What came of it the next `read` tells.
+        """Store `entry` at `position` if nothing is there. The next `read` tells whether it was stored.
 
         Raises LogUnavailable if that is not known.
         """
 
 
 class MemoryLog:
-    """The log of a job whose leader is in this process, and ends with it."""
+    """The log of a job that is led in this process; it ends with the process."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
@@ -67,7 +67,7 @@ class MemoryLog:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """What a job has come to, in the entry that decides its end. `outcome`: with the rows, if the log can hold them."""
+    """The result of a job, in the entry that decides its end. `outcome` has the rows, if the log can hold them."""
 
     prepared: tuple[Prepared, ...]
     outcome: JobOutcome
@@ -80,7 +80,7 @@ class LedAttempt(Protocol):
         """Run it to its end. Raises an error of the engine itself, or what `decide` raised."""
 
     def outcome(self) -> JobOutcome:
-        """What it came to so far."""
+        """Return its outcome so far."""
 
     def cancel(self, reason: str) -> None:
         """End it, from any thread."""
@@ -90,7 +90,7 @@ class LedAttempt(Protocol):
 
     @property
     def may_follow(self) -> bool:
-        """Whether another attempt can run: nothing of this one is left that runs."""
+        """Whether another attempt can run: no code of this one still runs."""
 
 
 Decide = Callable[[tuple[Prepared, ...]], bool]
@@ -113,7 +113,7 @@ class JobLead:
         on_restart: Callable[[float, PackedError], None] = lambda delay_s, failure: None,
         kept: Callable[[JobOutcome], JobOutcome] = lambda outcome: outcome,
     ) -> None:
-        """`kept`: what the log keeps of an outcome."""
+        """`kept` returns what the log keeps of an outcome."""
         self._leader = leader
         self._log = log
         self._make = make
@@ -122,16 +122,16 @@ class JobLead:
         self._on_restart = on_restart
         self._kept = kept
         self._attempt: LedAttempt | None = None
-        self._handed: deque[LeaderDecision] = deque()  # from other threads
+        self._handed: deque[LeaderDecision] = deque()  # decisions that `cancel` has led to, for the thread that leads
         self._cancelled: str | None = None
         self._drains = False
         self._finished: FinishedJob | None = None
         self._next: LeaderDecision | None = None
-        self._last = JobOutcome(JobStatus.CREATED)  # of the attempt that ran last
+        self._last = JobOutcome(JobStatus.CREATED)  # the outcome of the attempt that ran last
 
     @property
     def is_recorded(self) -> bool:
-        """The end of the job is in the log: nothing cancels it."""
+        """The end of the job is in the log, so nothing cancels it any more."""
         return self._leader.has_final
 
     # -- from any thread ------------------------------------------------------------------------------------
@@ -160,13 +160,13 @@ class JobLead:
     # -- the thread that leads ------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Claim the first attempt and make it, so that it can be asked before it runs. Raises what making it raises."""
+        """Claim and make the first attempt, so that it can be inspected before it runs. Raises what `make` raises."""
         self._next = self._settled(self._leader.start(self._now()))
         if isinstance(self._next, RunAttempt) and not self._is_published(self._next):
             self._prepare(self._next)
 
     def lead(self) -> JobOutcome:
-        """Lead the job to its end and return what it came to. Raises LeaderReplaced, or an error of the engine."""
+        """Lead the job to its end and return its outcome. Raises LeaderReplaced, or an error of the engine."""
         if self._next is None:
             self.begin()
         while True:
@@ -203,7 +203,7 @@ class JobLead:
         return self._finished is not None and not self._finished.prepared
 
     def _prepare(self, run: RunAttempt) -> LedAttempt:
-        """Make the attempt, and pass on what was asked before it was there."""
+        """Make the attempt, and pass on a cancel or a drain that came before."""
         attempt = self._make(run.attempt, self._finished, self._decide)
         with self._condition.lock:
             self._attempt = attempt
@@ -229,7 +229,7 @@ class JobLead:
         return False
 
     def _wait(self, delay_s: float) -> LeaderDecision | None:
-        """Until it is time for the next attempt, or somebody cancels."""
+        """Wait until it is time for the next attempt, or the job is cancelled."""
         until = self._now() + delay_s
         with self._condition.lock:
             while not self._handed and (left_s := until - self._now()) > 0:
@@ -264,7 +264,7 @@ class JobLead:
     # -- the log --------------------------------------------------------------------------------------------
 
     def _settled(self, decisions: Iterator[LeaderDecision]) -> LeaderDecision | None:
-        """Do what the leader wants of the log until it decides something else; None: it does not."""
+        """Read and write the log as the leader decides; return its first other decision, None if there is none."""
         with self._condition.lock:
             todo = deque(decisions)
         while todo:
@@ -283,7 +283,7 @@ class JobLead:
     def _create(self, position: int, entry: Entry) -> None:
         try:
             self._log.create(position, entry)
-        except LogUnavailable as error:  # it may be stored all the same: reading tells
+        except LogUnavailable as error:  # it may be stored all the same: the next read tells
             _log.warning("an entry of the log of a job may not be stored: %s", error)
 
     def _read(self) -> LogHistory:

@@ -1,4 +1,4 @@
-"""A job that is led in this process, attempt by attempt; what its handle sees is the attempt that runs."""
+"""A job that is led in this process, attempt by attempt. Its handle sees the attempt that runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _log = logging.getLogger("sage_flow")
 
 
 class LocalAttempt:
-    """One attempt whose driver is in this process. `clean_up` follows its end.
+    """One attempt whose driver is in this process. `clean_up` is called after its end.
 
     `ends_stuck`: `clean_up` also ends user code that has not returned.
     """
@@ -79,7 +79,7 @@ def start_led(
 class LedExecution(Execution):
     """A job of this process.
 
-    `start(plan, options, decide)` starts an attempt. `on_over` is called before those who wait for the job go on.
+    `start(plan, options, decide)` starts an attempt. `on_over` is called before `wait` returns.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class LedExecution(Execution):
         self._lead.begin()
 
     def take_over(self, lost: PackedError) -> None:
-        """Forget everything but the log, as a process does that leads the job after another one has died.
+        """Forget everything but the log, as if the process that led the job had died and another one led it now.
 
-        `lead`, called by a new activation, then goes on from what the log says.
+        `lead`, called by a new activation, then continues by the log.
         """
         self._lead = self._new_lead(lost)
 
@@ -130,13 +130,13 @@ class LedExecution(Execution):
             self._outcome = self._lead.lead()
         except Crashed:
             raise
-        except BaseException as error:  # an engine fault must reach whoever waits
+        except BaseException as error:  # an engine fault must reach the threads that wait
             self.fail(error)
         else:
             self._end()
 
     def fail(self, error: BaseException) -> None:
-        """The engine itself has failed: whoever waits gets `error`."""
+        """The engine itself has failed: `outcome` raises `error`."""
         if self.crash is None:
             self.crash = error
         self._end()

@@ -13,7 +13,7 @@ __all__ = ["LinkTransport"]
 
 
 class LinkTransport:
-    """What a CallingPort needs: a clock, conditions, and who sends."""
+    """What a CallingPort needs: a clock, conditions, and a function that sends."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
@@ -28,7 +28,7 @@ class LinkTransport:
         return 0
 
     def flush(self) -> None:
-        """Who waits for a call does it."""
+        """Nothing to do: the thread that waits for a call flushes the link."""
 
     def medium(self, producer: int, consumer: int) -> str:
         return "tcp"

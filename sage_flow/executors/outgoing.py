@@ -1,4 +1,4 @@
-"""The frames that a subtask sends: each waits for the credit of its channel, and they leave in their order."""
+"""The frames that a subtask sends: each waits for the credit of its channel, and each channel keeps its order."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class OutgoingFrames:
         self._on_gap = on_gap
         self._is_sending = False
         self.waiting = 0
-        """Frames that wait, of all channels."""
+        """How many frames wait, of all channels."""
 
     def consumer(self, channel: int) -> int:
         """Return the address that reads a channel."""
         return self._channels[channel].consumer
 
     def frames(self, channel: int) -> deque[Data | Control]:
-        """Return the frames of a channel that wait; it becomes empty when all are sent."""
+        """Return the waiting frames of a channel, a deque that becomes empty when all are sent."""
         return self._channels[channel].frames
 
     def add_records(self, channel: int, records: list[Any], tickets: list[Ticket] | None) -> None:
@@ -75,17 +75,17 @@ class OutgoingFrames:
             self.waiting += 1
 
     def grant(self, channel: int, amount: int) -> None:
-        """The consumer of a channel gives credit back. Waiting frames are sent by the activation, which is woken."""
+        """The consumer of a channel has returned credit. This wakes the activation, which sends waiting frames."""
         with self._lock:
             self._channels[channel].credit.grant(amount)
             self._condition.notify_all()
 
     def may_sleep(self) -> bool:
-        """Asked under the lock: whether there is nothing that the asking thread could send now."""
+        """Whether the calling thread could send nothing now; called under the lock."""
         return self._next_to_send() is None
 
     def send(self) -> None:
-        """Send the frames that have credit. One thread at a time does it, which keeps the order."""
+        """Send the frames that have credit. Only one thread at a time does so, which keeps the order."""
         while True:
             with self._lock:
                 out = self._next_to_send()
@@ -97,7 +97,7 @@ class OutgoingFrames:
             try:
                 cost = self._transport.send(self._address, out.consumer, frame)
             except Exception as error:
-                self._on_gap(error)  # nothing may follow, whoever catches this
+                self._on_gap(error)  # no later frame may be sent, even if user code catches this error
                 raise
             finally:
                 with self._lock:

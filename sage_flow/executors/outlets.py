@@ -1,7 +1,7 @@
 """The links that a process dials: one to each peer, at the first message for it.
 
-`open` may be called from any thread; dialing itself happens on the thread of the exchange, except over TCP, where to
-connect takes time that this thread does not have.
+Any thread may call `open`. The thread of the exchange dials, except over TCP: there to connect takes longer than this
+thread may wait, so another thread does it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sage_flow.wire.handshake import NONCE_BYTES, Dialer, Identity
 __all__ = ["BIND_S", "Outlets"]
 
 BIND_S: Final = 15.0
-"""For a peer on this machine to bind its socket."""
+"""Seconds for a peer on this machine to bind its socket."""
 _FIRST_PAUSE_S: Final = 0.002  # before a peer that is not there yet is dialed again; it doubles
 _LONGEST_PAUSE_S: Final = 0.1
 
@@ -88,7 +88,7 @@ class Outlets:
         if self._why_refused(peer) is not None:
             return
         address = self._address_of(peer)
-        if isinstance(address, TcpAddress):  # to connect takes time, which this thread does not have
+        if isinstance(address, TcpAddress):  # to connect takes longer than this thread may wait
             threading.Thread(target=self._dial_tcp, args=(address, peer, outlet), daemon=True).start()
             return
         try:
@@ -109,7 +109,7 @@ class Outlets:
             self._begin(peer, outlet, pipe)
 
     def _dial_tcp(self, address: TcpAddress, peer: int, outlet: Link) -> None:
-        """In a thread of its own. Who has an address of TCP was told it by a peer that listens."""
+        """Dial, in a separate thread. Only peers that listen have told an address of TCP, so one try will do."""
         try:
             pipe = address.dial(self._connect_timeout_s)
         except Exception as error:

@@ -20,9 +20,9 @@ __all__ = ["OutsidePort"]
 
 
 class OutsidePort(CallingPort):
-    """The address of callers outside. It ends with the job, service by service, as the driver says.
+    """The port of callers outside the job. The driver ends it service by service, and closes it with the job.
 
-    `read_at(addresses, loop)` is told where services are that are called by the sockets of a loop.
+    `read_at(addresses, loop)` is called with the addresses of a service that is called over the sockets of `loop`.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class OutsidePort(CallingPort):
     ) -> None:
         super().__init__(plan, OUTSIDE, transport)
         self._read_at = read_at
-        self._ended: dict[str, str] = {}  # services, and why they cannot be called any more
+        self._ended: dict[str, str] = {}  # by service: why it cannot be called any more
         self._sending = 0
         self._at_close: list[Callable[[], None]] = []
         self._at_open: dict[str, list[Callable[[], object]]] = {}
         self._at_end: dict[str, list[Callable[[], None]]] = {}  # by service
 
     def loop_of(self, service: str) -> EventLoop:
-        """The loop for the links of those who call this service."""
+        """Return the loop for the links over which this service is called."""
         from sage_flow.links.loop import service_loop  # most jobs serve nobody and need no sockets
 
         loop = service_loop()
@@ -48,7 +48,7 @@ class OutsidePort(CallingPort):
         return loop
 
     def at_close(self, action: Callable[[], None]) -> None:
-        """Do this once the job can answer no more calls; it must not wait."""
+        """Call `action` once the job can answer no more calls; it must not wait."""
         self._at_close.append(action)
 
     def note_open(self, service: str, since_s: float = 0.0) -> None:
@@ -59,7 +59,7 @@ class OutsidePort(CallingPort):
             callback()
 
     def when_open(self, service: str, callback: Callable[[], object]) -> None:
-        """Call back, from any thread, once the service is open; now if it is."""
+        """Call `callback` once the service is open, in any thread; at once if it is open."""
         with self._lock:
             if service not in self._openings:
                 self._at_open.setdefault(service, []).append(callback)
@@ -67,7 +67,7 @@ class OutsidePort(CallingPort):
         callback()
 
     def at_end(self, service: str, action: Callable[[], None]) -> None:
-        """Do this before the service refuses calls: what could be called later must not be begun. It must not wait."""
+        """Call `action` before the service refuses calls, so that no call is begun too late. It must not wait."""
         self._at_end.setdefault(service, []).append(action)
 
     def deliver(self, message: Message) -> None:
@@ -80,11 +80,11 @@ class OutsidePort(CallingPort):
         return False
 
     def end_service(self, name: str) -> tuple[int, ...]:
-        """No more calls of this service: tell its subtasks that were called, and return them."""
+        """Refuse further calls of a service; tell its subtasks that were called, and return their addresses."""
         self._prepare_end(name)
         with self._lock:
             self._ended.setdefault(name, f"service {name!r} has ended with job {self._plan.job!r}")
-            while self._sending:  # what was let through must be there before we say that it was the last
+            while self._sending:  # requests under way must be sent before `EndOfRequests`
                 self._condition.wait()
         called = tuple(address for address in self._replicas[name] if address in self._called)
         for address in called:
@@ -92,7 +92,7 @@ class OutsidePort(CallingPort):
         return called
 
     def close(self, why: str) -> None:
-        """Nobody is left to answer: end the open calls, refuse all others."""
+        """No subtask can answer any more: end the open calls, and refuse all others."""
         for name in self._replicas:
             self._prepare_end(name)
         with self._lock:
@@ -117,7 +117,7 @@ class OutsidePort(CallingPort):
             why = self._ended.get(made.service)
             self._sending += why is None
         if why is not None:
-            made.target = None  # nobody has it, and nobody will
+            made.target = None  # it was not sent, and will not be
             self._end(made, Outcome(error=ServiceUnavailable(why)))
             return
         try:

@@ -1,12 +1,12 @@
-"""The port of one subtask in every shell: it joins what waits for the subtask, what it sends and what it calls.
+"""The port of one subtask, in every shell: it joins the inbox, the outgoing frames and the calls of the subtask.
 
 Messages wait in `inbox.py`, frames that have no credit in `outgoing.py`; calls are in `calling.py`, the threads that
 run user code in `activations.py`. Data waits in the inbox, bounded by credits; commands are obeyed on delivery,
 whatever the subtask is doing, so that a credit or a reply always reaches an activation that is blocked on it
 (`ON_DELIVERY`).
 
-One condition per port guards all of its state, and every part that has state of its own shares it: an activation that
-waits is woken by whatever changes. Nothing is sent while it is held: two ports never wait for each other's lock.
+One condition per port guards all of its state, and the parts share it, so every change wakes an activation that waits.
+Nothing is sent while it is held, so two ports never wait for each other's lock.
 """
 
 # Theory of operation
@@ -16,15 +16,15 @@ waits is woken by whatever changes. Nothing is sent while it is held: two ports 
 # message (`deliver`), which may be another subtask's inside its own `emit`.
 #
 # `deliver` never waits for the subtask. It takes the lock for the time of one change and calls no user code, except
-# that a reply may call back the one that waits for it, after the lock is free.
+# that a reply may call the callbacks of its future, after the lock is free.
 #
-# `_cancelled`, `_fault` and `_is_stopped` are never taken back. `_is_stopped` is an attribute and not a question, as it
-# is read before every sleep, without the lock on fast paths: a waiter that misses it is woken by the notification that
+# `_cancelled`, `_fault` and `_is_stopped` are never unset. `_is_stopped` is an attribute and not a method, because it
+# is read before every sleep, on fast paths without the lock: a thread that misses it is woken by the notification that
 # follows.
 #
 # Records that wait for credit are sent by whichever thread finds both: the activation that emitted them, or one that
 # waits and is woken by the credit (`OutgoingFrames.send`, one thread at a time, which keeps the order). A thread that
-# delivers a credit only wakes.
+# delivers a credit only wakes the others.
 #
 # The lock order between ports: none. A port takes no other port's lock while it holds its own (see `calling`).
 
@@ -93,9 +93,9 @@ class WorkerPort(CallingPort):
         self._holding = Holding()
         self._allowed: set[str] = set()  # services that this service may call
         self.given_up_at: Callable[[], float] = lambda: -math.inf
-        """Until when somebody waits for what the subtask is doing."""
+        """Returns until when a caller waits for what the subtask is doing."""
         self.on_taken_back: Callable[[int, int], object] = lambda caller, call: None
-        """Called when a caller has given up a call that may be under way."""
+        """Called under the lock when a caller has given up a call that may be under way; it must take no lock."""
         self._cancelled: Cancel | None = None
         self._fault: Exception | None = None
         self.progress_due_s: Callable[[], float] = lambda: math.inf
@@ -104,7 +104,7 @@ class WorkerPort(CallingPort):
     # -- the shell's side -----------------------------------------------------------------------------------
 
     def opened(self) -> None:
-        """The subtask is open. What has waited for that in the inbox has all of its time before it."""
+        """The subtask is open. The time limits of the requests in its inbox begin now."""
         self.inbox.open(self.now())
 
     def deliver(self, message: Message) -> None:
@@ -121,7 +121,7 @@ class WorkerPort(CallingPort):
         Raises JobCancelled.
         """
         deadline = None if timeout_s is None else self.now() + timeout_s
-        taken: list[Message] = []  # `ready` fills it under the lock, and only when it ends the wait
+        taken: list[Message] = []  # `ready` fills it under the lock, when it ends the wait
         ready = partial(self.inbox.take_all, taken)
         if timeout_s == 0:
             if self.inbox or self._is_stopped:
@@ -135,7 +135,7 @@ class WorkerPort(CallingPort):
     def take_one(self) -> Message | None:
         """Return the message that has waited longest, or wait for one; None: woken by `wake`. Raises JobCancelled.
 
-        A request that is taken so is one that has begun.
+        A request that is taken out begins.
         """
         taken: Message | Literal[True] | None = self._suspend(lambda: self.inbox.take_one(self.now), None)
         return None if taken is True else taken
@@ -155,7 +155,7 @@ class WorkerPort(CallingPort):
 
     def emit(self, channel: int, records: list[Any], tickets: list[Ticket] | None = None) -> None:
         self.queue(channel, records, tickets)
-        self._holding.begin(self.now())  # a slice that ends sends all: without this the next one would be cut in two
+        self._holding.begin(self.now())  # all is sent: without this the next slice would be sent in two parts
         self._await_sent(channel)
 
     def queue(self, channel: int, records: list[Any], tickets: list[Ticket] | None = None) -> None:
@@ -193,7 +193,7 @@ class WorkerPort(CallingPort):
         self._holding.queue_emitted = queue_emitted
 
     def suspend_until(self, is_ready: Callable[[], bool]) -> None:
-        # Nothing is counted while an activation waits: before a long wait all that was counted is told, once.
+        # No counts change while an activation waits: before a long wait it reports them once.
         if self._await(is_ready, self.now() + self.progress_due_s()) is None:
             self.tell_progress()
             self._await(is_ready, None)
@@ -202,7 +202,7 @@ class WorkerPort(CallingPort):
         return self.activations.start(awaitable, timeout_s, self.wake)
 
     def _refused(self, service: ServicePlan) -> Outcome | None:
-        """A service asks before its first call of another one; the answer may be that they form a circle."""
+        """A service asks the driver before its first call of another one; calls that close a circle are refused."""
         if self._service is None or service.name in self._allowed:
             return None
         now = self.now()
@@ -222,7 +222,7 @@ class WorkerPort(CallingPort):
     # -- waiting and sending --------------------------------------------------------------------------------
 
     def _await(self, what: Callable[[], T | None], deadline: float | None) -> T | None:
-        """Wait inside user code, and send the records that it has emitted, since `what` may depend on them."""
+        """Wait inside user code. Before, send the records that it has emitted, because `what` may depend on them."""
         holding = self._holding
         if holding.queue_emitted is None or not self.activations.is_own():
             return self._suspend(what, deadline)
@@ -230,7 +230,7 @@ class WorkerPort(CallingPort):
             found = self._suspend(what, held_until)
             if found or held_until == deadline:
                 return found
-        # Without the lock: it sends, and what it sends may be delivered in this thread.
+        # Called without the lock: it sends, and a message may be delivered in this thread.
         holding.queue_emitted()
         holding.begin(self.now())
         return self._suspend(what, deadline)
@@ -250,7 +250,7 @@ class WorkerPort(CallingPort):
 
 
 def _heads(plan: Plan) -> set[int]:
-    """The subtasks that requests go to."""
+    """Return the subtasks that requests are sent to."""
     return {address for service in plan.services.values() for address in plan.addresses(service.chain)}
 
 
@@ -289,7 +289,7 @@ def _on_cancel_request(port: WorkerPort, taken: CancelRequest) -> None:
 def _on_reply(port: WorkerPort, reply: Reply) -> None:
     try:
         port.take_reply(reply)
-    except Exception as error:  # this is the sender's thread; the subtask that it concerns raises it
+    except Exception as error:  # this is the thread of the sender, so the subtask raises it
         port._fail(error)
         port.wake()
 
@@ -302,7 +302,7 @@ def _on_cancel(port: WorkerPort, cancel: Cancel) -> None:
 
 
 def _on_inspect(port: WorkerPort, inspect: Inspect) -> None:
-    """Tell what is to be seen from here, whatever the subtask is doing."""
+    """Report the state of this port, whatever the subtask is doing."""
     calls = port.statistics()
     now = port.now()
     with port._lock:
@@ -314,7 +314,7 @@ def _on_inspect(port: WorkerPort, inspect: Inspect) -> None:
 
 
 def _responses(port: WorkerPort, now: float) -> ChannelReport:
-    """The channel on which replies come; asked under the lock."""
+    """Report the channel on which replies come; called under the lock."""
     oldest = port._calls.oldest
     return ChannelReport(
         "responses",
@@ -329,7 +329,7 @@ def _responses(port: WorkerPort, now: float) -> ChannelReport:
 
 
 def _on_locate(port: WorkerPort, _: Locate) -> None:
-    """Tell where the user code of the subtask is, and for how long somebody waits for it."""
+    """Report where the user code of the subtask is, and for how long a caller waits for it."""
     with port._lock:
         until = max(port.given_up_at(), port._calls.last_deadline)
         if port._service is not None and not port.inbox.is_open:
@@ -353,4 +353,4 @@ ON_DELIVERY: Final[dict[type[Any], Callable[[WorkerPort, Any], None]]] = {
     Locate: _on_locate,
     ServiceOpened: _on_service_opened,
 }
-"""What a port does with a message in the thread that brings it. All others wait in the inbox for the subtask."""
+"""The handlers of messages that a port obeys on delivery. All other messages wait in the inbox for the subtask."""

@@ -19,11 +19,11 @@ __all__ = ["coroutine_places", "thread_place"]
 _STANDARD: Final = sysconfig.get_paths()["stdlib"] + os.sep
 _LIBRARIES: Final = os.path.join(os.sep, "site-packages", "")
 _WAITING: Final = ("asyncio", "concurrent", "contextlib.py", "selectors.py", "threading.py")
-"""Of the standard library: what the engine calls, too, so that a thread in it need not run user code."""
+"""Parts of the standard library that the engine calls, too: a thread in them may run no user code."""
 
 
 def thread_place(thread: int | None) -> str | None:
-    """The line of user code that a thread, by its identifier, is in; None if it is in the engine itself."""
+    """Return the line of user code that a thread (its identifier) is in; None if it is in the engine itself."""
     frame = sys._current_frames().get(thread or 0)
     frames: list[FrameType] = []
     while frame is not None:
@@ -34,7 +34,7 @@ def thread_place(thread: int | None) -> str | None:
 
 
 def coroutine_places(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
-    """The lines of user code in which the coroutines of an event loop wait."""
+    """Yield the lines of user code in which the coroutines of an event loop wait."""
     import asyncio
 
     for task in asyncio.all_tasks(loop):
@@ -44,7 +44,7 @@ def coroutine_places(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
 
 
 def _frames_of(awaited: Any) -> Iterator[FrameType]:
-    """From a coroutine to what it waits for in the end."""
+    """Yield the frames from a coroutine to the innermost awaitable that it waits for."""
     while awaited is not None:
         for frame, waits_for in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
             if (found := getattr(awaited, frame, None)) is not None:
@@ -56,7 +56,7 @@ def _frames_of(awaited: Any) -> Iterator[FrameType]:
 
 
 def _place(frames: Iterable[FrameType]) -> str | None:
-    """The innermost line of the user's own files, else of a library; `frames` begin with the innermost."""
+    """Return the innermost line in a file of the user, else in a library; `frames` begin with the innermost."""
     user = [frame for frame in frames if not is_engine_file(frame.f_code.co_filename)]
     own = [frame for frame in user if not frame.f_code.co_filename.startswith((_STANDARD, "<frozen "))]
     others = [frame for frame in user if not _only_waits(frame.f_code.co_filename)]

@@ -1,4 +1,4 @@
-"""The shell of a process that runs a part of an attempt: threads here, an exchange to the other processes."""
+"""The shell of a process that runs a part of an attempt: threads, and an exchange with the other processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sage_flow.runtime.messages import Message
 __all__ = ["BYTE_WINDOW", "ProcessShell"]
 
 BYTE_WINDOW: Final = 8 * 1024 * 1024
-"""Encoded bytes on the way on one channel between two processes."""
+"""The credit window of a channel between two processes, in encoded bytes."""
 
 
 class ProcessShell(ThreadShell):
-    """Threads in this process; what is for another process goes over the exchange."""
+    """Subtasks are threads of this process; messages for other processes go over the exchange."""
 
     def __init__(self, process: int, process_of: Mapping[int, int], transport: LocalTransport) -> None:
         super().__init__(transport)

@@ -1,8 +1,8 @@
 """A worker process: runs the subtasks that it is given until all have ended, or its driver is gone.
 
-Signals that a terminal or a service manager sends to all processes of a job are its driver's business: the driver ends
-the job in order, and the workers with it. They are handled and not ignored, because a program that user code starts
-would inherit that.
+A terminal or a service manager sends its signals to all processes of a job, and the driver reacts to them: it ends the
+job in order, and then the workers. Workers have handlers that do nothing; if they ignored the signals, programs that
+user code starts would inherit that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DRIVER_GONE = 70
 
 
 def main() -> None:
-    """Read the bootstrap and the plan from standard input, and run. The search path is set."""
+    """Read the bootstrap and the plan from standard input, and run. The search path has been set before."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     sys.setswitchinterval(SWITCH_S)
@@ -44,5 +44,5 @@ def process_of(bootstrap: Bootstrap) -> WorkerProcess:
         attempt=bootstrap.attempt,
         on_driver_lost=lambda reason: os._exit(_DRIVER_GONE),
         connect_timeout_s=HANDSHAKE_S,
-        bind_timeout_s=None,  # the driver watches the processes
+        bind_timeout_s=None,  # the driver watches for the ends of processes
     )

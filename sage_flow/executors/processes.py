@@ -1,7 +1,7 @@
-"""Processes: subtasks spread over plain OS processes that talk over the exchange. No Ray, nothing shared.
+"""Processes: subtasks in plain OS processes that communicate over the exchange, without Ray.
 
-It finds in a second what would show on a cluster: what does not pickle, what relied on shared memory, what
-a dead process leaves behind. The driver stays in the calling process, as process 0.
+A test with processes finds in a second what would fail on a cluster: objects that do not pickle, code that relies on
+shared memory, what a dead process leaves behind. The driver stays in the calling process, as process 0.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ main()
 """What a worker process runs. `python -m`, or PYTHONPATH, would put the user's folders before the standard library."""
 
 HANDSHAKE_S = 60.0
-"""For a process that listens to shake hands: a busy machine, or an import that keeps the interpreter, makes it slow."""
+"""Seconds for a handshake: a busy machine, or an import that blocks the interpreter, makes it slow."""
 
-_EXIT_S = 2.0  # for a worker whose work is done
+_EXIT_S = 2.0  # for a worker to exit after its subtasks have ended
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ProcessExecutor:
             job=plan.job,
             attempt=plan.attempt,
             connect_timeout_s=HANDSHAKE_S,
-            bind_timeout_s=None,  # whoever waits for a process says when it is gone
+            bind_timeout_s=None,  # the thread that waits for a process reports its end
             decide=decide,
         )
         process.start()
@@ -104,7 +104,7 @@ class ProcessExecutor:
         return LocalAttempt(LocalExecution(process.driver), stop, ends_stuck=True)
 
     def queues(self, scope: str) -> JobQueues:
-        """In whichever process of the job uses one first."""
+        """In the process of the job that first uses one of them."""
         return JobQueues(scope, home=private_name(), metadata={"use_multiprocessing": True})
 
 
@@ -113,7 +113,7 @@ class _WorkerGroup:
 
     def __init__(self, plan: Plan, process_of: Mapping[int, int]) -> None:
         self.directory = make_private()
-        """Of their sockets."""
+        """The directory of their sockets."""
         self.key = secrets.token_bytes(32)
         self._plan = plan
         self._process_of = dict(process_of)
@@ -142,7 +142,7 @@ class _WorkerGroup:
                 stdin.write(pickle.dumps(bootstrap))
                 stdin.write(payload)
         except BrokenPipeError:
-            pass  # it died at once; its watcher tells how
+            pass  # it died at once; the thread that watches it reports how
         return process
 
     def _watch(self, number: int, supervisor: Supervisor) -> None:
@@ -173,7 +173,7 @@ class _WorkerGroup:
         return f"unresponsive in worker process {number} (pid {self._processes[number].pid}), which is killed"
 
     def stop(self, *, stuck: bool) -> None:
-        """End every worker process; those whose work is done end by themselves."""
+        """End every worker process; if not `stuck`, they first get the time to exit by themselves."""
         deadline = time.monotonic() + (0.0 if stuck else _EXIT_S)
         for process in self._processes.values():
             try:

@@ -3,13 +3,13 @@
 # Theory of operation
 #
 # `lock` guards `_reader` and `_is_notified`, like all state of the port that the condition belongs to. At most one
-# waiter reads (`_reader`), because the loop lets one thread read; the others wait as in any condition. The lock is
-# released while reading: what is read is delivered in this very thread, and takes the lock.
+# waiting thread reads (`_reader`), because the loop lets one thread read; the others wait as in any condition. The lock
+# is released while reading, because messages are delivered in the reading thread, and `deliver` takes the lock.
 #
 # A notification reaches the reader in one of two ways. If its own thread delivered the message, `_is_notified` ends
 # `read_while` when the callback returns. If another thread did, `interrupt` wakes the reader out of the selector as
-# well. A waiter that found the loop read by another port's thread waits for a turn as the others do, unless it was
-# notified while it had no lock: then the turn would come too late.
+# well. A thread that finds the loop being read by another port's thread waits like the others, unless it was notified
+# while it had released the lock: then it must not wait, because that notification will not come again.
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["ReadingCondition"]
 
 
 class ReadingCondition(BareCondition):
-    """What an activation waits for mostly comes by a socket. Who waits reads it himself, if nobody else does.
+    """An activation mostly waits for a message from a socket. The waiting thread reads it, if no other thread does.
 
-    So a message does not wake the loop's thread, which wakes the activation: it saves a call between processes two
-    changes of thread on each side. If another thread of the process has something for the waiter, `notify_all` gets
-    him out of the read. Before anybody waits, what is on hold is written: it may be what he waits for the answer to.
-    `loop` is asked before every wait; None: there is nothing to read.
+    So a message does not wake the loop's thread, which then wakes the activation: a call between processes takes two
+    changes of thread less on each side. If another thread of the process has something for the waiting thread,
+    `notify_all` ends its read. Before a thread waits it writes what is on hold, because it may wait for the answer to
+    that. `loop` is called before every wait; None: there is nothing to read.
     """
 
     __slots__ = ("_is_notified", "_loop", "_reader")
@@ -60,7 +60,7 @@ class ReadingCondition(BareCondition):
         return self._is_notified
 
     def _flush(self, loop: EventLoop) -> bool:
-        """Nothing is written while a condition is held; and so who waits has to ask once more."""
+        """Write what is on hold, without the lock; so the waiting thread has to look again."""
         self.lock.release()
         try:
             loop.run_deferred()

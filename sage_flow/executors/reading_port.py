@@ -12,7 +12,7 @@ __all__ = ["ReadingPort"]
 
 
 class ReadingPort(CallingPort):
-    """Subclasses say how to read."""
+    """Subclasses implement the reading."""
 
     @abstractmethod
     def read_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:

@@ -43,25 +43,25 @@ __all__ = ["Door", "LinkTransport", "ServedService", "ServiceConnection", "conne
 _FIRST_PAUSE_S = 0.1
 
 Door = tuple[Address, bytes | None]
-"""Where a service is served, and the key that opens it."""
+"""The address of a service, and its key."""
 
 
-# Messages travel as plain tuples, which cost less than half of what named ones do: a call (its number, seconds that
-# are left, method, args, kwargs, the key group that chooses the replica), a cancellation (the number alone), a reply;
-# behind the greeting, once the service is open, `_OPEN`.
+# Messages are plain tuples, which cost less than half of named ones: a call (number, remaining seconds, method, args,
+# kwargs, the key group that chooses the replica), a cancellation (the number alone), a reply. The listener sends the
+# `ServicePlan` as its greeting, and `_OPEN` once the service is open.
 _OPEN: Final = ()
 
 
 class ServedService:
     """A service that other processes can call, until `close()` or the end of its job.
 
-    `host` and `port` are where, if it is there by TCP; a port that was given as 0 is the one that was found.
+    `host` and `port` are its address, if it listens on TCP; `port` is the real one, also if 0 was given.
     """
 
     def __init__(self, port: OutsidePort, service: ServicePlan, address: Address, key: bytes | None) -> None:
         self._port = port
-        self._service = replace(service, requests=None)  # clients get to see it
-        # What a client has given up may not have ended here.
+        self._service = replace(service, requests=None)  # clients receive it
+        # Twice the places, because calls that a client has given up may still be open here.
         self._roomy = replace(service, max_pending=2 * service.max_pending)
         given = check_key(key)
         opens = made_key(address, given)
@@ -94,7 +94,7 @@ class ServedService:
         return self._key.reveal()
 
     def close(self) -> None:
-        """Take no more calls; the replies of those that have come are sent as long as they are there."""
+        """Take no more calls; replies of earlier calls are still sent, while the client is connected."""
         self._end(wait=True)
 
     def _end(self, *, wait: bool = False) -> None:
@@ -103,7 +103,7 @@ class ServedService:
         self._listener.close(wait=wait)
 
     def statistics(self) -> dict[str, Any]:
-        """Connected processes, refused connections, the last events."""
+        """The numbers of connected processes and of refused connections, and the last events."""
         return self._listener.statistics()
 
     def __repr__(self) -> str:
@@ -130,12 +130,13 @@ class ServedService:
         open_calls: dict[int, OpenCall] = link.state
         if len(words) == 1:
             if (unwanted := open_calls.get(words[0])) is not None:
-                self._port.cancel(unwanted)  # its reply, which is an error, wakes a client that reads itself
+                self._port.cancel(unwanted)  # its reply, an error, wakes a client thread that reads the link
             return
         call_id, left_s, method, args, kwargs, group = words
         pool = f"{self._service.name} by {id(link)}"
-        if not self._port.has_place(self._roomy, pool):  # a client keeps to the limit; this thread must not wait
-            self._answer(link, call_id, Outcome(error=ServiceOverloaded(f"{self._service.name} has no place")))
+        if not self._port.has_place(self._roomy, pool):  # our clients keep to the limit; this thread must not wait
+            why = f"{self._service.name} was not called: too many calls of this client are open (max_pending)"
+            self._answer(link, call_id, Outcome(error=ServiceOverloaded(why)))
             return
         made = self._port.call(self._roomy, Call(self._service.name, method, args, kwargs), left_s, group, pool)
         open_calls[call_id] = made
@@ -156,7 +157,7 @@ class ServedService:
         except CodecError as fault:
             link.send((call_id, 0, (), pack_error(fault)))
         except LinkClosed:
-            pass  # it has gone without waiting
+            pass  # the client has gone without waiting
 
     def _on_closed(self, link: Link, reason: str) -> None:
         for call_id in list(link.state):
@@ -185,14 +186,14 @@ class _RemotePort(ReadingPort):
             link.read_while(is_waiting, timeout_s, self._calls.__len__)
 
     def lost(self, why: str) -> None:
-        """The link is gone, and with it whoever could answer."""
+        """The link is lost, so no open call can be answered."""
         with self._lock:
             waiting = self._calls.fail_all(ServiceUnavailable(why), self.now())
             self._condition.notify_all()
         call_back(waiting)
 
     def note_moved(self, service: str) -> None:
-        """Another attempt of the job serves it, perhaps not yet."""
+        """Another attempt of the job serves it now, or will when it has opened."""
         with self._lock:
             self._openings.forget(service, self.now())
 
@@ -219,11 +220,11 @@ class _RemotePort(ReadingPort):
 
 
 class ServiceConnection:
-    """A service of a job in another process. In a `with` block it gives the handle, and is closed behind it."""
+    """A service of a job in another process. A `with` block gets the handle, and closes the connection at its end."""
 
     def __init__(self, service: str, where: Callable[[], Door], timeout_s: float, retry_count: int) -> None:
         self._service = service
-        self._where = where  # asked before every connection, as a job that restarts moves its services
+        self._where = where  # called before every connection, because a job that restarts moves its services
         self._timeout_s = timeout_s
         self._pauses_s = [_FIRST_PAUSE_S * 2**attempt for attempt in range(retry_count)]
         self._lock = threading.Lock()
@@ -236,9 +237,9 @@ class ServiceConnection:
         self._connected()
         if not self._greeted.wait(timeout_s) or self._greeting is None:
             raise ChannelNotReachable(f"{where()[0]} does not say what service {service!r} is")
-        plan = replace(self._greeting, many=False)  # the other end puts replies together
+        plan = replace(self._greeting, many=False)  # the other end adds up the shares of replies
         self._port = _RemotePort(self._connected, lambda: self._link, Plan(service, (), (), {service: plan}))
-        if self._is_open:  # also told to the port itself, if that came later
+        if self._is_open:  # the message may have come before the port was made
             self._port.note_open(service)
         self.handle: ServiceHandle = Caller({service: plan}, self._port).handle(service)
 
@@ -259,7 +260,7 @@ class ServiceConnection:
         self.close()
 
     def _connected(self) -> Link:
-        """Return the link; dial, or dial again, if there is none."""
+        """Return the link; dial if there is none, or the last one is closed."""
         with self._lock:
             if self._is_closed:
                 raise LinkClosed(f"the connection to service {self._service!r} was closed here")
@@ -317,11 +318,11 @@ def connect_service(
 ) -> ServiceConnection:
     """Connect to a service that a job serves with `JobHandle.serve`.
 
-    A call whose connection breaks ends in ServiceUnavailable and is not repeated, as it may have been answered; the
-    next call connects again, with `retry_count` repetitions.
+    A call whose connection breaks ends in ServiceUnavailable and is not repeated, because it may have been carried out.
+    The next call connects again, and tries up to `retry_count` more times.
 
-    Raises: ChannelNotReachable if nobody is there, or the key does not open this service; ValueError and TypeError
-    for arguments that can reach nobody.
+    Raises: ChannelNotReachable if the service cannot be reached, or the key is not that of this service; ValueError and
+    TypeError for invalid arguments.
     """
     check_server(host, port)
     check_patience("connect_timeout_s", connect_timeout_s, retry_count)

@@ -69,10 +69,10 @@ class RequestDoor:
         self._port = port
         self._on_fault = on_fault
         self._condition = threading.Condition()  # guards what follows
-        self._tasks: deque[Callable[[], None]] = deque()  # of our thread
+        self._tasks: deque[Callable[[], None]] = deque()  # for the thread of the door
         self._wake_at = float("inf")
         self._open: dict[int, OpenCall] = {}
-        self._items = 0  # that we hold
+        self._items = 0  # that the door holds
         self._is_stopped = False
         self._is_over = False
         self._consumer: Consumer | None = None
@@ -135,9 +135,8 @@ class RequestDoor:
                 return
             self._consumer = consumer
             consumer.shortcut = self
-        self._port.when_open(
-            self._service.name, lambda: consumer.grant(self._capacity)
-        )  # others may serve it until then
+        # Until the service is open, other responders may take the requests.
+        self._port.when_open(self._service.name, lambda: consumer.grant(self._capacity))
 
     def _on_closed(self, live: LiveQueue, error: Exception) -> None:
         """A closed queue ends the work of this door; a lost queue fails the job."""

@@ -1,11 +1,11 @@
-"""The jobs of this user that run on this machine: how they are found, asked what they are doing, and ended.
+"""The jobs of this user that run on this machine: finds them, asks them for their state, and ends them.
 
-Every job announces itself in a directory of the user's own (0700): a socket, and a file that says its name,
-its process and the key of the socket. Both are gone when the job has ended; what a killed process left is
-removed by who finds it.
+Every job announces itself in a private directory of the user (0700) by a socket and a file with its name, its process
+and the key of the socket. It removes both at its end; what a killed process has left is removed by the next process
+that finds it.
 
-A job is there if its socket listens. The number of its process says nothing: a container that starts again gives it
-to somebody else, and from another container that shares the directory it means another process, or none.
+A job runs if its socket listens. Its process id proves nothing: after a restart of a container it belongs to another
+process, and in another container that shares the directory it means another process, or none.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["RunningJob", "announced", "find_job", "jobs_called", "running_jobs"]
 _NAME = "inspect"
 _ANSWER_S = 5.0
 _FILE, _SOCKET, _PART = ".json", ".sock", ".part"
-_OLD_S = 60.0  # a job needs no longer to announce itself
+_OLD_S = 60.0  # seconds; a job announces itself in less time
 _ACCEPTED = "accepted"
 
 Order = Literal["drain", "cancel"]
@@ -64,9 +64,9 @@ class RunningJob:
         return answer
 
     def end(self, order: Order, on_accepted: Callable[[], object] = lambda: None) -> JobStatus:
-        """Drain or cancel it, wait until it is over, and return what it came to. `on_accepted`: it has begun.
+        """Drain or cancel it, wait until it is over, and return its status. `on_accepted` is called when it has begun.
 
-        Raises: ChannelNotReachable if it does not answer, or its process ends without a word.
+        Raises: ChannelNotReachable if it does not answer, or ends without reporting the outcome.
         """
         with self._asked(order) as answers:
             if self._next(answers) != _ACCEPTED:
@@ -82,7 +82,7 @@ class RunningJob:
 
     @contextlib.contextmanager
     def _asked(self, question: str) -> Iterator[queue.SimpleQueue[Any]]:
-        """Ask it; the block gets its answers, None when the connection has ended."""
+        """Send a question; the block gets the answers, and None when the connection has ended."""
         from sage_flow.links.address import UnixAddress
         from sage_flow.links.dialing import dial
 
@@ -118,13 +118,13 @@ def announced(job: JobHandle) -> Iterator[None]:
     from sage_flow.links.listener import Listener
     from sage_flow.queues.here import queues_here
 
-    path = _directory() / f"{os.getpid()}-{os.urandom(4).hex()}"  # the number comes again in a container
+    path = _directory() / f"{os.getpid()}-{os.urandom(4).hex()}"  # process ids repeat in containers
     key = secrets.token_bytes(32)
 
     ending: list[threading.Thread] = []
 
     def answer(link: Link) -> None:
-        with contextlib.suppress(ConnectionError):  # who asked has gone
+        with contextlib.suppress(ConnectionError):  # the process that asked has ended
             link.send({**job.statistics(), "queues": queues_here()})
 
     def end(link: Link, order: Order) -> None:
@@ -135,7 +135,7 @@ def announced(job: JobHandle) -> Iterator[None]:
             link.send(str(job.status))
 
     def on_message(link: Link, message: Any, size: int) -> None:
-        # Asking the job waits for its subtasks, which this thread must not.
+        # To ask the job is to wait for its subtasks, which this thread must not.
         if message in get_args(Order):
             thread = threading.Thread(target=end, args=(link, message), name=f"ends {job.name}", daemon=True)
             ending.append(thread)
@@ -151,13 +151,13 @@ def announced(job: JobHandle) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         if job.is_over:
-            for thread in ending:  # who ordered the end is told that it has come
+            for thread in ending:  # let them report the end to the programs that asked for it
                 thread.join(_ANSWER_S)
         listener.close()
 
 
 def _write_whole(file: Path, content: str) -> None:
-    """Nobody finds half of it."""
+    """Write a file under a temporary name and rename it, so that no process reads half of it."""
     part = file.with_suffix(_PART)
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
         opened.write(content)
@@ -185,12 +185,12 @@ def running_jobs() -> list[RunningJob]:
 def _age(file: Path) -> float:
     try:
         return file.stat().st_mtime
-    except FileNotFoundError:  # it ends just now
+    except FileNotFoundError:  # its job is ending
         return 0.0
 
 
 def _announcement(file: Path, path: str) -> RunningJob | None:
-    """What it says; None if that is no announcement of ours, or gone by now."""
+    """Return the job that a file announces; None if the file is gone, or no announcement."""
     try:
         told = json.loads(file.read_bytes())
         return RunningJob(str(told["name"]), int(told["pid"]), path, bytes.fromhex(told["key"]))
@@ -199,20 +199,20 @@ def _announcement(file: Path, path: str) -> RunningJob | None:
 
 
 def _listens(path: str) -> bool:
-    """Whether there is a process behind a socket, running or stopped, here or in another container."""
+    """Whether a process has the socket, running or stopped, here or in another container."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-        except OSError:  # above all BlockingIOError, as so many ask it already
+        except OSError:  # above all BlockingIOError: its queue of connections is full
             return True
     return True
 
 
 def _remove_ends(directory: Path) -> None:
-    """Sockets and parts of files whose process was killed before it had announced its job."""
+    """Remove sockets and partial files of processes that were killed before they had announced their job."""
     for path in directory.iterdir():
         is_end = path.suffix in (_SOCKET, _PART) and not path.with_suffix(_FILE).exists()
         if is_end and time.time() - _age(path) > _OLD_S and not _listens(str(path.with_suffix(_SOCKET))):
@@ -242,7 +242,7 @@ def jobs_called(wanted: str | None) -> list[RunningJob]:
 
 
 def _directory() -> Path:
-    """Where this user's jobs announce themselves; made if it is not there. Raises ChannelNotReachable."""
+    """Return the directory in which this user's jobs announce themselves; make it. Raises ChannelNotReachable."""
     from sage_flow.links.address import check_private
 
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -256,5 +256,5 @@ def _directory() -> Path:
             f"cannot create {directory}, where jobs announce themselves: {error.strerror}; set XDG_RUNTIME_DIR or"
             " TMPDIR to a directory of your own"
         ) from None
-    check_private(str(directory))  # not in a handler: that it exists is no cause of what is wrong with it
+    check_private(str(directory))  # not in the handler of FileExistsError, which is not the cause of what this raises
     return directory

@@ -32,12 +32,12 @@ _LATE = 0.1
 _LATE_S = 0.005
 _FIRST_USE_LATE = 0.5
 _FIRST_USE_LATE_S = 0.05
-_LONG_S = 30.0  # real seconds that nobody expects an activation to keep the baton for
-_LOOK_S = 0.05  # real seconds between looks at an activation that does not come back
+_LONG_S = 30.0  # real seconds; if an activation keeps the baton for longer, that is logged
+_LOOK_S = 0.05  # real seconds between looks at an activation that keeps the baton
 
 
 class VirtualClock:
-    """Seconds that pass only when told to."""
+    """A clock that moves only when `advance` is called."""
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
@@ -76,7 +76,7 @@ class _Activation:
             if not self.crashes:
                 run()
         except Crashed:
-            pass  # what a crash is: it just stops
+            pass  # a crash just stops it
         finally:
             self.is_over = True
             scheduler.take_back(self)
@@ -97,7 +97,7 @@ class _Path:
 
 
 class SimulatedCondition:
-    """Exactly one activation runs, so there is nothing to lock; waiting gives the baton back."""
+    """Exactly one activation runs, so no lock is needed; waiting gives the baton back."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -127,7 +127,7 @@ class SimulatedCondition:
 
 
 class _SimulatedTurn:
-    """How an activation waits at a queue: it gives the baton back."""
+    """The way in which an activation waits at a queue: it gives the baton back."""
 
     def __init__(self, condition: SimulatedCondition) -> None:
         self._condition = condition
@@ -151,7 +151,7 @@ class Scheduler:
         self.baton = _taken_lock()
         self.on_crash: Callable[[str], None] = lambda _: None
         self.patience_s: Callable[[str], float] = lambda name: math.inf
-        """Real seconds that an activation may keep the baton, asked whenever one has it for long."""
+        """Returns for how many real seconds an activation may keep the baton; called when one has kept it for long."""
         self._handing_over = threading.Lock()
         self._abandoned: dict[threading.Thread, _Activation] = {}
         self._random = random.Random(seed)
@@ -212,7 +212,7 @@ class Scheduler:
         return path is not None and bool(path.messages)
 
     def crash(self, is_victim: Callable[[str], bool]) -> None:
-        """End the activations of these names behind the current step, as kill -9 would."""
+        """End the activations of these names after the current step, as kill -9 would."""
         victims = [a for a in self._activations if not a.is_over and not a.crashes and is_victim(a.name)]
         for victim in victims:
             victim.crashes = True
@@ -225,7 +225,7 @@ class Scheduler:
         self._activations = [activation for activation in self._activations if activation.name == kept]
 
     def _running_here(self) -> _Activation | None:
-        """The activation that this thread is; None for the scheduler's and for threads outside the simulation."""
+        """Return the activation of this thread; None for the scheduler's, and for threads outside the simulation."""
         me = self._current
         if me is not None and me.thread is threading.current_thread():
             return me
@@ -242,18 +242,18 @@ class Scheduler:
             raise Crashed
 
     def take_back(self, me: _Activation) -> None:
-        """It gives the baton back, unless it has kept it for so long that the others go on without it."""
+        """Give the baton back, unless the activation was abandoned because it had kept it for too long."""
         with self._handing_over:
             if not me.is_abandoned:
                 self.baton.release()
 
     @property
     def has_interrupts(self) -> bool:
-        """Whether somebody outside waits for the running step to end."""
+        """Whether a thread outside waits for the running step to end."""
         return bool(self._interrupts)
 
     def interrupt(self, action: Callable[[], None]) -> None:
-        """From a thread outside the simulation: do this between two steps."""
+        """Call `action` between two steps; for threads outside the simulation."""
         self._interrupts.append(action)
 
     # -- the steps ------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ class Scheduler:
             return
         self._note(f"run {choice.name}")
         if self._crash_at.get(choice.name, self._steps + 1) <= self._steps:
-            del self._crash_at[choice.name]  # the activation of this name in the next attempt lives
+            del self._crash_at[choice.name]  # in the next attempt the activation of this name does not crash
             choice.crashes = True
         self._resume(choice)
         if choice.crashes:
@@ -318,7 +318,8 @@ class Scheduler:
                     return
                 activation.is_abandoned = activation.is_over = True
                 self._abandoned[activation.thread] = activation
-            self._note(f"abandoned {activation.name}")  # the driver finds out in virtual time, and asks it where it is
+            # The driver notices it in virtual time, and asks the subtask where it is.
+            self._note(f"abandoned {activation.name}")
             return
 
     def _let_time_pass(self) -> None:

@@ -124,7 +124,7 @@ class _QueueCaller(Caller):
     def _shortcut(self) -> Any:
         try:
             return self._requests.queue_instance.shortcut()
-        except ChannelError:  # the long way tells
+        except ChannelError:  # a request through the queue raises the error
             return None
 
 
@@ -142,7 +142,7 @@ class _QueuePort(ReadingPort):
         super().__init__(
             Plan(self.service.name, (), (), {self.service.name: self.service}), 0, LinkTransport(_no_message)
         )
-        self.note_open(self.service.name)  # waiting in the queue is a part of the call's time
+        self.note_open(self.service.name)  # the time in the queue is a part of the time of the call
 
     def after_fork(self) -> None:
         """The open calls belong to the parent process."""
@@ -176,7 +176,7 @@ class _QueuePort(ReadingPort):
             replies = self._replies
             if replies is None or replies.is_closed:
                 replies = self._replies = _reach_replies(self.requests)
-            if (requests := self.requests.queue_instance).closed:  # its host may have come back
+            if (requests := self.requests.queue_instance).closed:  # it was closed; its host may be there again
                 self.requests.trim()
                 requests = self.requests.queue_instance
             replies.send(self, requests, made, call)
@@ -222,7 +222,7 @@ class _Replies:
             content_of(arguments if packs else copy_value(arguments), packs=packs),
         )
         self._open[number] = port, made
-        if self._closed is not None:  # since we looked
+        if self._closed is not None:  # since `is_closed` was checked
             self._open.pop(number, None)
             raise ServiceUnavailable(f"{made.label} cannot be called: {self._closed}")
         try:
@@ -266,7 +266,7 @@ class _Replies:
         self._consumer.grant(len(items))
 
     def _on_closed(self, error: Exception) -> None:
-        """Replies cannot arrive any more: end all open calls."""
+        """No reply can arrive any more: end all open calls."""
         self._closed = error
         while self._open:
             try:
@@ -296,7 +296,7 @@ def _reply(made: OpenCall, content: Any, error: Any) -> Reply:
 _lock = threading.Lock()
 _locks: dict[Hashable, threading.Lock] = {}  # by place
 _replies_of: weakref.WeakValueDictionary[Hashable, _Replies] = weakref.WeakValueDictionary()
-_latest: deque[_Replies] = deque(maxlen=_KEPT)  # kept also without clients
+_latest: deque[_Replies] = deque(maxlen=_KEPT)  # these are kept, also without clients
 _ports: weakref.WeakSet[_QueuePort] = weakref.WeakSet()
 
 

@@ -1,4 +1,4 @@
-"""What a shell provides: how to wait, how to start an activation, what time it is, how to send."""
+"""What a shell provides: waiting, starting activations, the time, sending."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _DRIVER_WINDOW = 65_536
 
 
 def record_window(consumer: int) -> int:
-    """Records that may be on the way on one channel inside a process.
+    """Return the credit window of a channel inside a process, in records.
 
-    The driver keeps what it gets, so a wider window costs it nothing and spares its producers most of the
-    switches between threads.
+    The driver keeps all rows that it gets, so a larger window costs no memory there, and saves most of the switches
+    between threads.
     """
     return _DRIVER_WINDOW if consumer == DRIVER else _RECORD_WINDOW
 
 
 class Condition(Protocol):
-    """What activations wait on, under its lock."""
+    """A condition on which activations wait, holding its lock."""
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...
@@ -38,18 +38,18 @@ class Condition(Protocol):
 
 
 class Transport(Protocol):
-    """What sends, and waits for what comes."""
+    """Sends messages, and lets activations wait for messages."""
 
     def condition(self, address: int | None = None) -> Condition:
-        """Make a condition on which activations wait; with an `address`, for what is sent there."""
+        """Make a condition on which activations wait; with an `address`, for messages to that address."""
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
 
     def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
-        """Send, never blocking; return what the message takes of its channel's credit.
+        """Send without blocking; return what the message costs of the credit of its channel.
 
-        `on_hold`: more follow at once, and it may go with them; at the latest it goes when an activation waits.
+        `on_hold`: more messages follow at once, so it may be sent with them, at the latest when an activation waits.
 
         Raises CodecError if the message has to be pickled and cannot be.
         """
@@ -58,14 +58,14 @@ class Transport(Protocol):
         """Send what is on hold."""
 
     def medium(self, producer: int, consumer: int) -> str:
-        """What carries messages between these addresses, such as "memory" or "unix socket"."""
+        """Return what carries messages between these addresses, such as "memory" or "unix socket"."""
 
 
 class Shell(Transport, Protocol):
     """One process's way to run subtasks."""
 
     feeds_sources: bool
-    """Whether blocking sources get a thread of their own; otherwise they are called inline."""
+    """Whether a blocking source is read by a separate thread; otherwise the subtask's own thread reads it."""
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:
         """Start an activation."""
@@ -77,4 +77,4 @@ class Shell(Transport, Protocol):
         """Whether records between these addresses arrive as the objects themselves, not as pickles."""
 
     def window(self, producer: int, consumer: int) -> int:
-        """The credit window of a channel between these addresses, in the unit that `send` returns."""
+        """Return the credit window of a channel between these addresses, in the unit that `send` returns."""

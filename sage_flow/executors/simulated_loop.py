@@ -1,4 +1,4 @@
-"""asyncio in the simulation: its sleep is a wait of its activation, its clock the virtual one."""
+"""asyncio in the simulation: its sleep is a wait of its activation, and its clock is the virtual one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["SimulatedEventLoop"]
 
 
 class SimulatedEventLoop(asyncio.SelectorEventLoop):
-    """Timers, tasks and calls of services; no sockets, which would bring the real world in."""
+    """It runs timers, tasks and calls of services, but no sockets, because they would not be repeatable."""
 
     def __init__(self, condition: Condition, now: Callable[[], float]) -> None:
         self._sleep = _Sleep(condition)
@@ -28,7 +28,7 @@ class SimulatedEventLoop(asyncio.SelectorEventLoop):
 
 
 class _Sleep(selectors.BaseSelector):
-    """Waits on a condition where a selector waits for files; holds nothing but the loop's own pipe."""
+    """Waits on a condition instead of for files; only the loop's own pipe can be registered."""
 
     def __init__(self, condition: Condition) -> None:
         self._condition = condition

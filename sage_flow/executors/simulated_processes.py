@@ -1,7 +1,7 @@
-"""The processes of a simulated job: which subtasks die together, and who tells of it, in which order.
+"""The processes of a simulated job: which subtasks die together, and in which order the witnesses report it.
 
-The supervisor is the one of real processes; simulated are what it sees. A process has a connection with the driver from
-its first message on. When it dies, what it has sent still arrives, and its connection is seen to end behind that.
+The supervisor is that of real processes; what it sees is simulated. A process is connected with the driver from its
+first message on. When it dies, its messages still arrive, and the end of its connection is reported after them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessDeath", "SimulatedProcesses"]
 
-_START_S: Final = 60.0  # for a process to connect
+_START_S: Final = 60.0  # seconds for a process to connect
 _LEASE_S: Final = 10.0
-_LOOK_S: Final = 0.001  # between looks whether all that was sent has come
+_LOOK_S: Final = 0.001  # seconds between checks whether all messages have arrived
 
 
 @dataclass(frozen=True)
 class ProcessDeath:
-    """The end of processes all at once, as of those of a node.
+    """The death of several processes at once, as when their node fails.
 
-    `processes`: their numbers, from 1 on. `after`: they die behind the first message of this class from one of them to
-    the driver; None: before their first step. `told_first`: by the end of the connection, or of the process; the other
-    is told `gap_s` seconds later. "nobody": the connection ends when its lease does, and nobody else tells.
+    `processes`: their numbers, from 1 on. `after`: they die after the first message of this class from one of them to
+    the driver; None: before their first step. `told_first`: which end is reported first, that of the connection or that
+    of the process; the other follows `gap_s` seconds later. "nobody": only the lease of the connection ends.
     """
 
     processes: tuple[int, ...]
@@ -44,7 +44,7 @@ class ProcessDeath:
 
 
 class SimulatedProcesses:
-    """The processes of a job of the simulation, and their supervisor. `count` of 0: each subtask has one of its own."""
+    """The processes of a job of the simulation, and their supervisor. `count`: 0 for one process per subtask."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class SimulatedProcesses:
         self._receivers[DRIVER] = self._supervisor.deliver
 
     def start(self, receivers: Mapping[int, Callable[[Message], None]]) -> None:
-        """Watch. `receivers` take the messages for each subtask."""
+        """Begin to watch. `receivers` take the messages for each subtask."""
         self._receivers.update(receivers)
         self._scheduler.spawn("supervisor", self._supervisor.run)
         for death in [death for death in self._deaths if death.after is None]:
@@ -90,7 +90,7 @@ class SimulatedProcesses:
                 self._die(death)
 
     def addresses_of(self, activation: str) -> tuple[int, ...]:
-        """Whose activation it is: a service's further activations and event loops are its own."""
+        """Return the subtask of an activation, which may be a further one, an event loop or a feeder."""
         owner = activation.partition(" #")[0].removesuffix(" event loop").removeprefix("feeder of ")
         return tuple(address for address, name in self._names.items() if name == owner)
 
@@ -126,7 +126,7 @@ class SimulatedProcesses:
             self._scheduler.spawn(f"end of process {process}", partial(self._tell, process, death))
 
     def _tell(self, process: int, death: ProcessDeath) -> None:
-        """An activation: the system's, the network's and time's."""
+        """Report the death as system and network would; the body of an activation."""
         condition = self._make_condition()
         match death.told_first:
             case "nobody":

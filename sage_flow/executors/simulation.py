@@ -2,16 +2,16 @@
 
 Every activation is a thread, but exactly one runs: it holds the baton. Wherever real threads could be
 preempted in a way that matters - before a lock, at a send, in a wait - it may give the baton back, and the
-seed picks what happens next: another activation goes on, or a message arrives. Messages keep their order
-per sender and receiver and are late at random, the first on each path by more. Time moves only when
-nothing else can; so a deadline that passes means that something really did not come. When nothing can ever
-happen again the run ends with an error that says who waits.
+seed picks what happens next: another activation continues, or a message arrives. Messages keep their order
+per sender and receiver and are late at random, the first on each path by more. Time moves only when nothing
+else can happen, so if a deadline passes, something really did not come. When nothing can ever happen again the
+run ends with an error that names the activations that wait.
 
 The same seed gives the same trace, in any process (deterministic simulation testing, as in FoundationDB).
 
 User code that blocks in real time (`time.sleep`, a lock of its own) keeps the baton, and virtual time stands still.
-While the job runs that is the user's affair; at its end and after a cancel the grace times hold in real seconds, too:
-then the activation is abandoned.
+While the job runs there is no limit for that. At its end and after a cancel the grace times hold in real seconds, too:
+after them the activation is abandoned.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class SimulationShell:
 
 
 class SimulatedExecution(LedExecution):
-    """A job in the simulation. Every error of it tells the seed that repeats it."""
+    """A job in the simulation. Each of its errors names the seed that repeats it."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Simulation:
         self._scheduler = scheduler
         self._options = options
         self._executor = executor
-        self._processes: SimulatedProcesses | None = None  # of the attempt that runs, as is what follows
+        self._processes: SimulatedProcesses | None = None  # of the attempt that runs, as are the next two
         self._workers: dict[int, Worker] = {}
         self._driver: Driver | None = None
         self.job = SimulatedExecution(plan, options, self._start_attempt, scheduler, executor.seed)
@@ -147,10 +147,10 @@ class _Simulation:
         self._scheduler.spawn(_DRIVER, self.job.lead)
 
     def run(self) -> None:
-        """All steps, by the calling thread."""
+        """Do all steps, in the calling thread."""
         try:
             self._scheduler.run(self._deliver, lambda: self.job.is_over)
-        except BaseException as error:  # a deadlock, above all: it belongs to whoever waits for the job
+        except BaseException as error:  # above all a deadlock: `outcome` raises it
             self.job.fail(error)
 
     def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
@@ -178,7 +178,7 @@ class _Simulation:
             self._processes.crash(name)
 
     def _crash_all(self) -> None:
-        """The process of the driver is gone, and so are the others; another one leads the job by the log."""
+        """Crash the process of the driver, and so all others; a new driver leads the job by the log."""
         self._scheduler.forget()
         self._processes = self._driver = None
         self.job.take_over(pack_error(WorkerDied("the driver was crashed by the simulation")))
@@ -199,12 +199,11 @@ class _Simulation:
 class SimulationExecutor:
     """Runs jobs in the simulation.
 
-    `seed` picks the schedule. `crash_at` kills the process of a subtask, by name, at the first turn of the subtask
-    from this step on, and once: in a later attempt it lives. `"driver"` stands for the process that leads the job: all
-    of the job is gone then, and another process goes on by the log, as the master of a job on Ray does.
-    `processes`: how many there are, to which subtasks go in turn; 0: one for each subtask. `deaths`: how some of them
-    die in the first attempt. `clock` shows the virtual time, also to user code. `trace` is that of the last job: one
-    line per step.
+    `seed` picks the schedule. `crash_at` kills the process of a subtask, by name, at the first turn of the subtask from
+    this step on; it does so once, so not in a later attempt. `"driver"` stands for the process that leads the job: then
+    the whole job dies, and another process continues by the log, as the master of a job on Ray does. `processes`: their
+    number; subtasks go to them in turn; 0: one for each subtask. `deaths`: deaths of processes in the first attempt.
+    `clock` shows the virtual time, also to user code. `trace` is that of the last job: one line per step.
     """
 
     seed: int = 0
@@ -215,12 +214,12 @@ class SimulationExecutor:
     trace: list[str] = field(default_factory=list, repr=False)
 
     def start(self, plan: Plan, options: DriverOptions) -> SimulatedExecution:
-        """Start the scheduler in a thread of its own. Raises PipelineError for what only threads can do."""
+        """Start the scheduler in a separate thread. Raises PipelineError for what the simulation cannot do."""
         taking = [name for name, service in plan.services.items() if service.requests is not None]
         if taking:
             raise PipelineError(
-                f"service {taking[0]!r} takes requests from a queue, which the simulation cannot: when they come would"
-                " not be repeatable"
+                f"service {taking[0]!r} takes requests from a queue, which the simulation cannot support: the times at"
+                " which they arrive would not be repeatable"
             )
         scheduler = Scheduler(self.seed, self.crash_at, self.clock)
         self.trace = scheduler.trace

@@ -1,4 +1,4 @@
-"""The subtasks of one worker process, of whatever kind it is: a thread each, an exchange to the other processes."""
+"""The subtasks of one worker process, whoever starts it: a thread each, and an exchange with the other processes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ its thread waiting for as long."""
 
 
 class WorkerProcess:
-    """A process's part in an attempt: it has to `listen`, then to `run` the subtasks that are its own.
+    """The part of one process in an attempt: call `listen`, then `load`, then `run`.
 
-    `on_driver_lost(reason)` must end the process: nobody waits for the job any more, and what a sink wrote stays
-    temporary. It is not called once each subtask has told the driver that it is over, because then the driver may go.
+    `on_driver_lost(reason)` must end the process: nothing that it does can be used any more, and what sinks have
+    written stays temporary. It is not called after the last report of each subtask, because then the driver may end.
     The other options are those of the `Exchange`.
     """
 
@@ -61,12 +61,12 @@ class WorkerProcess:
         )
 
     def listen(self) -> None:
-        """Let the others connect. It comes before the plan is loaded, whose imports may take long."""
+        """Let other processes connect. Call it before `load`, because the imports of a plan may take long."""
         self._transport.hold_early()
         self.exchange.start()
 
     def load(self, load: Callable[[], Plan], process_of: Mapping[int, int], where: str) -> Plan:
-        """Load the plan. If that fails the driver is told why, `where` it was, and the error is raised."""
+        """Load the plan. If that fails, send the driver the error, with `where` it was raised, and raise it."""
         try:
             return load()
         except BaseException as error:  # above all an import that fails: the driver must know which
@@ -87,7 +87,7 @@ class WorkerProcess:
         self._workers = [worker for _, worker in workers]
         self._transport.end_early()
         gc.collect()
-        gc.freeze()  # full collections need not go through Ray, and all that was imported, each time
+        gc.freeze()  # so that full collections skip Ray and everything else that was imported
         threads = [threading.Thread(target=worker.run, name=name, daemon=True) for name, worker in workers]
         for thread in threads:
             thread.start()
@@ -98,14 +98,14 @@ class WorkerProcess:
 
     @property
     def is_done(self) -> bool:
-        """Each of its subtasks has told the driver that it is over."""
+        """Whether each of its subtasks has sent its last report to the driver."""
         return bool(self._workers) and all(worker.has_ended for worker in self._workers)
 
     def on_peer_lost(self, peer: int, reason: str) -> None:
         """A connection has ended. Called by the exchange."""
         if self.is_done:
-            return  # the job is over, and the others go, too
+            return  # the job is over, and the other processes end, too
         if peer == 0:
             self._on_driver_lost(reason)
-        else:  # perhaps only the way to it is broken: whoever watches decides
+        else:  # perhaps only the connection is broken: the supervisor decides
             self.exchange.send(0, DRIVER, PeerLost(self._process, peer, reason))

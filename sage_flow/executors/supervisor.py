@@ -1,9 +1,9 @@
-"""Watches the processes of one attempt: tells the driver which are dead, and makes sure of it.
+"""Watches the processes of one attempt: tells the driver which of them are dead, and kills those that may not be.
 
 Threads. Events come from the exchange thread (connections, messages to the driver) and from the threads that wait for
-the ends of processes. They only queue the event. One activation, `run`, asks `runtime.membership` what follows and
-carries it out, because to kill an actor takes time that the exchange thread does not have. The lock is that of the
-condition; the driver is called while it is not held.
+the ends of processes. They only queue the event. One activation, `run`, passes the events to `runtime.membership` and
+carries out its decisions, because to kill an actor takes longer than the exchange thread may wait. The lock is that of
+the condition; it is not held while the driver is called.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class WorkerProcesses(Protocol):
     """The processes that a supervisor watches."""
 
     def kill(self, process: int) -> None:
-        """End it, whatever it is doing."""
+        """End a process, whatever it is doing."""
 
     def death_of(self, declared: Declare) -> WorkerDied:
-        """The error that ends the attempt: which process, how it ended, what it ran."""
+        """Return the error that ends the attempt: which process died, how, and what it ran."""
 
 
 class Supervisor:
@@ -62,7 +62,7 @@ class Supervisor:
     # -- from any thread ------------------------------------------------------------------------------------
 
     def deliver(self, message: Message) -> None:
-        """Take a message for the driver, or for whoever watches."""
+        """Take a message for the driver, or for this supervisor."""
         if isinstance(message, PeerLost):  # between two workers, which both may be alive
             lost = partial(self._membership.on_peer_lost, message.peer, message.process, message.reason)
             self._add(partial(lost, self._now()))
@@ -84,7 +84,7 @@ class Supervisor:
         self._add(partial(self._membership.on_process_ended, process, how, self._now(), is_clean=is_clean))
 
     def stop(self) -> None:
-        """The attempt is over: what ends now ends in order."""
+        """Stop watching: the attempt is over, so its processes may end now."""
         with self._lock:
             self._is_stopped = True
             self._condition.notify_all()
@@ -104,14 +104,14 @@ class Supervisor:
                 while self._events:
                     self._obey(self._events.popleft()())
                 self._obey(self._membership.on_time(self._now()))
-        except Exception as error:  # without it nobody would end the attempt if a process dies
+        except Exception as error:  # otherwise no thread would end the attempt if a process dies
             died = WorkerDied(f"the processes of the attempt are not watched any more: {type(error).__name__}: {error}")
             died.__cause__ = error
             self._tell_driver(WorkersDied(self._membership.addresses, died))
             raise
 
     def _wait(self) -> bool:
-        """Wait for an event, or for the time to look; return whether the attempt goes on."""
+        """Wait for an event, or until `on_time` is due; return whether the attempt goes on."""
         with self._lock:
             while not self._is_stopped and not self._events:
                 left = self._wake_at - self._now()

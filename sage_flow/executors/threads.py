@@ -38,8 +38,8 @@ _COPIED: Final = MESSAGES.copied
 class LocalTransport:
     """Delivers messages inside one process.
 
-    Threads share objects and processes do not: what services get and give is copied here as it would be by a
-    wire, and with `copies_records` so is every record, which shows whether a pipeline relies on sharing.
+    Threads share objects and processes do not. So arguments and replies of services are copied here, as on a wire. With
+    `copies_records` every record is copied, too, which shows whether a pipeline relies on sharing.
     """
 
     def __init__(self, *, copies_records: bool = False) -> None:
@@ -49,31 +49,31 @@ class LocalTransport:
         self._registering = threading.Lock()
 
     def register(self, address: int, deliver: Callable[[Message], None]) -> None:
-        """Messages for `address` go to `deliver`; first those that came before it."""
+        """Let `deliver` take the messages for `address`; first those that came before this."""
         with self._registering:
             for message in (self._early or {}).pop(address, ()):
                 deliver(message)
             self._receivers[address] = deliver
 
     def hold_early(self) -> None:
-        """Others may send before it is known here who there is: what comes for somebody unknown waits until then."""
+        """Keep messages for unknown addresses until these are registered: other processes may send before that."""
         self._early = {}
 
     def end_early(self) -> None:
-        """All are registered. Raises ProtocolError if something has come for somebody else."""
+        """All addresses are registered. Raises ProtocolError if a message has come for any other."""
         with self._registering:
             early, self._early = self._early, None
         if early:
             raise ProtocolError(f"received messages for {sorted(early)}, which are not in this process")
 
     def send(self, target: int, message: Message) -> int:
-        """Deliver now. Raises CodecError where a copy is due and cannot be made."""
+        """Deliver now. Raises CodecError if the message must be copied and cannot be."""
         message = self.copied(message)
         self._receivers[target](message)
         return message.cost if type(message) is Data else 0
 
     def deliver(self, target: int, message: Message) -> None:
-        """Deliver what came from another process."""
+        """Deliver a message from another process."""
         if self._early is not None and self._is_early(target, message):
             return
         self._receivers[target](message)
@@ -86,7 +86,7 @@ class LocalTransport:
             return True
 
     def copied(self, message: Message) -> Message:
-        """Return the message as the receiver may have it."""
+        """Return the message with the copies that the receiver must get."""
         fields = _COPIED.get(type(message))
         if fields is None or (not self.copies_records and type(message) is Data):
             return message
@@ -105,13 +105,13 @@ class ThreadShell:
 
     def __init__(self, transport: LocalTransport) -> None:
         self._transport = transport
-        self._loops: dict[int, EventLoop] = {}  # by the address that is called by its sockets
+        self._loops: dict[int, EventLoop] = {}  # by address: the loop over whose sockets it is called
 
     def condition(self, address: int | None = None) -> Condition:
         return BareCondition() if address is None else ReadingCondition(partial(self._loops.get, address))
 
     def read_at(self, addresses: Iterable[int], loop: EventLoop) -> None:
-        """Calls of the subtasks there come by sockets of `loop`, too: they read it while they wait."""
+        """Note that these addresses are called over sockets of `loop`, too: their threads read it while they wait."""
         self._loops.update(dict.fromkeys(addresses, loop))
 
     def spawn(self, name: str, run: Callable[[], None]) -> None:
@@ -173,5 +173,5 @@ class ThreadExecutor:
 
 
 def queues_of_process(scope: str) -> JobQueues:
-    """Where a job has its queues that runs in this process."""
+    """Return the place of the queues of a job that runs in this process."""
     return JobQueues(scope, home=this_process())

@@ -44,7 +44,7 @@ _FIRST_IDLE_S = 0.001
 _LONGEST_IDLE_S = 0.1
 _LEAST_WAIT_S = 0.001
 _DRAIN_S = 0.5
-"""How long a blocking source may take to come back from the read that it is in when its job is drained."""
+"""How long the current read of a blocking source may take after its job is drained, in seconds."""
 
 Unit = ChainSubtask | ServiceSubtask
 
@@ -52,7 +52,7 @@ Unit = ChainSubtask | ServiceSubtask
 class Worker:
     """Runs one subtask: open, work, prepare, close, wait for the commit.
 
-    Whatever happens, everything that was opened is closed and the driver is told how it ended.
+    Whatever happens, everything that was opened is closed, and the driver gets a report of the end.
     """
 
     def __init__(self, plan: Plan, subtask: Subtask, shell: Shell) -> None:
@@ -63,18 +63,19 @@ class Worker:
         self.is_ending = False
         """All its records are processed."""
         self.has_ended = False
-        """The last message to the driver is on its way."""
+        """The last message to the driver is being sent."""
         self._unit: Unit | None = None
-        self._sinks = SubtaskSinks((), subtask.index, lambda error, operator: None)  # until the subtask has some
+        self._sinks = SubtaskSinks((), subtask.index, lambda error, operator: None)  # until the subtask has its own
         self._next_progress = 0.0
-        self._is_told = True  # all that is counted, or no more of it than a fifth of a second ago
+        self._is_told = True  # the driver has the counts, of a fifth of a second ago at most
         self.port.progress_due_s, self.port.tell_progress = self._progress_due_s, self._report_progress
 
     def run(self) -> None:
         """The activation's body."""
         self.port.activations.enter()
         try:
-            self._tell(Progress(self._address, None))  # the driver knows it, and it will know if the driver dies
+            # From now on driver and subtask are connected, and each notices the death of the other.
+            self._tell(Progress(self._address, None))
             if self._plan.publishes is None:
                 prepared = self._work()
                 called, publishes = self.port.end_requests(), self._sinks.has_at_least_once
@@ -84,7 +85,7 @@ class Worker:
             return
         except BaseException as error:  # also SystemExit of user code: the driver must know
             if not (isinstance(error, JobCancelled) and self.port.is_cancelled):
-                # Before anything is closed: a coroutine that does not end must not keep it back.
+                # Sent before anything is closed: a coroutine that does not end must not delay it.
                 self._tell(Failed(self._address, self._unit_report(), pack_error(error)))
             self.port.activations.stop_tasks()
             self._end(self._clean_up())
@@ -92,7 +93,7 @@ class Worker:
             self._end(_attempt(self._sinks.commit if self._plan.publishes is None else self._publish_only))
 
     def _publish_only(self) -> None:
-        """The job has finished in an earlier attempt: publish what its subtask had prepared."""
+        """The job has finished in an earlier attempt: publish what this subtask had prepared then."""
         prepared = self._plan.prepared_by(self._subtask)
         publishing = PublishingSubtask(self._plan, self._subtask, prepared, self.port.open_queue)
         try:
@@ -101,7 +102,7 @@ class Worker:
             publishing.close()
 
     def _work(self) -> tuple[Prepared, ...]:
-        """Do all of it; return what the sinks have prepared."""
+        """Do the work of the subtask; return what its sinks have prepared."""
         self._next_progress = self._shell.now() + _PROGRESS_S
         if self._subtask.chain.head.kind is kinds.SERVICE:
             service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
@@ -145,7 +146,7 @@ class Worker:
         while True:
             for message in self.port.take(timeout_s):
                 if isinstance(message, Drain) and feeder is not None:
-                    self._drain(feeder)  # which ends the source, behind what it has read
+                    self._drain(feeder)  # the source ends after the batches that were read
                 else:
                     chain.on_message(message)
             match chain.advance():
@@ -200,7 +201,7 @@ class Worker:
         )
 
     def _clean_up(self) -> BaseException | None:
-        """Close, and remove what the sinks wrote, after an error or a cancel; return the first error of doing so."""
+        """After an error or a cancel: close, and remove what the sinks wrote; return the first error of that."""
         if self._unit is None:
             return None
         errors = [_attempt(self._unit.close), _attempt(self._sinks.take_back)]
@@ -229,7 +230,7 @@ class Worker:
             self._tell(Progress(self._address, self._unit_report(self.port.inbox.queued)))
 
     def _untold_s(self) -> float | None:
-        """How long a wait for messages may be, so that what was counted is told in time; None: all is told."""
+        """Return how long a wait for messages may be, so that counts are reported in time; None: all are reported."""
         return None if self._is_told else max(_LEAST_WAIT_S, self._progress_due_s())
 
     def _progress_due_s(self) -> float:
@@ -240,9 +241,9 @@ class Worker:
 
 
 class _ServiceLoop:
-    """Takes requests from one inbox, and has at most `concurrency` of them answered at a time.
+    """Takes requests from one inbox, and answers at most `concurrency` of them at a time.
 
-    Plain methods run in as many activations, the first of which is the subtask's own; coroutines need none.
+    Plain methods run in that many activations, the first of which is the subtask's own; coroutines need none.
     """
 
     def __init__(self, service: ServiceSubtask, port: WorkerPort, shell: Shell, after_each: Callable[[], None]) -> None:
@@ -251,7 +252,7 @@ class _ServiceLoop:
         self._shell = shell
         self._after_each = after_each
         self._lock = shell.condition().lock
-        self._free = deque(range(service.concurrency))  # places; what a deque does, other threads see done or not
+        self._free = deque(range(service.concurrency))  # places; the operations of a deque are atomic
         self._others = service.concurrency - 1 if service.blocks else 0
         self._awaits = service.awaits
         self._fault: BaseException | None = None
@@ -264,7 +265,7 @@ class _ServiceLoop:
             self._answer_requests()
         except BaseException as error:
             self._fault = error
-            self._port.wake()  # the others end when they look up; what fails the job does not wait for them
+            self._port.wake()  # the others end at their next check; the failure of the job does not wait for them
             raise
         self._port.suspend_until(lambda: not self._others)
         if self._fault is not None:
@@ -288,11 +289,11 @@ class _ServiceLoop:
             message = self._port.take_one()
             request = None if message is None else self._service.on_message(message)
             if request is None:
-                self._free.append(0)  # nobody is woken for it, or two activations could wake each other for ever
+                self._free.append(0)  # without a wake: two activations could wake each other for ever
             else:
                 self._service.answer(request, self._release)
             self._after_each()
-        self._port.wake()  # the others look up too
+        self._port.wake()  # so that the other activations check, too
 
     def _take_place(self) -> None:
         try:

@@ -23,9 +23,7 @@ if sys.platform == "linux":
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE may have its default action again
 _INT: Final = struct.Struct("i")
 _PIECES: Final = 512  # in one write; the system's limit is 1024
-_BUFFER: Final = (
-    2 << 20
-)  # bytes of a Unix socket's buffer: each time it is full, the reader has to be woken, and then the writer
+_BUFFER: Final = 2 << 20  # bytes of a Unix socket's buffer: each time it is full, both ends have to be woken
 
 
 class Pipe:

@@ -28,9 +28,8 @@ _CLOSED: Final = 10_000
 _lock = threading.Lock()
 _channels: weakref.WeakValueDictionary[ChannelKey, QueueChannel] = weakref.WeakValueDictionary()
 _owned: dict[ChannelKey, QueueChannel] = {}  # whose contents are in this process, until `close()`
-_passing: weakref.WeakValueDictionary[ChannelKey, QueueChannel] = (
-    weakref.WeakValueDictionary()
-)  # likewise, but until their last descriptor is gone
+# Likewise, but until their last descriptor is gone.
+_passing: weakref.WeakValueDictionary[ChannelKey, QueueChannel] = weakref.WeakValueDictionary()
 _closed: dict[ChannelKey, None] = {}
 _ended: dict[str, None] = {}  # scopes
 _process = f"{os.getpid()}-{os.urandom(6).hex()}"

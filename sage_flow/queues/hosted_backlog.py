@@ -10,9 +10,7 @@ from sage_flow.queues.hosted_decisions import Run
 
 __all__ = ["Backlog", "one_by_one"]
 
-_DELIVERY_BYTES: Final = (
-    8 << 20
-)  # a delivery takes no further run if it would exceed this size; one run it always takes
+_DELIVERY_BYTES: Final = 8 << 20  # a delivery takes runs up to this size, and always at least one
 
 
 class Backlog:

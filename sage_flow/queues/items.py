@@ -26,9 +26,7 @@ _RUN_ITEMS: Final = 128
 _RUN_BYTES: Final = 64 << 10
 _OUT_OF_BAND: Final = 4096  # bytes; a smaller buffer costs less inside the stream
 
-_codes: weakref.WeakKeyDictionary[Any, bytes] = (
-    weakref.WeakKeyDictionary()
-)  # pickles of definitions, as they were when first sent
+_codes: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()  # of definitions, as first pickled
 
 
 class _Sink:

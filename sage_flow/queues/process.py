@@ -46,9 +46,7 @@ def make_job_sockets(directory: str) -> None:
     try:
         hold(directory)
     except FileNotFoundError:
-        with contextlib.suppress(
-            FileExistsError
-        ):  # another process was faster, and this one will hold it when it serves
+        with contextlib.suppress(FileExistsError):  # another process was faster; `_serve` will hold the directory
             make_private(directory)
 
 

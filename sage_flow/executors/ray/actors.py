@@ -1,4 +1,4 @@
-"""Which subtasks share an actor, what each actor asks Ray for, and whether the cluster has it."""
+"""Decides which subtasks share an actor and what each actor requests of Ray; checks that the cluster has it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sage_flow.plan.resources import ActorOptions
 __all__ = ["ActorSpec", "actor_specs", "check_cluster", "pooled_specs", "ray_options", "wanted"]
 
 DEFAULT_CPUS: Final = 0.01
-"""CPUs of an actor whose operators do not say: a share that lets any number of them onto a small machine."""
+"""CPUs of an actor whose operators set none: so few that many such actors fit on a small machine."""
 
 _NAME_LENGTH: Final = 80
 
 
 @dataclass(frozen=True)
 class ActorSpec:
-    """A process of a job: its number in there (from 1), a name for people, and who runs in it."""
+    """A process of a job: its number in the job (from 1), a name for messages, and its subtasks."""
 
     number: int
     name: str
@@ -34,9 +34,9 @@ class ActorSpec:
 
 
 def actor_specs(plan: Plan, defaults: ActorOptions) -> list[ActorSpec]:
-    """An actor per subtask; the subtasks of one index in one slot sharing group share an actor.
+    """Return an actor per subtask; the subtasks of one index in one slot sharing group share an actor.
 
-    Raises PipelineError if the operators of a group want to be placed differently.
+    Raises PipelineError if the operators of a group have different placements.
     """
     slots: dict[tuple[str, int], list[Subtask]] = {}
     for subtask in plan.subtasks:
@@ -51,13 +51,13 @@ def actor_specs(plan: Plan, defaults: ActorOptions) -> list[ActorSpec]:
 
 
 def pooled_specs(plan: Plan, size: int) -> list[ActorSpec]:
-    """The subtasks spread over `size` actors that are there already."""
+    """Return the subtasks spread over `size` actors that exist already."""
     spread = [plan.subtasks[first::size] for first in range(min(size, len(plan.subtasks)))]
     return [ActorSpec(n, _name(subtasks), tuple(subtasks), ActorOptions()) for n, subtasks in enumerate(spread, 1)]
 
 
 def ray_options(spec: ActorSpec) -> dict[str, Any]:
-    """What `ActorClass.options` takes."""
+    """Return the arguments for `ActorClass.options`."""
     options = spec.options
     found: dict[str, Any] = {
         "num_cpus": DEFAULT_CPUS if options.num_cpus is None else options.num_cpus,
@@ -70,7 +70,7 @@ def ray_options(spec: ActorSpec) -> dict[str, Any]:
 
 
 def wanted(spec: ActorSpec) -> dict[str, float]:
-    """What it asks for, in Ray's words."""
+    """Return the resources that an actor requests, by Ray's names."""
     options = spec.options
     found = {"CPU": options.num_cpus, "GPU": options.num_gpus, "memory": options.memory, **dict(options.resources)}
     return {name: amount for name, amount in found.items() if amount}
@@ -79,7 +79,7 @@ def wanted(spec: ActorSpec) -> dict[str, float]:
 def check_cluster(specs: Sequence[ActorSpec], nodes: Iterable[Mapping[str, Any]]) -> None:
     """Raises PipelineError, naming what is missing, if these nodes could never run all of the actors.
 
-    `nodes`: as `ray.nodes()` tells of them.
+    `nodes`: as `ray.nodes()` returns them.
     """
     there = [node["Resources"] for node in nodes if node["Alive"]]
     total: dict[str, float] = {}
@@ -120,7 +120,7 @@ def _name(subtasks: Sequence[Subtask]) -> str:
 
 
 def _merged(subtasks: Sequence[Subtask], defaults: ActorOptions) -> ActorOptions:
-    """What they ask for together."""
+    """Return what the subtasks request together."""
     asked = [subtask.chain.options for subtask in subtasks]
     placements = [options.placement for options in asked if options.placement is not None]
     if any(placement != placements[0] for placement in placements):
@@ -146,7 +146,7 @@ def _sum(amounts: Iterable[Any], default: Any) -> Any:
 
 
 def _strategy(placement: Any) -> Any:
-    """Ray's word for a placement: "spread", "pack", "node:<id>", or a placement group."""
+    """Return Ray's strategy for a placement: "spread", "pack", "node:<id>", or a placement group."""
     if placement is None or placement == "pack":  # Ray's default packs
         return None
     if placement == "spread":

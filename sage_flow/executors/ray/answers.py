@@ -40,13 +40,13 @@ def _answer_s() -> float:
 
 
 ANSWER_S: Final = _answer_s()
-"""Seconds for which a client waits for an answer of a cluster; 30 unless the environment says otherwise."""
+"""Seconds for which a client waits for an answer of a cluster; 30 unless SAGE_FLOW_ANSWER_S is set."""
 
 _T = TypeVar("_T")
 
 
 class ClusterSilent(ClusterError):
-    """No answer within the limit. The thread that asked may wait in Ray for ever, and Ray's shutdown with it."""
+    """No answer within the limit. The thread that asked may wait in Ray for ever, and so may Ray's shutdown."""
 
     def __init__(self, whom: str, limit_s: float) -> None:
         super().__init__(
@@ -55,7 +55,7 @@ class ClusterSilent(ClusterError):
 
 
 def answered(question: Callable[[], _T], whom: str, limit_s: float = ANSWER_S) -> _T:
-    """Return what `question` returns, raise what it raises. `whom`: who is asked, for the error.
+    """Return what `question` returns, raise what it raises. `whom` names the one that is asked, for the error.
 
     Raises ClusterSilent after `limit_s` seconds.
 
@@ -67,7 +67,7 @@ def answered(question: Callable[[], _T], whom: str, limit_s: float = ANSWER_S) -
     def ask() -> None:
         try:
             answers.put((True, question()))
-        except BaseException as error:  # it is raised again by who asks
+        except BaseException as error:  # raised again in the calling thread
             answers.put((False, error))
 
     threading.Thread(target=ask, name=f"question to {whom}", daemon=True).start()

@@ -1,4 +1,4 @@
-"""One attempt of a job: its actors, the driver that leads them, and what happens when one of them is gone."""
+"""One attempt of a job: its actors, the driver that leads them, and what happens when an actor ends."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ __all__ = ["Attempt", "Crew"]
 
 _log = logging.getLogger("sage_flow")
 
-_RETURN_S: Final = 2.0  # for an actor of a pool whose work is done
+_RETURN_S: Final = 2.0  # for an actor of a pool to return from its run
 _END_S: Final = 10.0  # for a killed actor to be gone
 _LOOK_S: Final = 0.2  # between looks whether the job was cancelled while it starts
-_LONGEST_LOOK_S: Final = 2.0  # what one counts: in a longer one this process stood still
-_PATIENCE_S: Final = 5.0  # before it is told that actors wait for resources
+_LONGEST_LOOK_S: Final = 2.0  # the most that one look counts: in a longer one this process was suspended
+_PATIENCE_S: Final = 5.0  # before a message says that actors wait for resources
 
 
 @dataclass(eq=False)
 class _Member:
-    """A worker actor. `over`: it has done its work, or its end was told."""
+    """A worker actor. `over`: its run has returned, or its death was reported."""
 
     spec: ActorSpec
     actor: Any
@@ -72,7 +72,7 @@ class Crew:
     def gather(self, is_cancelled: Callable[[], bool]) -> None:
         """Make the actors and wait for all of them.
 
-        Raises: PipelineError if the cluster cannot have them, or not in time; JobCancelled; WorkerDied.
+        Raises: PipelineError if the cluster cannot run them, or not in time; JobCancelled; WorkerDied.
         """
         import ray
 
@@ -132,7 +132,7 @@ class Crew:
         return f"{', '.join(repr(member.spec.name) for member in waiting)} wait {why}"
 
     def join(self, key: bytes, credentials: Credentials | None, *, spans_nodes: bool) -> dict[int, Any]:
-        """Let all of them listen; return where."""
+        """Let all of them listen; return their endpoints."""
         references = {}
         for number, member in self.members.items():
             options = self._options
@@ -173,13 +173,13 @@ class Crew:
                     ray.get(reference)
                 except ray.exceptions.RayActorError as error:
                     reason = _why(error)
-                except Exception as error:  # a bug of ours, or what a zombie of Ray does: the subtasks are gone
+                except Exception as error:  # a bug of the engine, or a failure of Ray: the subtasks are gone
                     reason = f"{type(error).__name__}: {error}"
                 member.over.set()
                 on_end(member, reason)
 
     def dismiss(self, *, is_clean: bool) -> None:
-        """Kill the actors, and wait for that. Those of a pool stay if they have done their work."""
+        """Kill the actors, and wait for their end. Those of a pool stay if their runs have returned."""
         import ray
 
         killed = []
@@ -232,7 +232,7 @@ class Attempt:
         return execution
 
     def cancel(self, reason: str) -> None:
-        """End it, from any thread, whether it has started or not."""
+        """End the attempt, from any thread, whether it has started or not."""
         with self._lock:
             self._cancelled = reason
             execution = self.execution
@@ -248,7 +248,7 @@ class Attempt:
             execution.drain()
 
     def places(self) -> list[tuple[ActorSpec, Place | None]]:
-        """The actors, and where they are."""
+        """Return the actors and their places."""
         return [(member.spec, member.place) for member in self._crew.members.values()]
 
     def _launch(self) -> LocalExecution:
@@ -297,7 +297,7 @@ class Attempt:
         if self._process is not None:
             self._process.close()
 
-    # -- what ends ------------------------------------------------------------------------------------------
+    # -- ends of actors ---------------------------------------------------------------------------------------
 
     def _on_end(self, supervisor: Supervisor, member: _Member, reason: str | None) -> None:
         is_clean = reason is None
@@ -311,7 +311,7 @@ class Attempt:
         ray.kill(self._crew.members[process].actor, no_restart=True)
 
     def death_of(self, declared: Declare) -> WorkerDied:
-        """The error that says which actor has ended, and why."""
+        """Return the error that says which actor has ended, and why."""
         if self._process is None:
             raise InternalError("an actor is declared dead before the attempt has started")
         member = self._crew.members[declared.process]
@@ -331,7 +331,7 @@ class Attempt:
         return f"{witness} lost its connection with {members[suspicion.process]} ({suspicion.reason})"
 
     def _of_connections(self, number: int) -> list[str]:
-        """What the connections with a process say of its end: another version, for example."""
+        """Return what the connections with a process tell about its end, for example another version."""
         if self._process is None:
             return []
         exchange = self._process.exchange
@@ -341,13 +341,13 @@ class Attempt:
         )
 
     def describe(self, address: int) -> str:
-        """Where a subtask is that does not answer."""
+        """Return where a subtask is that does not answer, as text."""
         member = next(m for m in self._crew.members.values() if address in m.spec.addresses)
         return f"unresponsive in {member}, which is killed"
 
 
 def _why(error: Exception) -> str:
-    """The line of Ray's long message that says what happened."""
+    """Return the line of Ray's long message that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "exit" in line.lower() or "died" in line.lower() or "killed" in line.lower()]
     return (telling or lines or [type(error).__name__])[-1][:300]

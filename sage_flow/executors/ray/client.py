@@ -48,7 +48,7 @@ __all__ = ["RayExecution", "RayExecutor", "queues_of_job"]
 
 _log = logging.getLogger("sage_flow")
 
-_ROWS_S: Final = 300.0  # for rows, which may be many
+_ROWS_S: Final = 300.0  # seconds, for rows, which may be many
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RayExecutor:
         base = (self.runtime_env or {}).get("working_dir")
         led = replace(self.options, driver=options, search_path=SearchPath(base), queues=plan.queues)
         record = records.add(plan.job, payload, led, this_submission())
-        is_of_job = not had_connection  # what the connection was made with, this actor has, too
+        is_of_job = not had_connection  # the actor inherits the environment with which the connection was made
         placed = {} if self.runtime_env is None or is_of_job else {"runtime_env": self.runtime_env}
         master = ray.remote(concurrency_groups=CONCURRENCY, max_concurrency=8)(JobMaster).options(
             name=record.master,
@@ -92,12 +92,12 @@ class RayExecutor:
 
 
 def queues_of_job(namespace: str, record: JobRecord) -> list[dict[str, Any]]:
-    """The statistics of each queue of a job, as `queues_here` has them for a process. Raises ClusterError."""
+    """Return the statistics of each queue of a job, as `queues_here` does for a process. Raises ClusterError."""
     import ray
 
     queues = JobRecords(namespace, ANSWER_S).options(record.id).queues
     host = None if queues is None else find_actor(namespace, host_name(queues.scope))
-    if host is None:  # nobody has used one yet
+    if host is None:  # no process has used a queue yet
         return []
     try:
         told = ray.get(host.statistics.remote(), timeout=ANSWER_S)
@@ -113,9 +113,9 @@ def queues_of_job(namespace: str, record: JobRecord) -> list[dict[str, Any]]:
 
 
 class RayExecution(Execution):
-    """`is_owner`: as long as this process lives it renews the job's lease, every third of `lease_s`.
+    """A job on a cluster. `is_owner`: while this process lives it renews the job's lease, every third of `lease_s`.
 
-    `queues`: the job's own, which this process may know.
+    `queues`: those of the job, which this process may have used.
     """
 
     def __init__(
@@ -180,14 +180,14 @@ class RayExecution(Execution):
         return True
 
     def _wait_reference(self) -> Any:
-        """One call that returns when the job is over, for all who wait here."""
+        """Return the call that returns when the job is over; all threads that wait here share it."""
         with self._lock:
             if self._waiting is None and (master := self._master.find()) is not None:
                 self._waiting = master.wait.remote()
             return self._waiting
 
     def _fetch(self, reference: Any) -> None:
-        """The master says that the job is over, or it is gone."""
+        """Get the outcome: the master has reported the end of the job, or is gone."""
         import ray
 
         try:
@@ -196,7 +196,7 @@ class RayExecution(Execution):
                 self._end(pickle.loads(self._master.ask(lambda master: master.outcome.remote(), None)))
                 return
         except (ray.exceptions.RayActorError, ClusterError):
-            pass  # it may have told the records, or come back
+            pass  # the outcome may be in the records, or the master may come back
         with self._lock:
             self._waiting = None
         stored = self._records.outcome(self.id)
@@ -219,7 +219,7 @@ class RayExecution(Execution):
         self._services.close()
 
     def _tell_why(self) -> None:
-        """Our job was cancelled by somebody else, above all because it took this process for dead."""
+        """Log why the job was cancelled, as this process has not done it: mostly its lease had ended."""
         with contextlib.suppress(ClusterError):
             _log.warning("job %s was cancelled: %s", self.id, self.record.message or "the reason is not known")
 
@@ -275,7 +275,7 @@ class RayExecution(Execution):
         )
 
     def _command(self, question: Callable[[Any], Any], limit_s: float | None = ANSWER_S) -> Any:
-        """Its answer; None if the job is over. Raises ClusterError if it is there, and silent."""
+        """Return the master's answer; None if the job is over. Raises ClusterSilent if it does not answer in time."""
         if self._outcome is not None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""The connection of this process to Ray: made if there is none, never ended if it was there before."""
+"""The connection of this process to Ray: made if there is none; one that was there before is never ended."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
     `address`: "auto" (the cluster of this machine, or that of RAY_ADDRESS), "local" (one in this process, which ends
     with it), "host:port", or "ray://host:port".
 
-    Raises: ClusterError if nobody answers there within 30 s (60 s for "ray://"), it is a Ray of another version or
-    wants a token, or this process is connected to another cluster than this "host:port".
+    Raises: ClusterError if no cluster answers there within 30 s (60 s for "ray://"), if it is of another version or
+    requires a token, or if this process is connected to a cluster that is not the one at "host:port".
     """
     import ray
 
     if ray.is_initialized():
         _check_same_cluster(address)
         return
-    options: dict[str, Any] = {"address": address}  # "local", too: without it Ray takes any cluster that it finds
+    options: dict[str, Any] = {"address": address}  # also "local": without one Ray takes any cluster that it finds
     if runtime_env is not None:
         options["runtime_env"] = runtime_env
     if address == "local":
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else actors yield to everything else of the machine
+        os.environ.setdefault("RAY_worker_niceness", "0")  # otherwise actors run at a low priority
         options["include_dashboard"] = False
     try:
         where = None if address == "local" else check_answers(address)
         connect = partial(ray.init, logging_level=logging.WARNING, **options)
         if where is not None and where.startswith("ray://") and runtime_env is None:
-            # Ray waits for its client server without a limit. A folder that travels may take long.
-            with _without_warnings("ray._private.worker"):  # of signals, for which it is in the wrong thread
+            # Ray waits for its client server without a limit. With a folder to upload it may take long: no limit then.
+            with _without_warnings("ray._private.worker"):  # that it cannot set signal handlers outside the main thread
                 answered(connect, f"the Ray client server at {where!r}", _CLIENT_S)
         else:
             connect()
@@ -77,9 +77,10 @@ def _without_warnings(logger: str) -> Iterator[None]:
 
 
 def check_answers(address: str) -> str:
-    """Ask the cluster at `address` for a word, which Ray itself does for minutes; return the address that it is.
+    """Send the cluster at `address` a short request, which Ray itself would try for minutes; return its real address.
 
-    It takes the token of this user from here on if the cluster is on this machine and refuses us without one.
+    If the cluster is on this machine and rejects the request without a token, the token of this user is used from then
+    on.
 
     Raises: ClusterError if there is no answer, or a refusal; ConnectionError if no cluster runs on this machine.
     """
@@ -95,7 +96,7 @@ def check_answers(address: str) -> str:
 
 
 def _resolved(address: str) -> str:
-    """What "auto" means here, and any other address as it is. Raises ConnectionError if no cluster runs."""
+    """Return the address that "auto" stands for; any other one stays. Raises ConnectionError if no cluster runs."""
     if address != "auto":
         return address
     if (told := os.environ.get("RAY_ADDRESS")) and told != "auto":
@@ -109,7 +110,7 @@ def _resolved(address: str) -> str:
 
 
 def _ask_gcs(where: str) -> str | None:
-    """Return why it wants another token, None if it lets us in. Raises ClusterError."""
+    """Return why the GCS rejects the token, None if it accepts the request. Raises ClusterError."""
     from ray.exceptions import RayError
 
     raylet: Any = importlib.import_module("ray._raylet")
@@ -127,7 +128,7 @@ def _ask_gcs(where: str) -> str | None:
 
 
 def _ask_client_server(where: str) -> str | None:
-    """The same of the server for `ray://`."""
+    """The same for a server of `ray://`."""
     import grpc
     from ray.core.generated import ray_client_pb2
 
@@ -149,8 +150,8 @@ def _ask_client_server(where: str) -> str | None:
 
 
 def this_submission() -> str | None:
-    """The id of the submission of Ray's job API that runs this process as its driver, if one does."""
-    told = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")  # Ray says it there, and nowhere else
+    """Return the id of the submission of Ray's job API whose driver this process is, None if it is none."""
+    told = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")  # the only place where Ray tells it
     if told is None:
         return None
     found: str | None = (json.loads(told).get("metadata") or {}).get("job_submission_id")
@@ -158,7 +159,7 @@ def this_submission() -> str | None:
 
 
 def is_client() -> bool:
-    """Whether this process is connected by `ray://`, through which none of our sockets reach."""
+    """Whether this process is connected by `ray://`, and so cannot reach sockets inside the cluster."""
     import ray
 
     return bool(ray.util.client.ray.is_connected())
@@ -179,7 +180,7 @@ def _check_same_cluster(address: str) -> None:
 def same_server(one: str, other: str) -> bool:
     """Whether two addresses reach the same port of the same host, by whatever names and addresses the host has.
 
-    Ray names a cluster by the address of its node, also where it was reached by 127.0.0.1.
+    Ray names a cluster by the address of its node, also if it was reached by 127.0.0.1.
 
     >>> same_server("127.0.0.1:6379", "localhost:6379"), same_server("127.0.0.1:6379", "localhost:6380")
     (True, False)
@@ -220,6 +221,6 @@ def _one_line(error: BaseException) -> str:
 
 
 def _gist(error: BaseException) -> str:
-    """The first line of what may be many; the last one, too, if that announces a traceback."""
+    """Return the first line of an error, and the last one if the first announces a traceback."""
     first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return f"{first} {others[-1]}" if first.endswith(":") and others else first

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class RayLog:
-    """The entries are keys that are created and never written again; the GCS orders who was first."""
+    """Each entry is a key that is created and never written again; the GCS decides which process was first."""
 
     def __init__(self, store: KeyValues, job_id: str) -> None:
         self._store = store

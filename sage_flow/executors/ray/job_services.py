@@ -28,7 +28,7 @@ _DIAL_S: Final = 30.0
 class JobServices:
     """Connections with the services of one job, each made at its first use.
 
-    `command(question, limit_s)` asks the master; its answer is None if the job is over.
+    `command(question, limit_s)` asks the master; it returns None if the job is over.
     """
 
     def __init__(self, record: JobRecord, master: MasterClient, command: Callable[..., Any]) -> None:

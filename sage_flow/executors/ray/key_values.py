@@ -14,9 +14,9 @@ _KV: Final = b"sage_flow"  # the namespace of our keys in the GCS
 
 
 class KeyValues:
-    """Needs a connection to Ray; every call is a round trip to the GCS.
+    """The store of one namespace. It needs a connection to Ray; every call is a round trip to the GCS.
 
-    A client gives `limit_s` seconds for each, after which ClusterError is raised; a master waits for its cluster.
+    `limit_s`: after so many seconds a call raises ClusterError, for clients. None, for masters: wait for the cluster.
     """
 
     # The functions of Ray are called `internal` because their form is not promised; they work through `ray://`, too.
@@ -26,7 +26,7 @@ class KeyValues:
         self._limit_s = limit_s
 
     def put(self, key: str, value: bytes) -> None:
-        """Store a value in the place of another one."""
+        """Store a value; replace an earlier one."""
         self._ask("put", self._prefix + key, value)
 
     def create(self, key: str, value: bytes) -> bool:
@@ -34,23 +34,23 @@ class KeyValues:
         return not self._ask("put", self._prefix + key, value, overwrite=False)
 
     def find(self, key: str) -> bytes | None:
-        """The value, None if there is none."""
+        """Return the value, None if there is none."""
         found: bytes | None = self._ask("get", (self._prefix + key).encode())
         return found
 
     def get(self, key: str) -> bytes:
-        """The value. Raises KeyError if there is none."""
+        """Return the value. Raises KeyError if there is none."""
         found = self.find(key)
         if found is None:
             raise KeyError(key)
         return found
 
     def delete(self, key: str, *, and_below: bool = False) -> None:
-        """Remove a value; with `and_below` all whose keys begin like this."""
+        """Remove a value; with `and_below` all values whose keys begin with `key`."""
         self._ask("del", self._prefix + key, del_by_prefix=and_below)
 
     def below(self, prefix: str) -> dict[str, bytes]:
-        """The values whose keys begin with `prefix`, by the rest of the key."""
+        """Return the values whose keys begin with `prefix`, by the rest of the key."""
         keys: list[bytes] = self._ask("list", self._prefix + prefix)
         rests = [key.decode()[len(self._prefix) + len(prefix) :] for key in keys]
         found = {rest: self.find(prefix + rest) for rest in rests}

@@ -1,4 +1,4 @@
-"""An attempt of a job on Ray, as whoever leads the job sees it."""
+"""An attempt of a job on Ray, as the lead of the job sees it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RayLedAttempt:
     """`on_running` is called when its actors run. `publishes`: it only publishes what an earlier one has prepared."""
 
     may_follow = True
-    """Its actors are gone when it has ended, whatever their user code does."""
+    """The actors are killed at the end of an attempt, so no user code of it still runs."""
 
     def __init__(self, attempt: Attempt, on_running: Callable[[], None], *, publishes: bool) -> None:
         self._attempt = attempt
@@ -36,7 +36,7 @@ class RayLedAttempt:
         except Exception as error:
             if not self._publishes:
                 raise
-            return JobOutcome(JobStatus.FAILED, pack_error(error))  # the job has finished: it is tried again
+            return JobOutcome(JobStatus.FAILED, pack_error(error))  # the job has finished: another attempt publishes
 
     def outcome(self) -> JobOutcome:
         if self._attempt.execution is None:

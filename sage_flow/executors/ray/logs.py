@@ -1,4 +1,4 @@
-"""What the processes of a job have printed. Ray keeps it in files of the nodes; its dashboard hands it out."""
+"""What the processes of a job have printed. Ray keeps it in files on the nodes; its dashboard serves it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sage_flow.executors.ray.answers import ClusterSilent, answered
 __all__ = ["api_server", "dashboard_url", "has_dashboard", "job_logs"]
 
 _MOST_ACTORS: Final = 10_000
-_LOGS_S: Final = 120.0  # for a process of the cluster to start, and to fetch them
+_LOGS_S: Final = 120.0  # seconds for a process of the cluster to start and to fetch them
 _MARKS: Final = (":job_id:", ":actor_name:", ":task_name:")  # Ray's own lines in these files
 
 
 def job_logs(job_id: str, namespace: str) -> dict[str, str]:
-    """The stdout, then the stderr, of each actor of a job, by its name. Raises ClusterError without a dashboard."""
+    """Return the stdout, then the stderr, of each actor of a job, by name. Raises ClusterError without a dashboard."""
     import ray
 
-    if ray.util.client.ray.is_connected():  # only processes of the cluster are sure to reach the dashboard
+    if ray.util.client.ray.is_connected():  # only processes of the cluster can surely reach the dashboard
         asked = ray.remote(num_cpus=0)(_job_logs).remote(job_id, namespace)
         try:
             told: dict[str, str] = ray.get(asked, timeout=_LOGS_S)
@@ -33,18 +33,18 @@ def job_logs(job_id: str, namespace: str) -> dict[str, str]:
 
 
 def dashboard_url() -> str:
-    """Where the dashboard of the cluster is that this process is connected to. Raises ClusterError if it has none."""
+    """Return the address of the dashboard of the connected cluster. Raises ClusterError if it has none."""
     found = _dashboard()
     if not found:
         raise ClusterError(
-            "the logs are handed out by Ray's dashboard, and this cluster runs without: start it with"
+            "Ray's dashboard serves the logs, and this cluster runs without one: start the cluster with"
             ' `ray start --head --include-dashboard=true`, with "ray[default]" installed'
         )
     return f"http://{found}"
 
 
 def has_dashboard() -> bool:
-    """Whether the cluster has one. Raises ClusterError if it does not answer."""
+    """Whether the cluster has a dashboard. Raises ClusterError if it does not answer."""
     return bool(_dashboard())
 
 
@@ -62,7 +62,7 @@ def _dashboard() -> str:
 
 @contextmanager
 def api_server(url: str) -> Iterator[None]:
-    """Let Ray's clients take this address: what the environment says would go before what they are given."""
+    """Let Ray's clients use this address, by the variable of the environment that would override an argument."""
     name = "RAY_API_SERVER_ADDRESS"
     before = os.environ.get(name)
     os.environ[name] = url
@@ -89,7 +89,7 @@ def _job_logs(job_id: str, namespace: str) -> dict[str, str]:
         mine.sort(key=lambda actor: str(actor.actor_id))
         return {actor.name: _printed(actor.actor_id) for actor in mine if actor.pid}
     except (RayStateApiException, OSError) as error:  # Ray gives each request 30 s
-        raise ClusterError(f"Ray's dashboard at {url} does not hand out the logs: {error}") from None
+        raise ClusterError(f"Ray's dashboard at {url} does not serve the logs: {error}") from None
 
 
 def _printed(actor_id: str) -> str:

@@ -1,8 +1,8 @@
 """The job master: a detached actor that leads one job through its attempts.
 
-Its methods are called in threads, beside that in which the job is led. Ray starts a killed master again, with the
-same two small arguments; what it has to know it finds in the records. Its worker actors are its own: they die with
-it, and the new master begins a new attempt.
+One thread leads the job; other threads run the calls of clients. Ray starts a killed master again, with the same two
+small arguments; it reads everything else from the records. It owns its worker actors, so they die with it, and the new
+master begins a new attempt.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ __all__ = ["JobMaster"]
 
 _log = logging.getLogger("sage_flow")
 
-_LINGER_S: Final = 300.0  # for rows that are too many for the records
-_REPLACED: Final = 71  # exit code of a master that was taken for dead and is not needed any more
-_GOODBYE_S: Final = 1.0  # for the answers of calls that are under way
+_LINGER_S: Final = 300.0  # seconds, for rows that are too many for the records
+_REPLACED: Final = 71  # exit code of a master that was replaced because it seemed to be dead
+_GOODBYE_S: Final = 1.0  # seconds, for the answers of calls that are under way
 _AT_LEAST_ONCE: Final = (kinds.SINK,)
 
 START_S: Final = 60.0
-"""For an attempt to run, whose services somebody wants to call, in seconds."""
+"""Seconds for which a call of a service waits for an attempt to run."""
 
 CONCURRENCY: Final = {"waiting": 64, "calls": 64}
-"""Threads for clients that wait, so that those who ask or cancel always get in."""
+"""Threads for clients that wait, so that questions and cancels are always answered."""
 
 
 class JobMaster:
@@ -82,15 +82,15 @@ class JobMaster:
         self._lead: JobLead | None = None
         self._outcome: JobOutcome | None = None
         self._over = threading.Event()
-        self._loaded = threading.Event()  # the plan, or it cannot be
+        self._loaded = threading.Event()  # the plan is loaded, or cannot be
         self._fetched = threading.Event()
-        self._is_renewed = threading.Event()  # the lease, since the last look
+        self._is_renewed = threading.Event()  # the lease was renewed since the last look
         threading.Thread(target=self._run, name="lead", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"{self._id}/master"
 
-    # -- what clients ask -----------------------------------------------------------------------------------
+    # -- calls of clients -----------------------------------------------------------------------------------
 
     @ray.method(concurrency_group="waiting")  # type: ignore[untyped-decorator]
     def wait(self) -> None:
@@ -98,17 +98,17 @@ class JobMaster:
         self._over.wait()
 
     def outcome(self) -> bytes:
-        """What it came to, once it is over, pickled by value. The rows are fetched once."""
+        """Return the outcome of the job, once it is over, pickled by value. The rows can be fetched once."""
         self._over.wait()
         self._fetched.set()
         return by_value.dumps(self._outcome)
 
     def pid(self) -> int:
-        """Of its process."""
+        """Return the id of its process."""
         return os.getpid()
 
     def renew(self) -> None:
-        """Whoever submitted the job is still there."""
+        """The program that submitted the job still lives."""
         self._is_renewed.set()
 
     def cancel(self, reason: str) -> None:
@@ -119,7 +119,7 @@ class JobMaster:
         self._records.write_requested_end(self._id, "cancel", self._cancelled)
 
     def drain(self) -> None:
-        """Let the sources end; those of an attempt that is still to begin, too."""
+        """Let the sources end, also those of an attempt that has not begun."""
         self._drains = True
         if self._lead is not None:
             self._lead.drain()
@@ -143,12 +143,12 @@ class JobMaster:
         return execution.statistics()
 
     def collected(self) -> bytes:
-        """The rows so far, of the attempt that runs, pickled by value."""
+        """Return the rows of the current attempt so far, pickled by value."""
         execution = self._execution()
         return by_value.dumps({} if execution is None else execution.collected())
 
     def subtasks(self) -> list[SubtaskInfo]:
-        """Every subtask of the attempt that runs, and where it is."""
+        """Return every subtask of the current attempt, and where it is."""
         attempt, execution = self._attempt, self._execution()
         if attempt is None:
             return []
@@ -167,23 +167,23 @@ class JobMaster:
 
     @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
     def door(self, service: str, node: str) -> ServiceAddress:
-        """How a process on `node` reaches a service. Raises ServiceUnavailable, UnknownService."""
+        """Return how a process on `node` reaches a service. Raises ServiceUnavailable, UnknownService."""
         return self._opened_doors(START_S).open(service, node)
 
     def services(self) -> Any:
-        """The services of the job, as its plan has them."""
+        """Return the services of the job, as its plan has them."""
         self._loaded.wait()
         services = {} if self._plan is None else self._plan.services
         return {name: replace(service, requests=None) for name, service in services.items()}
 
     @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
     def call(self, call: bytes, timeout_s: float, group: int | None) -> bytes:
-        """Answer a call for a process that no socket of ours reaches; see `ServiceDoors.call`. Pickled, both."""
+        """Make a call for a process that cannot reach our sockets; both are pickled. See `ServiceDoors.call`."""
         doors = self._opened_doors(timeout_s)
         return by_value.dumps(doors.call(pickle.loads(call), timeout_s, group))
 
     def _opened_doors(self, timeout_s: float) -> ServiceDoors:
-        """Those of the attempt that runs; waits for it to start."""
+        """Return the doors of the current attempt; wait for it to start."""
         with self._doors_changed:
             self._doors_changed.wait_for(lambda: self._doors is not None or self._over.is_set(), timeout_s)
             if self._doors is None:
@@ -196,7 +196,7 @@ class JobMaster:
     # -- its own thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        outcome = self._records.outcome(self._id)  # of a master that was killed behind the end of its job
+        outcome = self._records.outcome(self._id)  # of a master that was killed after the end of its job
         is_stored = outcome is not None
         if outcome is None:
             outcome = self._run_to_end()
@@ -217,17 +217,17 @@ class JobMaster:
             return self._lead_attempts()
         except LeaderReplaced as error:
             _log.warning("the master of job %s stops: %s", self._id, error)
-            os._exit(_REPLACED)  # by its pid: to Ray, this actor is the one that took over
-        except BaseException as error:  # whatever it is, those who wait must get it
+            os._exit(_REPLACED)  # not by Ray, to which this actor is the one that has taken over
+        except BaseException as error:  # whatever it is, the waiting clients must get it
             return JobOutcome(JobStatus.FAILED, pack_error(error))
 
     def _end_queues(self) -> None:
-        """Those of the job, for everybody; also if a master before this one was killed at just that."""
+        """Close the queues of the job for everybody, also if an earlier master was killed while doing so."""
         try:
             queues = self._records.options(self._id).queues
             if queues is not None:
                 end_queues(self._namespace, queues.scope)
-        except Exception as error:  # the outcome must get out; their host then ends when nobody is connected to it
+        except Exception as error:  # the outcome must be reported; the host ends when it has been idle
             _log.warning("the queues of job %s may not be closed: %s", self._id, error)
 
     def _leave(self) -> None:
@@ -252,7 +252,7 @@ class JobMaster:
             kept=small,
         )
         self._lead = lead
-        if self._cancelled is not None:  # mostly the last master was asked to
+        if self._cancelled is not None:  # mostly a request to the last master
             lead.cancel(self._cancelled)
         if self._drains:
             lead.drain()
@@ -272,7 +272,7 @@ class JobMaster:
         return RayLedAttempt(attempt, on_running, publishes=finished is not None)
 
     def _open(self, attempt: Attempt, *, publishes: bool) -> None:
-        """The attempt runs: its services can be called."""
+        """The attempt runs: let its services be called."""
         if attempt.execution is None:
             raise InternalError("an attempt runs that was not started")
         self._note_status(JobStatus.RUNNING)
@@ -295,7 +295,7 @@ class JobMaster:
         self._options.search_path.follow()
         try:
             plan: Plan = pickle.loads(payload)
-        except BaseException as error:  # above all an import that fails
+        except BaseException as error:  # above all a failed import
             add_notes(error, [f"raised in the master of job {self._id!r}, which cannot load the plan"])
             raise
         if plan.version != PLAN_VERSION:
@@ -306,7 +306,7 @@ class JobMaster:
         return plan
 
     def _failure_of_last_master(self) -> PackedError | None:
-        """An earlier master had begun an attempt, and is gone."""
+        """Return the death of an earlier master as an error, None if no master had begun an attempt."""
         if not self._record.attempt:
             return None
         return pack_error(WorkerDied(f"the master of job {self._id!r} died in attempt {self._record.attempt}"))
@@ -327,7 +327,7 @@ class JobMaster:
         self._records.write(self._record)
 
     def _watch_client(self) -> None:
-        """Cancel the job when nobody renews its lease, though this process was there to hear it."""
+        """Cancel the job when its lease was not renewed, while this process was able to hear that."""
         lease_s = self._options.lease_s
         silence = Silence(lease_s, time.monotonic())
         while not self._over.wait(silence.pause_s):
@@ -339,5 +339,5 @@ class JobMaster:
 
 
 def _is_exactly_once(sink: Any) -> bool:
-    """Whether a restart writes no records of this sink again."""
+    """Whether a restart does not write records of this sink again."""
     return prepares(sink) and (type(sink).publishes is Sink.publishes or sink.publishes() is not None)

@@ -1,4 +1,4 @@
-"""The way to the master of a job: finding its actor, asking it, and telling it that the submitter lives."""
+"""Finds the actor of the master of a job, asks it, and tells it that the submitter lives."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["RETRY_S", "Lease", "MasterClient"]
 _log = logging.getLogger("sage_flow")
 
 RETRY_S: Final = 0.2
-"""Between attempts to reach a master that is being started again."""
-_MASTER_BACK_S: Final = 60.0  # for that
+"""Seconds between attempts to reach a master that is being started again."""
+_MASTER_BACK_S: Final = 60.0  # seconds for a master to be started again
 _LEASE_END_S: Final = 10.0
 
 
@@ -34,7 +34,7 @@ class MasterClient:
         return find_actor(self._namespace, self._record.master)
 
     def ask(self, question: Callable[[Any], Any], limit_s: float | None = ANSWER_S) -> Any:
-        """The master's answer. Raises ClusterError if it is not there, and does not come back; or if it is silent."""
+        """Return the master's answer. Raises ClusterError if it is gone and does not come back, or does not answer."""
         import ray
 
         until = time.monotonic() + _MASTER_BACK_S
@@ -57,9 +57,9 @@ class MasterClient:
 
 
 class Lease:
-    """Tells a job's master, every `pause_s`, that this process is there.
+    """Tells a job's master, every `pause_s` seconds, that this process lives.
 
-    The master is looked for once: a cluster whose GCS is away must not keep us from it.
+    The master is looked up once, so that leases are renewed even while the GCS of the cluster does not answer.
     """
 
     def __init__(self, find_master: Callable[[], Any], pause_s: float) -> None:
@@ -70,7 +70,7 @@ class Lease:
         self._thread.start()
 
     def end(self) -> None:
-        """Returns when Ray is not used any more: a thread that does so behind its shutdown ends the process."""
+        """Stop, and return when the thread does not use Ray any more: to use it after its shutdown ends the process."""
         self._is_over.set()
         self._thread.join(_LEASE_END_S)
 

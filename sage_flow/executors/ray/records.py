@@ -1,7 +1,7 @@
-"""What outlives every process of a job: its plan, its log, where it is, what it came to.
+"""What outlives every process of a job: its plan, its log, its state and its outcome.
 
-It is kept in Ray's GCS, under the namespace of the job. A master that was killed finds it there when Ray starts it
-again; whoever asks about a job that is over finds its end there.
+It is kept in Ray's GCS, under the namespace of the job. A killed master finds it there when Ray starts it again, and
+clients find the outcomes of jobs that are over there.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ __all__ = [
 
 _MOST_BYTES: Final = 95_000_000  # a message to the GCS has at most 100 MB
 SMALL_OUTCOME: Final = 1 << 20
-"""Bytes; the rows of a larger one stay with the master until somebody has fetched them."""
+"""Bytes; the rows of a larger outcome stay with the master until they were fetched."""
 REMEMBERED: Final = 200
-"""So many jobs that are over are known."""
+"""The number of ended jobs whose records are kept."""
 
 RequestedEnd = Literal["cancel", "drain"]
-"""How somebody wants a job to end."""
+"""How a job was asked to end."""
 
 
 @dataclass(frozen=True)
 class JobOptions:
     """How a job is to be led.
 
-    `lease_s`: a process that says nothing for so long is lost. `start_timeout_s`: for all actors of an attempt to be
-    there. `is_attached`: the job is cancelled when nobody renews the lease of whoever submitted it. `encrypts`: TLS
-    between nodes. `actors`: what an actor gets whose operators do not say. `pool`: names of worker actors to use
-    instead of new ones. `search_path`: where the user's modules are. `queues`: the job's own, which end with it.
+    `lease_s`: a process that sends nothing for so many seconds is lost. `start_timeout_s`: seconds for all actors of an
+    attempt to start. `is_attached`: the job is cancelled if the program that submitted it does not renew its lease.
+    `encrypts`: TLS between nodes. `actors`: the options of actors whose operators set none. `pool`: names of worker
+    actors to use instead of new ones. `search_path`: where the user's modules are. `queues`: those of the job, which
+    end with it.
     """
 
     driver: DriverOptions = field(default_factory=DriverOptions)
@@ -89,7 +90,7 @@ class JobRecord:
         return f"{self.id}/master"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return it in types of JSON."""
         return {**asdict(self), "status": str(self.status)}
 
 
@@ -101,7 +102,7 @@ class JobRecords:
         self._namespace = namespace
 
     def add(self, name: str, plan: bytes, options: JobOptions, submission_id: str | None) -> JobRecord:
-        """Store a new job and take its name. Raises PipelineError if a job of this name runs, or it is too large."""
+        """Store a new job and take its name. Raises PipelineError if that name is in use, or the plan is too large."""
         if len(plan) > _MOST_BYTES:
             raise PipelineError(
                 f"the plan of job {name!r} has {len(plan):,} bytes, over the {_MOST_BYTES:,} that Ray can store: load"
@@ -124,38 +125,38 @@ class JobRecords:
         return record
 
     def plan(self, job_id: str) -> tuple[bytes, JobOptions]:
-        """What was stored. Raises KeyError if nothing was."""
+        """Return plan and options of a job. Raises KeyError if none are stored."""
         return self.store.get(f"plan/{job_id}"), self.options(job_id)
 
     def options(self, job_id: str) -> JobOptions:
-        """Those that were stored; they stay when the job is over. Raises KeyError if nothing was."""
+        """Return the options of a job, which stay when it is over. Raises KeyError if none are stored."""
         options: JobOptions = pickle.loads(self.store.get(f"options/{job_id}"))
         return options
 
     def history(self, job_id: str) -> tuple[RestartHistory, FailureClock] | None:
-        """The failures so far, if there were any, and their clock."""
+        """Return the restart history of a job and its clock; None if there were no failures."""
         stored = self.store.find(f"history/{job_id}")
         return None if stored is None else pickle.loads(stored)
 
     def write_history(self, job_id: str, history: RestartHistory, clock: FailureClock) -> None:
-        """Keep it for the next master."""
+        """Store the restart history for the next master."""
         self.store.put(f"history/{job_id}", pickle.dumps((history, clock)))
 
     def requested_end(self, job_id: str, what: RequestedEnd) -> str | None:
-        """Why it was requested, None if it was not."""
+        """Return why this end was requested, None if it was not."""
         stored = self.store.find(f"requested_end/{job_id}/{what}")
         return None if stored is None else stored.decode()
 
     def write_requested_end(self, job_id: str, what: RequestedEnd, reason: str = "") -> None:
-        """Keep it for the next master, if this one does not live to see it come true."""
+        """Store the request, so that the next master knows of it if this one dies."""
         self.store.put(f"requested_end/{job_id}/{what}", reason.encode())
 
     def write(self, record: JobRecord) -> None:
-        """Tell where a job is."""
+        """Store the state of a job."""
         self.store.put(f"record/{record.id}", json.dumps(record.as_dict()).encode())
 
     def write_outcome(self, record: JobRecord, outcome: JobOutcome, reason: str = "") -> bool:
-        """Tell what a job came to; return whether its rows are stored, too, and its master is not needed any more.
+        """Store the outcome of a job; return whether that includes its rows, so that the master is not needed any more.
 
         `reason`: why it was cancelled, if it was.
         """
@@ -170,22 +171,22 @@ class JobRecords:
         return is_whole
 
     def outcome(self, job_id: str) -> JobOutcome | None:
-        """What it came to, if it is over; without rows if they were too many to be stored."""
+        """Return the outcome of a job, None if it is not over; without rows if they were too many to be stored."""
         stored = self.store.find(f"outcome/{job_id}")
         return None if stored is None else pickle.loads(stored)
 
     def read(self, job_id: str) -> JobRecord | None:
-        """Where it is, if it is known."""
+        """Return the record of a job, None if there is none."""
         stored = self.store.find(f"record/{job_id}")
         return None if stored is None else _record(stored)
 
     def all(self) -> list[JobRecord]:
-        """All that are known, the latest first."""
+        """Return all records, the latest first."""
         found = self.store.below("record/").values()
         return sorted(map(_record, found), key=lambda record: -record.submitted)
 
     def find(self, job: str) -> JobRecord:
-        """The job of this id, or the latest of this name or submission. Raises PipelineError, with what there is."""
+        """Return the job of this id, or the latest of this name or submission. Raises PipelineError that lists jobs."""
         jobs = self.all()
         for record in jobs:
             if job in (record.id, record.name, record.submission_id):
@@ -213,19 +214,19 @@ class JobRecords:
 
 
 def without_rows(outcome: JobOutcome) -> JobOutcome:
-    """The outcome of a job whose rows are too many to be stored."""
+    """Return an outcome without its rows, which are too many to be stored."""
     return replace(outcome, collected={}, has_rows=False)
 
 
 def is_led(namespace: str, record: JobRecord) -> bool:
-    """Whether the master of a job is there, or comes back. Raises ClusterError if the cluster does not answer."""
+    """Whether the master of a job runs, or is being started. Raises ClusterError if the cluster does not answer."""
     if find_actor(namespace, record.master) is None:
-        return time.time() - record.submitted < 10  # it may be on its way
+        return time.time() - record.submitted < 10  # the master may be starting
     return True
 
 
 def find_actor(namespace: str, name: str) -> Any:
-    """A handle of this actor; None if there is none. Raises ClusterError if the cluster does not answer."""
+    """Return a handle of this actor; None if there is none. Raises ClusterError if the cluster does not answer."""
     import ray
 
     try:

@@ -1,4 +1,4 @@
-"""Where a job's processes look for the modules of its user: where the process that submitted it did."""
+"""The search path for a job's modules: its processes look where the process looked that submitted it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["SearchPath"]
 class SearchPath:
     """The folders on `sys.path` of the process that makes this; picklable.
 
-    What is below its working directory, or `base`, is remembered relative to that, too: with a `working_dir` every
-    process of a job has its own copy of it, as its own working directory.
+    Folders below its working directory, or `base`, are also remembered relative to that: with a `working_dir` every
+    process of a job has its own copy of that directory as its working directory.
     """
 
     def __init__(self, base: str | None = None) -> None:
@@ -21,7 +21,7 @@ class SearchPath:
         self._folders = [(path, _below(here, path)) for path in folders if os.path.isdir(path)]
 
     def follow(self) -> None:
-        """Look there, too, where it exists here."""
+        """Add those folders that exist here to `sys.path`."""
         for path, relative in self._folders:
             here = path if relative is None else os.path.join(os.getcwd(), relative)
             for folder in (os.path.normpath(here), path):

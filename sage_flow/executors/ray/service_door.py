@@ -1,7 +1,7 @@
 """The services of a job on Ray, for callers outside of it.
 
-Who is on a node of the cluster gets an address and a key from the master, by an actor call, and then calls over a
-socket of his own: no call passes Ray. A driver that is connected by `ray://` reaches no socket of ours; his calls are
+A process on a node of the cluster gets an address and a key from the master, by an actor call, and then calls over a
+socket: no call passes through Ray. A driver that is connected by `ray://` cannot reach such sockets; its calls are
 actor calls of the master, which passes them on.
 """
 
@@ -41,13 +41,13 @@ class ServiceAddress:
     credentials: Credentials | None = field(default=None, repr=False)
 
     def door(self, node: str) -> Door:
-        """For a caller on `node`."""
+        """Return address and key for a caller on `node`."""
         tls = None if self.credentials is None else self.credentials.client()
         return self.endpoint.address_from(node, tls), self.key
 
 
 class ServiceDoors:
-    """The services of one attempt, served as they are asked for; they close with it."""
+    """The services of one attempt. Each is served from the first request for it to the end of the attempt."""
 
     def __init__(self, execution: LocalExecution, *, encrypts: bool) -> None:
         self._execution = execution
@@ -56,7 +56,7 @@ class ServiceDoors:
         self._open: dict[tuple[str, bool], ServiceAddress] = {}
 
     def open(self, service: str, node: str) -> ServiceAddress:
-        """How a process of `node` reaches the service. Raises UnknownService."""
+        """Return how a process of `node` reaches the service. Raises UnknownService."""
         self._execution.service(service)
         is_near = node == this_node()
         with self._lock:
@@ -80,7 +80,7 @@ class ServiceDoors:
         return ServedService(self._execution.outside, self._execution.services[service], address, key)
 
     def call(self, call: Call, timeout_s: float, group: int | None) -> tuple[Any, PackedError | None]:
-        """Make a call for somebody else, and wait for it; return the reply or the error."""
+        """Make a call for another process, and wait for it; return the reply or the error."""
         outside = self._execution.outside
         made = outside.call(self._execution.services[call.service], call, timeout_s, group)
         outside.await_calls([made], 1, None)
@@ -107,7 +107,7 @@ class RelayPort(CallingPort):
         return False
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
-        return -1 if group is None else group  # the master's port chooses
+        return -1 if group is None else group  # the port of the master chooses
 
     def _send(self, made: OpenCall, call: Call) -> None:
         group = None if made.target == -1 else made.target
@@ -115,7 +115,7 @@ class RelayPort(CallingPort):
         future.add_done_callback(lambda done: self.take_reply(_reply(made, done)))
 
     def _take_back(self, message: Message) -> None:
-        """What the master has begun it ends."""
+        """Nothing to do: a call that the master has begun is not cancelled."""
 
 
 def _reply(made: OpenCall, done: Any) -> Reply:

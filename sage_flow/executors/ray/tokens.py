@@ -25,9 +25,9 @@ TOKEN_CURE: Final = (
 
 
 def use_own_token(host: str) -> bool:
-    """Present the token of this user from now on, if `host` is this machine; return whether that changes anything.
+    """Present the token of this user from now on, if `host` is this machine; return whether that is new.
 
-    It changes nothing if RAY_AUTH_MODE is set, or if there is no token.
+    It is not if RAY_AUTH_MODE is set, or if there is no token.
     """
     if os.environ.get(_MODE) is not None or not is_this_machine(host):
         return False
@@ -78,7 +78,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def _can_bind(family: int, address: tuple[object, ...]) -> bool:
-    """A port can be had at addresses of this machine only."""
+    """Whether this process can bind a port at the address, which is so only for addresses of this machine."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.bind(address)

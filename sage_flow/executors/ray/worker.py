@@ -22,7 +22,7 @@ _FENCED = 70
 
 @dataclass(frozen=True)
 class Assignment:
-    """A process's part in an attempt. The key travels through Ray, and is in no repr."""
+    """The part of one process in an attempt. The key travels through Ray only, and is in no repr."""
 
     process: int
     job: str
@@ -35,7 +35,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor came to be."""
+    """Where an actor runs."""
 
     node: str
     pid: int
@@ -43,7 +43,7 @@ class Place:
 
 
 class AddressBook:
-    """Where the processes of an attempt are, as seen from one of them."""
+    """The addresses of the processes of an attempt, as seen from one of them."""
 
     def __init__(self, me: int) -> None:
         self._me = me
@@ -58,7 +58,7 @@ class AddressBook:
         return self._endpoints[process].address_from(self.node, self._tls)
 
     def own_endpoint(self, exchange: Exchange, listens: bool, credentials: Credentials | None) -> Endpoint:
-        """Where we can be dialed; `listens`: by other nodes, too, under TLS if there are credentials."""
+        """Return where to dial this process. `listens`: other nodes can, too, under TLS if there are credentials."""
         if not listens:
             return Endpoint(self.node, self._own.path)
         host = node_ip()
@@ -69,12 +69,12 @@ class AddressBook:
         return Endpoint(self.node, self._own.path, host, bound.port)
 
     def learn(self, endpoints: dict[int, Endpoint]) -> None:
-        """Where the others are."""
+        """Note the endpoints of the other processes."""
         self._endpoints = endpoints
 
 
 class WorkerActor:
-    """What a worker actor can be asked for; the master does, in this order. One that has run can run again."""
+    """A worker actor. The master calls its methods in this order. After a run it can run again."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -87,14 +87,14 @@ class WorkerActor:
         return self._label  # Ray puts it before every line that this process prints
 
     def place(self) -> Place:
-        """Where we are."""
+        """Return where this actor runs."""
         import ray
 
         context = ray.get_runtime_context()
         return Place(context.get_node_id(), os.getpid(), context.get_actor_id())
 
     def join(self, assignment: Assignment, listens: bool, credentials: Credentials | None) -> Endpoint:
-        """Take part in an attempt; return where the others find us. `listens`: for other nodes, too."""
+        """Take part in an attempt; return the endpoint of this process. `listens`: for other nodes, too."""
         self._assignment = assignment
         self._book = AddressBook(assignment.process)
         self._process = WorkerProcess(
@@ -111,7 +111,7 @@ class WorkerActor:
         return self._book.own_endpoint(self._process.exchange, listens, credentials)
 
     def run(self, plan: bytes, process_of: dict[int, int], endpoints: dict[int, Endpoint]) -> None:
-        """Run our subtasks to their end."""
+        """Run the subtasks of this actor to their end."""
         assignment, process, book = self._assignment, self._process, self._book
         if assignment is None or process is None or book is None:
             raise InternalError("a worker runs before it has joined")
@@ -122,7 +122,7 @@ class WorkerActor:
         try:
             loaded = process.load(lambda: pickle.loads(plan), process_of, where)
         except BaseException:
-            return  # the master knows
+            return  # `load` has told the master
         process.run(replace(loaded, job_id=assignment.job, attempt=assignment.attempt), process_of)
 
     def _on_driver_lost(self, reason: str) -> None:
@@ -131,7 +131,7 @@ class WorkerActor:
 
 
 def this_node() -> str:
-    """The id of the node that this process is on."""
+    """Return the id of the node of this process."""
     import ray
 
     node: str = ray.get_runtime_context().get_node_id()
@@ -139,7 +139,7 @@ def this_node() -> str:
 
 
 def node_ip() -> str:
-    """The address by which other nodes reach this one."""
+    """Return the address by which other nodes reach this one."""
     import ray
 
     node = this_node()
