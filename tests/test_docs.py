@@ -16,6 +16,7 @@ import pytest
 from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, RemoteEnvironment, errors
 from sage_flow.cli.program import _parser
 from sage_flow.executors.threads import ThreadExecutor
+from sage_flow.streams import WindowedStream
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -34,7 +35,7 @@ def public_methods(kind: type) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", [LocalEnvironment, DataStream, KeyedStream, ConnectedStreams])
+@pytest.mark.parametrize("kind", [LocalEnvironment, DataStream, KeyedStream, WindowedStream, ConnectedStreams])
 def test_operators_page_has_the_first_paragraph_of_every_docstring(kind):
     page = (ROOT / "docs/operators.md").read_text()
     for name, method in public_methods(kind).items():

@@ -43,6 +43,12 @@ class Pending:
     def is_done(self) -> bool:
         return self.task is None or self.task.done()
 
+    def has_outcome(self) -> bool:
+        """The same, asked under the lock of the port, which `ServiceFuture.done` takes to end a late call."""
+        if isinstance(self.task, ServiceFuture):
+            return self.task.has_outcome
+        return self.is_done()
+
     def result(self) -> Any:
         """Return the result. Raises what the function raised."""
         if self.error is not None:
@@ -93,6 +99,11 @@ class AsyncMap(Held):
             return bool(self._pending) and self._pending[0].is_done()
         return any(pending.is_done() for pending in self._pending)
 
+    def await_result(self) -> None:
+        """Suspend until a result can leave. Late calls are ended by the port while it waits."""
+        waited = self._pending if not self._ordered else deque([self._pending[0]])
+        self._port.suspend_until(lambda: any(pending.has_outcome() for pending in waited))
+
     def take(self, record: Any, *_: Any) -> Iterable[Any]:
         """Start the function for a record; return results that can leave, outside of a call.
 
@@ -106,7 +117,7 @@ class AsyncMap(Held):
             self._start(pending)
             return ()
         if self.is_full:
-            self._port.suspend_until(self.has_result)
+            self.await_result()
             results = list(self.results())
             self._start(pending)
             return results

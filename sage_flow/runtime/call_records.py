@@ -76,7 +76,7 @@ class CallRecords:
         self._runner.flush()  # what the body sends to the driver carries no share
         for made in self._async_maps.values():
             if made.is_full:
-                self._port.suspend_until(made.has_result)
+                made.await_result()
 
     # -- results of map_async -------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class CallRecords:
         """Wait for all results of one operator and send them on; nothing, if it is no `map_async`. May suspend."""
         made = self._async_maps.get(index)
         while made is not None and not made.is_empty:
-            self._port.suspend_until(made.has_result)
+            made.await_result()
             self._give_out_of(index, made)
 
     def _give_out_of(self, index: int, made: AsyncMap) -> None:

@@ -35,6 +35,11 @@ class ServiceFuture:
         """Whether the call has ended, in whatever way."""
         return self._port.poll(self._call) is not None
 
+    @property
+    def has_outcome(self) -> bool:
+        """Whether an outcome is there. Takes no lock and ends no late call, so it can be asked under a port's lock."""
+        return self._call.outcome is not None
+
     def result(self, timeout_s: float | None = None) -> Any:
         """Wait for the reply, at most `timeout_s` seconds, and return it.
 

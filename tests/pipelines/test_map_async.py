@@ -198,3 +198,23 @@ def test_an_exit_in_a_coroutine_names_its_operator_and_record():
     notes = "\n".join(caught.value.__notes__)
     assert "operator  'leaving'" in notes
     assert "record    7" in notes
+
+
+class Sleeps:
+    async def go(self, value):
+        await asyncio.sleep(1.0)
+        return value
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_call_whose_time_passes_while_the_map_is_full_ends_in_its_timeout(mode, ordered):
+    """It is ended by the port, under whose lock the map asks whether something is done."""
+    env = mode.environment()
+    env.register_service("slow", Sleeps, timeout=0.2)
+    calls = env.from_collection([1, 2]).map_async(
+        lambda v, ctx: ctx.service("slow").go.remote(v), capacity=1, ordered=ordered, on_error="dead_letter"
+    )
+    calls.collect("replies")
+    calls.dead_letters().map(lambda letter: letter.error.split(":")[0]).collect("errors")
+    result = env.execute(progress=False)
+    assert result.collected == {"replies": [], "errors": ["ServiceTimeout"] * 2}
