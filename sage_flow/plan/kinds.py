@@ -126,6 +126,9 @@ COUNT = register(Kind("count", on_error=_FAILS, is_stateful=True))
 SUM = register(Kind("sum", is_stateful=True, cure=_OF_AGGREGATES))
 MIN = register(Kind("min", is_stateful=True, cure=_OF_AGGREGATES))
 MAX = register(Kind("max", is_stateful=True, cure=_OF_AGGREGATES))
+AGGREGATE = register(Kind("aggregate", is_stateful=True, cure=_OF_AGGREGATES))  # any `Aggregate`
+COUNT_WINDOW = register(Kind("count_window", Gives.AT_MOST_ONE, is_stateful=True, holds_back=True, cure=_OF_AGGREGATES))
+DEDUPLICATE = register(Kind("deduplicate", Gives.AT_MOST_ONE, on_error=_FAILS, is_stateful=True))
 
 # Event time.
 ASSIGN_TIMESTAMPS = register(

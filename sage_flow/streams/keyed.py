@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
+from sage_flow.aggregates import Aggregate, CountDistinct, Mean, Top
 from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
 from sage_flow.plan.kinds import Kind
+from sage_flow.streams.count_windowed import CountWindowedStream
 from sage_flow.streams.plain import DataStream, Stream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, takes
+from sage_flow.streams.windowed import one_aggregate
+from sage_flow.streams.written import add_operator
 from sage_flow.windows import Window
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from sage_flow.plan.graph import OnError
     from sage_flow.streams.connected import ConnectedStreams
     from sage_flow.streams.windowed import WindowedStream
 
@@ -26,6 +31,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
+V = TypeVar("V")
 
 Emit = Literal["updates", "final"]
 
@@ -112,6 +118,104 @@ class KeyedStream(Stream[T], Generic[K, T]):
         """The greatest `function(value)`, by default the greatest record."""
         return self._aggregate(kinds.MAX, function, emit, options, values=0 if function is None else 1)
 
+    @takes(AggregateOptions)
+    def mean(
+        self,
+        function: Callable[[T], Any] | None = None,
+        *,
+        emit: Emit = "updates",
+        **options: Unpack[AggregateOptions],
+    ) -> DataStream[tuple[K, Any]]:
+        """The mean of `function(value)`, by default of the records themselves.
+
+        >>> collect(stream_of(1, 2, 6).key_by(lambda n: "all").mean())
+        [('all', 1.0), ('all', 1.5), ('all', 3.0)]
+        """
+        return self._aggregate_object("mean", Mean(function), emit, options)
+
+    @takes(AggregateOptions)
+    def count_distinct(
+        self,
+        function: Callable[[T], Hashable] | None = None,
+        *,
+        emit: Emit = "updates",
+        **options: Unpack[AggregateOptions],
+    ) -> DataStream[tuple[K, int]]:
+        """Count how many different `function(value)` there are, by default different records.
+
+        >>> collect(stream_of("to", "be", "to").key_by(len).count_distinct(emit="final"))
+        [(2, 2)]
+        """
+        return self._aggregate_object("count_distinct", CountDistinct(function), emit, options)
+
+    @takes(AggregateOptions)
+    def top(
+        self,
+        n: int,
+        *,
+        by: Callable[[T], Any],
+        emit: Emit = "updates",
+        **options: Unpack[AggregateOptions],
+    ) -> DataStream[tuple[K, list[T]]]:
+        """The `n` records with the greatest `by(value)`, the greatest first; of equal ones those that came first.
+
+        >>> words = stream_of("to", "be", "not").key_by(lambda word: "all")
+        >>> collect(words.top(2, by=len, emit="final"))
+        [('all', ['not', 'to'])]
+        """
+        return self._aggregate_object("top", Top(n, by), emit, options)
+
+    @overload
+    def aggregate(
+        self, aggregate: Aggregate[T, Any, V], *, emit: Emit = ..., **options: Unpack[AggregateOptions]
+    ) -> DataStream[tuple[K, V]]: ...
+    @overload
+    def aggregate(
+        self,
+        *,
+        emit: Emit = ...,
+        name: str | None = ...,
+        parallelism: int | None = ...,
+        on_error: OnError = ...,
+        **aggregates: Aggregate[T, Any, Any],
+    ) -> DataStream[tuple[K, dict[str, Any]]]: ...
+    def aggregate(
+        self,
+        aggregate: Aggregate[T, Any, Any] | None = None,
+        *,
+        emit: Emit = "updates",
+        name: str | None = None,
+        parallelism: int | None = None,
+        on_error: OnError = "fail",
+        **aggregates: Aggregate[T, Any, Any],
+    ) -> DataStream[Any]:
+        """Compute one aggregate, or several at once by name, which gives a dict.
+
+        >>> from sage_flow.aggregates import Count, Max
+        >>> bids = stream_of(3, 7, 5).key_by(lambda bid: "all")
+        >>> collect(bids.aggregate(bids=Count(), best=Max(), emit="final"))
+        [('all', {'bids': 3, 'best': 7})]
+        """
+        options = {"name": name, "parallelism": parallelism, "on_error": on_error}
+        return self._aggregate_object("aggregate", one_aggregate(aggregate, aggregates), emit, options)
+
+    @takes(OperatorOptions)
+    def deduplicate(self, **options: Unpack[OperatorOptions]) -> DataStream[T]:
+        """Keep the first record of each key.
+
+        >>> collect(stream_of("to", "be", "not").key_by(len).deduplicate())
+        ['to', 'not']
+        """
+        return self._step(kinds.DEDUPLICATE, None, options, values=0)
+
+    def count_window(self, n: int) -> CountWindowedStream[K, T]:
+        """Cut the records of each key into windows of `n` records; an aggregate follows, such as `.sum()`.
+
+        >>> collect(stream_of(1, 2, 3).key_by(lambda n: "all").count_window(2).sum())
+        [('all', 3), ('all', 3)]
+        """
+        return CountWindowedStream(self._graph, self._taps, n)
+
     def window(
         self,
         window: Window,
@@ -152,11 +256,22 @@ WindowResult(key='all', start=60000, end=120000, value=1, firing='on_time')]
         own: dict[str, Any] | None = None,
     ) -> DataStream[Any]:
         """Add an aggregate that calls `function` with `values` values; with 0 it takes the records themselves."""
-        if emit not in ("updates", "final"):
-            owner = given.get("name") or kind.name
-            raise PipelineError(f'emit of {owner!r} must be "updates" or "final", not {emit!r}')
-        own = {**(own or {}), "emit": emit}
+        own = {**(own or {}), "emit": _checked(emit, given.get("name") or kind.name)}
         return self._step(kind, function, {**given, "with_ctx": False}, values=values, own=own)
+
+    def _aggregate_object(
+        self, base: str, aggregate: Aggregate[T, Any, Any], emit: str, given: Mapping[str, Any]
+    ) -> DataStream[Any]:
+        own = {"aggregate": aggregate, "emit": _checked(emit, given.get("name") or base)}
+        tap = add_operator(self._graph, kinds.AGGREGATE, [], [self._taps], given, base=base, keyed=True, own=own)
+        return DataStream(self._graph, (tap,))
+
+
+def _checked(emit: str, owner: str) -> str:
+    """Return `emit`. Raises PipelineError."""
+    if emit not in ("updates", "final"):
+        raise PipelineError(f'emit of {owner!r} must be "updates" or "final", not {emit!r}')
+    return emit
 
 
 SHAPES.keyed = KeyedStream

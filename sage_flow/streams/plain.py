@@ -31,6 +31,12 @@ U = TypeVar("U")
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
 
+_PER_KEY = (
+    *("reduce", "fold", "count", "sum", "min", "max", "mean", "count_distinct", "top", "aggregate"),
+    *("deduplicate", "window", "count_window"),
+)
+"""Methods of a KeyedStream that a stream without keys has not."""
+
 
 class Stream(ShownStream, HasOptions, HasSinks[T]):
     """What plain and keyed streams have in common."""
@@ -265,7 +271,7 @@ class DataStream(HasTime[T], Stream[T]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("reduce", "fold", "count", "sum", "min", "max", "window"):
+            if name in _PER_KEY:
                 raise PipelineError(
                     f".{name}() works per key: put .key_by(...) before it (key_by(lambda v: 0) for one total)"
                 )

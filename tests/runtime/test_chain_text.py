@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sage_flow import LocalEnvironment, PipelineService, RuntimeContext, Sink
+from sage_flow.aggregates import Mean
 from sage_flow.runtime.chain import compile_chain
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import Output
@@ -118,6 +119,8 @@ def _aggregate(name):
             "reduce": lambda: keyed.reduce(max, on_error="skip"),
             "fold": lambda: keyed.fold(0, lambda so_far, value: so_far),
             "count_final": lambda: keyed.count(emit="final"),
+            "object": lambda: keyed.aggregate(Mean(), on_error="skip"),
+            "object_final": lambda: keyed.aggregate(Mean(), emit="final"),
             "fold_final": lambda: keyed.fold(list, lambda so_far, value: so_far, emit="final", on_error="skip"),
         }
         aggregates[name]().map(str).collect()
@@ -126,8 +129,30 @@ def _aggregate(name):
     return write
 
 
-for _name in ("count", "sum", "sum_of", "min", "max_of", "reduce", "fold", "count_final", "fold_final"):
+for _name in (
+    "count",
+    "sum",
+    "sum_of",
+    "min",
+    "max_of",
+    "reduce",
+    "fold",
+    "count_final",
+    "fold_final",
+    "object",
+    "object_final",
+):
     case("source-1")(_aggregate(_name))
+
+
+@case("source-1")
+def deduplicated_records(env):
+    env.from_collection([], name="source-1").key_by(len).deduplicate().map(str).collect()
+
+
+@case("source-1")
+def windows_of_counts(env):
+    env.from_collection([], name="source-1").key_by(len).count_window(3).sum(len, on_error="skip").map(str).collect()
 
 
 @case("both", side=1)

@@ -8,7 +8,7 @@ import pytest
 
 from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, PipelineService, Sink, Source
 from sage_flow.errors import PipelineError
-from sage_flow.streams import WindowedStream
+from sage_flow.streams import CountWindowedStream, WindowedStream
 from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, StepOptions
 
 TAKEN = {
@@ -27,12 +27,14 @@ TAKEN = {
         WindowedStream: ["process"],
     },
     AggregateOptions: {
-        KeyedStream: ["reduce", "fold", "sum", "min", "max"],
+        KeyedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top"],
         WindowedStream: ["reduce", "fold", "sum", "min", "max"],
+        CountWindowedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top"],
     },
     OperatorOptions: {
         DataStream: ["add_sink", "print", "write_text", "write_csv", "write_jsonl"],
-        KeyedStream: ["count"],
+        KeyedStream: ["count", "deduplicate"],
+        CountWindowedStream: ["count", "to_list"],
         WindowedStream: ["count", "mean", "count_distinct", "top", "to_list"],
         LocalEnvironment: ["read_text", "read_csv", "read_jsonl", "from_source"],
     },
@@ -62,7 +64,7 @@ def test_help_shows_each_option_with_its_default_and_what_it_means(method, optio
 def test_no_method_that_takes_options_is_missing_from_these_tests():
     """Each one but `options` itself, and `register_service`, which passes what it does not know to the service."""
     found = set()
-    for kind in (DataStream, KeyedStream, ConnectedStreams, WindowedStream, LocalEnvironment):
+    for kind in (DataStream, KeyedStream, ConnectedStreams, CountWindowedStream, WindowedStream, LocalEnvironment):
         for name in dir(kind):
             method = inspect.getattr_static(kind, name)
             code = getattr(inspect.unwrap(method) if callable(method) else None, "__code__", None)
@@ -71,7 +73,9 @@ def test_no_method_that_takes_options_is_missing_from_these_tests():
     assert found - {param.values[0] for param in METHODS} == {
         DataStream.options,
         LocalEnvironment.register_service,
-        WindowedStream.aggregate,  # whose keywords are aggregates
+        CountWindowedStream.aggregate,  # whose keywords are aggregates, as of the next two
+        KeyedStream.aggregate,
+        WindowedStream.aggregate,
     }
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from sage_flow.errors import InternalError
 from sage_flow.plan import kinds
 from sage_flow.plan.kinds import Kind
-from sage_flow.runtime.lines.aggregates import Aggregates
+from sage_flow.runtime.lines.aggregates import AggregateObjects, Aggregates
+from sage_flow.runtime.lines.per_key import CountWindowed, Deduplicates
 from sage_flow.runtime.lines.several import Awaits, Batches, Iterates, Processes
 from sage_flow.runtime.lines.single import Filters, Keys, Maps, Passes, Writes
 from sage_flow.runtime.lines.timestamps import Timestamps
@@ -33,6 +34,9 @@ WRITERS: dict[Kind, LineWriter] = {
     kinds.MAP_BATCHES: Batches(),
     kinds.MAP_ASYNC: Awaits(),
     **dict.fromkeys((kinds.COUNT, kinds.SUM, kinds.FOLD, kinds.REDUCE, kinds.MIN, kinds.MAX), Aggregates()),
+    kinds.AGGREGATE: AggregateObjects(),
+    kinds.COUNT_WINDOW: CountWindowed(),
+    kinds.DEDUPLICATE: Deduplicates(),
     kinds.ASSIGN_TIMESTAMPS: Timestamps(),
     kinds.WINDOW: Windows(),
 }

@@ -9,7 +9,7 @@ v1 = (k, a)
 from __future__ import annotations
 
 import operator as operators
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,16 @@ from sage_flow.state import MISSING, KeyTable, default_factory
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
 
-__all__ = ["AGGREGATE_STEPS", "AggregateStep", "Aggregates", "Aggregation", "from_option", "from_zero", "of_aggregate"]
+__all__ = [
+    "AGGREGATE_STEPS",
+    "AggregateObjects",
+    "AggregateStep",
+    "Aggregates",
+    "Aggregation",
+    "from_option",
+    "from_zero",
+    "of_aggregate",
+]
 
 Initial = Callable[[Operator], Callable[[], Any]]
 
@@ -150,3 +159,28 @@ class Aggregates(LineWriter):
 
     def _step(self, operator: Operator) -> AggregateStep:
         return AGGREGATE_STEPS[operator.kind.name]
+
+
+class AggregateObjects(LineWriter):
+    """An `Aggregate`, the operator's option `aggregate`: what leaves is the `result` of the state of the key."""
+
+    def bind(self, bound: BoundOperator) -> Binding:
+        aggregate: Aggregate[Any, Any, Any] = bound.operator.options["aggregate"]
+        table = KeyTable(aggregate.create)
+
+        def at_end() -> Iterator[Any]:
+            for key in list(table):
+                yield key, aggregate.result(table.pop(key))
+
+        return Binding((), at_end if bound.operator.emits_at_end else tuple, table)
+
+    def write(self, text: ChainText, step: Step) -> None:
+        index, aggregate = step.index, step.operator.options["aggregate"]
+        text.names |= {f"s{index}": step.bound.table, f"f{index}": aggregate.add, f"r{index}": aggregate.result}
+        text.write(f"a = s{index}[k]", step)
+        text.guard(f"a = f{index}(a, {text.value})", step)
+        text.write(f"s{index}[k] = a")
+        if step.operator.emits_at_end:
+            text.drop(step)
+        text.guard(f"{step.result} = (k, r{index}(a))", step)
+        text.value = step.result
