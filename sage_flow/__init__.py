@@ -6,7 +6,17 @@ from sage_flow._version import __version__
 from sage_flow.aggregates import Aggregate
 from sage_flow.cluster import Cluster, connect
 from sage_flow.environment import Environment, LocalEnvironment, RemoteEnvironment
-from sage_flow.functions import END, IDLE, DeadLetter, Function, ProcessFunction, RuntimeContext, Sink, Source
+from sage_flow.functions import (
+    END,
+    IDLE,
+    CoProcessFunction,
+    DeadLetter,
+    Function,
+    ProcessFunction,
+    RuntimeContext,
+    Sink,
+    Source,
+)
 from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
 from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoRestart
@@ -48,6 +58,7 @@ __all__ = [
     "RuntimeContext",
     "Function",
     "ProcessFunction",
+    "CoProcessFunction",
     "Source",
     "Sink",
     "IDLE",

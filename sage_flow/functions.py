@@ -14,12 +14,24 @@ from sage_flow.splits import WHOLE, SplitSignal
 from sage_flow.state import KeyedState
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVariable
+
     from sage_flow.channels import BaseQueueDescriptor
-    from sage_flow.windows import TimeSpan
+    from sage_flow.timers import Timers
+    from sage_flow.windows import Timer, TimeSpan
+
+    KeyT = TypeVariable("KeyT", default=Any)
+    In = TypeVariable("In", default=Any)
+    Left = TypeVariable("Left", default=Any)
+    Right = TypeVariable("Right", default=Any)
+    Out = TypeVariable("Out", default=Any)
+else:  # without the defaults, which only type checkers read
+    KeyT, In, Left, Right, Out = (TypeVar(name) for name in ("KeyT", "In", "Left", "Right", "Out"))
 
 __all__ = [
     "END",
     "IDLE",
+    "CoProcessFunction",
     "DeadLetter",
     "Function",
     "ProcessFunction",
@@ -65,8 +77,8 @@ class DeadLetter:
     operator: str
 
 
-class RuntimeContext:
-    """What a function knows about where it runs, and its doors: state, side outputs, services, queues.
+class RuntimeContext(Generic[KeyT]):
+    """What a function knows about where it runs, and its doors: state, timers, side outputs, services, queues.
 
     A function that has a parameter named `ctx` gets it; `open(ctx)` always does. It belongs to one
     operator in one subtask.
@@ -82,7 +94,7 @@ class RuntimeContext:
         window: in a function that processes a window: its `start` and `end`.
     """
 
-    key: Any
+    key: KeyT
     timestamp: int
     window: TimeSpan
 
@@ -111,6 +123,7 @@ class RuntimeContext:
         self._open_queue = open_queue
         self._state = KeyedState(self) if keyed else None
         self.watermark_of: Callable[[], int] | None = None  # the engine sets it where records have timestamps
+        self.own_timers: Timers | None = None  # and this where a function may set timers
 
     def __getattr__(self, name: str) -> Any:
         """Asked for what is not set, so that to set the key and timestamp of each record stays cheap."""
@@ -166,6 +179,17 @@ class RuntimeContext:
         if self._state is None:
             raise PipelineError(f"{self.operator_name!r} has no keyed state: put .key_by(...) before it")
         return self._state
+
+    @property
+    def timers(self) -> Timers:
+        """The timers of this key. Raises PipelineError outside the `process` of a keyed stream."""
+        if self.own_timers is not None:
+            return self.own_timers
+        if self._state is None:
+            raise PipelineError(
+                f"{self.operator_name!r} has no timers: they belong to a key, put .key_by(...) before it"
+            )
+        raise PipelineError(f"{self.operator_name!r} has no timers: only .process(a ProcessFunction) has them")
 
     def output(self, tag: str, value: Any) -> None:
         """Put `value` on the side output `tag`, which a stream made by `.side_output(tag)` reads."""
@@ -237,15 +261,60 @@ class Function:
         """Called once in every subtask that was opened, also after an error or a cancel."""
 
 
-class ProcessFunction(Function):
+class _Timed(Function, Generic[Out]):
+    """What happens when a timer fires, and at the end of input."""
+
+    def on_timer(self, timer: Timer, ctx: RuntimeContext) -> Iterable[Out] | None:
+        """A timer that `ctx.timers` has set fires: return or yield outputs, which have the timer's timestamp.
+
+        `ctx.key` is the key for which it was set; state and timers of the key can be used. `timer.at_end`: it fires
+        because the input has ended.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement on_timer(timer, ctx)")
+
+    def on_end(self, ctx: RuntimeContext) -> Iterable[Out] | None:
+        """The input of this subtask has ended, and all timers have fired: return or yield the last outputs.
+
+        There is no key here. It is not called after an error or a cancel.
+        """
+        return None
+
+
+class ProcessFunction(_Timed[Out], Generic[In, Out]):
     """The general operator: `process(value, ctx)` yields any number of outputs per record.
 
-    `ctx` gives keyed state, side outputs and services.
+    `ctx` gives keyed state, timers, side outputs and services.
+
+    >>> class Silent(ProcessFunction):
+    ...     def process(self, value, ctx):
+    ...         ctx.timers.set("silent", after=timedelta(minutes=5))  # replaces the one before
+    ...     def on_timer(self, timer, ctx):
+    ...         if not timer.at_end:
+    ...             yield ctx.key, timer.timestamp
+    >>> clicks = stream_of(("ann", 0), ("bob", 60_000), ("cid", 400_000))
+    >>> timed = clicks.assign_timestamps(lambda click: click[1], max_out_of_order=timedelta(0))
+    >>> collect(timed.key_by(lambda click: click[0]).process(Silent))
+    [('ann', 300000), ('bob', 360000)]
     """
 
-    def process(self, value: Any, ctx: RuntimeContext) -> Iterable[Any] | None:
+    def process(self, value: In, ctx: RuntimeContext) -> Iterable[Out] | None:
         """Return or yield the outputs for one record; None means no output."""
         raise NotImplementedError(f"{type(self).__name__} must implement process(value, ctx)")
+
+
+class CoProcessFunction(_Timed[Out], Generic[Left, Right, Out]):
+    """The general operator of two connected streams: a method for the records of each, and one for timers.
+
+    On keyed streams both sides share the state and the timers of a key.
+    """
+
+    def process_left(self, value: Left, ctx: RuntimeContext) -> Iterable[Out] | None:
+        """Return or yield the outputs for one record of the left stream; None means no output."""
+        raise NotImplementedError(f"{type(self).__name__} must implement process_left(value, ctx)")
+
+    def process_right(self, value: Right, ctx: RuntimeContext) -> Iterable[Out] | None:
+        """Return or yield the outputs for one record of the right stream; None means no output."""
+        raise NotImplementedError(f"{type(self).__name__} must implement process_right(value, ctx)")
 
 
 class Source(Generic[T]):

@@ -80,6 +80,13 @@ class Event(NamedTuple):
     split: str = WHOLE
 
 
+def _split_of(item: Any) -> str | None:
+    """The split that an item of a TestSource is about; None: it is about all of them."""
+    if isinstance(item, (Event, SplitSignal)):
+        return item.split
+    return None if isinstance(item, (Signal, SourceSignal)) else WHOLE
+
+
 class TestSource(Source[T]):
     """Gives the records of a list, in the batches that signals between them make.
 
@@ -107,10 +114,10 @@ class TestSource(Source[T]):
     def open(self, ctx: RuntimeContext) -> None:
         mine = self._splits()[ctx.subtask_index :: ctx.parallelism]
         if ctx.parallelism > 1:
-            self._items = [item for item in self._items if getattr(item, "split", mine[0] if mine else None) in mine]
+            self._items = [item for item in self._items if _split_of(item) in (None, *mine)]
 
     def _splits(self) -> list[str]:
-        return sorted({getattr(item, "split", WHOLE) for item in self._items if not isinstance(item, Signal)})
+        return sorted({split for split in map(_split_of, self._items) if split is not None})
 
     def splits_read(self) -> list[str]:
         return self._splits()

@@ -55,6 +55,7 @@ PUBLIC = [
     "RuntimeContext",
     "Function",
     "ProcessFunction",
+    "CoProcessFunction",
     "Source",
     "Sink",
     "IDLE",

@@ -4,7 +4,7 @@ import pytest
 
 import sage_flow
 from sage_flow import LocalEnvironment
-from sage_flow.testing import ABORT, END, PAUSE, SourceAborted, TestSource
+from sage_flow.testing import ABORT, END, PAUSE, Event, SourceAborted, TestSource
 
 
 def test_a_test_source_gives_batches_between_its_signals():
@@ -35,3 +35,8 @@ def test_end_is_the_one_that_sources_return():
     env = LocalEnvironment("test")
     env.from_source(Once).collect("rows")
     assert env.execute().collected["rows"] == []
+
+
+def test_a_record_of_a_test_source_that_has_a_split_method_is_of_the_whole():
+    source = TestSource(["a b", Event("c", "first"), END])
+    assert source.splits_read() == ["", "first"]

@@ -37,12 +37,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sage_flow.errors import CodecError, InternalError, JobCancelled, JobRestarting
 from sage_flow.executors.activations import Activations
-from sage_flow.executors.calling import CallingPort, cannot_be_sent
+from sage_flow.executors.calling import cannot_be_sent
 from sage_flow.executors.holding import Holding
 from sage_flow.executors.inbox import Inbox
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
 from sage_flow.executors.outgoing import OutgoingFrames
 from sage_flow.executors.shell import Shell
+from sage_flow.executors.shell_port import ShellPort
 from sage_flow.plan.physical import Plan, ServicePlan, Subtask
 from sage_flow.queues.job_queues import job_queue
 from sage_flow.runtime.calls import Outcome
@@ -77,12 +78,11 @@ T = TypeVar("T")
 _ASK_DRIVER_S = 60.0
 
 
-class WorkerPort(CallingPort):
+class WorkerPort(ShellPort):
     """Implements `runtime.port.Port`."""
 
     def __init__(self, plan: Plan, subtask: Subtask, shell: Shell) -> None:
         super().__init__(plan, subtask.address, shell, first_replica=subtask.index)
-        self._shell = shell
         self._name = subtask.name
         self._service = subtask.chain.service
         windows = ((c, shell.window(c.producer, c.consumer)) for c in plan.channels if c.producer == self._address)
@@ -166,9 +166,6 @@ class WorkerPort(CallingPort):
         self._outgoing.add_element(channel, element)
         self._outgoing.send()
         self._await_sent(channel)
-
-    def shares_objects(self, channel: int) -> bool:
-        return self._shell.shares_objects(self._address, self._outgoing.consumer(channel))
 
     def consumed(self, channel: int, cost: int) -> None:
         producer, amount = self.inbox.processed(channel, cost)
@@ -319,7 +316,7 @@ def _responses(port: WorkerPort, now: float) -> ChannelReport:
     return ChannelReport(
         "responses",
         "responses",
-        " and ".join(sorted({port._transport.medium(replica, port._address) for replica in port._called})),
+        " and ".join(sorted({port._shell.medium(replica, port._address) for replica in port._called})),
         port._address,
         tuple(port._called),
         len(port._calls),

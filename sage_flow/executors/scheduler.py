@@ -34,6 +34,7 @@ _FIRST_USE_LATE = 0.5
 _FIRST_USE_LATE_S = 0.05
 _LONG_S = 30.0  # real seconds; if an activation keeps the baton for longer, that is logged
 _LOOK_S = 0.05  # real seconds between looks at an activation that keeps the baton
+_BEGINNING_MS = 1_577_836_800_000  # 2020-01-01T00:00:00Z
 
 
 class VirtualClock:
@@ -45,6 +46,10 @@ class VirtualClock:
     def now(self) -> float:
         """Seconds since the clock's beginning."""
         return self._now
+
+    def wall_ms(self) -> int:
+        """A wall clock that began at the first moment of 2020 and goes as this one does: ms since 1970."""
+        return _BEGINNING_MS + int(self._now * 1000)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass. Raises ValueError if they are negative."""

@@ -67,6 +67,9 @@ class Shell(Transport, Protocol):
     feeds_sources: bool
     """Whether a blocking source is read by a separate thread; otherwise the subtask's own thread reads it."""
 
+    def wall_ms(self) -> int:
+        """The wall clock in ms since 1970; it never goes back."""
+
     def spawn(self, name: str, run: Callable[[], None]) -> None:
         """Start an activation."""
 

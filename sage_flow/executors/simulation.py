@@ -70,6 +70,9 @@ class SimulationShell:
     def now(self) -> float:
         return self._scheduler.now
 
+    def wall_ms(self) -> int:
+        return self._scheduler.clock.wall_ms()
+
     def flush(self) -> None:
         """Nothing is ever on hold."""
 

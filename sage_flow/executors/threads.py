@@ -18,6 +18,7 @@ from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
 from sage_flow.executors.shell import Condition, record_window
+from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.queues import JobQueues
@@ -123,6 +124,8 @@ class ThreadShell:
         return asyncio.new_event_loop()
 
     now = staticmethod(time.monotonic)
+
+    wall_ms = staticmethod(wall_ms)
 
     def send(self, sender: int, target: int, message: Message, on_hold: bool = False) -> int:
         return self._transport.send(target, message)

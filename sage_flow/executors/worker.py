@@ -152,8 +152,9 @@ class Worker:
             match chain.advance():
                 case GoOn():
                     timeout_s, idle_s, self._is_told = 0.0, _FIRST_IDLE_S, False
-                case WaitForSource():
-                    timeout_s, idle_s = idle_s, min(idle_s * 2, _LONGEST_IDLE_S)
+                case WaitForSource(until):
+                    timeout_s = min(idle_s, max(_LEAST_WAIT_S, until - self._shell.now()))
+                    idle_s = min(idle_s * 2, _LONGEST_IDLE_S)
                 case Done():
                     return
                 case WaitForMessage(until):

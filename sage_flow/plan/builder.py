@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
 from sage_flow.plan.callables import check_function, check_life_cycle, takes_context
+from sage_flow.plan.callbacks import check_timers
 from sage_flow.plan.graph import Node, OnError, Operator, ServiceDefinition, Tap
 from sage_flow.plan.kinds import Kind
 from sage_flow.plan.location import Location, caller_location, current_cell
@@ -290,10 +291,13 @@ def make_operator(
                 f"on_error of {full_name!r} ({where}) must be one of {', '.join(policies)}, not {on_error!r}"
             )
         owner = f"{full_name!r} ({where})"
-        for function, _ in functions:
-            check_function(kind, function, owner)
+        for side, (function, _) in enumerate(functions):
+            check_function(kind, function, owner, side)
             check_life_cycle(owner, function)
-        takes_ctx = tuple(takes_context(function, values, with_ctx, owner) for function, values in functions)
+        takes_ctx = tuple(
+            takes_context(function, values, with_ctx, owner, side) for side, (function, values) in enumerate(functions)
+        )
+        check_timers(kind, [function for function, _ in functions], owner, keyed=keyed)
     only_functions = tuple(function for function, _ in functions)
     return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
 

@@ -7,21 +7,34 @@ import inspect
 from typing import Any
 
 from sage_flow.errors import PipelineError
-from sage_flow.functions import Function, ProcessFunction, Sink, Source
+from sage_flow.functions import CoProcessFunction, Function, ProcessFunction, Sink, Source
 from sage_flow.plan.kinds import Kind
 
-__all__ = ["check_function", "check_life_cycle", "takes_context"]
+__all__ = ["check_function", "check_life_cycle", "process_method", "takes_context"]
 
-_LIFE_CYCLE = ("open", "close", "commit", "abort", "next_batch", "snapshot", "restore")
+_LIFE_CYCLE = ("open", "close", "commit", "abort", "next_batch", "snapshot", "restore", "on_timer", "on_end")
+_SIDES = ("process_left", "process_right")
 
 
-def check_function(kind: Kind, function: Any, owner: str) -> None:
+def process_method(function: Any, side: int = 0) -> Any:
+    """Return what is called for the records of an input side: a method of a ProcessFunction, or the function itself."""
+    if _is_a(function, CoProcessFunction):
+        return getattr(function, _SIDES[side])
+    return function.process if _is_a(function, ProcessFunction) else function
+
+
+def _is_a(function: Any, kind: type) -> bool:
+    """Whether it is an instance of `kind`, or a class of it."""
+    return isinstance(function, kind) or (isinstance(function, type) and issubclass(function, kind))
+
+
+def check_function(kind: Kind, function: Any, owner: str, side: int = 0) -> None:
     """Refuse a function whose body would never run, and a class that is called for every record by mistake.
 
     What only shows in the values that a function returns is looked at when it runs (`runtime/first_values.py`).
     Raises PipelineError.
     """
-    called = _called(function)
+    called = _called(function, side)
     if inspect.isasyncgenfunction(called):
         raise PipelineError(
             f"{owner} cannot read its function, which is an async generator (`async def` with a `yield`):"
@@ -60,16 +73,16 @@ def check_life_cycle(owner: str, living: Any) -> None:
             )
 
 
-def takes_context(function: Any, values: int, with_ctx: bool | None, owner: str) -> bool:
+def takes_context(function: Any, values: int, with_ctx: bool | None, owner: str, side: int = 0) -> bool:
     """Whether the function is called with the context behind its `values` values; checks that it can be.
 
     Raises PipelineError.
     """
     if isinstance(function, Sink):
         return False
-    if not callable(function) and not isinstance(function, ProcessFunction):
+    if not callable(function) and not isinstance(function, (ProcessFunction, CoProcessFunction)):
         raise PipelineError(f"{owner} needs a function, not {function!r} (a {type(function).__name__})")
-    parameters = _parameters(function)
+    parameters = _parameters(function, side)
     if parameters is None:  # a builtin without a signature
         return bool(with_ctx)
     takes = with_ctx if with_ctx is not None else "ctx" in parameters
@@ -83,12 +96,12 @@ def takes_context(function: Any, values: int, with_ctx: bool | None, owner: str)
     return takes
 
 
-def _called(function: Any) -> Any:
+def _called(function: Any, side: int) -> Any:
     """What runs when the function, or an object or class in its place, is called for a record."""
     while isinstance(function, functools.partial):
         function = function.func
-    if isinstance(function, ProcessFunction) or (isinstance(function, type) and issubclass(function, ProcessFunction)):
-        return function.process
+    if (method := process_method(function, side)) is not function:
+        return method
     if isinstance(function, Sink):
         return function.write
     if inspect.isroutine(function):
@@ -113,17 +126,14 @@ def _cure_for_class(function: Any) -> str:
     )
 
 
-def _parameters(function: Any) -> dict[str, inspect.Parameter] | None:
+def _parameters(function: Any, side: int) -> dict[str, inspect.Parameter] | None:
     """The parameters that a caller gives."""
-    called = function
+    called = process_method(function, side)
     if isinstance(function, type):
         if not issubclass(function, Function):
             return _signature(function)
-        called = function.process if issubclass(function, ProcessFunction) else function.__call__
-        found = _signature(called)
+        found = _signature(function.__call__ if called is function else called)
         return None if found is None else dict(list(found.items())[1:])  # without self
-    if isinstance(function, ProcessFunction):
-        called = function.process
     return _signature(called)
 
 

@@ -45,6 +45,7 @@ class Kind:
         awaits: its function returns at once what is awaited, while it is called with later records.
         folds: its function is called with the value so far and the record.
         assigns_time: it gives the records their timestamps.
+        has_timers: its functions may set timers, and have methods for when they fire and for the end of input.
         needs_time: it cannot work with records that have no timestamps.
         cure: what to do instead if its function returns a coroutine, which nobody would await.
     """
@@ -60,6 +61,7 @@ class Kind:
     awaits: bool = False
     folds: bool = False
     assigns_time: bool = False
+    has_timers: bool = False
     needs_time: bool = False
     cure: str = "use map_async"
 
@@ -112,11 +114,11 @@ SERVICE = register(Kind("service", on_error=_FAILS))  # a class that answers cal
 MAP = register(Kind("map"))
 FILTER = register(Kind("filter", Gives.AT_MOST_ONE, cure=_OF_FILTER))
 FLAT_MAP = register(Kind("flat_map", Gives.ANY, iterates=True, cure="use map_async, followed by flat_map"))
-PROCESS = register(Kind("process", Gives.ANY, iterates=True))
+PROCESS = register(Kind("process", Gives.ANY, iterates=True, has_timers=True))
 MAP_BATCHES = register(Kind("map_batches", Gives.ANY, iterates=True, takes_batches=True, holds_back=True))
 MAP_ASYNC = register(Kind("map_async", Gives.ANY, awaits=True, cure="await it in the function"))
 CONNECT_MAP = register(Kind("connect_map"))
-CONNECT_PROCESS = register(Kind("connect_process", Gives.ANY, iterates=True))
+CONNECT_PROCESS = register(Kind("connect_process", Gives.ANY, iterates=True, has_timers=True))
 
 # Keys, and what is computed for each. With emit="final" an aggregate holds back, too (`Operator.emits_at_end`).
 KEY_BY = register(Kind("key_by", on_error=_FAILS, is_counted=False, cure=_OF_KEY_BY))  # it only moves records

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
+from sage_flow.plan.callbacks import with_on_end, with_on_timer
 from sage_flow.plan.graph import (
     DEAD_LETTERS,
     Node,
@@ -148,6 +149,11 @@ def _in_service(node: Node) -> Iterator[Fault]:
         yield Fault(
             f"{node.name!r} ({operator.location}) is inside a PipelineService, whose requests are answered one by one:"
             " event time belongs into the main pipeline"
+        )
+    if operator.kind.has_timers and (with_on_timer(operator.functions) or with_on_end(operator.functions)):
+        yield Fault(
+            f"{node.name!r} ({operator.location}) has an on_timer or an on_end inside a PipelineService: what they give"
+            " would belong to no request"
         )
     if operator.emits_at_end:
         yield Fault(

@@ -45,6 +45,8 @@ class Blame:
         """Explain an error raised while an operator gave out at the end of input what it had held back."""
         if bound.operator.kind.takes_batches:
             self.explain_record(error, bound.operator, bound.batch)
+        elif bound.held.under_way is not None:
+            self.explain_record(error, bound.operator, bound.held.under_way)
         else:
             self.explain(error, bound.operator)
 

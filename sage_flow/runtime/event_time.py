@@ -50,7 +50,9 @@ class EventTime:
         self._clock = clock
         self._assigns = [index for index, bound in enumerate(operators) if isinstance(bound.held, AssignedTime)]
         self._looked_at = [
-            index for index, bound in enumerate(operators) if bound.operator.timed or index in self._assigns
+            index
+            for index, bound in enumerate(operators)
+            if bound.operator.timed or bound.held.goes_by_clock or index in self._assigns
         ]
         self.follows_records = bool(self._looked_at)
         """Whether processing records can make time pass, or something due."""
@@ -109,7 +111,7 @@ class EventTime:
             self._note_idle(time.is_idle)
 
     def look_at_clock(self) -> Iterator[None]:
-        """Nothing has come for a while: splits may have been quiet for long enough."""
+        """The clock is at `look_at`: splits may have been quiet for long enough, and timers be due."""
         for time in self._assigned():
             time.look_at_clock()
         yield from self.after_slice()
@@ -117,7 +119,7 @@ class EventTime:
     @property
     def look_at(self) -> float:
         """When, on the clock, `look_at_clock` has something to do; infinity if never."""
-        return min((time.look_at for time in self._assigned()), default=math.inf)
+        return min((self._operators[index].held.look_at for index in self._looked_at), default=math.inf)
 
     def advance(self, start: int, now: float) -> Iterator[None]:
         """The time of operator `start` is `now`, or later: yield after each batch of what has become due."""

@@ -10,6 +10,7 @@ given is removed before it is given: a snapshot between two batches holds neithe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,16 @@ class Held:
 
     is_urgent: bool = False
     """A record has made something due at the present time: `due` is asked when its slice is processed."""
+
+    goes_by_clock: bool = False
+    """It asks the wall clock, too: `is_urgent` is asked also where records have no timestamps."""
+    under_way: Any = None
+    """What is in the place of a record in the message of an error that `due` raises."""
+
+    @property
+    def look_at(self) -> float:
+        """When, on the clock of the subtask, `is_urgent` is to be asked without records; infinity if never."""
+        return math.inf
 
     def due(self, now: float) -> Iterable[list[Any]]:
         """Yield batches of what the time `now` (ms since the epoch, or infinity) makes leave."""

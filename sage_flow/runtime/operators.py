@@ -62,9 +62,11 @@ class BoundOperator:
         context: RuntimeContext,
         counters: Counters,
         clock: Callable[[], float] = lambda: 0.0,
+        wall_ms: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`clock()` are seconds that never go back."""
+        """`clock()` are seconds that never go back, `wall_ms()` milliseconds since 1970 that do not either."""
         self.clock = clock
+        self.wall_ms = wall_ms
         self.operator = operator
         self.context = context
         self._index = index

@@ -79,6 +79,9 @@ class Port(CallPort, Protocol):
     A suspended activation whose job is cancelled is unwound with `JobCancelled`.
     """
 
+    def wall_ms(self) -> int:
+        """The wall clock in ms since 1970; it never goes back."""
+
     def emit(self, channel: int, records: list[Any], tickets: list[Ticket] | None = None) -> None:
         """Send records, in order. Suspends until the channel's credit has let them all start."""
 

@@ -76,7 +76,7 @@ class Runner:
             job_id=self._plan.job_id,
             attempt=self._plan.attempt,
         )
-        return BoundOperator(operator, index, context, self.counters, self._port.now)
+        return BoundOperator(operator, index, context, self.counters, self._port.now, self._port.wall_ms)
 
     def _put_aside(self, index: int, name: str, tag: str, value: Any) -> None:
         bound = self.operators[index]

@@ -54,7 +54,9 @@ class WaitForMessage:
 
 @dataclass(frozen=True, slots=True)
 class WaitForSource:
-    """The source was idle: ask it again a little later, or when a message comes."""
+    """The source was idle: ask it again a little later, or when a message comes; at `until` at the latest."""
+
+    until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +140,20 @@ class ChainSubtask:
         elif self._calls.are_over and self._inputs.have_ended:
             self._go_on(self._finish())
         else:
-            return self._wait(WaitForMessage(self._time.look_at))
+            return self._wait(WaitForMessage)
         return GoOn()
 
     def _go_on(self, work: Iterator[None]) -> None:
         """Do the next step of some work, the rest of it in the next calls of `advance`."""
         self._work = None if next(work, _OVER) is _OVER else work
 
-    def _wait(self, step: Step) -> Step:
+    def _wait(self, step: type[WaitForMessage | WaitForSource]) -> Step:
         """Nothing can be done: say how far event time is, before the subtask waits."""
-        if self._time.look_at <= self._port.now():
+        if (until := self._time.look_at) <= self._port.now():
             self._go_on(self._time.look_at_clock())
             return GoOn()
         self._time.send()
-        return step
+        return step(until)
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -202,7 +204,7 @@ class ChainSubtask:
             self.runner.blame.explain(error, operator)
             raise
         if batch is IDLE:
-            return self._wait(WaitForSource())
+            return self._wait(WaitForSource)
         if batch is END:
             self._go_on(self._finish())
         elif isinstance(batch, SplitSignal):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from sage_flow.functions import ProcessFunction, RuntimeContext
+from sage_flow.errors import PipelineError
+from sage_flow.functions import CoProcessFunction, ProcessFunction, RuntimeContext
 from sage_flow.plan import kinds
 from sage_flow.plan.builder import Graph
 from sage_flow.plan.graph import Tap
 from sage_flow.plan.kinds import Kind
+from sage_flow.plan.location import caller_location
 from sage_flow.streams.display import ShownStream
 from sage_flow.streams.plain import DataStream
 from sage_flow.streams.shapes import SHAPES
@@ -55,15 +57,44 @@ class ConnectedStreams(ShownStream, Generic[L, R]):
         """
         return self._step(kinds.CONNECT_MAP, left, right, options)
 
-    @takes(StepOptions)
+    @overload
     def process(
         self,
-        left: Processing[L, U] | ProcessFunction,
-        right: Processing[R, U] | ProcessFunction,
+        left: CoProcessFunction[L, R, U] | type[CoProcessFunction[L, R, U]],
         **options: Unpack[StepOptions],
-    ) -> DataStream[U]:
-        """Any number of outputs per record, with a context: `left(value, ctx)` or `right(value, ctx)`."""
-        return self._step(kinds.CONNECT_PROCESS, left, right, options)
+    ) -> DataStream[U]: ...
+    @overload
+    def process(
+        self,
+        left: Processing[L, U] | ProcessFunction[L, U],
+        right: Processing[R, U] | ProcessFunction[R, U],
+        **options: Unpack[StepOptions],
+    ) -> DataStream[U]: ...
+    @takes(StepOptions)
+    def process(self, left: Any, right: Any = None, **options: Unpack[StepOptions]) -> DataStream[Any]:
+        """Any number of outputs per record, with a context: `left(value, ctx)` or `right(value, ctx)`, or the methods
+        of one CoProcessFunction, which can set timers.
+
+        >>> class Total(CoProcessFunction):
+        ...     def open(self, ctx):
+        ...         self.total = 0
+        ...     def process_left(self, value, ctx):
+        ...         self.total += value
+        ...     def process_right(self, value, ctx):
+        ...         self.total -= value
+        ...     def on_end(self, ctx):
+        ...         yield self.total
+        >>> both = env.from_collection([5, 6]).connect(env.from_collection([1]))
+        >>> sum(collect(both.process(Total)))
+        10
+        """
+        is_one = isinstance(left, CoProcessFunction) or (isinstance(left, type) and issubclass(left, CoProcessFunction))
+        if is_one is not (right is None):
+            raise PipelineError(
+                f"process of connected streams ({caller_location()}) takes one CoProcessFunction, or two functions, one"
+                " for the records of each stream"
+            )
+        return self._step(kinds.CONNECT_PROCESS, left, left if is_one else right, options)
 
     def _step(self, kind: Kind, left: Any, right: Any, given: Mapping[str, Any]) -> DataStream[Any]:
         functions = [(left, 1), (right, 1)]

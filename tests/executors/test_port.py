@@ -47,6 +47,9 @@ class RecordingShell:
     def now(self):
         return time.monotonic()
 
+    def wall_ms(self):
+        return int(time.time() * 1000)
+
     def window(self, producer, consumer):
         return self._window
 

@@ -129,6 +129,9 @@ class FakePort:
     def now(self):
         return self.clock.now()
 
+    def wall_ms(self):
+        return self.clock.wall_ms()
+
     def on(self, channel):
         """The frames sent on a channel."""
         return [frame for frame in self.sent if frame.channel == channel]

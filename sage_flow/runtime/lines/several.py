@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
-from itertools import zip_longest
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count, zip_longest
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.functions import ProcessFunction
+from sage_flow.plan.callables import process_method
+from sage_flow.plan.callbacks import with_on_end, with_on_timer
 from sage_flow.runtime.first_values import check_outputs, looked_items
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
+from sage_flow.runtime.timers import KeptTimers
+from sage_flow.timers import Timers
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
@@ -35,20 +40,35 @@ class Iterates(Loops):
     """The function returns an iterable."""
 
     def bind(self, bound: BoundOperator) -> Binding:
-        calls = map(self.call_of, bound.functions)
+        calls = map(self.call_of, bound.functions, count())
         return Binding(tuple(calls if bound.operator.on_error == "fail" else (_guarded(bound, call) for call in calls)))
 
-    def call_of(self, function: Any) -> Callable[..., Iterable[Any]]:
-        """What is called for a function."""
+    def call_of(self, function: Any, side: int) -> Callable[..., Iterable[Any]]:
+        """What is called for the function of an input side."""
         call: Callable[..., Iterable[Any]] = function
         return call
 
 
 class Processes(Iterates):
-    """The function may have no outputs and return None; a generator function never does."""
+    """The function may have no outputs and return None; a generator function never does.
 
-    def call_of(self, function: Any) -> Callable[..., Iterable[Any]]:
-        call: Callable[..., Any] = function.process if isinstance(function, ProcessFunction) else function
+    A function with an `on_timer` or an `on_end` gives more when time has passed; a keyed one has timers.
+    """
+
+    def bind(self, bound: BoundOperator) -> Binding:
+        binding = super().bind(bound)
+        functions = bound.functions
+        if bound.operator.keyed:
+            on_timer = [function.on_timer for function in with_on_timer(functions)]
+            timers = KeptTimers(bound, on_timer[0] if on_timer else None)
+            bound.context.own_timers = Timers(bound.context, timers)
+            binding = replace(binding, held=timers if on_timer else binding.held)
+        if on_end := with_on_end(functions):
+            binding = replace(binding, at_end=partial(_at_end, bound, on_end))
+        return binding
+
+    def call_of(self, function: Any, side: int) -> Callable[..., Iterable[Any]]:
+        call: Callable[..., Any] = process_method(function, side)
         if inspect.isgeneratorfunction(call):
             return call
 
@@ -57,6 +77,14 @@ class Processes(Iterates):
             return () if outputs is None else outputs
 
         return process
+
+
+def _at_end(bound: BoundOperator, functions: Sequence[Any]) -> Iterator[Any]:
+    bound.context.forget_key()
+    bound.context.__dict__.pop("timestamp", None)
+    for function in functions:
+        outputs = function.on_end(bound.context)
+        yield from () if outputs is None else check_outputs(bound.operator, outputs)
 
 
 class LaterLoops(LineWriter):
