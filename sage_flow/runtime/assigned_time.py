@@ -30,7 +30,8 @@ _log = logging.getLogger("sage_flow")
 NO_TIMESTAMP = MIN_TIMESTAMP - 1
 """Before every timestamp: there was no record yet."""
 
-_JANUARY_1970 = range(1, 31 * 24 * 3600 * 1000)
+_SECONDS = range(10**9, 31 * 24 * 3600 * 1000)
+"""What would be in January 1970, and is today if it counts seconds: from 2001 on."""
 _TICK_S = 0.05
 
 
@@ -189,7 +190,7 @@ class AssignedTime(Held):
 
     def _check_unit(self, largest: int) -> None:
         self._is_checked = True
-        if largest in _JANUARY_1970:
+        if largest in _SECONDS:
             _log.warning(
                 "%r (%s): the first timestamps are in January 1970 (%d): timestamps are milliseconds since the epoch;"
                 ' if these are seconds, write to_timestamp(value, unit="s")',

@@ -64,7 +64,7 @@ class PaneWindows(Held):
         self._panes: dict[int, KeyTable] = {}
         self._discarded = _Discarded(aggregation.initial)
         self._fired: float = -math.inf  # windows that end up to here have fired
-        self._next_end: float = math.inf  # of a window that has not, and has records
+        self._next_look: float = math.inf  # when a window with records ends, or a pane is over
         self._touched: dict[int, set[Any]] = {}  # keys, by pane
 
     @property
@@ -96,7 +96,7 @@ class PaneWindows(Held):
         if self._lateness_ms and ends[0] <= self._fired:
             table = marking = self._marking(start)
             self._touched[start] = marking.touched
-        self._next_end = min([self._next_end, *_between(ends, self._fired, math.inf)[:1]])
+        self._next_look = min(self._next_look, self._look_at(ends, self._fired))
         return table
 
     def _marking(self, start: int) -> _Touched:
@@ -120,12 +120,11 @@ class PaneWindows(Held):
         touched, self._touched = self._touched, {}
         if touched:
             yield from self._fire_again(touched)
-        if now >= self._next_end:
+        if now >= self._next_look:
             for end in self._ends_until(now):
-                self._fired = end
                 yield from self._fire(end, "on_time")
-            self._fired = now
             self._close(now)
+        self._fired = now  # also of a time in which there was no window: what comes for it now is late for it
 
     def _fire_again(self, touched: dict[int, set[Any]]) -> Iterator[list[Any]]:
         keys_by_end: dict[int, dict[Any, None]] = {}
@@ -165,7 +164,7 @@ class PaneWindows(Held):
 
     def _close(self, now: float) -> None:
         """Forget panes whose windows are over; let those that may get late records mark their keys."""
-        self._next_end = math.inf
+        self._next_look = math.inf
         for start in list(self._panes):
             ends = self._ends(start)
             if ends[-1] + self._lateness_ms <= now:
@@ -173,7 +172,11 @@ class PaneWindows(Held):
                 continue
             if self._lateness_ms and ends[0] <= now:
                 self._marking(start)
-            self._next_end = min([self._next_end, *_between(ends, now, math.inf)[:1]])
+            self._next_look = min(self._next_look, self._look_at(ends, now))
+
+    def _look_at(self, ends: range, now: float) -> float:
+        """When a pane must be looked at next: its next window ends or, behind the last one, it is over."""
+        return next(iter(_between(ends, now, math.inf)), ends[-1] + self._lateness_ms)
 
 
 def _between(ends: range, after: float, until: float) -> Sequence[int]:

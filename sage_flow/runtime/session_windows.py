@@ -4,6 +4,8 @@ The window of a record is [t, t + gap). It is brought together with the sessions
 is late is judged by the window that comes of that. A session fires when the time is at its end. With allowed lateness
 it lives for that much longer, and fires again at once for each change.
 
+A key that has one session, which has not fired, is in `single`: the compiled chain extends such a session itself.
+
 When sessions are due is kept in a heap with one entry for each session: an entry for a session that has grown meanwhile
 goes back into the heap with the new end.
 """
@@ -49,10 +51,11 @@ class SessionWindows(Held):
         self._aggregation = aggregation
         self._step = aggregation.adder()
         self._results = Results(bound, aggregation.result)
-        self._gap_ms = window.gap_ms
+        self.gap_ms = window.gap_ms
         self._touch_ms = 1 if window.touching == "merge" else 0
         self._lateness_ms = lateness_ms
-        self._sessions: dict[Any, list[_Session]] = {}  # by key
+        self.single: dict[Any, _Session] = {}  # by key
+        self._several: dict[Any, list[_Session]] = {}  # of the other keys
         self._looks: list[tuple[int, int, _Session]] = []  # when to look at a session again
         self._numbers = count()
         self._again: list[_Session] = []  # those that have to fire at once
@@ -66,42 +69,48 @@ class SessionWindows(Held):
 
     def add(self, key: Any, value: Any, timestamp: int) -> bool:
         """Take a record; return False if it is late."""
-        sessions = self._sessions.get(key)
-        start, end = timestamp, timestamp + self._gap_ms
-        if sessions is None:
+        start, end = timestamp, timestamp + self.gap_ms
+        sessions = self._sessions_of(key)
+        if not sessions:
             check_key(key)
-            sessions = []
         touch = self._touch_ms
         met = [session for session in sessions if session.start < end + touch and start < session.end + touch]
         now = self._bound.now
         if not met and end + self._lateness_ms <= now:
             return False
         if not met:
-            self._begin(sessions, _Session(key, start, end, self._step(self._aggregation.first(), value)))
-            return True
-        kept = met[0]
-        before = kept.value if len(met) == 1 else self._aggregation.merged([session.value for session in met])
-        kept.value = self._step(before, value)
-        kept.start = min(start, *(session.start for session in met))
-        kept.end = max(end, *(session.end for session in met))
-        kept.is_changed = True
-        for other in met[1:]:
-            sessions.remove(other)
-            other.is_live = False
-        if kept.end <= now:
-            self._again.append(kept)
-        elif kept.has_fired:
-            kept.has_fired = False
-            self._look_again(kept, kept.end)  # before the time at which it would have been over
+            session = _Session(key, start, end, self._step(self._aggregation.first(), value))
+            self._keep(key, sorted([*sessions, session], key=lambda one: one.start))
+            self._look_again(session, end)
+        else:
+            session = met[0]
+            before = session.value if len(met) == 1 else self._aggregation.merged([one.value for one in met])
+            session.value = self._step(before, value)
+            session.start = min(start, *(one.start for one in met))
+            session.end = max(end, *(one.end for one in met))
+            session.is_changed = True
+            for other in met[1:]:
+                other.is_live = False
+            self._keep(key, [one for one in sessions if one.is_live])
+        if session.end <= now:
+            self._again.append(session)
+        elif session.has_fired:
+            session.has_fired = False
+            self._look_again(session, session.end)  # before the time at which it would have been over
         return True
 
-    def _begin(self, sessions: list[_Session], session: _Session) -> None:
-        sessions.append(session)
-        sessions.sort(key=lambda other: other.start)
-        self._sessions[session.key] = sessions
-        self._look_again(session, session.end)
-        if session.end <= self._bound.now:
-            self._again.append(session)
+    def _sessions_of(self, key: Any) -> list[_Session]:
+        only = self.single.get(key)
+        return self._several.get(key, []) if only is None else [only]
+
+    def _keep(self, key: Any, sessions: list[_Session]) -> None:
+        """These are the live sessions of a key, in their order."""
+        self.single.pop(key, None)
+        self._several.pop(key, None)
+        if len(sessions) == 1 and sessions[0].end > self._bound.now:
+            self.single[key] = sessions[0]
+        elif sessions:
+            self._several[key] = sessions
 
     def _look_again(self, session: _Session, at: int) -> None:
         heappush(self._looks, (at, next(self._numbers), session))
@@ -126,19 +135,14 @@ class SessionWindows(Held):
             yield batch
 
     def _look_at(self, session: _Session, now: float) -> Iterable[Any]:
-        over_at = session.end + self._lateness_ms
-        if over_at <= now:
-            self._forget(session)
-        else:
-            self._look_again(session, session.end if session.end > now else over_at)
-        return self._fire(session, "on_time") if session.end <= now and session.is_changed else ()
-
-    def _forget(self, session: _Session) -> None:
-        session.is_live = False
-        sessions = self._sessions[session.key]
-        sessions.remove(session)
-        if not sessions:
-            del self._sessions[session.key]
+        if session.end > now:
+            self._look_again(session, session.end)
+            return ()
+        session.is_live = (over_at := session.end + self._lateness_ms) > now
+        if session.is_live:
+            self._look_again(session, over_at)
+        self._keep(session.key, [one for one in self._sessions_of(session.key) if one.is_live])
+        return self._fire(session, "on_time") if session.is_changed else ()
 
     def _fire(self, session: _Session, firing: Firing) -> Iterator[Any]:
         session.is_changed = False

@@ -74,16 +74,15 @@ class WholeWindows(Held):
         for start in sorted(touched):
             table = self._tables[start]
             yield from self._fire(start, "late", [(key, table[key]) for key in touched[start]])
-        if now < self._next:
-            return
-        for start in sorted(self._tables):
-            end = start + self._window.size_ms
-            if self._fired < end <= now:
-                yield from self._fire(start, "on_time", self._tables[start].items())
-            if end + self._lateness_ms <= now:
-                del self._tables[start]
+        if now >= self._next:
+            for start in sorted(self._tables):
+                end = start + self._window.size_ms
+                if self._fired < end <= now:
+                    yield from self._fire(start, "on_time", self._tables[start].items())
+                if end + self._lateness_ms <= now:
+                    del self._tables[start]
+            self._next = min((self._look_at(start, now) for start in self._tables), default=math.inf)
         self._fired = now
-        self._next = min((self._look_at(start, now) for start in self._tables), default=math.inf)
 
     def _fire(self, start: int, firing: Firing, values: Iterable[tuple[Any, Any]]) -> Iterator[list[Any]]:
         results = self._results.of(values, start, start + self._window.size_ms, firing)

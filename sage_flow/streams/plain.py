@@ -11,6 +11,7 @@ from sage_flow.plan import kinds
 from sage_flow.plan.builder import Graph, checked_count, make_operator
 from sage_flow.plan.graph import DEAD_LETTERS, Partitioning, Tap
 from sage_flow.plan.kinds import Kind
+from sage_flow.plan.location import caller_location
 from sage_flow.streams.display import ShownStream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.sinks import HasSinks
@@ -273,6 +274,7 @@ class DataStream(HasTime[T], Stream[T]):
         def __getattr__(self, name: str) -> Any:
             if name in _PER_KEY:
                 raise PipelineError(
-                    f".{name}() works per key: put .key_by(...) before it (key_by(lambda v: 0) for one total)"
+                    f".{name}() works per key: put .key_by(...) before it (key_by(lambda v: 0) for one total);"
+                    f" {caller_location()}"
                 )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -4,11 +4,20 @@ Who changes the text on purpose writes the files anew (`python tests/runtime/tes
 and measures the `chain` and `keyed-count` benchmarks.
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from sage_flow import LocalEnvironment, PipelineService, RuntimeContext, Sink
+from sage_flow import (
+    LocalEnvironment,
+    PipelineService,
+    RuntimeContext,
+    SessionWindow,
+    Sink,
+    SlidingWindow,
+    TumblingWindow,
+)
 from sage_flow.aggregates import Mean
 from sage_flow.runtime.chain import compile_chain
 from sage_flow.runtime.operators import BoundOperator
@@ -19,11 +28,11 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = {}
 
 
-def case(operator, *, start=0, side=0, keyed_input=False):
+def case(operator, *, start=0, side=0, keyed_input=False, timed_input=False):
     """The text of the chain that runs `operator`, from its operator `start` on."""
 
     def register(write):
-        CASES[write.__name__] = (write, operator, start, side, keyed_input)
+        CASES[write.__name__] = (write, operator, start, side, keyed_input, timed_input)
         return write
 
     return register
@@ -179,8 +188,51 @@ def side_outputs_only(env):
     records.side_output("late").for_each(print)
 
 
+def timed(env, **options):
+    records = env.from_collection([], name="source-1")
+    return records.assign_timestamps(int, max_out_of_order=timedelta(seconds=1), **options)
+
+
+@case("source-1")
+def timestamps_that_nobody_uses(env):
+    timed(env).map(str).collect()
+
+
+@case("source-1")
+def timestamps_for_another_subtask(env):
+    timed(env, on_error="skip").key_by(len).process(gives_two, parallelism=2).for_each(print)
+
+
+@case("timed", keyed_input=True, timed_input=True)
+def keys_and_timestamps_that_came_with_the_records(env):
+    timed(env).key_by(len).process(
+        gives_two, name="timed", parallelism=2, on_error="dead_letter"
+    ).dead_letters().collect()
+
+
+@case("source-1")
+def coroutines_with_timestamps(env):
+    timed(env).map_async(waits).map(with_context).collect()
+
+
+@case("source-1")
+def a_tumbling_window(env):
+    timed(env).key_by(len).window(TumblingWindow(timedelta(minutes=1))).count().collect()
+
+
+@case("source-1")
+def a_session_window(env):
+    timed(env).key_by(len).window(SessionWindow(timedelta(minutes=1))).max(len, on_error="skip").collect()
+
+
+@case("source-1")
+def a_sliding_window_that_cannot_merge(env):
+    sliding = timed(env).key_by(len).window(SlidingWindow(timedelta(minutes=2), timedelta(minutes=1)))
+    sliding.fold(0, lambda so_far, value: so_far).collect()
+
+
 def text_of(name):
-    write, operator, start, side, keyed_input = CASES[name]
+    write, operator, start, side, keyed_input, timed_input = CASES[name]
     env = LocalEnvironment("job")
     write(env)
     plan = env._graph.plan()
@@ -190,7 +242,15 @@ def text_of(name):
     bound = [BoundOperator(o, n, contexts[n], counters) for n, o in enumerate(chain.operators)]
     outputs = [Output(e, e.key and e.key.functions[0]) for e in plan.edges if e.source == chain.id]
     compiled = compile_chain(
-        chain.name, bound, outputs, lambda: None, counters, start=start, side=side, keyed_input=keyed_input
+        chain.name,
+        bound,
+        outputs,
+        lambda: None,
+        counters,
+        start=start,
+        side=side,
+        keyed_input=keyed_input,
+        timed_input=timed_input,
     )
     return f"# {chain.name}\n{compiled.source}"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,14 @@ class ChainText:
         self._count(step.index, gives=True)
         self.write(f"n{step.index} += 1")
         self.value = step.result
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """The lines that are written inside belong to `head`, such as `if ...:`."""
+        self.write(head)
+        self._depth += 1
+        yield
+        self._depth -= 1
 
     def call(self, step: Step) -> str:
         """Return the text of the call of the operator's function with the record; "" if it calls none."""

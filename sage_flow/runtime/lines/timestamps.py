@@ -1,8 +1,7 @@
 """`assign_timestamps`: the time of a record, and the largest one so far, from which the watermark follows.
 
 u = f1(v0)
-if type(u) is not int or not LOW <= u <= HIGH: u = i1(u)
-t = u
+t = u if type(u) is int and LOW <= u <= HIGH else i1(u)
 if t > m1: m1 = t
 """
 
@@ -35,8 +34,7 @@ class Timestamps(LineWriter):
         text.names |= {f"time{index}": time, f"i{index}": checked_timestamp}
         text.names |= {"LOW": MIN_TIMESTAMP, "HIGH": MAX_TIMESTAMP}
         text.guard(f"u = {text.call(step)}", step)
-        text.guard(f"if type(u) is not int or not LOW <= u <= HIGH: u = i{index}(u)", step)
-        text.write("t = u")
+        text.guard(f"t = u if type(u) is int and LOW <= u <= HIGH else i{index}(u)", step)
         if step.operator.options["watermarks"] is not None:
             text.names[f"g{index}"] = time.on_record
             text.write(f"g{index}({text.value}, t)", step)

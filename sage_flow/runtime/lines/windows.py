@@ -9,10 +9,21 @@ a += 1
 s1[k] = a
 d1 += 1; continue
 
-Of sessions, and of sliding windows whose values cannot be brought together, by a function:
+Of sessions, by lines if the key has one session and the record extends it, else by a function:
 
-if not w1(k, v0, t): l1(v0, t)
+z = s1.get(k)
+if z is not None and z.start < t + 1000 and t < z.end:
+    a = z.value
+    a += 1
+    z.value = a
+    if t < z.start: z.start = t
+    elif t + 1000 > z.end: z.end = t + 1000
+else:
+    is_kept = w1(k, v0, t)
+    if not is_kept: l1(v0, t)
 d1 += 1; continue
+
+Of sliding windows whose values cannot be brought together, by a function.
 """
 
 from __future__ import annotations
@@ -48,30 +59,52 @@ class Windows(LineWriter):
         text.names[f"l{index}"] = step.bound.too_late
         if isinstance(held, PaneWindows):
             self._write_panes(text, step, held)
-        elif isinstance(held, (SessionWindows, WholeWindows)):
-            text.names[f"w{index}"] = held.add
-            text.guard(f"is_kept = w{index}(k, {text.value}, t)", step)
-            text.write(f"if not is_kept: l{index}({text.value}, t)")
+        elif isinstance(held, SessionWindows):
+            self._write_sessions(text, step, held)
+        elif isinstance(held, WholeWindows):
+            self._write_add(text, step, held)
         text.drop(step)
         text.value = step.result  # of which nothing comes here: the lines behind are never reached
+
+    def _write_add(self, text: ChainText, step: Step, held: SessionWindows | WholeWindows) -> None:
+        index = step.index
+        text.names[f"w{index}"] = held.add
+        text.guard(f"is_kept = w{index}(k, {text.value}, t)", step)
+        text.write(f"if not is_kept: l{index}({text.value}, t)")
+
+    def _write_sessions(self, text: ChainText, step: Step, held: SessionWindows) -> None:
+        """Mostly a key has one session, and the record extends it."""
+        index, gap = step.index, held.gap_ms
+        text.names[f"s{index}"] = held.single
+        text.write(f"z = s{index}.get(k)", step)
+        with text.block(f"if z is not None and z.start < t + {gap} and t < z.end:"):
+            text.write("a = z.value")
+            self._write_step(text, step)
+            text.write("z.value = a")
+            text.write("if t < z.start: z.start = t")
+            text.write(f"elif t + {gap} > z.end: z.end = t + {gap}")
+        with text.block("else:"):
+            self._write_add(text, step, held)
+
+    def _write_step(self, text: ChainText, step: Step) -> None:
+        """The line that makes the new value `a`."""
+        aggregation = Aggregation(step.bound)
+        extracted = text.value
+        if aggregation.function is not None:
+            text.names[f"f{step.index}"] = aggregation.function
+            extracted = text.call(step) if step.bound.calls else f"f{step.index}({text.value})"
+        line = aggregation.step.text
+        text.guard(line.format(f=f"f{step.index}", v=text.value, x=extracted), step)
 
     def _write_panes(self, text: ChainText, step: Step, held: PaneWindows) -> None:
         index = step.index
         table, low, high = f"s{index}", f"lo{index}", f"hi{index}"
-        aggregation = Aggregation(step.bound)
         text.names[f"p{index}"] = held.pane
         text.before(f"{low} = {high} = 0")
         text.write(f"if not {low} <= t < {high}: {table}, {low}, {high} = p{index}(t)")
         text.write(f"if {table} is None: l{index}({text.value}, t); d{index} += 1; continue")
-        extracted = text.value
-        if aggregation.function is not None:
-            text.names[f"f{index}"] = aggregation.function
-            extracted = f"f{index}({text.value})"
-            if step.bound.calls:
-                extracted = text.call(step)
         text.write(f"a = {table}[k]", step)
-        line = aggregation.step.text
-        text.guard(line.format(f=f"f{index}", v=text.value, x=extracted), step)
+        self._write_step(text, step)
         text.write(f"{table}[k] = a")
 
 
