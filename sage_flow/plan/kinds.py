@@ -136,4 +136,5 @@ DEDUPLICATE = register(Kind("deduplicate", Gives.AT_MOST_ONE, on_error=_FAILS, i
 ASSIGN_TIMESTAMPS = register(
     Kind("assign_timestamps", assigns_time=True, cure="compute the timestamp in a map_async before")
 )
+ASSIGN_ARRIVAL_TIMES = register(Kind("assign_arrival_times", on_error=_FAILS, assigns_time=True))
 WINDOW = register(Kind("window", Gives.LATER, is_stateful=True, holds_back=True, needs_time=True, cure=_OF_AGGREGATES))

@@ -23,7 +23,7 @@ from sage_flow.splits import WHOLE, SplitEnd, SplitIdle, SplitSignal, SplitWater
 from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, checked_timestamp
 from sage_flow.watermarks import WatermarkGenerator
 
-__all__ = ["AssignedTime", "NO_TIMESTAMP", "in_range"]
+__all__ = ["ArrivalTime", "AssignedTime", "NO_TIMESTAMP", "in_range"]
 
 _log = logging.getLogger("sage_flow")
 
@@ -33,6 +33,7 @@ NO_TIMESTAMP = MIN_TIMESTAMP - 1
 _SECONDS = range(10**9, 31 * 24 * 3600 * 1000)
 """What would be in January 1970, and is today if it counts seconds: from 2001 on."""
 _TICK_S = 0.05
+_GENERATOR_TICK_S = 0.2
 
 
 class _Clock:
@@ -49,13 +50,40 @@ class _Clock:
         self.quiet_since = math.inf
 
 
-class AssignedTime(Held):
-    """The time of one `assign_timestamps` in one subtask. `clock()` are seconds that never go back."""
+class _Ticks:
+    """When generators that go by the wall clock are asked again. They are not, until `begin`."""
 
-    def __init__(self, operator: Operator, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], wall_ms: Callable[[], int]) -> None:
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self.at = math.inf
+
+    def begin(self) -> None:
+        """Ask at once."""
+        self.at = -math.inf
+
+    @property
+    def are_due(self) -> bool:
+        """Whether to ask now."""
+        return self.at < math.inf and self.at <= self._clock()
+
+    def next(self) -> int:
+        """Put the next tick off; return what the wall clock says."""
+        self.at = self._clock() + _GENERATOR_TICK_S
+        return self._wall_ms()
+
+
+class AssignedTime(Held):
+    """The time of one `assign_timestamps` in one subtask.
+
+    `clock()` are seconds that never go back, `wall_ms()` the wall clock.
+    """
+
+    def __init__(self, operator: Operator, clock: Callable[[], float], wall_ms: Callable[[], int]) -> None:
         options = operator.options
         self._operator = operator
         self._clock = clock
+        self._ticks = _Ticks(clock, wall_ms)
         self._bound_ms: int = options["max_out_of_order_ms"]
         self._make: Callable[[], WatermarkGenerator[Any]] | None = options["watermarks"]
         self._idle_after_s: float | None = options["idle_after_s"]
@@ -129,6 +157,8 @@ class AssignedTime(Held):
                 f"watermarks= of {self._operator.name!r} ({self._operator.location}) must make a WatermarkGenerator,"
                 f" not a {type(made).__name__}: pass the class, or a function that returns an instance"
             )
+        if made is not None and type(made).on_tick is not WatermarkGenerator.on_tick:
+            self._ticks.begin()
         return made
 
     # -- time -----------------------------------------------------------------------------------------------
@@ -150,7 +180,15 @@ class AssignedTime(Held):
                 self._check_unit(self.largest)
             if self._make is None:
                 self._declare(clock, self.largest - self._bound_ms)
+        if self._ticks.are_due:
+            self._tick()
         return self.now
+
+    def _tick(self) -> None:
+        wall_ms = self._ticks.next()
+        for clock in self._clocks.values():
+            if clock.generator is not None and (told := clock.generator.on_tick(wall_ms)) is not None:
+                self._declare(clock, checked_timestamp(told))
 
     def look_at_clock(self) -> None:
         """Time has passed without records: splits may have been quiet for long enough, and time goes on for them."""
@@ -168,12 +206,14 @@ class AssignedTime(Held):
 
     @property
     def look_at(self) -> float:
-        """When, on the clock, `look_at_clock` has something to do; infinity if never."""
+        """When, on the clock, `look_at_clock` or `move` has something to do without records; infinity if never."""
         if self._idle_after_s is None:
-            return math.inf
+            return self._ticks.at
         quiet = [clock.quiet_since for clock in self._clocks.values() if not clock.is_idle]
         at = min(quiet, default=math.inf) + self._idle_after_s
-        return max(at, self._clock() + _TICK_S) if self._goes_on and at < self._clock() else at
+        if self._goes_on and at < self._clock():
+            at = self._clock() + _TICK_S
+        return min(at, self._ticks.at)
 
     def _declare(self, clock: _Clock, watermark: int) -> None:
         """How far a split is; less than before changes nothing."""
@@ -198,6 +238,27 @@ class AssignedTime(Held):
                 self._operator.location,
                 largest,
             )
+
+
+class ArrivalTime(AssignedTime):
+    """The time of one `assign_arrival_times`: the wall clock, whatever records come and from where."""
+
+    def __init__(self, operator: Operator, clock: Callable[[], float], wall_ms: Callable[[], int]) -> None:
+        self._wall_ms = wall_ms
+        super().__init__(operator, clock, wall_ms)
+        self._ticks.begin()
+
+    def arrival(self) -> int:
+        """Return the timestamp of the records that come now."""
+        return self._wall_ms()
+
+    def on_signal(self, signal: SplitSignal) -> None:
+        """The wall clock goes on, whatever a split says."""
+
+    def move(self) -> float:
+        """Return the watermark: what arrives from now on is not earlier than now."""
+        self.now = self._ticks.next()
+        return self.now
 
 
 def in_range(timestamp: float) -> int:

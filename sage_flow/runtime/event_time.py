@@ -104,8 +104,13 @@ class EventTime:
         self.send_in_time()
 
     def _move(self, index: int, time: AssignedTime) -> Iterator[None]:
-        if time.move() > self._moved[index]:
-            self._moved[index] = time.now
+        try:
+            now = time.move()
+        except Exception as error:  # of a watermark generator of the user's
+            self._explain(error, self._operators[index])
+            raise
+        if now > self._moved[index]:
+            self._moved[index] = now
             yield from self.advance(index + 1, time.now)
         if index == self._last_assign:
             self._note_idle(time.is_idle)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
 from sage_flow.plan.location import caller_location
-from sage_flow.streams.step_options import StepOptions, takes
+from sage_flow.streams.step_options import OperatorOptions, StepOptions, takes
 from sage_flow.timestamps import checked_duration
 
 if TYPE_CHECKING:
@@ -116,6 +116,27 @@ class HasTime(Generic[T]):
             "every_record": bool(every_record),
         }
         return self._step(kinds.ASSIGN_TIMESTAMPS, function, options, own=own)
+
+    @takes(OperatorOptions)
+    def assign_arrival_times(self, **options: Unpack[OperatorOptions]) -> DataStream[T]:
+        """Give each record the time at which it arrives here, by the wall clock, as its timestamp.
+
+        For records that have no time of their own, or whose order of arrival is what counts. No record is late. Time
+        goes on with the wall clock, also while no records come. Results differ from run to run.
+
+        >>> words = stream_of("to", "be").assign_arrival_times()
+        >>> days = words.key_by(lambda word: "all").window(TumblingWindow(timedelta(days=10_000)))
+        >>> collect(days.count().map(lambda result: result.value))
+        [2]
+        """
+        own = {
+            "max_out_of_order_ms": 0,
+            "watermarks": None,
+            "idle_after_s": None,
+            "when_idle": "leave",
+            "every_record": False,
+        }
+        return self._step(kinds.ASSIGN_ARRIVAL_TIMES, None, options, values=0, own=own)
 
 
 def _checked(what: str, duration: timedelta) -> int:

@@ -32,7 +32,7 @@ TAKEN = {
         CountWindowedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top"],
     },
     OperatorOptions: {
-        DataStream: ["add_sink", "print", "write_text", "write_csv", "write_jsonl"],
+        DataStream: ["assign_arrival_times", "add_sink", "print", "write_text", "write_csv", "write_jsonl"],
         KeyedStream: ["count", "deduplicate"],
         CountWindowedStream: ["count", "to_list"],
         WindowedStream: ["count", "mean", "count_distinct", "top", "to_list"],

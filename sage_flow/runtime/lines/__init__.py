@@ -13,7 +13,7 @@ from sage_flow.runtime.lines.aggregates import AggregateObjects, Aggregates
 from sage_flow.runtime.lines.per_key import CountWindowed, Deduplicates
 from sage_flow.runtime.lines.several import Awaits, Batches, Iterates, Processes
 from sage_flow.runtime.lines.single import Filters, Keys, Maps, Passes, Writes
-from sage_flow.runtime.lines.timestamps import Timestamps
+from sage_flow.runtime.lines.timestamps import ArrivalTimes, Timestamps
 from sage_flow.runtime.lines.windows import Windows
 from sage_flow.runtime.lines.writer import LineWriter
 
@@ -38,6 +38,7 @@ WRITERS: dict[Kind, LineWriter] = {
     kinds.COUNT_WINDOW: CountWindowed(),
     kinds.DEDUPLICATE: Deduplicates(),
     kinds.ASSIGN_TIMESTAMPS: Timestamps(),
+    kinds.ASSIGN_ARRIVAL_TIMES: ArrivalTimes(),
     kinds.WINDOW: Windows(),
 }
 """The writer of each kind. A class service is in no chain and has none."""
