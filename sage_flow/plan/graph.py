@@ -75,6 +75,11 @@ class Operator:
         """Whether it holds records back until its input ends."""
         return self.kind.holds_back or self.options.get("emit") == "final"
 
+    @property
+    def needs_time(self) -> bool:
+        """Whether it goes by the timestamps of its records."""
+        return self.kind.needs_time or any(self.with_ctx) or self.options.get("ttl_ms") is not None
+
 
 @dataclass(eq=False, slots=True)
 class Node:

@@ -44,6 +44,7 @@ class Kind:
         takes_batches: its function is called with lists of records.
         awaits: its function returns at once what is awaited, while it is called with later records.
         folds: its function is called with the value so far and the record.
+        pairs: its function is called with a record of each of its two inputs.
         assigns_time: it gives the records their timestamps.
         has_timers: its functions may set timers, and have methods for when they fire and for the end of input.
         needs_time: it cannot work with records that have no timestamps.
@@ -60,6 +61,7 @@ class Kind:
     takes_batches: bool = False
     awaits: bool = False
     folds: bool = False
+    pairs: bool = False
     assigns_time: bool = False
     has_timers: bool = False
     needs_time: bool = False
@@ -100,6 +102,7 @@ def kind_named(name: str) -> Kind:
 _SKIPS = ("skip",)  # a sink has no stream on which dead letters could be read
 _FAILS = ()
 _OF_AGGREGATES = "compute the value in a map_async before"
+_OF_JOINS = "join first, and use map_async behind the join"
 _OF_FILTER = "compute the condition in a map_async before, and filter by its result"
 _OF_KEY_BY = "compute the key in a map_async before, and read it from the record"
 
@@ -138,3 +141,6 @@ ASSIGN_TIMESTAMPS = register(
 )
 ASSIGN_ARRIVAL_TIMES = register(Kind("assign_arrival_times", on_error=_FAILS, assigns_time=True))
 WINDOW = register(Kind("window", Gives.LATER, is_stateful=True, holds_back=True, needs_time=True, cure=_OF_AGGREGATES))
+
+# Two keyed streams, whose records meet.
+JOIN = register(Kind("join", Gives.ANY, is_stateful=True, holds_back=True, pairs=True, cure=_OF_JOINS))

@@ -44,7 +44,7 @@ class Timing:
             self._has[node] = node.kind.assigns_time or self._had[node]
         self._uses = dict.fromkeys(nodes, False)
         for node in reversed(nodes):
-            self._uses[node] = self._uses[node] or node.kind.needs_time or any(node.operator.with_ctx)
+            self._uses[node] = self._uses[node] or node.operator.needs_time
             for tap in (tap for side in node.inputs for tap in side) if self._uses[node] else ():
                 if not tap.node.kind.assigns_time or tap.tag is not None:  # an assign gives timestamps of its own
                     self._uses[tap.node] = True

@@ -29,6 +29,8 @@ class SideOutputs:
         for output in outputs:
             if output.edge.tag is not None:
                 self._readers.setdefault((output.edge.operator, output.edge.tag), []).append(output)
+        self._joins = {index for index, bound in enumerate(operators) if bound.operator.kind.pairs}
+        """Operators that keep the records on which they failed: these may be in other pairs."""
         self._records = {index: _watch(operators[index]) for index in {index for index, _ in self._readers}}
 
     def reads(self, index: int, tag: str) -> bool:
@@ -43,7 +45,8 @@ class SideOutputs:
                 f"nothing reads side output {tag!r} of {name!r}: read it with .side_output({tag!r})"
                 + (" (dead letters are read with .dead_letters())" if tag == DEAD_LETTERS else "")
             )
-        self._records[index].put(readers, value, timestamp, is_last=tag in (DEAD_LETTERS, LATE_RECORDS))
+        is_last = tag == LATE_RECORDS or (tag == DEAD_LETTERS and index not in self._joins)
+        self._records[index].put(readers, value, timestamp, is_last=is_last)
         if len(readers[0].records) >= FRAME_RECORDS:
             self._on_full()
 

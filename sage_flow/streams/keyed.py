@@ -11,6 +11,7 @@ from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
 from sage_flow.plan.kinds import Kind
 from sage_flow.streams.count_windowed import CountWindowedStream
+from sage_flow.streams.joined import HasJoins
 from sage_flow.streams.plain import DataStream, Stream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, takes
@@ -36,7 +37,7 @@ V = TypeVar("V")
 Emit = Literal["updates", "final"]
 
 
-class KeyedStream(Stream[T], Generic[K, T]):
+class KeyedStream(HasJoins[K, T], Stream[T], Generic[K, T]):
     """A stream whose records have a key; equal keys meet in one subtask, in order.
 
     Functions with `ctx` find the key in `ctx.key` and keyed state in `ctx.state`, except in `map_batches`: a batch has

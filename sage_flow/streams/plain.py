@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 _PER_KEY = (
     *("reduce", "fold", "count", "sum", "min", "max", "mean", "count_distinct", "top", "aggregate"),
-    *("deduplicate", "window", "count_window"),
+    *("deduplicate", "window", "count_window", "join"),
 )
 """Methods of a KeyedStream that a stream without keys has not."""
 

@@ -176,6 +176,12 @@ def the_left_side_of_two_with_keys(env):
     left.connect(right).process(gives_two, gives_two, name="both", parallelism=2, on_error="skip").for_each(print)
 
 
+@case("both", side=1, keyed_input=True)
+def the_right_side_of_a_join(env):
+    left, right = (env.from_collection([], name=name).key_by(len) for name in ("left", "right"))
+    left.join(right, max, name="both").map(str).collect()
+
+
 @case("answer/map-1")
 def the_pipeline_of_a_service(env):
     env.register_service("answer", PipelineService(lambda requests: requests.map(str).filter(len)))

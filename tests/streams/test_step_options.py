@@ -27,7 +27,7 @@ TAKEN = {
         WindowedStream: ["process"],
     },
     AggregateOptions: {
-        KeyedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top"],
+        KeyedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top", "join"],
         WindowedStream: ["reduce", "fold", "sum", "min", "max"],
         CountWindowedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top"],
     },

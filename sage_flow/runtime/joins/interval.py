@@ -1,0 +1,186 @@
+"""The state of joins in which rows meet that are close in time: `join_interval`, and `join(ttl=)`.
+
+A left row at l meets the right rows of its key from l - before to l + after, both ends included. A row is over when the
+time has passed the last one that it could meet; rows of a key are sorted by time, so those that meet are a slice.
+
+Rows that are over are not looked for one by one. Keys that got rows stand in buckets of time; when all rows of a bucket
+are over, its keys are cut. Rows that have not met another one yet, where they matter, wait in a heap by time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+
+from sage_flow.runtime.held import Held
+from sage_flow.runtime.joins.pairs import Pairs
+from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.state import MISSING, KeyTable
+from sage_flow.timestamps import MAX_TIMESTAMP
+
+if TYPE_CHECKING:
+    from sage_flow.runtime.operators import BoundOperator
+
+__all__ = ["IntervalJoin"]
+
+Row = list[Any]
+"""A value, and whether it has met another row."""
+
+_BUCKETS = 8
+"""How many buckets there are in the span of time in which rows meet: rows may stay for a bucket longer than needed."""
+
+
+class _Rows:
+    """The rows of one side of a key, sorted by time; equal ones in the order in which they came."""
+
+    __slots__ = ("rows", "times")
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.rows: list[Row] = []
+
+    def add(self, timestamp: int, row: Row) -> None:
+        if not self.times or timestamp >= self.times[-1]:
+            self.times.append(timestamp)
+            self.rows.append(row)
+            return
+        place = bisect_right(self.times, timestamp)
+        self.times.insert(place, timestamp)
+        self.rows.insert(place, row)
+
+    def between(self, first: int, last: int) -> list[tuple[int, Row]]:
+        """The times and rows from `first` to `last`, both included."""
+        times = self.times
+        if not times or times[-1] < first or times[0] > last:
+            return []
+        low, high = bisect_left(times, first), bisect_right(times, last)
+        return list(zip(times[low:high], self.rows[low:high], strict=True))
+
+    def cut(self, before: float) -> None:
+        """Forget the rows with times below `before`."""
+        place = bisect_left(self.times, before)
+        del self.times[:place], self.rows[:place]
+
+
+class IntervalJoin(Held):
+    """The rows of one operator in one subtask. `left` and `right` are what the compiled chain calls.
+
+    A pair has the larger one of its two timestamps. Of a row that met none, `keeps_time` says which one it has: its
+    own, for which the watermark is held back, or the last one at which it could have met another row.
+    A row behind the watermark is late if `refuses_late`; otherwise it meets what is still there.
+    """
+
+    def __init__(self, bound: BoundOperator, before_ms: int, after_ms: int, *, is_of_intervals: bool) -> None:
+        self._bound = bound
+        self._pairs = Pairs(bound)
+        self._refuses_late = self._keeps_time = is_of_intervals
+        self._reach = ((-before_ms, after_ms), (-after_ms, before_ms))  # from a row's time to those that it meets
+        self._last_reach = max(before_ms, after_ms)
+        self._width = max(1, (before_ms + after_ms) // _BUCKETS)
+        self.table = KeyTable()  # pairs of the rows of both sides
+        self._buckets: dict[int, set[Any]] = {}  # keys
+        self._order: list[int] = []  # a heap of the buckets
+        self._waiting: dict[int, list[tuple[int, int, Row]]] = {side: [] for side in self._pairs.sides}
+        self._numbers = count()
+
+    # -- rows -----------------------------------------------------------------------------------------------
+
+    def left(self, key: Any, value: Any, timestamp: int) -> Iterable[Any]:
+        """Take a left row; return what comes of it."""
+        return self._add(0, key, value, timestamp)
+
+    def right(self, key: Any, value: Any, timestamp: int) -> Iterable[Any]:
+        """Take a right row; return what comes of it."""
+        return self._add(1, key, value, timestamp)
+
+    def _add(self, side: int, key: Any, value: Any, timestamp: int) -> Iterable[Any]:
+        sides = self.table[key]  # also of a late row: a key that cannot be placed is an error
+        now = self._bound.now
+        if timestamp < now and self._refuses_late:
+            self._bound.too_late(value, timestamp)
+            return ()
+        first, last = self._reach[side]
+        met = [] if sides is MISSING else sides[1 - side].between(timestamp + first, timestamp + last)
+        row: Row = [value, bool(met)]
+        if timestamp + last >= now:
+            self._keep(side, key, timestamp, row, sides)
+        if not met and side in self._waiting:
+            heappush(self._waiting[side], (timestamp, next(self._numbers), row))
+        return self._meet(side, timestamp, value, met) if met else ()
+
+    def _keep(self, side: int, key: Any, timestamp: int, row: Row, sides: Any) -> None:
+        if sides is MISSING:
+            sides = self.table[key] = (_Rows(), _Rows())
+        sides[side].add(timestamp, row)
+        bucket = timestamp // self._width
+        keys = self._buckets.get(bucket)
+        if keys is None:
+            keys = self._buckets[bucket] = set()
+            heappush(self._order, bucket)
+        keys.add(key)
+
+    def _meet(self, side: int, timestamp: int, value: Any, met: list[tuple[int, Row]]) -> Iterator[tuple[Any, int]]:
+        pairs = self._pairs
+        for other_time, other in met:
+            other[1] = True
+            left, right = (value, other[0]) if side == 0 else (other[0], value)
+            time = max(timestamp, other_time)
+            if pairs.wants_time:
+                pairs.time = time
+            try:
+                result = pairs.call(left, right)
+            except Exception:
+                pairs.failed(left, right)
+                raise
+            if result is not MISSING:
+                yield result, time
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_urgent(self) -> bool:  # type: ignore[override]
+        """A row came that met none, and whose time was over."""
+        now = self._bound.now
+        return any(heap and heap[0][0] + self._reach[side][1] < now for side, heap in self._waiting.items())
+
+    def due(self, now: float) -> Iterable[list[Any]]:
+        """Give the rows that met none and are over; forget all that are over."""
+        alone = self._alone(now)
+        while batch := list(islice(alone, FRAME_RECORDS)):
+            yield batch
+        while self._order and (self._order[0] + 1) * self._width - 1 + self._last_reach < now:
+            for key in self._buckets.pop(heappop(self._order)):
+                self._cut(key, now)
+
+    def _alone(self, now: float) -> Iterator[tuple[Any, int]]:
+        for side, heap in self._waiting.items():
+            last = self._reach[side][1]
+            while heap and heap[0][0] + last < now:
+                timestamp, _, (value, has_met) = heappop(heap)
+                time = timestamp if self._keeps_time else min(timestamp + last, MAX_TIMESTAMP)
+                if self._pairs.wants_time:
+                    self._pairs.time = time
+                result = MISSING if has_met else self._pairs.alone(side, value)
+                if result is not MISSING:
+                    yield result, time
+
+    def _cut(self, key: Any, now: float) -> None:
+        sides = self.table[key]
+        if sides is MISSING:
+            return
+        for rows, (_, last) in zip(sides, self._reach, strict=True):
+            rows.cut(now - last)
+        if not sides[0].rows and not sides[1].rows:
+            del self.table[key]
+
+    def holds(self, now: float) -> float:
+        """A row that met none so far leaves with its own time: the watermark waits for it."""
+        for heap in self._waiting.values() if self._keeps_time else ():
+            while heap and heap[0][2][1]:
+                heappop(heap)
+            if heap:
+                now = min(now, heap[0][0])
+        return now
