@@ -46,6 +46,7 @@ class JobResult:
             sink, by the label of the rows, unless an operator has that name.
         skipped, dead_letters: records that failed under such an `on_error`, by operator, where there are any.
         late_records: records that came too late for their windows, by operator, where there are any.
+        late_by_ms: by how much the latest of them was behind the watermark.
         stuck: where user code was that did not come back after a cancel.
     """
 
@@ -56,6 +57,7 @@ class JobResult:
     dead_letters: dict[str, int] = field(default_factory=dict)
     stuck: list[str] = field(default_factory=list)
     late_records: dict[str, int] = field(default_factory=dict)
+    late_by_ms: dict[str, int] = field(default_factory=dict)
     _picture: Picture | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
@@ -294,6 +296,7 @@ def _result(outcome: JobOutcome, picture: Picture | None) -> JobResult:
         {name: count.dead_letters for name, count in counts.items() if count.dead_letters},
         outcome.stuck,
         {name: count.late for name, count in counts.items() if count.late},
+        {name: count.late_by_ms for name, count in counts.items() if count.late},
         picture,
     )
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from sage_flow.errors import ClusterError
+from sage_flow.errors import ClusterError, InvalidTimestampError
+from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, duration_text, utc_datetime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from sage_flow.job import JobHandle
     from sage_flow.runtime.report import OperatorCounts
 
-__all__ = ["Row", "Snapshot", "Speedometer", "is_shown", "line_of", "watching"]
+__all__ = ["Row", "Snapshot", "Speedometer", "event_time", "is_shown", "line_of", "watching"]
 
 _SHORT_JOB_S = 0.5
 _TABLE_S = 0.25
 _LINE_S = 2.0
 _RATE_WINDOW_S = 1.0
+_DAY_MS = 24 * 3600 * 1000
 
 
 @contextlib.contextmanager
@@ -61,12 +63,16 @@ def is_shown(progress: bool | None) -> bool:
 
 
 class Row(NamedTuple):
-    """An operator: its counts, its records per second, the records that wait in front of it."""
+    """An operator: its counts, its records per second, the records that wait in front of it.
+
+    `event_time`: how far it is, as people read it, and how far behind the clock that is; "" where time is not used.
+    """
 
     name: str
     counts: OperatorCounts
     rate: float
     queued: int
+    event_time: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,9 @@ def _details(row: Row) -> str:
     parts = [f"{row.rate:,.0f}/s"] if row.rate >= 0.5 else []
     parts += [f"{row.counts.skipped:,} skipped"] if row.counts.skipped else []
     parts += [f"{row.counts.dead_letters:,} dead letters"] if row.counts.dead_letters else []
+    parts += [f"{row.counts.late:,} late"] if row.counts.late else []
     parts += [f"{row.queued:,} waiting"] if row.queued else []
+    parts += [f"at {row.event_time}"] if row.event_time else []
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -170,8 +178,31 @@ class _Watch:
         operators: dict[str, OperatorCounts] = metrics["operators"]
         rates = speed.rates(now_s, {name: counts.emitted for name, counts in operators.items()})
         queued = _by_first_operator(metrics["queued"], operators)
-        rows = (Row(name, counts, rates[name], queued.get(name, 0)) for name, counts in operators.items())
+        times = {name: event_time(mark, time.time()) for name, mark in metrics.get("watermarks", {}).items()}
+        rows = (
+            Row(name, counts, rates[name], queued.get(name, 0), times.get(name, ""))
+            for name, counts in operators.items()
+        )
         return Snapshot(self._job.name, str(self._job.status), now_s - self._start_s, tuple(rows))
+
+
+def event_time(watermark: int, now_s: float) -> str:
+    """A watermark as people read it, with how far it is behind the clock if that is less than a day.
+
+    >>> event_time(1_714_557_600_000, 1_714_557_602.5)
+    '2024-05-01 10:00:00 (2 s behind)'
+    """
+    if watermark <= MIN_TIMESTAMP:
+        return "no time yet"
+    if watermark >= MAX_TIMESTAMP:
+        return "the end"
+    try:
+        text = f"{utc_datetime(watermark):%Y-%m-%d %H:%M:%S}"
+    except InvalidTimestampError:
+        return str(watermark)
+    behind_ms = int(now_s * 1000) - watermark
+    is_near = 0 <= behind_ms < _DAY_MS
+    return f"{text} ({duration_text(behind_ms // 1000 * 1000)} behind)" if is_near else text
 
 
 def _by_first_operator(queued: Mapping[str, int], operators: Mapping[str, Any]) -> dict[str, int]:
@@ -288,10 +319,13 @@ def _table(snapshot: Snapshot) -> Table:
 
     skips = any(row.counts.skipped for row in snapshot.rows)
     letters = any(row.counts.dead_letters for row in snapshot.rows)
+    late = any(row.counts.late for row in snapshot.rows)
+    timed = any(row.event_time for row in snapshot.rows)
     title = f"{snapshot.job}  {snapshot.status}  {snapshot.elapsed_s:.1f} s"
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("operator")  # the one that gives way
     columns = ["records", "records/s", "waiting", *["skipped"] * skips, *["dead letters"] * letters]
+    columns += [*["late"] * late, *["event time (UTC)"] * timed]
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in snapshot.rows:
@@ -301,6 +335,8 @@ def _table(snapshot: Snapshot) -> Table:
             "waiting": f"{row.queued:,}",
             "skipped": f"{row.counts.skipped:,}",
             "dead letters": f"{row.counts.dead_letters:,}",
+            "late": f"{row.counts.late:,}",
+            "event time (UTC)": row.event_time,
         }
         table.add_row(Text(row.name, no_wrap=True, overflow="ellipsis"), *(cells[column] for column in columns))
     return table

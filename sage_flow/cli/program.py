@@ -19,6 +19,7 @@ from sage_flow.cli.console import (
     occupy_standard_files,
     tell,
 )
+from sage_flow.timestamps import duration_text
 
 if TYPE_CHECKING:
     from sage_flow.cli.jobfile import JobFile
@@ -284,6 +285,17 @@ def _report(job: JobFile, result: JobResult, options: Any) -> None:
     for what, counts in (("skipped", result.skipped), ("dead letters", result.dead_letters)):
         if counts:
             tell(f"{what}: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
+    for line in _late_lines(result):
+        tell(line)
+
+
+def _late_lines(result: JobResult) -> list[str]:
+    """What is to be said of late records, and how to lose none."""
+    return [
+        f"late records of {name}: {count:,}, up to {duration_text(result.late_by_ms[name])} behind the watermark;"
+        " a max_out_of_order that is longer by that would have kept them all"
+        for name, count in result.late_records.items()
+    ]
 
 
 def _table_of_counts(result: JobResult) -> str:
@@ -294,4 +306,5 @@ def _table_of_counts(result: JobResult) -> str:
     for name, records, skipped, letters in table:
         numbers = [records, *[skipped] * bool(result.skipped), *[letters] * bool(result.dead_letters)]
         lines.append("  ".join([f"{name:<{width}}", *(f"{number:>12,}" for number in numbers)]))
+    lines += _late_lines(result)
     return "\n".join(lines)

@@ -274,6 +274,7 @@ class LocalExecution(Execution):
         return {
             "operators": self.driver.reports.counts(),
             "queued": self.driver.reports.queued(),
+            "watermarks": self.driver.reports.watermarks(),
             "services": _in_plain_types(self.driver.services()),
         }
 

@@ -32,6 +32,20 @@ class JobReports:
                 totals[name] = totals[name].plus(counts)
         return totals
 
+    def watermarks(self) -> dict[str, int]:
+        """How far the operators are whose records have timestamps, by name: the slowest subtask counts.
+
+        Those are missing of which a subtask has told nothing yet.
+        """
+        slowest: dict[str, int] = {}
+        told: dict[str, int] = {}
+        for report in list(self._latest.values()):
+            for name, watermark in report.watermarks.items():
+                slowest[name] = min(watermark, slowest.get(name, watermark))
+                told[name] = told.get(name, 0) + 1
+        subtasks = {operator.name: chain.parallelism for chain in self._plan.chains for operator in chain.operators}
+        return {name: watermark for name, watermark in slowest.items() if told[name] == subtasks[name]}
+
     def queued(self) -> dict[str, int]:
         """How many records wait in the inputs of each chain, by its name."""
         queued: dict[str, int] = {}

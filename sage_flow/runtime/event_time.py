@@ -168,6 +168,11 @@ class EventTime:
         bound.now = math.inf
         yield from self._give_due(index, math.inf)
 
+    def watermarks(self) -> dict[str, int]:
+        """Return how far the operators are whose records have timestamps, by name. Any thread may ask."""
+        timed = (bound for bound in self._operators if bound.operator.timed and bound.operator.kind.is_counted)
+        return {bound.operator.name: bound.watermark() for bound in timed}
+
     # -- the outputs ----------------------------------------------------------------------------------------
 
     def send_in_time(self) -> None:

@@ -112,7 +112,9 @@ class BoundOperator:
 
     def too_late(self, record: Any, timestamp: int) -> None:
         """A record came when all its windows were over: count it, and give it to whoever reads late records."""
-        self._counters.late[self._index] += 1
+        counters, index = self._counters, self._index
+        counters.late[index] += 1
+        counters.late_by_ms[index] = max(counters.late_by_ms[index], in_range(self.now) - timestamp)
         if self.reads_late:
             self.context.timestamp = timestamp
             self.context.output(LATE_RECORDS, record)

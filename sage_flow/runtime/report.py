@@ -12,27 +12,34 @@ __all__ = ["ChannelReport", "Counters", "OperatorCounts", "PortReport", "Subtask
 
 
 class OperatorCounts(NamedTuple):
-    """`emitted`: records the operator gave (a sink: received). `skipped`, `dead_letters` and `late` are apart."""
+    """`emitted`: records the operator gave (a sink: received). `skipped`, `dead_letters` and `late` are apart.
+
+    `late_by_ms`: by how much the latest of the late records was behind the watermark.
+    """
 
     emitted: int = 0
     skipped: int = 0
     dead_letters: int = 0
     late: int = 0
+    late_by_ms: int = 0
 
     def plus(self, other: OperatorCounts) -> OperatorCounts:
         """Add up."""
-        return OperatorCounts(*map(sum, zip(self, other, strict=True)))
+        added = OperatorCounts(*map(sum, zip(self, other, strict=True)))
+        return added._replace(late_by_ms=max(self.late_by_ms, other.late_by_ms))
 
 
 class SubtaskReport(NamedTuple):
     """Counts by operator name; `queued` are the records that wait in the inputs.
 
-    `calls`: what came of the calls that were made and answered here, by "service.method".
+    `calls`: what came of the calls that were made and answered here, by "service.method". `watermarks`: of the
+    operators whose records have timestamps, by name, in ms since the epoch.
     """
 
     operators: dict[str, OperatorCounts]
     queued: int = 0
     calls: dict[str, CallStatistics] = {}  # noqa: RUF012 - never changed
+    watermarks: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 class ChannelReport(NamedTuple):
@@ -73,9 +80,12 @@ class Counters:
         self.skipped = [0] * len(operators)
         self.dead_letters = [0] * len(operators)
         self.late = [0] * len(operators)
+        self.late_by_ms = [0] * len(operators)
 
     def report(self, queued: int = 0) -> SubtaskReport:
         """A picture of now. A key_by moves records and makes none, so it has no count."""
-        columns = zip(self._operators, self.emitted, self.skipped, self.dead_letters, self.late, strict=True)
+        columns = zip(
+            self._operators, self.emitted, self.skipped, self.dead_letters, self.late, self.late_by_ms, strict=True
+        )
         counts = {operator.name: OperatorCounts(*numbers) for operator, *numbers in columns if operator.kind.is_counted}
         return SubtaskReport(counts, queued)

@@ -108,7 +108,7 @@ class ChainSubtask:
 
     def report(self, queued: int = 0) -> SubtaskReport:
         """How far this subtask is."""
-        return self.runner.counters.report(queued)
+        return self.runner.counters.report(queued)._replace(watermarks=self._time.watermarks())
 
     def given_up_at(self) -> float:
         """When the caller of a record under way gives up, or has; infinitely long ago if nobody waits for one."""

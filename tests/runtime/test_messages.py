@@ -34,7 +34,7 @@ from sage_flow.runtime.report import PortReport, SubtaskReport
 from sage_flow.wire.frames import WIRE_VERSION
 from sage_flow.wire.packed import Packed
 
-DIGESTS = {4: "26a3c8a7e01449dd", 5: "008ee46797cb5f18"}
+DIGESTS = {4: "26a3c8a7e01449dd", 5: "36f82c4d1b08677f"}
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 
 NAMES = {

@@ -133,7 +133,12 @@ class JobMaster:
         self._loaded.wait()
         chains = () if self._plan is None else self._plan.chains
         operators = [o for chain in chains for o in chain.operators if o.kind.is_counted]
-        return {"operators": {o.name: OperatorCounts() for o in operators}, "queued": {}, "services": {}}
+        return {
+            "operators": {o.name: OperatorCounts() for o in operators},
+            "queued": {},
+            "watermarks": {},
+            "services": {},
+        }
 
     def statistics(self) -> dict[str, Any]:
         """See `JobHandle.statistics`."""
