@@ -144,3 +144,12 @@ WINDOW = register(Kind("window", Gives.LATER, is_stateful=True, holds_back=True,
 
 # Two keyed streams, whose records meet.
 JOIN = register(Kind("join", Gives.ANY, is_stateful=True, holds_back=True, pairs=True, cure=_OF_JOINS))
+JOIN_WINDOW = register(
+    Kind("join_window", Gives.LATER, is_stateful=True, holds_back=True, pairs=True, needs_time=True, cure=_OF_JOINS)
+)
+JOIN_INTERVAL = register(
+    Kind("join_interval", Gives.ANY, is_stateful=True, holds_back=True, pairs=True, needs_time=True, cure=_OF_JOINS)
+)
+JOIN_ASOF = register(
+    Kind("join_asof", Gives.ANY, is_stateful=True, holds_back=True, pairs=True, needs_time=True, cure=_OF_JOINS)
+)

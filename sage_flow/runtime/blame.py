@@ -43,8 +43,7 @@ class Blame:
 
     def explain_held_back(self, error: BaseException, bound: BoundOperator) -> None:
         """Explain an error raised while an operator gave out at the end of input what it had held back."""
-        kind = bound.operator.kind
-        if kind.takes_batches or (kind.pairs and bound.batch):
+        if bound.operator.kind.takes_batches:
             self.explain_record(error, bound.operator, bound.batch)
         elif bound.held.under_way is not None:
             self.explain_record(error, bound.operator, bound.held.under_way)
@@ -72,8 +71,11 @@ class Blame:
         operator, record = culprit.operator, culprit.record
         if culprit.index is not None:
             self._uncount(culprit.index)
-            if operator.kind.takes_batches or operator.kind.pairs:
-                record = self._operators[culprit.index].batch or record
+            bound = self._operators[culprit.index]
+            if operator.kind.takes_batches:
+                record = bound.batch
+            elif operator.kind.pairs and bound.held.under_way is not None:
+                record = bound.held.under_way
             if isinstance(error, InvalidKeyError):  # raised where the key is first used, not by the key_by that made it
                 before = [bound.operator for bound in self._operators[: culprit.index]]
                 operator = next((o for o in reversed(before) if o.kind is kinds.KEY_BY), operator)

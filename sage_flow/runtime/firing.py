@@ -6,15 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.first_values import check_outputs
+from sage_flow.runtime.joins.windows import PairResults
 from sage_flow.windows import Firing, TimeSpan, WindowResult
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
 
-__all__ = ["Results"]
+__all__ = ["Results", "results_of"]
 
 
 _new = tuple.__new__  # a third of the time of calling the class of a named tuple
+
+
+def results_of(bound: BoundOperator, result: Callable[[Any], Any] | None) -> Results | PairResults:
+    """What makes the results of the windows of an operator. `result` makes what users see of an aggregate's value."""
+    return PairResults(bound) if bound.operator.kind.pairs else Results(bound, result)
 
 
 class Results:

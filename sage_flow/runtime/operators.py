@@ -74,7 +74,7 @@ class BoundOperator:
         copies = {id(function): own_copy(function, operator) for function in operator.functions}
         self.functions = [copies[id(function)] for function in operator.functions]
         self._living = [function for function in copies.values() if isinstance(function, _LIVING)]
-        self.batch: list[Any] = []  # that a function of batches was called with last; the pair on which a join failed
+        self.batch: list[Any] = []  # that a function of batches was called with last
         self.now = -math.inf
         """Its event time: no record with an earlier timestamp is expected."""
         self.reads_late = False

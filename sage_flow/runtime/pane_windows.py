@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.runtime.firing import Results
+from sage_flow.runtime.firing import results_of
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.state import KeyTable
@@ -58,7 +58,7 @@ class PaneWindows(Held):
     def __init__(self, bound: BoundOperator, aggregation: Aggregation, window: AlignedWindow, lateness_ms: int) -> None:
         self._bound = bound
         self._aggregation = aggregation
-        self._results = Results(bound, aggregation.result)
+        self._results = results_of(bound, aggregation.result)
         self._window = window
         self._lateness_ms = lateness_ms
         self._panes: dict[int, KeyTable] = {}

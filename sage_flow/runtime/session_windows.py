@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.runtime.firing import Results
+from sage_flow.runtime.firing import results_of
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.state import check_key
@@ -50,7 +50,7 @@ class SessionWindows(Held):
         self._bound = bound
         self._aggregation = aggregation
         self._step = aggregation.adder()
-        self._results = Results(bound, aggregation.result)
+        self._results = results_of(bound, aggregation.result)
         self.gap_ms = window.gap_ms
         self._touch_ms = 1 if window.touching == "merge" else 0
         self._lateness_ms = lateness_ms

@@ -34,7 +34,8 @@ R = TypeVar("R")
 
 _PER_KEY = (
     *("reduce", "fold", "count", "sum", "min", "max", "mean", "count_distinct", "top", "aggregate"),
-    *("deduplicate", "window", "count_window", "join"),
+    *("deduplicate", "window", "count_window"),
+    *("join", "join_window", "join_interval", "join_asof"),
 )
 """Methods of a KeyedStream that a stream without keys has not."""
 

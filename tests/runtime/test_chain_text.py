@@ -237,6 +237,26 @@ def a_sliding_window_that_cannot_merge(env):
     sliding.fold(0, lambda so_far, value: so_far).collect()
 
 
+@case("both", side=1, keyed_input=True, timed_input=True)
+def the_right_side_of_a_tumbling_join(env):
+    keyed = timed(env).key_by(len)
+    keyed.join_window(keyed, TumblingWindow(timedelta(minutes=1)), max, name="both").collect()
+
+
+@case("both", side=0, keyed_input=True, timed_input=True)
+def the_left_side_of_a_session_join(env):
+    keyed = timed(env).key_by(len)
+    keyed.join_window(keyed, SessionWindow(timedelta(minutes=1)), max, name="both").collect()
+
+
+@case("both", side=0, keyed_input=True, timed_input=True)
+def the_left_side_of_an_asof_join(env):
+    keyed = timed(env).key_by(len)
+    joined = keyed.join_asof(keyed, max, name="both", on_error="dead_letter")
+    joined.collect()
+    joined.dead_letters().for_each(print)
+
+
 def text_of(name):
     write, operator, start, side, keyed_input, timed_input = CASES[name]
     env = LocalEnvironment("job")

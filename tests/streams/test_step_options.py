@@ -27,7 +27,10 @@ TAKEN = {
         WindowedStream: ["process"],
     },
     AggregateOptions: {
-        KeyedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top", "join"],
+        KeyedStream: [
+            *("reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top"),
+            *("join", "join_window", "join_interval", "join_asof"),
+        ],
         WindowedStream: ["reduce", "fold", "sum", "min", "max"],
         CountWindowedStream: ["reduce", "fold", "sum", "min", "max", "mean", "count_distinct", "top"],
     },

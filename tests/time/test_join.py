@@ -133,7 +133,7 @@ def test_a_function_that_fails_names_both_rows():
         collect(numbers.join(others, fails, name="ratio"))
     notes = "\n".join(caught.value.__notes__)
     assert "operator  'ratio' (join), subtask 1 of 1" in notes
-    assert "record    [1, 2]" in notes
+    assert "record    (1, 2)" in notes
 
 
 def test_a_row_without_partner_on_which_the_function_fails_is_named_too():
@@ -141,7 +141,7 @@ def test_a_row_without_partner_on_which_the_function_fails_is_named_too():
     others = numbers._graph.environment.from_collection([2]).key_by(lambda n: "others")
     with pytest.raises(TypeError) as caught:
         collect(numbers.join(others, fails, how="left"))
-    assert "record    [1, None]" in "\n".join(caught.value.__notes__)
+    assert "record    (1, None)" in "\n".join(caught.value.__notes__)
 
 
 @pytest.mark.parametrize("parallelism", [1, 3])

@@ -54,7 +54,7 @@ class Pairs:
 
     def failed(self, left: Any, right: Any) -> None:
         """The call for this pair has raised, and the job fails: its error shows both rows."""
-        self._bound.batch = [left, right]
+        self._bound.held.under_way = (left, right)
 
     def _guarded(self, left: Any, right: Any) -> Any:
         try:

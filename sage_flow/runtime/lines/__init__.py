@@ -10,7 +10,7 @@ from sage_flow.errors import InternalError
 from sage_flow.plan import kinds
 from sage_flow.plan.kinds import Kind
 from sage_flow.runtime.lines.aggregates import AggregateObjects, Aggregates
-from sage_flow.runtime.lines.joins import KeyedJoins
+from sage_flow.runtime.lines.joins import AsofJoins, IntervalJoins, KeyedJoins, WindowJoins
 from sage_flow.runtime.lines.per_key import CountWindowed, Deduplicates
 from sage_flow.runtime.lines.several import Awaits, Batches, Iterates, Processes
 from sage_flow.runtime.lines.single import Filters, Keys, Maps, Passes, Writes
@@ -42,6 +42,9 @@ WRITERS: dict[Kind, LineWriter] = {
     kinds.ASSIGN_ARRIVAL_TIMES: ArrivalTimes(),
     kinds.WINDOW: Windows(),
     kinds.JOIN: KeyedJoins(),
+    kinds.JOIN_WINDOW: WindowJoins(),
+    kinds.JOIN_INTERVAL: IntervalJoins(),
+    kinds.JOIN_ASOF: AsofJoins(),
 }
 """The writer of each kind. A class service is in no chain and has none."""
 

@@ -88,13 +88,14 @@ def of_aggregate(aggregate: Any) -> AggregateStep:
 class Aggregation:
     """An aggregate that an operator computes for something else than all records of a key, such as for its windows.
 
-    The operator's option `aggregate` says which: a name in `AGGREGATE_STEPS`, or an `Aggregate`. `merge` brings two
-    values together and changes neither; None if that cannot be done. `result` makes what users see of a value.
+    `chosen` says which, or the operator's option `aggregate`: a name in `AGGREGATE_STEPS`, or an `Aggregate`. `merge`
+    brings two values together and changes neither; None if that cannot be done. `result` makes what users see of a
+    value.
     """
 
-    def __init__(self, bound: BoundOperator) -> None:
+    def __init__(self, bound: BoundOperator, chosen: Aggregate[Any, Any, Any] | str | None = None) -> None:
         options = bound.operator.options
-        chosen: str | Aggregate[Any, Any, Any] = options["aggregate"]
+        chosen = options["aggregate"] if chosen is None else chosen
         self.function: Any = bound.functions[0] if bound.functions else None
         self.result: Callable[[Any], Any] | None = None
         self.is_mutable = isinstance(chosen, Aggregate)

@@ -2,6 +2,15 @@
 
 for v0, t in j0(k, v, t):
     n0 += 1
+
+Of windows, where the side goes into the table with the row:
+
+if not lo0 <= t < hi0: s0, lo0, hi0 = p0(t)
+if s0 is None: l0(v, t); d0 += 1; continue
+a = s0[k]
+a[1].append(v)
+s0[k] = a
+d0 += 1; continue
 """
 
 from __future__ import annotations
@@ -9,17 +18,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sage_flow.errors import InternalError
+from sage_flow.runtime.joins.asof import AsofJoin
 from sage_flow.runtime.joins.interval import IntervalJoin
 from sage_flow.runtime.joins.keyed import KeyedJoin
+from sage_flow.runtime.joins.windows import Sides
+from sage_flow.runtime.lines.aggregates import Aggregation
 from sage_flow.runtime.lines.text import ChainText, Step
+from sage_flow.runtime.lines.windows import Windows
 from sage_flow.runtime.lines.writer import Binding, LineWriter
+from sage_flow.runtime.session_windows import SessionWindows
+from sage_flow.runtime.whole_windows import WholeWindows
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
 
-__all__ = ["KeyedJoins"]
+__all__ = ["AsofJoins", "IntervalJoins", "KeyedJoins", "WindowJoins"]
 
-Join = KeyedJoin | IntervalJoin
+Join = KeyedJoin | IntervalJoin | AsofJoin
 
 
 class _Joins(LineWriter):
@@ -48,3 +63,34 @@ class KeyedJoins(_Joins):
     def state(self, bound: BoundOperator) -> Join:
         ttl_ms = bound.operator.options["ttl_ms"]
         return KeyedJoin(bound) if ttl_ms is None else IntervalJoin(bound, ttl_ms, ttl_ms, is_of_intervals=False)
+
+
+class IntervalJoins(_Joins):
+    """`join_interval`."""
+
+    def state(self, bound: BoundOperator) -> Join:
+        options = bound.operator.options
+        return IntervalJoin(bound, options["before_ms"], options["after_ms"], is_of_intervals=True)
+
+
+class AsofJoins(_Joins):
+    """`join_asof`."""
+
+    def state(self, bound: BoundOperator) -> Join:
+        return AsofJoin(bound, bound.operator.options["tolerance_ms"])
+
+
+class WindowJoins(Windows):
+    """`join_window`: as windows of one stream, whose value is the rows of both sides."""
+
+    def aggregation_of(self, bound: BoundOperator) -> Aggregation:
+        return Aggregation(bound, Sides())
+
+    def _write_add(self, text: ChainText, step: Step, held: SessionWindows | WholeWindows) -> None:
+        index = step.index
+        text.names[f"w{index}"] = held.add
+        text.write(f"is_kept = w{index}(k, ({step.side}, {text.value}), t)", step)
+        text.write(f"if not is_kept: l{index}({text.value}, t)")
+
+    def _write_step(self, text: ChainText, step: Step) -> None:
+        text.write(f"a[{step.side}].append({text.value})")

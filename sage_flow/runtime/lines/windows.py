@@ -50,9 +50,13 @@ class Windows(LineWriter):
     """The option `window` says which kind of window it is, `aggregate` what is computed for it."""
 
     def bind(self, bound: BoundOperator) -> Binding:
-        aggregation = Aggregation(bound)
+        aggregation = self.aggregation_of(bound)
         calls = () if bound.operator.options.get("process") else tuple(bound.functions)
         return Binding(calls, held=_held(bound, aggregation))
+
+    def aggregation_of(self, bound: BoundOperator) -> Aggregation:
+        """What becomes of the records of a window."""
+        return Aggregation(bound)
 
     def write(self, text: ChainText, step: Step) -> None:
         index, held = step.index, step.bound.held
