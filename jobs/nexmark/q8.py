@@ -14,8 +14,8 @@ TEN_SECONDS = TumblingWindow(timedelta(seconds=10))
 def query(events: DataStream[Event]) -> DataStream[Row]:
     """A row for each of these persons and windows.
 
-    A person who offers several things would meet each of them. So the auctions are counted first, which gives one record
-    for each seller and window. Its timestamp is the last millisecond of the window, so it is in the same one again.
+    A person who offers several things would meet each of them. So the auctions are counted first, which gives one
+    record for each seller and window. Its timestamp is the last millisecond of the window, so it is in the same one.
     """
     sellers = auctions(events).key_by(lambda auction: auction["seller"]).window(TEN_SECONDS).count(name="sellers")
     new_sellers = (
