@@ -136,7 +136,7 @@ class RuntimeContext(Generic[KeyT]):
         if self._state is not None:
             raise PipelineError(
                 f"{self.operator_name!r} has no key here: a key belongs to one record, which open(), close() and the"
-                " batches of map_batches do not have"
+                " batches of map_batches do not have; nor have the records of a broadcast stream one"
             )
         raise PipelineError(
             f"{self.operator_name!r} has no ctx.key: its stream has no keys. A key_by(...) holds for the operator that"

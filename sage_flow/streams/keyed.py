@@ -10,6 +10,7 @@ from sage_flow.aggregates import Aggregate, CountDistinct, Mean, Top
 from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
 from sage_flow.plan.kinds import Kind
+from sage_flow.plan.location import caller_location
 from sage_flow.streams.count_windowed import CountWindowedStream
 from sage_flow.streams.joined import HasJoins
 from sage_flow.streams.plain import DataStream, Stream
@@ -241,9 +242,37 @@ WindowResult(key='all', start=60000, end=120000, value=1, firing='on_time')]
         """
         return SHAPES.windowed(self._graph, self._taps, window, allowed_lateness, early_every)
 
-    def connect(self, other: KeyedStream[K, R]) -> ConnectedStreams[T, R]:
-        """Two keyed streams into one operator: records of equal keys of both meet and share state."""
-        self._check_other(other, KeyedStream)
+    def connect(self, other: KeyedStream[K, R] | DataStream[R]) -> ConnectedStreams[T, R]:
+        """Two keyed streams into one operator: records of equal keys of both meet and share state. Or a keyed stream
+        and a table, `connect(table.broadcast())`, whose records go to every subtask and have no key.
+
+        >>> class Converts(CoProcessFunction):
+        ...     def open(self, ctx):
+        ...         self.rates, self.waiting = {}, []
+        ...     def process_left(self, price, ctx):
+        ...         self.waiting.append(price)
+        ...         return self.converted()
+        ...     def process_right(self, rate, ctx):
+        ...         self.rates[rate[0]] = rate[1]
+        ...         return self.converted()
+        ...     def converted(self):
+        ...         known = [price for price in self.waiting if price[0] in self.rates]
+        ...         self.waiting = [price for price in self.waiting if price not in known]
+        ...         return [amount * self.rates[currency] for currency, amount in known]
+        >>> prices = env.from_collection([("EUR", 2), ("USD", 3)]).key_by(lambda price: price[0])
+        >>> rates = env.from_collection([("EUR", 10), ("USD", 9)])
+        >>> sorted(collect(prices.connect(rates.broadcast()).process(Converts)))
+        [20, 27]
+        """
+        if isinstance(other, DataStream) and other._is_broadcast():
+            self._check_other(other, DataStream)
+        elif isinstance(other, DataStream) and other._graph is self._graph:
+            raise PipelineError(
+                f"connect() ({caller_location()}): a keyed stream can be connected with another keyed stream, whose"
+                " records of equal keys it meets, or with a table that goes to every subtask, table.broadcast()"
+            )
+        else:
+            self._check_other(other, KeyedStream)
         return SHAPES.connected(self._graph, self._taps, other._taps, keyed=True)
 
     def _aggregate(

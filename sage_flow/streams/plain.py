@@ -267,6 +267,9 @@ class DataStream(HasTime[T], Stream[T]):
         """Every record goes to every subtask of the next operator."""
         return self._spread(Partitioning.BROADCAST)
 
+    def _is_broadcast(self) -> bool:
+        return all(tap.partitioning is Partitioning.BROADCAST for tap in self._taps)
+
     def _spread(self, partitioning: Partitioning) -> DataStream[T]:
         return DataStream(self._graph, tuple(tap.spread(partitioning) for tap in self._taps))
 

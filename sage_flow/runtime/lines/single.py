@@ -49,6 +49,7 @@ class Keys(LineWriter):
 
     def write(self, text: ChainText, step: Step) -> None:
         text.write(f"k = {text.call(step)}", step)
+        text.has_key = True
 
 
 class Writes(LineWriter):

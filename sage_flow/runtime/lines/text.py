@@ -62,6 +62,7 @@ class ChainText:
         self.looks: dict[str, Look] = {}
         self.counts: list[tuple[int, bool]] = []  # operator index, whether the counter counts what it gave
         self.value = "v"
+        self.has_key = False
         self._body: list[tuple[int, str]] = []  # depth and text
         self._before: list[str] = []  # lines that run once, before the records of a batch
         self._after: list[str] = []  # and behind them, whatever was raised
@@ -121,7 +122,8 @@ class ChainText:
             return f"f{index}({self.value})"
         self.names[f"c{index}"] = bound.context
         if bound.operator.keyed:
-            self.write(f"c{index}.key = k")
+            # The records of a broadcast table have no key.
+            self.write(f"c{index}.key = k" if self.has_key else f"c{index}.forget_key()")
         if bound.operator.timed:
             self.write(f"c{index}.timestamp = t")
         return f"f{index}({self.value}, c{index})"
@@ -149,6 +151,7 @@ class ChainText:
 
     def begin(self, *, keyed_input: bool, timed_input: bool = False) -> None:
         """Add the loop over the batch."""
+        self.has_key = keyed_input
         record = ", ".join([*["k"] * keyed_input, "v", *["t"] * timed_input])
         self._add(f"for {record} in it:", depth=_DEPTH - 1)
 
