@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.runtime.early_results import EarlyResults
 from sage_flow.runtime.firing import results_of
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.messages import FRAME_RECORDS
@@ -38,7 +39,21 @@ class _Discarded(KeyTable):
         """Keep nothing."""
 
 
-class _Touched(KeyTable):
+class _Changed(KeyTable):
+    """Where early results are wanted: it marks the keys that get a record."""
+
+    __slots__ = ("changed",)
+
+    def __init__(self, default: Callable[[], Any] | None) -> None:
+        super().__init__(default)
+        self.changed: set[Any] = set()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.changed.add(key)
+        super().__setitem__(key, value)
+
+
+class _Touched(_Changed):
     """Of a pane of a window that has fired: it marks the keys that get a record, whose results are given again."""
 
     __slots__ = ("touched",)
@@ -59,6 +74,7 @@ class PaneWindows(Held):
         self._bound = bound
         self._aggregation = aggregation
         self._results = results_of(bound, aggregation.result)
+        self._early = EarlyResults(bound)
         self._window = window
         self._lateness_ms = lateness_ms
         self._panes: dict[int, KeyTable] = {}
@@ -69,14 +85,20 @@ class PaneWindows(Held):
 
     @property
     def is_urgent(self) -> bool:  # type: ignore[override]
-        """A window that has fired got a record."""
-        return bool(self._touched)
+        """A window that has fired got a record, or early results are due."""
+        return bool(self._touched) or self._early.are_due
+
+    @property
+    def look_at(self) -> float:
+        """When early results are due."""
+        return self._early.look_at
 
     # -- records --------------------------------------------------------------------------------------------
 
     def pane(self, timestamp: int) -> tuple[KeyTable | None, int, int]:
         """Return the table for a record, and the timestamps from and up to which it holds; None: the record is late."""
         window = self._window
+        self._early.note_change()
         start = window.pane_start(timestamp)
         table = self._panes.get(start)
         if table is None:
@@ -92,7 +114,8 @@ class PaneWindows(Held):
             return self._discarded
         if ends[-1] + self._lateness_ms <= self._bound.now:
             return None
-        table = self._panes[start] = self._aggregation.new_table()
+        initial = self._aggregation.initial
+        table = self._panes[start] = _Changed(initial) if self._early.are_wanted else KeyTable(initial)
         if self._lateness_ms and ends[0] <= self._fired:
             table = marking = self._marking(start)
             self._touched[start] = marking.touched
@@ -105,6 +128,8 @@ class PaneWindows(Held):
         if not isinstance(table, _Touched):
             marking = _Touched(self._aggregation.initial)
             dict.update(marking, table)
+            if isinstance(table, _Changed):
+                marking.changed = table.changed
             table = self._panes[start] = marking
         return table
 
@@ -125,6 +150,19 @@ class PaneWindows(Held):
                 yield from self._fire(end, "on_time")
             self._close(now)
         self._fired = now  # also of a time in which there was no window: what comes for it now is late for it
+        if self._early.are_due and now < math.inf:
+            self._early.begin()
+            yield from self._fire_early()
+
+    def _fire_early(self) -> Iterator[list[Any]]:
+        keys_by_end: dict[int, dict[Any, None]] = {}
+        for start, table in self._panes.items():
+            if isinstance(table, _Changed):
+                for end in _between(self._ends(start), self._fired, math.inf):
+                    keys_by_end.setdefault(end, {}).update(dict.fromkeys(table.changed))
+                table.changed.clear()
+        for end in sorted(keys_by_end):
+            yield from self._fire(end, "early", keys_by_end[end])
 
     def _fire_again(self, touched: dict[int, set[Any]]) -> Iterator[list[Any]]:
         keys_by_end: dict[int, dict[Any, None]] = {}

@@ -12,11 +12,13 @@ goes back into the heap with the new end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.runtime.early_results import EarlyResults
 from sage_flow.runtime.firing import results_of
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.messages import FRAME_RECORDS
@@ -51,6 +53,7 @@ class SessionWindows(Held):
         self._aggregation = aggregation
         self._step = aggregation.adder()
         self._results = results_of(bound, aggregation.result)
+        self._early = EarlyResults(bound)
         self.gap_ms = window.gap_ms
         self._touch_ms = 1 if window.touching == "merge" else 0
         self._lateness_ms = lateness_ms
@@ -59,11 +62,17 @@ class SessionWindows(Held):
         self._looks: list[tuple[int, int, _Session]] = []  # when to look at a session again
         self._numbers = count()
         self._again: list[_Session] = []  # those that have to fire at once
+        self._changed: dict[_Session, None] = {}  # since early results were given, if any are wanted
 
     @property
     def is_urgent(self) -> bool:  # type: ignore[override]
-        """A session whose end has passed got a record."""
-        return bool(self._again)
+        """A session whose end has passed got a record, or early results are due."""
+        return bool(self._again) or self._early.are_due
+
+    @property
+    def look_at(self) -> float:
+        """When early results are due."""
+        return self._early.look_at
 
     # -- records --------------------------------------------------------------------------------------------
 
@@ -92,6 +101,9 @@ class SessionWindows(Held):
             for other in met[1:]:
                 other.is_live = False
             self._keep(key, [one for one in sessions if one.is_live])
+        if self._early.are_wanted:
+            self._early.note_change()
+            self._changed[session] = None
         if session.end <= now:
             self._again.append(session)
         elif session.has_fired:
@@ -131,8 +143,23 @@ class SessionWindows(Held):
             if len(batch) >= FRAME_RECORDS:
                 yield batch
                 batch = []
+        if self._early.are_due and now < math.inf:
+            batch += self._early_results(now)
         if batch:
             yield batch
+
+    def _early_results(self, now: float) -> Iterator[Any]:
+        self._early.begin()
+        changed, self._changed = self._changed, {}
+        for session in changed:
+            if session.is_live and session.end > now:
+                values = ((session.key, session.value),)
+                yield from self._results.of(values, session.start, session.end, "early")
+
+    @property
+    def extends_in_loop(self) -> bool:
+        """Whether the compiled chain may extend the session of a key itself: nobody must know that it has changed."""
+        return not self._early.are_wanted
 
     def _look_at(self, session: _Session, now: float) -> Iterable[Any]:
         if session.end > now:

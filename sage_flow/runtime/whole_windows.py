@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.runtime.early_results import EarlyResults
 from sage_flow.runtime.firing import Results
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.messages import FRAME_RECORDS
@@ -31,17 +32,24 @@ class WholeWindows(Held):
         self._aggregation = aggregation
         self._step = aggregation.adder()
         self._results = Results(bound, aggregation.result)
+        self._early = EarlyResults(bound)
         self._window = window
         self._lateness_ms = lateness_ms
         self._tables: dict[int, KeyTable] = {}  # by the start of the window
         self._fired: float = -math.inf  # windows that end up to here have fired
         self._next: float = math.inf  # when a window fires, or is over
         self._touched: dict[int, set[Any]] = {}  # keys with late records, by window
+        self._changed: dict[int, dict[Any, None]] = {}  # keys since early results, by window, if any are wanted
 
     @property
     def is_urgent(self) -> bool:  # type: ignore[override]
-        """A window that has fired got a record."""
-        return bool(self._touched)
+        """A window that has fired got a record, or early results are due."""
+        return bool(self._touched) or self._early.are_due
+
+    @property
+    def look_at(self) -> float:
+        """When early results are due."""
+        return self._early.look_at
 
     def add(self, key: Any, value: Any, timestamp: int) -> bool:
         """Take a record; return False if it is late for all of its windows."""
@@ -54,6 +62,9 @@ class WholeWindows(Held):
             self._tables[start][key] = new
             if start + self._window.size_ms <= self._fired:
                 self._touched.setdefault(start, set()).add(key)
+            elif self._early.are_wanted:
+                self._early.note_change()
+                self._changed.setdefault(start, {})[key] = None
         return bool(kept) or not starts
 
     def _table(self, start: int) -> KeyTable:
@@ -83,6 +94,13 @@ class WholeWindows(Held):
                     del self._tables[start]
             self._next = min((self._look_at(start, now) for start in self._tables), default=math.inf)
         self._fired = now
+        if self._early.are_due and now < math.inf:
+            self._early.begin()
+            changed, self._changed = self._changed, {}
+            for start in sorted(changed):
+                if start + self._window.size_ms > now:
+                    table = self._tables[start]
+                    yield from self._fire(start, "early", [(key, table[key]) for key in changed[start]])
 
     def _fire(self, start: int, firing: Firing, values: Iterable[tuple[Any, Any]]) -> Iterator[list[Any]]:
         results = self._results.of(values, start, start + self._window.size_ms, firing)

@@ -239,6 +239,8 @@ WindowResult(key='all', start=60000, end=120000, value=1, firing='on_time')]
         Args:
             allowed_lateness: for so long after its end a window still takes records, and gives its result again for
                 each key that got some (`firing="late"`).
+            early_every: give results also before the end (`firing="early"`): so long after the first change, by the
+                wall clock, the value so far of each key that has changed.
         """
         return SHAPES.windowed(self._graph, self._taps, window, allowed_lateness, early_every)
 

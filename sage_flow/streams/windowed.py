@@ -73,6 +73,7 @@ class WindowedStream(ShownStream, Generic[K, T]):
         self._window = window
         self._own = {
             "window": window,
+            "early_every_ms": None if early_every is None else checked_duration(early_every, "early_every"),
             "allowed_lateness_ms": checked_duration(allowed_lateness, "allowed_lateness", positive=False),
         }
 
@@ -213,6 +214,11 @@ class WindowedStream(ShownStream, Generic[K, T]):
 
         `ctx.key` is the key, `ctx.window` has the window's `start` and `end`.
         """
+        if self._own["early_every_ms"] is not None:
+            raise PipelineError(
+                f"process of a window ({caller_location()}) cannot give early results: what it yields does not say that"
+                " it is early. Leave out early_every=, or use an aggregate, whose results do"
+            )
         return self._add(options, ToList(), function, takes_values=1, own={"process": True})
 
     def _add(

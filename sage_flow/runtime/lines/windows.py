@@ -63,9 +63,9 @@ class Windows(LineWriter):
         text.names[f"l{index}"] = step.bound.too_late
         if isinstance(held, PaneWindows):
             self._write_panes(text, step, held)
-        elif isinstance(held, SessionWindows):
+        elif isinstance(held, SessionWindows) and held.extends_in_loop:
             self._write_sessions(text, step, held)
-        elif isinstance(held, WholeWindows):
+        elif isinstance(held, (SessionWindows, WholeWindows)):
             self._write_add(text, step, held)
         text.drop(step)
         text.value = step.result  # of which nothing comes here: the lines behind are never reached
