@@ -27,6 +27,8 @@ class Activations:
         self._own: int | None = None
         self._threads: list[int] = []
         self._coroutines: CoroutineRunner | None = None
+        self.have_failed = False
+        """The subtask has failed. What its other activations give from now on comes of unwinding."""
 
     def enter(self) -> None:
         """The calling thread is the subtask's own."""

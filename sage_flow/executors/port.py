@@ -173,6 +173,10 @@ class WorkerPort(ShellPort):
             self._shell.send(self._address, producer, Credit(channel, amount))
 
     def reply(self, caller: int, reply: Reply) -> None:
+        # The caller may learn later than this service that the job is cancelled. Until then it waits, so that its call
+        # ends as the job does and not with an error that comes of unwinding.
+        if self._is_stopped or self.activations.have_failed:
+            return
         try:
             self._shell.send(self._address, caller, reply, bool(self.inbox))
         except CodecError as error:

@@ -84,6 +84,7 @@ class Worker:
         except Crashed:
             return
         except BaseException as error:  # also SystemExit of user code: the driver must know
+            self.port.activations.have_failed = True
             if not (isinstance(error, JobCancelled) and self.port.is_cancelled):
                 # Sent before anything is closed: a coroutine that does not end must not delay it.
                 self._tell(Failed(self._address, self._unit_report(), pack_error(error)))

@@ -545,3 +545,15 @@ def test_a_cancel_says_whether_the_job_will_start_again():
     with pytest.raises(JobCancelled) as caught:
         it.port.take()
     assert type(caught.value) is JobCancelled
+
+
+def fail(it):
+    it.port.activations.have_failed = True
+
+
+@pytest.mark.parametrize("end", [lambda it: it.port.deliver(Cancel("enough")), fail], ids=["cancel", "failure"])
+def test_what_comes_of_calls_while_their_service_unwinds_is_no_reply(end):
+    it = port_of("svc")
+    end(it)
+    it.port.reply(it.subtask.address, Reply(1, 1, ("late",)))
+    assert it.shell.sent == []
