@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import (
     calls,
+    event_time,
     files,
     latency,
     memory,
@@ -23,6 +24,7 @@ CASES: dict[str, Case] = {
     case.name: case
     for module in (
         records,
+        event_time,
         files,
         latency,
         calls,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import nexmark
 from benchmarks.__main__ import main
 from benchmarks.case import Case, Figure
 from benchmarks.cases import CASES
@@ -118,3 +119,14 @@ def test_the_page_has_a_place_for_the_tables_and_names_every_case_with_a_bar():
     for name, one in CASES.items():
         if one.bar is not None and not name.startswith("memory-"):
             assert f"| `{name}` |" in page
+
+
+def test_the_command_for_nexmark_prints_a_line_for_each_query(capsys):
+    assert nexmark.main(["--events", "500", "q5", "q8"]) == 0
+    assert re.findall(r"^(q\d+) +[\d,]+$", capsys.readouterr().out, re.MULTILINE) == ["q5", "q8"]
+
+
+def test_the_command_for_nexmark_refuses_an_unknown_query(capsys):
+    with pytest.raises(SystemExit):
+        nexmark.main(["q6"])
+    assert "no query q6; there are q0, q1" in capsys.readouterr().err
