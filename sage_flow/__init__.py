@@ -12,6 +12,7 @@ from sage_flow.functions import (
     CoProcessFunction,
     DeadLetter,
     Function,
+    Malformed,
     ProcessFunction,
     RuntimeContext,
     Sink,
@@ -21,6 +22,7 @@ from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
 from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoRestart
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
+from sage_flow.split_source import SplitReader, SplitSource
 from sage_flow.streams import ConnectedStreams, DataStream, KeyedStream
 from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, to_timestamp
 from sage_flow.watermarks import WatermarkGenerator
@@ -60,6 +62,9 @@ __all__ = [
     "ProcessFunction",
     "CoProcessFunction",
     "Source",
+    "SplitSource",
+    "SplitReader",
+    "Malformed",
     "Sink",
     "IDLE",
     "END",

@@ -34,6 +34,7 @@ __all__ = [
     "CoProcessFunction",
     "DeadLetter",
     "Function",
+    "Malformed",
     "ProcessFunction",
     "RuntimeContext",
     "Sink",
@@ -62,6 +63,18 @@ IDLE: Literal[SourceSignal.IDLE] = SourceSignal.IDLE
 """No record now, ask again later."""
 END: Literal[SourceSignal.END] = SourceSignal.END
 """No record ever again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """What `Source.next_batch()` returns in place of a batch for a piece of input that is no record.
+
+    `record` is what dead letters show of it. The source goes on behind it, if its `on_error` lets it; `error` is what
+    fails the job otherwise.
+    """
+
+    record: Any
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +351,11 @@ class Source(Generic[T]):
     bounded: bool = False
     parallel: bool = False
     split: str = WHOLE
+    _is_fed: bool = False  # a thread of its own reads it, which also ends the reading
     _hands_over: bool = False  # its records are the program's own objects: within the process they are not copied
+
+    def _close_readers(self) -> None:
+        """Called by the thread that reads a blocking source, when it reads no more."""
 
     def _holds_records(self) -> bool:
         """Whether the program has the very objects that it gives."""
@@ -354,8 +371,11 @@ class Source(Generic[T]):
         """
         return None
 
-    def next_batch(self) -> list[T] | SourceSignal | SplitSignal:
-        """Return some records (a few thousand at the most), `IDLE` or `END`, or a signal about a split."""
+    def next_batch(self) -> list[T] | SourceSignal | SplitSignal | Malformed:
+        """Return some records (a few thousand at the most), `IDLE` or `END`.
+
+        Or a signal about a split, or `Malformed` for a piece of input that is no record.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement next_batch()")
 
     def files_read(self) -> Iterable[str]:

@@ -10,11 +10,24 @@ and may return one of these signals in place of a batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
 
-__all__ = ["SplitEnd", "SplitIdle", "SplitSignal", "SplitWatermark", "WHOLE"]
+__all__ = ["FINISHED", "SplitEnd", "SplitIdle", "SplitSignal", "SplitWatermark", "WHOLE"]
 
 WHOLE = ""
 """The only split of a source that says nothing about splits."""
+
+
+class _Progress(Enum):
+    FINISHED = "finished"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+FINISHED: Literal[_Progress.FINISHED] = _Progress.FINISHED
+"""The position of a split that was read to its end."""
 
 
 @dataclass(frozen=True, slots=True)

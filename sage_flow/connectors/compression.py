@@ -17,6 +17,7 @@ from sage_flow.errors import InputError
 __all__ = [
     "check_can_write",
     "fault_at_start",
+    "is_binary",
     "packed",
     "read_faults",
     "unpacked",
@@ -156,6 +157,11 @@ def fault_at_start(head: bytes, encoding: str) -> str:
     if wide is None or codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         return ""
     return f"is {wide} and not {encoding}; pass encoding={wide!r}"
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether data that begins with `head` and is not in the encoding is no text at all."""
+    return b"\0" in head or head.startswith(tuple(magic for magic, _ in _BINARY))
 
 
 def why_undecodable(head: bytes, encoding: str) -> str:

@@ -4,16 +4,51 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from sage_flow.connectors.files import FileSource, Lines, Paths
+from sage_flow.connectors.files import FileSource
+from sage_flow.connectors.input_file import InputFile
+from sage_flow.connectors.input_paths import Paths
+from sage_flow.connectors.lines import UNDECODABLE, Lines
 from sage_flow.errors import InputError, PipelineError
+from sage_flow.functions import Malformed
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 __all__ = ["CsvSource", "column_fault"]
 
 _MAX_CELL = 131_072  # characters, as the csv module has it
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
+
+
+@dataclass(frozen=True)
+class _RowFault:
+    """Why a row is no record; without a text it is undecodable."""
+
+    what: str = ""
+    cause: Exception | None = None
+
+    def as_error(self, lines: Lines, line: int) -> InputError:
+        if not self.what:
+            return lines.undecodable(line)
+        error = InputError(f"{lines.path}:{line}: {self.what}")
+        error.__cause__ = self.cause
+        return error
+
+
+def _fault(path: str, line: int, fault: csv.Error) -> InputError:
+    what = str(fault)
+    if "field larger" in what:
+        what = (
+            f"a cell has more than {csv.field_size_limit():,} characters: close the open quote, or pass"
+            " max_cell_chars= to read longer cells"
+        )
+    error = InputError(f"{path}:{line}: {what}")
+    error.__cause__ = fault
+    return error
 
 
 class CsvSource(FileSource[dict[str, Any]]):
@@ -51,37 +86,114 @@ class CsvSource(FileSource[dict[str, Any]]):
             self._check(fieldnames, "fieldnames=")
         super().__init__(paths, encoding=encoding, member=member)
 
-    def records(self, lines: Lines) -> Iterator[dict[str, Any]]:
+    def batches(self, file: InputFile, lines: Lines) -> Iterator[tuple[list[dict[str, Any]] | Malformed, int]]:
         if csv.field_size_limit() < self._max_cell:
             csv.field_size_limit(self._max_cell)  # of the process: there is no other one
-        # strict: else a quote that is never closed swallows the rest of the file.
-        reader = csv.reader(chain.from_iterable(lines), delimiter=self._delimiter, strict=True)
-        types = list(self._types.items())
+        at = lines.end
+        names = self._fieldnames
+        if names is None and at > 0:
+            with file.lines(None) as first:
+                names, _ = self._header(first)
+        elif names is None:
+            names, at = self._header(lines)
+        if names is not None:
+            self._check(names, f"{lines.path}:{at}")
+            yield from self._rows(lines, at, names)
+
+    def _header(self, lines: Lines) -> tuple[list[str] | None, int]:
+        """The first row, None if there is none, and the number of lines up to its end. Raises InputError."""
+        reader = self._reader(lines, 0)
         try:
-            rows = filter(None, reader)
-            if (names := self._fieldnames or next(rows, None)) is None:
-                return
-            self._check(names, f"{lines.path}:{reader.line_num}")
-            for row in rows:
-                if len(row) != len(names):
-                    what = f"{len(row)} cells in a row of {len(names)} columns ({', '.join(names)})"
-                    raise InputError(f"{lines.path}:{reader.line_num}: {what}")
-                record: dict[str, Any] = dict(zip(names, row))
-                for name, convert in types:
-                    try:
-                        record[name] = convert(record[name])
-                    except Exception as fault:
-                        what = f"column {name!r} has {record[name]!r:.99}, which cannot be converted: {fault!r}"
-                        raise InputError(f"{lines.path}:{reader.line_num}: {what}") from fault
-                yield record
+            names = next(filter(None, reader), None)
         except csv.Error as fault:
-            what = str(fault)
-            if "field larger" in what:
-                what = (
-                    f"a cell has more than {csv.field_size_limit():,} characters: close the open quote, or pass"
-                    " max_cell_chars= to read longer cells"
-                )
-            raise InputError(f"{lines.path}:{reader.line_num}: {what}") from fault
+            raise _fault(lines.path, reader.line_num, fault) from fault
+        if lines.has_undecodable and names is not None and any(UNDECODABLE in name for name in names):
+            raise lines.undecodable(reader.line_num)
+        return names, reader.line_num
+
+    def _reader(self, lines: Lines, line: int) -> Reader:
+        # strict: else a quote that is never closed swallows the rest of the file.
+        return csv.reader(lines.since(line), delimiter=self._delimiter, strict=True)
+
+    def _rows(
+        self, lines: Lines, at: int, names: Sequence[str]
+    ) -> Iterator[tuple[list[dict[str, Any]] | Malformed, int]]:
+        """The records behind the first `at` lines. A batch ends where a block of lines does, if no row spans two."""
+        reader, start = self._reader(lines, at), at
+        while True:
+            rows: list[list[str]] = []
+            fault: csv.Error | None = None
+            try:
+                rows.extend(islice(reader, max(0, lines.end - at) or lines.per_block))  # keeps what came before a fault
+            except csv.Error as error:
+                fault = error
+            except InputError:
+                yield from self._converted(lines, at, start + reader.line_num, rows, names)
+                raise
+            if not rows and fault is None:
+                return
+            begin, at = at, start + reader.line_num
+            if fault is None:
+                yield from self._converted(lines, begin, at, rows, names)
+            else:
+                begins = self._ends(lines, begin, len(rows))[-1]
+                yield from self._converted(lines, begin, begins, rows, names)
+                # The row may have an open quote, so only its first line is passed over.
+                yield lines.malformed(begins, begins + 1, _fault(lines.path, at, fault)), begins + 1
+                at = start = begins + 1
+                reader = self._reader(lines, at)
+            lines.position(at)  # what is behind it need not be kept
+
+    def _ends(self, lines: Lines, begin: int, count: int) -> list[int]:
+        """The numbers of lines in front of the first `count` rows behind line `begin`, and at the end of the last."""
+        reader = self._reader(lines, begin)
+        return [begin, *(begin + reader.line_num for _ in islice(reader, count))]
+
+    def _converted(
+        self, lines: Lines, begin: int, end: int, rows: list[list[str]], names: Sequence[str]
+    ) -> Iterator[tuple[list[dict[str, Any]] | Malformed, int]]:
+        """The records of the rows in the lines from `begin` to `end`."""
+        ends: list[int] | None = None
+        done = 0
+        while done < len(rows):
+            records, passed, fault = self._up_to_malformed(rows[done:] if done else rows, names, lines.has_undecodable)
+            if fault is None:
+                if records:
+                    yield records, end
+                return
+            ends = ends or self._ends(lines, begin, len(rows))
+            first, last = ends[done + passed], ends[done + passed + 1]
+            malformed = lines.malformed(first, last, fault.as_error(lines, last))
+            if records:
+                yield records, first
+            yield malformed, last
+            done += passed + 1
+
+    def _up_to_malformed(
+        self, rows: list[list[str]], names: Sequence[str], may_be_undecodable: bool
+    ) -> tuple[list[dict[str, Any]], int, _RowFault | None]:
+        """The records of the rows up to a malformed one, the number of these rows, and what is wrong with the next."""
+        width, types = len(names), list(self._types.items())
+        if not types and not may_be_undecodable and {0, width}.issuperset(map(len, rows)):
+            return [dict(zip(names, row)) for row in rows if row], len(rows), None
+        records: list[dict[str, Any]] = []
+        for passed, row in enumerate(rows):
+            if not row:
+                continue
+            if may_be_undecodable and any(UNDECODABLE in cell for cell in row):
+                return records, passed, _RowFault()
+            if len(row) != width:
+                what = f"{len(row)} cells in a row of {width} columns ({', '.join(names)})"
+                return records, passed, _RowFault(what)
+            record: dict[str, Any] = dict(zip(names, row))
+            for name, convert in types:
+                try:
+                    record[name] = convert(record[name])
+                except Exception as fault:
+                    what = f"column {name!r} has {record[name]!r:.99}, which cannot be converted: {fault!r}"
+                    return records, passed, _RowFault(what, fault)
+            records.append(record)
+        return records, len(rows), None
 
     def _check(self, names: Sequence[str], where: str) -> None:
         if fault := column_fault(names):

@@ -7,14 +7,50 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sage_flow.functions import END, IDLE, Source
+from sage_flow.functions import END, IDLE, Malformed, Source
 from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.split_source import SplitSource
 from sage_flow.splits import SplitSignal
 
 __all__ = ["Feeder"]
 
 _AHEAD = 1000
 _NOT_YET = object()
+
+
+_Batch = list[Any] | SplitSignal | Malformed
+_Read = tuple[str, _Batch, Any]  # the split, a batch of it, and the position after that
+
+
+class _Positions:
+    """How far what was taken goes. `after` is called by the thread that reads, the rest by the subtask."""
+
+    def __init__(self, source: Source[Any]) -> None:
+        self._source = source
+        self._by_split: dict[str, Any] | None = None
+        if isinstance(source, SplitSource):
+            self._by_split = source.snapshot()
+        self._whole: Any = None
+        self._has_position = type(source).snapshot is not Source.snapshot
+
+    def after(self, batch: _Batch) -> Any:
+        """The position after `batch`, which was just read."""
+        if isinstance(self._source, SplitSource):
+            return self._source._position_after(batch)
+        return self._source.snapshot() if self._has_position else None
+
+    def note(self, position: Any) -> None:
+        """Everything up to this position was taken."""
+        if self._by_split is None:
+            self._whole = position
+        else:
+            split, at = position
+            if at is not None:
+                self._by_split[split] = at
+
+    def snapshot(self) -> Any:
+        """The position after what was taken."""
+        return self._whole if self._by_split is None else dict(self._by_split)
 
 
 class Feeder(Source[Any]):
@@ -29,9 +65,11 @@ class Feeder(Source[Any]):
 
     def __init__(self, source: Source[Any], wake: Callable[[], None]) -> None:
         self._source = source
+        source._is_fed = True
         self._wake = wake
         self._condition = threading.Condition()
-        self._batches: deque[tuple[str, list[Any] | SplitSignal]] = deque()  # each with its split
+        self._batches: deque[_Read] = deque()
+        self._positions = _Positions(source)
         self._read = 0  # records, by the feeder
         self._taken = 0  # records, by the subtask
         self._feeder_waits = False
@@ -41,18 +79,27 @@ class Feeder(Source[Any]):
         self._is_late: Callable[[], bool] = lambda: False
 
     def run(self) -> None:
-        """The thread's body: read until the end, an error, or `stop`."""
+        """The thread's body: read until the end, an error, or `stop`; then close what this thread has opened."""
+        end: Any
         try:
-            while not self._stopped:
-                batch = self._source.next_batch()
-                if isinstance(batch, (list, SplitSignal)):
-                    self._hand_over(batch)
-                elif batch is not IDLE:  # END, or a value that no source may return: the subtask raises the error
-                    self._close(batch)
-                    return
-            self._close(END)
+            end = self._read_ahead()
         except BaseException as error:  # raised again where the batches are read
-            self._close(error)
+            end = error
+        try:
+            self._source._close_readers()
+        except BaseException as error:
+            end = end if isinstance(end, BaseException) else error
+        self._close(end)
+
+    def _read_ahead(self) -> Any:
+        """Read until there is nothing more; return END, or a value that no source may return."""
+        while not self._stopped:
+            batch = self._source.next_batch()
+            if isinstance(batch, (list, SplitSignal, Malformed)):
+                self._hand_over(batch)
+            elif batch is not IDLE:
+                return batch  # the subtask raises the error
+        return END
 
     def next_batch(self) -> Any:
         ended = self._end is not _NOT_YET  # read before the batches: no batch comes after the end
@@ -83,17 +130,20 @@ class Feeder(Source[Any]):
         self._is_late = is_late
         self.stop()
 
-    def _take(self) -> list[Any] | SplitSignal:
-        self.split, first = self._batches.popleft()
+    def _take(self) -> _Batch:
+        self.split, first, position = self._batches.popleft()
         if not isinstance(first, list):
+            self._positions.note(position)
             return first
         taken = list(first)
         while self._batches:
-            split, batch = self._batches[0]
+            split, batch, after = self._batches[0]
             if split != self.split or not isinstance(batch, list) or len(taken) + len(batch) > FRAME_RECORDS:
                 break
             taken.extend(batch)
+            position = after
             self._batches.popleft()
+        self._positions.note(position)
         self._taken += len(taken)
         if self._feeder_waits:
             with self._condition:
@@ -103,10 +153,14 @@ class Feeder(Source[Any]):
     def splits_read(self) -> Iterable[str] | None:
         return self._source.splits_read()
 
-    def _hand_over(self, batch: list[Any] | SplitSignal) -> None:
+    def snapshot(self) -> Any:
+        """The position after the batches that were taken, which is behind that of the source."""
+        return self._positions.snapshot()
+
+    def _hand_over(self, batch: _Batch) -> None:
         if self._read - self._taken >= _AHEAD:
             self._wait_for_room()
-        self._batches.append((self._source.split, batch))
+        self._batches.append((self._source.split, batch, self._positions.after(batch)))
         self._read += len(batch) if isinstance(batch, list) else 0
         if self._subtask_waits:
             self._subtask_waits = False

@@ -107,7 +107,7 @@ _OF_FILTER = "compute the condition in a map_async before, and filter by its res
 _OF_KEY_BY = "compute the key in a map_async before, and read it from the record"
 
 # The ends: where records come from and where they go.
-SOURCE = register(Kind("source", on_error=_FAILS))
+SOURCE = register(Kind("source"))  # its `on_error` is about what it says is `Malformed`
 REQUESTS = register(Kind("requests", on_error=_FAILS))  # the head of a service's pipeline
 SINK = register(Kind("sink", Gives.NOTHING, _SKIPS, cure="do this in map_async, followed by a sink"))
 COLLECT = register(Kind("collect", Gives.NOTHING, _FAILS))  # its rows go to the driver

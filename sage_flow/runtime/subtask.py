@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_flow.errors import CodecError, PipelineError, ProtocolError
-from sage_flow.functions import END, IDLE, Source
+from sage_flow.functions import END, IDLE, Malformed, Source
 from sage_flow.plan import kinds
 from sage_flow.plan.physical import Plan
 from sage_flow.plan.physical import Subtask as SubtaskPlan
@@ -209,6 +209,8 @@ class ChainSubtask:
             self._go_on(self._finish())
         elif isinstance(batch, SplitSignal):
             self._go_on(self._time.on_signal(batch))
+        elif isinstance(batch, Malformed):
+            self._reject(batch)
         elif isinstance(batch, list):
             self._time.begin_batch(source.split)
             if self.runner.watch is not None:
@@ -220,6 +222,15 @@ class ChainSubtask:
                 f" not a {type(batch).__name__}"
             )
         return GoOn()
+
+    def _reject(self, malformed: Malformed) -> None:
+        """The source has met something that is no record."""
+        error, operator = malformed.error, self._head.operator
+        if operator.on_error == "fail":
+            self.runner.blame.explain_record(error, operator, malformed.record)
+            raise error
+        self._head.reject(malformed.record, error)
+        self.runner.flush()
 
     def _next_slice(self, slices: Slices) -> None:
         pace = self._inputs.pace

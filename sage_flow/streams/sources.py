@@ -14,7 +14,7 @@ from sage_flow.plan.callables import check_life_cycle
 from sage_flow.plan.graph import Tap
 from sage_flow.plan.rewriting import check_reads_alone
 from sage_flow.streams.plain import DataStream
-from sage_flow.streams.step_options import OperatorOptions, takes
+from sage_flow.streams.step_options import SourceOptions, takes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -55,25 +55,26 @@ class HasSources:
 
         return self._from(IterableSource(items), {"name": name})
 
-    @takes(OperatorOptions)
+    @takes(SourceOptions)
     def read_text(
         self,
         paths: Any,
         *,
         encoding: str = "utf-8",
         member: str | None = None,
-        **options: Unpack[OperatorOptions],
+        **options: Unpack[SourceOptions],
     ) -> DataStream[str]:
         """The lines of text files, without their ends.
 
         `paths`: one or several paths or globs; each file is read once. Compressed files (gz, bz2, xz, zst) are
-        unpacked, and so are zip files; one that holds several files needs `member`.
+        unpacked, and so are zip files; one that holds several files needs `member`. `on_error` is about lines that are
+        not in the encoding; the record of a dead letter is (file, line number, text).
         """
         from sage_flow.connectors import TextSource
 
         return self._from(TextSource(paths, encoding=encoding, member=member), options)
 
-    @takes(OperatorOptions)
+    @takes(SourceOptions)
     def read_csv(
         self,
         paths: Any,
@@ -84,12 +85,13 @@ class HasSources:
         encoding: str = "utf-8",
         member: str | None = None,
         max_cell_chars: int = 131_072,
-        **options: Unpack[OperatorOptions],
+        **options: Unpack[SourceOptions],
     ) -> DataStream[dict[str, Any]]:
         """The rows of CSV files as dicts of str, or as `types` (by column) convert them.
 
         `paths` and `member` as in `read_text`. The first row names the columns unless `fieldnames` does. As a type
-        `bool` takes true, yes and 1, or false, no and 0, in any case. `max_cell_chars`: the longest cell.
+        `bool` takes true, yes and 1, or false, no and 0, in any case. `max_cell_chars`: the longest cell. `on_error` is
+        about malformed rows; the record of a dead letter is (file, line number, text).
         """
         from sage_flow.connectors import CsvSource
 
@@ -104,31 +106,43 @@ class HasSources:
         )
         return self._from(source, options)
 
-    @takes(OperatorOptions)
+    @takes(SourceOptions)
     def read_jsonl(
         self,
         paths: Any,
         *,
         encoding: str = "utf-8",
         member: str | None = None,
-        **options: Unpack[OperatorOptions],
+        **options: Unpack[SourceOptions],
     ) -> DataStream[Any]:
-        """The values of files that have JSON on each line. `paths` and `member` as in `read_text`."""
+        """The values of files that have JSON on each line. `paths` and `member` as in `read_text`.
+
+        `on_error` is about lines that are not JSON; the record of a dead letter is (file, line number, text).
+        """
         from sage_flow.connectors import JsonlSource
 
         return self._from(JsonlSource(paths, encoding=encoding, member=member), options)
 
-    @takes(OperatorOptions)
-    def from_source(self, source: Source[T] | type[Source[T]], **options: Unpack[OperatorOptions]) -> DataStream[T]:
-        """The records of a Source of your own; each subtask works on a copy of it."""
+    @takes(SourceOptions)
+    def from_source(self, source: Source[T] | type[Source[T]], **options: Unpack[SourceOptions]) -> DataStream[T]:
+        """The records of a Source of your own; each subtask works on a copy of it.
+
+        `on_error` is about what its `next_batch()` returns as `Malformed`; an exception fails the job.
+        """
         if isinstance(source, type) and issubclass(source, Source):
             source = source()
         if not isinstance(source, Source):
             raise PipelineError(f"from_source needs a Source, not {source!r}; for an iterable use from_iterable")
         return self._from(source, options)
 
-    def _from(self, source: Source[Any], given: OperatorOptions) -> DataStream[Any]:
-        operator = make_operator(self._graph, kinds.SOURCE, given.get("name"), base=source.default_name)
+    def _from(self, source: Source[Any], given: SourceOptions) -> DataStream[Any]:
+        operator = make_operator(
+            self._graph,
+            kinds.SOURCE,
+            given.get("name"),
+            base=source.default_name,
+            on_error=given.get("on_error", "fail"),
+        )
         with self._graph.releasing(operator.name):
             check_life_cycle(f"{operator.name!r} ({operator.location})", source)
             check_reads_alone(source, operator, self._graph.nodes)

@@ -16,7 +16,7 @@ from typing import Any, TypedDict, TypeVar, cast
 from sage_flow.plan.graph import OnError
 from sage_flow.plan.location import caller_location
 
-__all__ = ["AggregateOptions", "OperatorOptions", "StepOptions", "takes"]
+__all__ = ["AggregateOptions", "OperatorOptions", "SourceOptions", "StepOptions", "takes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,6 +26,12 @@ class OperatorOptions(TypedDict, total=False):
 
     name: str | None
     parallelism: int | None
+
+
+class SourceOptions(OperatorOptions, total=False):
+    """Of a source whose input may be malformed: `name`, `parallelism` and `on_error`."""
+
+    on_error: OnError
 
 
 class AggregateOptions(OperatorOptions, total=False):

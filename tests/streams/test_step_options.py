@@ -9,7 +9,7 @@ import pytest
 from sage_flow import ConnectedStreams, DataStream, KeyedStream, LocalEnvironment, PipelineService, Sink, Source
 from sage_flow.errors import PipelineError
 from sage_flow.streams import CountWindowedStream, WindowedStream
-from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, StepOptions
+from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, SourceOptions, StepOptions
 
 TAKEN = {
     StepOptions: {
@@ -39,6 +39,8 @@ TAKEN = {
         KeyedStream: ["count", "deduplicate"],
         CountWindowedStream: ["count", "to_list"],
         WindowedStream: ["count", "mean", "count_distinct", "top", "to_list"],
+    },
+    SourceOptions: {
         LocalEnvironment: ["read_text", "read_csv", "read_jsonl", "from_source"],
     },
 }
