@@ -97,12 +97,14 @@ class HasJoins(Generic[K, T]):
             how: "inner": pairs only. "left": also left rows that met none, as `function(left, None)`. "outer": those
                 of both sides.
             ttl: rows meet if their timestamps are at most that far apart. A row is forgotten, and goes out if it met
-                none, when the time is more than `ttl` past its timestamp.
+                none, when the time is more than `ttl` past its timestamp. Where records have no timestamps, the wall
+                clock says when they came.
         """
         own: dict[str, Any] = {"ttl_ms": None}
         if ttl is not None:
             own["ttl_ms"] = checked_duration(ttl, "ttl")
-            self._check_times("join with ttl=", other)
+            if has_time(self._taps) or has_time(getattr(other, "_taps", ())):
+                self._check_times("join with ttl=, where the other stream has timestamps,", other)
         return DataStream(self._graph, (self._join(kinds.JOIN, other, function, how, options, own, outer=True),))
 
     @overload

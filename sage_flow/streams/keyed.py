@@ -18,6 +18,7 @@ from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.step_options import AggregateOptions, OperatorOptions, takes
 from sage_flow.streams.windowed import one_aggregate
 from sage_flow.streams.written import add_operator
+from sage_flow.timestamps import checked_duration
 from sage_flow.windows import Window
 
 if TYPE_CHECKING:
@@ -202,13 +203,18 @@ class KeyedStream(HasJoins[K, T], Stream[T], Generic[K, T]):
         return self._aggregate_object("aggregate", one_aggregate(aggregate, aggregates), emit, options)
 
     @takes(OperatorOptions)
-    def deduplicate(self, **options: Unpack[OperatorOptions]) -> DataStream[T]:
-        """Keep the first record of each key.
+    def deduplicate(self, *, ttl: timedelta | None = None, **options: Unpack[OperatorOptions]) -> DataStream[T]:
+        """Keep the first record of each key, or with `ttl` the first one for so long.
 
         >>> collect(stream_of("to", "be", "not").key_by(len).deduplicate())
         ['to', 'not']
+
+        Args:
+            ttl: a key is forgotten when so much time has passed since the record that was kept: by its timestamp, or
+                by the wall clock where records have none. None: never, so that the state grows with the keys.
         """
-        return self._step(kinds.DEDUPLICATE, None, options, values=0)
+        own = {"ttl_ms": None if ttl is None else checked_duration(ttl, "ttl")}
+        return self._step(kinds.DEDUPLICATE, None, options, values=0, own=own)
 
     def count_window(self, n: int) -> CountWindowedStream[K, T]:
         """Cut the records of each key into windows of `n` records; an aggregate follows, such as `.sum()`.

@@ -160,6 +160,11 @@ def deduplicated_records(env):
 
 
 @case("source-1")
+def deduplicated_records_with_ttl(env):
+    timed(env).key_by(len).deduplicate(ttl=timedelta(minutes=1)).map(str).collect()
+
+
+@case("source-1")
 def windows_of_counts(env):
     env.from_collection([], name="source-1").key_by(len).count_window(3).sum(len, on_error="skip").map(str).collect()
 

@@ -3,18 +3,20 @@
 A left row at l meets the right rows of its key from l - before to l + after, both ends included. A row is over when the
 time has passed the last one that it could meet; rows of a key are sorted by time, so those that meet are a slice.
 
-Rows that are over are not looked for one by one. Keys that got rows stand in buckets of time; when all rows of a bucket
-are over, its keys are cut. Rows that have not met another one yet, where they matter, wait in a heap by time.
+Rows that are over are not looked for one by one: keys that got rows are cut when their `Expiries` have passed. Rows
+that have not met another one yet, where they matter, wait in a heap by time.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
+from sage_flow.runtime.expiries import Expiries
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.pairs import Pairs
 from sage_flow.runtime.messages import FRAME_RECORDS
@@ -28,9 +30,6 @@ __all__ = ["IntervalJoin"]
 
 Row = list[Any]
 """A value, and whether it has met another row."""
-
-_BUCKETS = 8
-"""How many buckets there are in the span of time in which rows meet: rows may stay for a bucket longer than needed."""
 
 
 class _Rows:
@@ -70,19 +69,26 @@ class IntervalJoin(Held):
 
     A pair has the larger one of its two timestamps. Of a row that met none, `keeps_time` says which one it has: its
     own, for which the watermark is held back, or the last one at which it could have met another row.
-    A row behind the watermark is late if `refuses_late`; otherwise it meets what is still there.
+    A row behind the watermark is late if `refuses_late`; otherwise it meets what is still there. `time()` is the
+    present time, by default the operator's event time.
     """
 
-    def __init__(self, bound: BoundOperator, before_ms: int, after_ms: int, *, is_of_intervals: bool) -> None:
+    def __init__(
+        self,
+        bound: BoundOperator,
+        before_ms: int,
+        after_ms: int,
+        *,
+        is_of_intervals: bool,
+        time: Callable[[], float] | None = None,
+    ) -> None:
         self._bound = bound
         self._pairs = Pairs(bound)
         self._refuses_late = self._keeps_time = is_of_intervals
         self._reach = ((-before_ms, after_ms), (-after_ms, before_ms))  # from a row's time to those that it meets
-        self._last_reach = max(before_ms, after_ms)
-        self._width = max(1, (before_ms + after_ms) // _BUCKETS)
+        self._time = time or _event_time(bound)
         self.table = KeyTable()  # pairs of the rows of both sides
-        self._buckets: dict[int, set[Any]] = {}  # keys
-        self._order: list[int] = []  # a heap of the buckets
+        self._expiries = Expiries(before_ms + after_ms)
         self._waiting: dict[int, list[tuple[int, int, Row]]] = {side: [] for side in self._pairs.sides}
         self._numbers = count()
 
@@ -98,7 +104,7 @@ class IntervalJoin(Held):
 
     def _add(self, side: int, key: Any, value: Any, timestamp: int) -> Iterable[Any]:
         sides = self.table[key]  # also of a late row: a key that cannot be placed is an error
-        now = self._bound.now
+        now = self._time()
         if timestamp < now and self._refuses_late:
             self._bound.too_late(value, timestamp)
             return ()
@@ -106,21 +112,13 @@ class IntervalJoin(Held):
         met = [] if sides is MISSING else sides[1 - side].between(timestamp + first, timestamp + last)
         row: Row = [value, bool(met)]
         if timestamp + last >= now:
-            self._keep(side, key, timestamp, row, sides)
+            if sides is MISSING:
+                sides = self.table[key] = (_Rows(), _Rows())
+            sides[side].add(timestamp, row)
+            self._expiries.add(timestamp + last, key)
         if not met and side in self._waiting:
             heappush(self._waiting[side], (timestamp, next(self._numbers), row))
         return self._meet(side, timestamp, value, met) if met else ()
-
-    def _keep(self, side: int, key: Any, timestamp: int, row: Row, sides: Any) -> None:
-        if sides is MISSING:
-            sides = self.table[key] = (_Rows(), _Rows())
-        sides[side].add(timestamp, row)
-        bucket = timestamp // self._width
-        keys = self._buckets.get(bucket)
-        if keys is None:
-            keys = self._buckets[bucket] = set()
-            heappush(self._order, bucket)
-        keys.add(key)
 
     def _meet(self, side: int, timestamp: int, value: Any, met: list[tuple[int, Row]]) -> Iterator[tuple[Any, int]]:
         pairs = self._pairs
@@ -143,17 +141,26 @@ class IntervalJoin(Held):
     @property
     def is_urgent(self) -> bool:  # type: ignore[override]
         """A row came that met none, and whose time was over."""
-        now = self._bound.now
-        return any(heap and heap[0][0] + self._reach[side][1] < now for side, heap in self._waiting.items())
+        return self.next_alone < self._time()
+
+    @property
+    def next_alone(self) -> float:
+        """When this time has passed, a row may go out alone; infinity if none waits."""
+        ends = (heap[0][0] + self._reach[side][1] for side, heap in self._waiting.items() if heap)
+        return min(ends, default=math.inf)
+
+    @property
+    def next(self) -> float:
+        """When this time has passed, a row may go out alone, or rows are forgotten."""
+        return min(self.next_alone, self._expiries.next)
 
     def due(self, now: float) -> Iterable[list[Any]]:
         """Give the rows that met none and are over; forget all that are over."""
         alone = self._alone(now)
         while batch := list(islice(alone, FRAME_RECORDS)):
             yield batch
-        while self._order and (self._order[0] + 1) * self._width - 1 + self._last_reach < now:
-            for key in self._buckets.pop(heappop(self._order)):
-                self._cut(key, now)
+        for key in self._expiries.pop(now):
+            self._cut(key, now)
 
     def _alone(self, now: float) -> Iterator[tuple[Any, int]]:
         for side, heap in self._waiting.items():
@@ -184,3 +191,7 @@ class IntervalJoin(Held):
             if heap:
                 now = min(now, heap[0][0])
         return now
+
+
+def _event_time(bound: BoundOperator) -> Callable[[], float]:
+    return lambda: bound.now

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sage_flow.errors import InternalError
+from sage_flow.runtime.joins.arrival import ArrivalJoin
 from sage_flow.runtime.joins.asof import AsofJoin
 from sage_flow.runtime.joins.interval import IntervalJoin
 from sage_flow.runtime.joins.keyed import KeyedJoin
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsofJoins", "IntervalJoins", "KeyedJoins", "WindowJoins"]
 
-Join = KeyedJoin | IntervalJoin | AsofJoin
+Join = KeyedJoin | ArrivalJoin | IntervalJoin | AsofJoin
 
 
 class _Joins(LineWriter):
@@ -62,7 +63,11 @@ class KeyedJoins(_Joins):
 
     def state(self, bound: BoundOperator) -> Join:
         ttl_ms = bound.operator.options["ttl_ms"]
-        return KeyedJoin(bound) if ttl_ms is None else IntervalJoin(bound, ttl_ms, ttl_ms, is_of_intervals=False)
+        if ttl_ms is None:
+            return KeyedJoin(bound)
+        if not bound.operator.timed:
+            return ArrivalJoin(bound, ttl_ms)
+        return IntervalJoin(bound, ttl_ms, ttl_ms, is_of_intervals=False)
 
 
 class IntervalJoins(_Joins):

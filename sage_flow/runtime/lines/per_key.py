@@ -6,6 +6,11 @@ a = s1[k]
 if a is not MISSING: d1 += 1; continue
 s1[k] = True
 
+with `ttl`:
+
+is_first = w1(k, t)
+if not is_first: d1 += 1; continue
+
 `count_window`:
 
 v1 = w1(k, v0)
@@ -20,6 +25,7 @@ from sage_flow.runtime.count_windows import CountWindows
 from sage_flow.runtime.lines.aggregates import Aggregation
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
+from sage_flow.runtime.seen_keys import SeenKeys
 from sage_flow.state import KeyTable
 
 if TYPE_CHECKING:
@@ -29,12 +35,22 @@ __all__ = ["CountWindowed", "Deduplicates"]
 
 
 class Deduplicates(LineWriter):
-    """The first record of each key passes."""
+    """The first record of each key passes; with the option `ttl_ms` the first one for so long."""
 
     def bind(self, bound: BoundOperator) -> Binding:
-        return Binding((), table=KeyTable())
+        ttl_ms = bound.operator.options["ttl_ms"]
+        if ttl_ms is None:
+            return Binding((), table=KeyTable())
+        seen = SeenKeys(bound, ttl_ms)
+        return Binding((), table=seen.table, held=seen)
 
     def write(self, text: ChainText, step: Step) -> None:
+        if isinstance(step.bound.held, SeenKeys):
+            text.names[f"w{step.index}"] = step.bound.held.passes
+            time = ", t" if step.operator.timed else ""
+            text.write(f"is_first = w{step.index}(k{time})", step)
+            text.drop(step, "not is_first")
+            return
         table = f"s{step.index}"
         text.names[table] = step.bound.table
         text.write(f"a = {table}[k]", step)
