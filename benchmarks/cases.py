@@ -15,6 +15,7 @@ from benchmarks import (
     ray_shuffle,
     records,
     remote_calls,
+    state,
 )
 from benchmarks.case import Case
 
@@ -25,6 +26,7 @@ CASES: dict[str, Case] = {
     for module in (
         records,
         event_time,
+        state,
         files,
         latency,
         calls,

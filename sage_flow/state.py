@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping
-from typing import Any, Generic, Protocol, TypeVar, cast
+from datetime import timedelta
+from heapq import heappop, heappush
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
 from sage_flow.keys import stable_hash
+from sage_flow.timestamps import checked_duration, duration_text
 
 __all__ = ["KeyTable", "KeyedState", "ListState", "MapState", "ReducingState", "ValueState"]
 
@@ -32,16 +35,28 @@ def check_key(key: Any) -> None:
 
 
 class HasKey(Protocol):
-    """Whoever knows the key of the record that is being processed, and refuses to tell it where there is none."""
+    """Whoever knows the key of the record that is being processed, and refuses to tell it where there is none.
+
+    `watermark_of` is None where records have no timestamps.
+    """
 
     key: Any
+    timestamp: int
+    watermark_of: Callable[[], int] | None
 
 
 class KeyTable(dict[Any, Any]):
     """The entries of one state, by key. A key that cannot be placed is refused when it is first seen,
-    also at parallelism 1, where routing never hashes it."""
+    also at parallelism 1, where routing never hashes it.
+
+    A compiled chain reads and writes by `table[key]`. All others use `find`, `put`, `drop` and `entries`: a table may
+    keep entries elsewhere, of which `get`, `in`, `pop` and `items` of a dict know nothing.
+    """
 
     __slots__ = ("_default",)
+
+    ttl_ms: int | None = None
+    """How long entries are kept; None: for ever."""
 
     def __init__(self, default: Callable[[], Any] | None = None) -> None:
         super().__init__()
@@ -51,6 +66,72 @@ class KeyTable(dict[Any, Any]):
         """Return the default without keeping it."""
         check_key(key)
         return MISSING if self._default is None else self._default()
+
+    def find(self, key: Hashable) -> Any:
+        """Return the entry of a key; MISSING if there is none."""
+        return dict.get(self, key, MISSING)
+
+    def put(self, key: Hashable, entry: Any) -> None:
+        """Keep an entry."""
+        if type(key) not in _ALWAYS_KEYS and key not in self:
+            check_key(key)
+        self[key] = entry
+
+    def drop(self, key: Hashable) -> None:
+        """Forget the entry of a key, if there is one."""
+        dict.pop(self, key, None)
+
+    def entries(self) -> Iterable[tuple[Any, Any]]:
+        """All keys and their entries, in the order in which the keys came. The table must not change meanwhile."""
+        return self.items()
+
+
+class ExpiringTable(KeyTable):
+    """Entries are pairs of a value and the time up to which it is kept.
+
+    Those whose time has passed are dropped by buckets: a bucket has the keys whose entries end about the same time.
+    A key whose entry has been set anew meanwhile is put into a later bucket when its bucket comes.
+    """
+
+    __slots__ = ("_buckets", "_nexts", "_width_ms", "ttl_ms")
+
+    ttl_ms: int
+
+    def __init__(self, default: Callable[[], Any], ttl_ms: int) -> None:
+        super().__init__(default)
+        self.ttl_ms = ttl_ms
+        self._width_ms = max(1, ttl_ms // 32)
+        self._buckets: dict[int, set[Any]] = {}
+        self._nexts: list[int] = []  # a heap of the buckets' numbers
+
+    def put(self, key: Hashable, entry: tuple[Any, int]) -> None:
+        """Keep a value up to a time."""
+        if key not in self:
+            check_key(key)
+            self._add(key, entry[1])
+        self[key] = entry
+
+    def drop_until(self, now: int) -> None:
+        """Drop the entries whose time has passed, about."""
+        while self._nexts and self._nexts[0] * self._width_ms <= now:
+            for key in self._buckets.pop(heappop(self._nexts)):
+                entry = self.find(key)
+                if entry is not MISSING and entry[1] <= now:
+                    self.drop(key)
+                elif entry is not MISSING:
+                    self._add(key, entry[1])
+
+    def _add(self, key: Hashable, end: int) -> None:
+        number = -(-end // self._width_ms)
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = set()
+            heappush(self._nexts, number)
+        bucket.add(key)
+
+
+def _ttl_text(ttl_ms: int | None) -> str:
+    return "no ttl" if ttl_ms is None else f"a ttl of {duration_text(ttl_ms)}"
 
 
 def default_factory(value: Any) -> Callable[[], Any]:
@@ -69,26 +150,20 @@ class _Handle:
         self._context = context
         self._table = table
 
-    @property
-    def _key(self) -> Any:
-        return self._context.key
-
     def clear(self) -> None:
         """Forget the entry of this key."""
-        self._table.pop(self._key, None)
+        self._table.drop(self._context.key)
 
-    def _put(self, value: Any) -> None:
-        key = self._key
-        if key not in self._table:
-            check_key(key)
-        self._table[key] = value
+    def _put(self, entry: Any) -> None:
+        self._table.put(self._context.key, entry)
 
     def _find(self) -> Any:
         """The entry of this key, None if there is none."""
-        key = self._key
-        entry = self._table.get(key)
-        if entry is None:
+        key = self._context.key
+        entry = self._table.find(key)
+        if entry is MISSING:
             check_key(key)
+            return None
         return entry
 
 
@@ -99,11 +174,46 @@ class ValueState(_Handle, Generic[V]):
 
     def get(self) -> V:
         """Return the value of this key, or the default."""
-        return cast("V", self._table[self._key])
+        return self._table[self._context.key]  # type: ignore[no-any-return]
 
     def set(self, value: V) -> None:
         """Keep `value` for this key."""
-        self._put(value)
+        key = self._context.key
+        if type(key) not in _ALWAYS_KEYS and key not in self._table:
+            check_key(key)
+        self._table[key] = value
+
+
+class ExpiringValue(ValueState[V]):
+    """A value that is forgotten some time after it was set."""
+
+    __slots__ = ("_ttl_ms", "_values", "_wall_ms")
+
+    def __init__(self, context: HasKey, table: ExpiringTable, wall_ms: Callable[[], int]) -> None:
+        super().__init__(context, table)
+        self._values = table
+        self._ttl_ms = table.ttl_ms
+        self._wall_ms = wall_ms
+
+    def get(self) -> V:
+        """Return the value of this key, or the default."""
+        key = self._context.key
+        entry = self._values.find(key)
+        if entry is MISSING or entry[1] <= self._now():
+            entry = (self._values.__missing__(key),)
+        value: V = entry[0]
+        return value
+
+    def set(self, value: V) -> None:
+        """Keep `value` for this key, from now on."""
+        now = self._now()
+        self._values.put(self._context.key, (value, now + self._ttl_ms))
+        # A record of an earlier time may still read what is over now, until the watermark has passed it.
+        self._values.drop_until(now if self._context.watermark_of is None else self._context.watermark_of())
+
+    def _now(self) -> int:
+        timestamp: int = self._wall_ms() if self._context.watermark_of is None else self._context.timestamp
+        return timestamp
 
 
 class ListState(_Handle, Generic[V]):
@@ -184,7 +294,7 @@ class ReducingState(_Handle, Generic[V]):
 
     def add(self, value: V) -> V:
         """Fold `value` in and return the result."""
-        before = self._table[self._key]
+        before = self._table[self._context.key]
         after = value if before is MISSING else self._reduce(before, value)
         self._put(after)
         return after
@@ -201,16 +311,46 @@ class KeyedState:
         self._context = context
         self._handles: dict[str, _Handle] = {}
         self.tables: dict[str, KeyTable] = {}
+        self.wall_ms: Callable[[], int] = lambda: 0
+        """The wall clock; the engine sets it."""
 
     def seen_by(self, context: HasKey) -> KeyedState:
         """The same states, for the key of another context."""
         other = KeyedState(context)
-        other.tables = self.tables
+        other.tables, other.wall_ms = self.tables, self.wall_ms
         return other
 
-    def value(self, name: str, default: Any = None) -> ValueState[Any]:
-        """One value per key; `default` is a value (copied where it is mutable) or a factory such as `list`."""
-        return self._handle(name, ValueState, lambda table: ValueState(self._context, table), default_factory(default))
+    @overload
+    def value(self, name: str, *, ttl: timedelta | None = ...) -> ValueState[Any]: ...
+    @overload
+    def value(self, name: str, default: V | Callable[[], V], *, ttl: timedelta | None = ...) -> ValueState[V]: ...
+    def value(self, name: str, default: Any = None, *, ttl: timedelta | None = None) -> ValueState[Any]:
+        """One value per key; `default` is a value (copied where it is mutable) or a factory such as `list`.
+
+        `ttl`: so long after it was set a value is forgotten, and reads as the default. It counts in the time of the
+        stream: that of the records (`ctx.timestamp`) where they have timestamps, else the wall clock.
+
+        Raises PipelineError if the name has another kind of state, or another ttl.
+        """
+        known = self._handles.get(name)
+        if ttl is None and type(known) is ValueState:
+            return known
+        ttl_ms = None if ttl is None else checked_duration(ttl, f"ttl= of state {name!r}")
+        table = self.tables.get(name)
+        if table is None:
+            made = default_factory(default)
+            table = self.tables[name] = KeyTable(made) if ttl_ms is None else ExpiringTable(made, ttl_ms)
+        elif table.ttl_ms != ttl_ms and isinstance(known, (ValueState, type(None))):
+            raise PipelineError(
+                f"state {name!r} has {_ttl_text(table.ttl_ms)} already and cannot have {_ttl_text(ttl_ms)}: say the"
+                " same wherever it is used"
+            )
+        return self._handle(name, ValueState, self._new_value)
+
+    def _new_value(self, table: KeyTable) -> ValueState[Any]:
+        if isinstance(table, ExpiringTable):
+            return ExpiringValue(self._context, table, self.wall_ms)
+        return ValueState(self._context, table)
 
     def list(self, name: str) -> ListState[Any]:
         """A list per key."""
@@ -233,7 +373,9 @@ class KeyedState:
     ) -> H:
         handle = self._handles.get(name)
         if handle is None:
-            table = self.tables.setdefault(name, KeyTable(default))
+            table = self.tables.get(name)
+            if table is None:
+                table = self.tables[name] = KeyTable(default)
             handle = self._handles[name] = make(table)
         if not isinstance(handle, kind):
             raise PipelineError(f"state {name!r} is a {type(handle).__name__} already and cannot be a {kind.__name__}")

@@ -1,5 +1,7 @@
 """Keyed state: an entry per key, defaults of its own for each, keys that can be placed."""
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,3 +178,69 @@ def test_a_key_that_cannot_be_placed_is_refused_at_its_first_use(at, use, key):
 def test_equal_keys_are_one_key(at):
     at(1).value("n").set("one")
     assert at(1.0).value("n").get() == at(True).value("n").get() == "one"
+
+
+# --- ttl ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(at):
+    at.now = 0
+    at.state.wall_ms = lambda: at.now
+    return at
+
+
+TTL = timedelta(milliseconds=100)
+
+
+def test_a_value_reads_as_the_default_at_once_when_its_time_has_passed(clock):
+    clock("a").value("n", 0, ttl=TTL).set(5)
+    clock.now = 99
+    assert clock("a").value("n", 0, ttl=TTL).get() == 5
+    clock.now = 100
+    assert clock("a").value("n", 0, ttl=TTL).get() == 0
+    clock("a").value("n", 0, ttl=TTL).set(6)
+    clock.now = 199
+    assert clock("a").value("n", 0, ttl=TTL).get() == 6
+    clock("a").value("n", 0, ttl=TTL).clear()
+    assert clock("a").value("n", 0, ttl=TTL).get() == 0
+
+
+def test_what_has_expired_leaves_the_table_when_others_are_set(clock):
+    for n in range(1_000):
+        clock.now = n
+        clock(n).value("n", 0, ttl=TTL).set(n)
+    assert len(clock.state.tables["n"]) < 120
+
+
+def test_where_records_have_timestamps_the_time_is_theirs(at):
+    at.context.watermark_of = lambda: 0
+    at.context.timestamp = 1_000
+    at("a").value("n", 0, ttl=TTL).set(5)
+    at.context.timestamp = 1_099
+    assert at("a").value("n", 0, ttl=TTL).get() == 5
+    at.context.timestamp = 1_100
+    assert at("a").value("n", 0, ttl=TTL).get() == 0
+    at("b").value("n", 0, ttl=TTL).set(1)
+    at.context.timestamp = 1_050  # a record that is out of order
+    assert at("a").value("n", 0, ttl=TTL).get() == 5
+    at.context.watermark_of = lambda: 1_200
+    at.context.timestamp = 1_200
+    at("c").value("n", 0, ttl=TTL).set(1)
+    assert set(at.state.tables["n"]) == {"c"}
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, TTL), (TTL, None), (TTL, 2 * TTL)])
+def test_a_name_cannot_be_reused_with_another_ttl(at, first, second):
+    at("a").value("n", 0, ttl=first)
+    with pytest.raises(PipelineError, match="say the same wherever it is used"):
+        at("a").value("n", 0, ttl=second)
+    with pytest.raises(PipelineError, match="cannot be a ListState"):
+        at("a").list("n")
+
+
+def test_a_ttl_is_a_timedelta_above_0(at):
+    with pytest.raises(PipelineError, match="must be a timedelta, not 5"):
+        at("a").value("n", 0, ttl=5)
+    with pytest.raises(PipelineError, match="must be longer than 0"):
+        at("a").value("n", 0, ttl=timedelta(0))

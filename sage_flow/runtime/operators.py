@@ -80,6 +80,8 @@ class BoundOperator:
         self.reads_late = False
         """Whether somebody reads its late records."""
         context.watermark_of = self.watermark if operator.timed else None
+        if operator.keyed:
+            context.state.wall_ms = self.wall_ms
         binding = writer_of(operator.kind).bind(self)
         self.calls = binding.calls
         self.table = binding.table

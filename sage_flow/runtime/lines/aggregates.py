@@ -141,7 +141,7 @@ class Aggregates(LineWriter):
     def bind(self, bound: BoundOperator) -> Binding:
         initial = self._step(bound.operator).initial
         table = KeyTable(None if initial is None else initial(bound.operator))
-        at_end = table.items if bound.operator.emits_at_end else tuple
+        at_end = table.entries if bound.operator.emits_at_end else tuple
         return Binding(tuple(bound.functions), at_end, table)
 
     def write(self, text: ChainText, step: Step) -> None:
