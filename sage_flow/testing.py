@@ -14,14 +14,18 @@ and in a test:
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from signal import SIGKILL
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
 from sage_flow.environment import LocalEnvironment
+from sage_flow.errors import PipelineError
 from sage_flow.executors.execution import Executor
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
@@ -35,6 +39,7 @@ __all__ = [
     "ABORT",
     "END",
     "Event",
+    "KILL",
     "MODES",
     "PAUSE",
     "Mode",
@@ -58,6 +63,7 @@ class Signal(Enum):
 
     PAUSE = "pause"
     ABORT = "abort"
+    KILL = "kill"
 
     def __repr__(self) -> str:
         return self.name
@@ -67,6 +73,11 @@ PAUSE = Signal.PAUSE
 """The source is idle once; what it gave before is a batch of its own."""
 ABORT = Signal.ABORT
 """The source raises SourceAborted."""
+KILL = Signal.KILL
+"""The worker process in which the source runs dies by SIGKILL."""
+
+_PROCESS = uuid.uuid4().hex
+"""Of the process that has imported this module; one that was forked has another pid."""
 
 
 class SourceAborted(Exception):
@@ -91,6 +102,9 @@ class TestSource(Source[T]):
     """Gives the records of a list, in the batches that signals between them make.
 
     PAUSE: the source is idle once. ABORT: it raises SourceAborted. END: it ends, as it does behind its last record.
+    KILL: its worker process dies, as by `kill -9`. The first attempt of the job obeys the first KILL, the second
+    attempt the second one, and so on, so that a job which restarts can finish. In the program's own process, where
+    threads and the simulation run, KILL raises a PipelineError.
 
     For event time, records may come from several splits, `Event(value, "a")`, and the splits give signals:
     `SplitWatermark(timestamp, "a")`, `SplitIdle("a")`, `SplitEnd("a")`. With `parallel=True` the splits are shared
@@ -109,9 +123,12 @@ class TestSource(Source[T]):
     ) -> None:
         self._items: list[Any] = list(items)
         self._next = 0
+        self._attempt = 1
+        self._made_in = (_PROCESS, os.getpid())
         self.parallel = parallel
 
     def open(self, ctx: RuntimeContext) -> None:
+        self._attempt = ctx.attempt
         mine = self._splits()[ctx.subtask_index :: ctx.parallelism]
         if ctx.parallelism > 1:
             self._items = [item for item in self._items if _split_of(item) in (None, *mine)]
@@ -145,7 +162,17 @@ class TestSource(Source[T]):
         if signal is END:
             return END
         self._next += 1
+        if signal is KILL and sum(item is KILL for item in self._items[: self._next]) == self._attempt:
+            self._kill_process()
         return IDLE
+
+    def _kill_process(self) -> None:
+        if self._made_in == (_PROCESS, os.getpid()):
+            raise PipelineError(
+                "KILL would end the program itself, because the source runs in the process that made it; use"
+                ' executor="processes" or Ray'
+            )
+        os.kill(os.getpid(), SIGKILL)
 
     def snapshot(self) -> int:
         """The number of items, signals included, that were passed."""

@@ -4,7 +4,9 @@ import pytest
 
 import sage_flow
 from sage_flow import LocalEnvironment
-from sage_flow.testing import ABORT, END, PAUSE, Event, SourceAborted, TestSource
+from sage_flow.errors import PipelineError, WorkerDied
+from sage_flow.restart import FixedDelay
+from sage_flow.testing import ABORT, END, KILL, PAUSE, Event, SourceAborted, TestSource
 
 
 def test_a_test_source_gives_batches_between_its_signals():
@@ -25,6 +27,27 @@ def test_a_test_source_that_aborts_fails_its_job_in_every_mode(mode):
     env.from_source(TestSource([1, 2, ABORT, 3])).collect("rows")
     with pytest.raises(SourceAborted, match="after 2 items"):
         env.execute()
+
+
+def test_kill_ends_the_worker_process_of_the_source():
+    env = LocalEnvironment("test", executor="processes")
+    env.from_source(TestSource([1, KILL, 2])).collect("rows")
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        env.execute(progress=False)
+
+
+def test_each_attempt_obeys_its_own_kill():
+    env = LocalEnvironment("test", executor="processes", restart=FixedDelay(2, delay_s=0.01))
+    env.from_source(TestSource([1, KILL, 2, KILL, 3])).map(lambda n, ctx: (n, ctx.attempt)).collect("rows")
+    assert env.execute(progress=False).collected["rows"] == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("executor", ["threads", sage_flow.testing.SimulationExecutor(1)])
+def test_kill_is_an_error_in_the_programs_own_process(executor):
+    env = LocalEnvironment("test", executor=executor)
+    env.from_source(TestSource([1, KILL, 2])).collect("rows")
+    with pytest.raises(PipelineError, match="KILL would end the program itself"):
+        env.execute(progress=False)
 
 
 def test_end_is_the_one_that_sources_return():
