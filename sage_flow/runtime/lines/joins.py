@@ -3,13 +3,13 @@
 for v0, t in j0(k, v, t):
     n0 += 1
 
-Of windows, where the side goes into the table with the row:
+Of windows, where the side goes into the table behind the row:
 
 if not lo0 <= t < hi0: s0, lo0, hi0 = p0(t)
 if s0 is None: l0(v, t); d0 += 1; continue
-a = s0[k]
-a[1].append(v)
-s0[k] = a
+a = s0.get(k)
+if a is None: check_key(k); s0[k] = [v, 1]
+else: a += v, 1
 d0 += 1; continue
 """
 
@@ -29,6 +29,7 @@ from sage_flow.runtime.lines.windows import Windows
 from sage_flow.runtime.lines.writer import Binding, LineWriter
 from sage_flow.runtime.session_windows import SessionWindows
 from sage_flow.runtime.whole_windows import WholeWindows
+from sage_flow.state import check_key
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
@@ -94,8 +95,15 @@ class WindowJoins(Windows):
     def _write_add(self, text: ChainText, step: Step, held: SessionWindows | WholeWindows) -> None:
         index = step.index
         text.names[f"w{index}"] = held.add
-        text.write(f"is_kept = w{index}(k, ({step.side}, {text.value}), t)", step)
+        text.write(f"is_kept = w{index}(k, ({text.value}, {step.side}), t)", step)
         text.write(f"if not is_kept: l{index}({text.value}, t)")
 
+    def _write_value(self, text: ChainText, step: Step, table: str) -> None:
+        """The list is changed in place, so it is put into the table once."""
+        text.names["check_key"] = check_key
+        text.write(f"a = {table}.get(k)", step)
+        text.write(f"if a is None: check_key(k); {table}[k] = [{text.value}, {step.side}]", step)
+        text.write(f"else: a += {text.value}, {step.side}")
+
     def _write_step(self, text: ChainText, step: Step) -> None:
-        text.write(f"a[{step.side}].append({text.value})")
+        text.write(f"a += {text.value}, {step.side}")

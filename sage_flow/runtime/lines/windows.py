@@ -107,6 +107,10 @@ class Windows(LineWriter):
         text.before(f"{low} = {high} = 0")
         text.write(f"if not {low} <= t < {high}: {table}, {low}, {high} = p{index}(t)")
         text.write(f"if {table} is None: l{index}({text.value}, t); d{index} += 1; continue")
+        self._write_value(text, step, table)
+
+    def _write_value(self, text: ChainText, step: Step, table: str) -> None:
+        """Bring the record into the value of its key."""
         text.write(f"a = {table}[k]", step)
         self._write_step(text, step)
         text.write(f"{table}[k] = a")
