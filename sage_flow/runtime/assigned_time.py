@@ -215,6 +215,11 @@ class AssignedTime(Held):
             at = self._clock() + _TICK_S
         return min(at, self._ticks.at)
 
+    @property
+    def furthest(self) -> float:
+        """The watermark of the split that has come furthest."""
+        return self._minimum.furthest
+
     def _declare(self, clock: _Clock, watermark: int) -> None:
         """How far a split is; less than before changes nothing."""
         if watermark > clock.now:

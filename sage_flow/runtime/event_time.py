@@ -165,6 +165,10 @@ class EventTime:
     def end(self, index: int) -> Iterator[None]:
         """The input of one operator has ended: yield after each batch of what that makes due."""
         bound = self._operators[index]
+        if isinstance(bound.held, AssignedTime):
+            # All records have come: whichever split was the last one, time is where the furthest was.
+            yield from self.advance(index + 1, max(bound.held.now, bound.held.furthest))
+            self.send()
         bound.now = math.inf
         yield from self._give_due(index, math.inf)
 

@@ -86,4 +86,6 @@ class InputGate:
         if snapshot:
             yield snapshot
         if not self._open:
+            if finished := self._watermarks.finish():
+                yield finished
             yield AllInputsEnded()

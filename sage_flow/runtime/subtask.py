@@ -254,6 +254,7 @@ class ChainSubtask:
 
     def _finish(self) -> Iterator[None]:
         """End of input: each operator gives out what it holds back, in the order of the chain; then the outputs end."""
+        self._time.send()  # what is due now is so because time has passed, and not because the input has ended
         for index in range(len(self.runner.operators)):
             self._calls.end(index)
             yield from self.runner.end(index)

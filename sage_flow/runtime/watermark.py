@@ -41,7 +41,7 @@ class WatermarkMinimum:
         heapify(self._heap)
         self._in_heap = set(self._clocks)
         self._idle: set[int] = set()
-        self._now = _NOTHING_YET
+        self._now = self.furthest = _NOTHING_YET
 
     def add(self, channel: int) -> None:
         """One more input, which has sent nothing yet. What was told is not taken back."""
@@ -53,6 +53,7 @@ class WatermarkMinimum:
         """A watermark also wakes an idle input. One that goes back is ignored."""
         if timestamp > self._clocks[channel]:
             self._clocks[channel] = timestamp
+        self.furthest = max(self.furthest, timestamp)
         self.on_record(channel)
         return self._advance()
 
@@ -83,6 +84,13 @@ class WatermarkMinimum:
         if self._clocks and len(self._idle) == len(self._clocks):
             return None if was_idle else BecomeIdle()
         return self._advance()
+
+    def finish(self) -> Advance | None:
+        """All inputs have ended: time is where the furthest of them was, whichever has ended last."""
+        if self.furthest <= self._now:
+            return None
+        self._now = self.furthest
+        return Advance(int(self._now))
 
     def _advance(self) -> Advance | None:
         heap, clocks = self._heap, self._clocks

@@ -1,5 +1,6 @@
 """Event time: the minimum over the inputs that are neither idle nor ended, and never back."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -118,3 +119,13 @@ def test_it_does_what_a_naive_minimum_does(events):
             expected = Advance(least) if least > now else None
             now = max(now, least)
         assert decision == expected
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_when_all_inputs_have_ended_time_is_where_the_furthest_was(order):
+    time = WatermarkMinimum([0, 1])
+    time.on_watermark(0, 100)
+    time.on_watermark(1, 200)
+    told = [time.on_end_of_input(channel) for channel in order] + [time.finish()]
+    assert [advance for advance in told if advance] == [Advance(200)]
+    assert time.finish() is None

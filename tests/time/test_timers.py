@@ -7,7 +7,7 @@ from waiting_source import Wait, WaitingSource, note
 
 from sage_flow import MIN_TIMESTAMP, CoProcessFunction, LocalEnvironment, ProcessFunction
 from sage_flow.errors import InvalidTimestampError, PipelineError
-from sage_flow.testing import SplitWatermark, TestSource
+from sage_flow.testing import Event, SplitEnd, SplitWatermark, TestSource
 
 NEVER = timedelta(days=1000)
 
@@ -251,6 +251,18 @@ def test_an_error_of_a_timer_names_the_operator_and_the_timer():
     notes = "\n".join(caught.value.__notes__)
     assert "'fails'" in notes
     assert "Timer(name='t', timestamp=10, at_end=True)" in notes
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_timer_fires_at_its_time_whichever_split_ends_last(mode, order):
+    env = mode.environment()
+    far = {"a": 100, "b": 1_000}
+    steps = [Event((split, 0), split) for split in "ab"] + [Event((split, far[split]), split) for split in "ab"]
+    steps += [SplitEnd(split) for split in order]
+    source = env.from_source(TestSource(steps))
+    timed = source.assign_timestamps(lambda record: record[1], max_out_of_order=timedelta(0))
+    fired = run(env, timed.key_by(lambda record: record[0]).process(Silent))
+    assert sorted(fired) == [("a", "silent", 200, False), ("b", "silent", 1_100, True)]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
