@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from join_reference import Machine, Row, bag, disordered, join, pair, stream
 
-from sage_flow import LocalEnvironment, PipelineService
+from sage_flow import LocalEnvironment, PipelineService, TumblingWindow
 from sage_flow.errors import PipelineError
-from sage_flow.testing import SimulationExecutor, collect, stream_of
+from sage_flow.testing import PAUSE, SimulationExecutor, TestSource, collect, stream_of
 
 HOWS = ("inner", "left", "outer")
 ROWS = st.lists(st.builds(Row, st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 30)), max_size=12)
@@ -223,3 +223,40 @@ def test_a_join_of_requests_of_a_service_is_refused():
 def test_names_of_joins_are_of_their_method():
     numbers = stream_of(1).key_by(lambda n: n)
     assert numbers.join(numbers, pair)._taps[0].node.name == "join-1"
+
+
+def test_a_table_without_timestamps_joins_a_stream_whose_records_keep_their_time():
+    rows = [Row(n % 3, n, n) for n in range(60)]
+    for parallelism in (1, 3):
+        env = LocalEnvironment("test", parallelism)
+        table = env.from_collection([(0, "zero"), (1, "one"), (2, "two")]).key_by(lambda pair: pair[0])
+        joined = stream(env, rows, 0, "rows", every_record=True).join(table, lambda row, name: name[1])
+        counts = joined.key_by(lambda name: name).window(TumblingWindow(timedelta(milliseconds=30))).count()
+        counts.collect("counts")
+        counts.late_records().collect("late")
+        collected = env.execute(progress=False).collected
+        assert collected["late"] == []
+        assert sum(row.value for row in collected["counts"]) == 60
+
+
+def test_who_changes_a_dead_letter_changes_no_row_that_the_join_keeps():
+    def fails_once(left, right):
+        if right["n"] == 1:
+            raise ValueError("one")
+        return dict(left), dict(right)
+
+    env = LocalEnvironment("test")
+    lefts = env.from_collection([{"n": 0}]).key_by(lambda row: "all")
+    rights = env.from_source(TestSource([PAUSE, {"n": 1}, PAUSE, PAUSE, {"n": 2}])).key_by(lambda row: "all")
+    joined = lefts.join(rights, fails_once, on_error="dead_letter")
+    joined.collect("rows")
+    joined.dead_letters().for_each(lambda letter: [row.clear() for row in letter.record])
+    assert env.execute(progress=False).collected["rows"] == [({"n": 0}, {"n": 2})]
+
+
+def test_a_join_runs_where_shared_records_are_checked():
+    env = LocalEnvironment("test", check_shared_records=True)
+    lefts = env.from_collection([{"n": 0}]).key_by(lambda row: "all")
+    rights = env.from_collection([{"n": 1}, {"n": 2}]).key_by(lambda row: "all")
+    lefts.join(rights, lambda left, right: (left["n"], right["n"])).collect("rows")
+    assert sorted(env.execute(progress=False).collected["rows"]) == [(0, 1), (0, 2)]
