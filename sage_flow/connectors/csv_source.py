@@ -86,15 +86,18 @@ class CsvSource(FileSource[dict[str, Any]]):
             self._check(fieldnames, "fieldnames=")
         super().__init__(paths, encoding=encoding, member=member)
 
-    def batches(self, file: InputFile, lines: Lines) -> Iterator[tuple[list[dict[str, Any]] | Malformed, int]]:
+    def start_of(self, file: InputFile) -> Sequence[str] | None:
+        if self._fieldnames is not None:
+            return self._fieldnames
+        with file.lines(None) as lines:
+            return self._header(lines)[0]
+
+    def batches(self, lines: Lines, start: Any) -> Iterator[tuple[list[dict[str, Any]] | Malformed, int]]:
         if csv.field_size_limit() < self._max_cell:
             csv.field_size_limit(self._max_cell)  # of the process: there is no other one
         at = lines.end
-        names = self._fieldnames
-        if names is None and at > 0:
-            with file.lines(None) as first:
-                names, _ = self._header(first)
-        elif names is None:
+        names: Sequence[str] | None = self._fieldnames or start
+        if names is None:
             names, at = self._header(lines)
         if names is not None:
             self._check(names, f"{lines.path}:{at}")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sage_flow.connectors.input_file import FilePosition, InputFile
 from sage_flow.connectors.input_paths import Path, Paths, find_files
 from sage_flow.connectors.lines import Lines
+from sage_flow.connectors.remote_files import is_url
 from sage_flow.errors import InputError, PipelineError
 from sage_flow.functions import END, Malformed, SourceSignal
 from sage_flow.split_source import SplitReader, SplitSource
@@ -30,7 +31,7 @@ class FileSource(SplitSource[T]):
     Each file is a split, named by its path. The files of a subtask are read in the order in which they were named.
 
     Args:
-        paths: a path or a list of them. `~` and globs (`**` too) are expanded; a file is preferred to
+        paths: a path or URL, or a list of them. `~` and globs (`**` too) are expanded; a file is preferred to
             a glob of the same spelling. Each file is read once, however many links and globs lead to it.
             What is compressed (gz, bz2, xz, zst, zip) is known by its first bytes or its name.
         encoding: of the text. In utf-8 a byte order mark is dropped.
@@ -50,23 +51,29 @@ class FileSource(SplitSource[T]):
             raise PipelineError(f"{fault}; encoding= takes a text encoding such as 'utf-8'") from fault
         self._files = find_files(paths)
         self._encoding, self._member = encoding, member
+        self.blocking = any(map(is_url, self._files))  # the wait for a network must not hold up the subtask
         for path in filter(os.path.isfile, self._files):  # not a pipe, which can be opened only once
             with self.file(path).lines(None):
                 pass
 
-    def batches(self, file: InputFile, lines: Lines) -> Iterator[tuple[list[T] | Malformed, int]]:
+    def batches(self, lines: Lines, start: Any) -> Iterator[tuple[list[T] | Malformed, int]]:
         """The records of the lines of a file in batches, and what is malformed.
 
-        With each comes the number of lines of the file up to its end.
+        `start` is what `start_of` has returned; None for a reader that begins at the start of the file. With each batch
+        comes the number of lines of the file up to its end.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement batches(file, lines)")
+        raise NotImplementedError(f"{type(self).__name__} must implement batches(lines, start)")
+
+    def start_of(self, file: InputFile) -> Any:
+        """What a reader that continues in the middle of a file must know of its start."""
+        return None
 
     def file(self, path: str) -> InputFile:
         """One of the files, to be opened."""
         return InputFile(path, self._encoding, self.newline, self._member)
 
     def files_read(self) -> list[str]:
-        return self._files
+        return [file for file in self._files if not is_url(file)]
 
     def splits(self) -> list[str]:
         return self._files
@@ -86,8 +93,9 @@ class _FileReader(SplitReader[T]):
     def _read(
         self, source: FileSource[T], file: InputFile, position: FilePosition | None
     ) -> Generator[list[T] | Malformed, None, None]:
+        start = None if position is None else source.start_of(file)
         with file.lines(position) as lines:
-            for batch, line in source.batches(file, lines):
+            for batch, line in source.batches(lines, start):
                 self._position = lines.position(line)
                 yield batch
 
@@ -103,7 +111,7 @@ class TextSource(FileSource[str]):
 
     default_name = "text"
 
-    def batches(self, file: InputFile, lines: Lines) -> Iterator[tuple[list[str] | Malformed, int]]:
+    def batches(self, lines: Lines, start: Any) -> Iterator[tuple[list[str] | Malformed, int]]:
         for block in lines.blocks():
             end = lines.end
             if lines.is_undecodable:
@@ -117,7 +125,7 @@ class JsonlSource(FileSource[Any]):
 
     default_name = "jsonl"
 
-    def batches(self, file: InputFile, lines: Lines) -> Iterator[tuple[list[Any] | Malformed, int]]:
+    def batches(self, lines: Lines, start: Any) -> Iterator[tuple[list[Any] | Malformed, int]]:
         decode = json.JSONDecoder().decode
         for block in lines.blocks():
             try:

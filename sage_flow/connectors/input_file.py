@@ -17,6 +17,7 @@ from typing import IO
 
 from sage_flow.connectors.compression import read_faults, unpacked
 from sage_flow.connectors.lines import Lines, reason
+from sage_flow.connectors.remote_files import is_url, open_remote
 from sage_flow.errors import InputError
 
 __all__ = ["FilePosition", "InputFile"]
@@ -69,7 +70,7 @@ class InputFile:
         return data, data is not file
 
     def _open(self) -> io.BufferedReader:
-        return open(self.path, "rb")
+        return open_remote(self.path) if is_url(self.path) else open(self.path, "rb")
 
     def _member_of(self, archive: zipfile.ZipFile, stack: ExitStack) -> IO[bytes]:
         path = self.path

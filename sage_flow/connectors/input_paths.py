@@ -1,22 +1,22 @@
-"""Which files a source reads: paths, globs and lists of them."""
+"""Which files a source reads: paths, URLs, globs and lists of them."""
 
 from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable
 
+from sage_flow.connectors.remote_files import find_remote, is_url, local_path
 from sage_flow.errors import InputError
 
-__all__ = ["Path", "Paths", "find_files", "is_url"]
+__all__ = ["Path", "Paths", "find_files"]
 
 Path = str | os.PathLike[str]
 Paths = Path | Iterable[Path]
 
 
 def find_files(paths: Paths) -> list[str]:
-    """Return the absolute paths of the files that `paths` names, in order; those of a glob sorted.
+    """Return the absolute paths, or the URLs, of the files that `paths` names, in order; those of a glob sorted.
 
     Each file comes once, by the first of its names: links and overlapping globs do not repeat it.
     """
@@ -29,12 +29,9 @@ def find_files(paths: Paths) -> list[str]:
     return list(by_identity.values())
 
 
-def is_url(path: str) -> bool:
-    """Whether this is no path but the address of something elsewhere, such as `s3://bucket/a.csv`."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
-
-
 def _identity(file: str) -> object:
+    if is_url(file):
+        return file
     try:
         entry = os.stat(file)
     except OSError:  # who reads it says what is wrong
@@ -43,16 +40,15 @@ def _identity(file: str) -> object:
 
 
 def _find(path: str) -> list[str]:
+    if is_url(path):
+        local = local_path(path)
+        return find_remote(path) if local is None else _find(local)
     full = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(full):
         raise InputError(f"{path}: is a directory; use {os.path.join(path, '*')!r} to read the files in it")
     if os.path.exists(full):
         return [full]
     found = sorted(file for file in glob.glob(full, recursive=True) if not os.path.isdir(file))
-    if not found and is_url(path):
-        raise InputError(
-            f"{path}: is a URL, and sources read only files; copy it here, or write a Source that reads it"
-        )
     if not found:
         raise InputError(f"{path}: no such file; a relative path starts at {os.getcwd()}")
     return found

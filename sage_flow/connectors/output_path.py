@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sage_flow.connectors.compression import check_can_write, without_ending
-from sage_flow.connectors.input_paths import Path, is_url
+from sage_flow.connectors.input_paths import Path
+from sage_flow.connectors.remote_files import is_url
 from sage_flow.errors import InputError
 
 __all__ = ["Part", "check_alone", "check_output", "is_device", "part_path", "parts_of"]

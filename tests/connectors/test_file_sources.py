@@ -158,12 +158,6 @@ def test_a_link_to_nothing_is_an_input_error_of_its_own(write, tmp_path):
     assert up_to_error(TextSource(tmp_path / "*.txt")) == ([], f"{tmp_path / 'a.txt'}: No such file or directory")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/a.csv", "https://example.org/a.csv"])
-def test_a_url_is_refused_as_what_it_is(url):
-    with pytest.raises(InputError, match=rf"{url}: is a URL, and sources read only files; copy it here"):
-        CsvSource(url)
-
-
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_missing_file_is_refused_when_the_source_is_made(source, tmp_path):
     with pytest.raises(InputError, match=r"missing\.csv: no such file; a relative path starts at"):
