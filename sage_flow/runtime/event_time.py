@@ -101,6 +101,8 @@ class EventTime:
                 yield from self._move(index, bound.held)
             elif bound.held.is_urgent:
                 yield from self._give_due(index, bound.now)
+                # What held the watermark back may be gone, and time may not move again for long.
+                yield from self.advance(index + 1, bound.held.holds(bound.now))
         self.send_in_time()
 
     def _move(self, index: int, time: AssignedTime) -> Iterator[None]:

@@ -21,7 +21,8 @@ class Held:
     """By default nothing is kept back."""
 
     is_urgent: bool = False
-    """A record has made something due at the present time: `due` is asked when its slice is processed."""
+    """A record has made something due at the present time, or the watermark may pass: `due` and then `holds` are asked
+    when its slice is processed."""
 
     goes_by_clock: bool = False
     """It asks the wall clock, too: `is_urgent` is asked also where records have no timestamps."""

@@ -18,8 +18,11 @@ from join_reference import (
     stream,
 )
 
-from sage_flow import LocalEnvironment, SessionWindow, SlidingWindow, TumblingWindow
+from sage_flow import LocalEnvironment, RuntimeContext, SessionWindow, SlidingWindow, TumblingWindow
 from sage_flow.errors import PipelineError
+from sage_flow.runtime.event_time import EventTime
+from sage_flow.runtime.operators import BoundOperator
+from sage_flow.runtime.report import Counters
 from sage_flow.testing import SimulationExecutor, stream_of
 
 ROWS = st.lists(st.builds(Row, st.sampled_from("ab"), st.integers(0, 3), st.integers(-20, 30)), max_size=12)
@@ -272,6 +275,24 @@ def test_the_watermark_waits_for_left_rows_of_an_interval_join_that_may_go_out_a
     join.time(71)
     assert join.held == 71
     assert join.given[-1] == ((Row("b", 2, 20), None), 20)
+
+
+def test_the_watermark_goes_on_when_the_row_that_it_waits_for_has_met_another():
+    env = LocalEnvironment("test")
+    left, right = stream(env, [], 0, "left"), stream(env, [], 0, "right")
+    joined = left.join_interval(right, pair, before=ms(0), after=ms(50), how="left")
+    joined.map(lambda both, ctx: ctx.timestamp).collect("rows")
+    operators = next(chain.operators for chain in env._graph.plan().chains if chain.operators[0].kind.pairs)
+    counters = Counters(operators)
+    contexts = [RuntimeContext("job", operator.name, 0, 1, keyed=operator.keyed) for operator in operators]
+    join, behind, *rest = (BoundOperator(o, n, contexts[n], counters) for n, o in enumerate(operators))
+    time = EventTime([join, behind, *rest], [], lambda index, batch: None, lambda error, bound: None, lambda: 0.0)
+    assert list(join.held.left("a", "left", 10)) == []
+    assert list(time.advance(0, 30)) == []
+    assert (join.now, behind.now) == (30, 10)
+    assert list(join.held.right("a", "right", 30)) == [(("left", "right"), 30)]
+    assert list(time.after_slice()) == []
+    assert behind.now == 30
 
 
 def test_results_of_joins_are_in_their_windows():

@@ -140,8 +140,10 @@ class IntervalJoin(Held):
 
     @property
     def is_urgent(self) -> bool:  # type: ignore[override]
-        """A row came that met none, and whose time was over."""
-        return self.next_alone < self._time()
+        """A row came that met none, and whose time was over; or the watermark waits for one that has met another."""
+        return self.next_alone < self._time() or (
+            self._keeps_time and any(heap and heap[0][2][1] for heap in self._waiting.values())
+        )
 
     @property
     def next_alone(self) -> float:
