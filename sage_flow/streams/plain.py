@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
@@ -18,6 +19,7 @@ from sage_flow.streams.sinks import HasSinks
 from sage_flow.streams.step_options import StepOptions, takes
 from sage_flow.streams.timed import HasTime
 from sage_flow.streams.written import HasOptions, add_operator
+from sage_flow.timestamps import checked_duration
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -123,7 +125,12 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
 
     @overload
     def map_batches(
-        self, function: Callable[[list[T]], Iterable[U]], *, batch_size: int = ..., **options: Unpack[StepOptions]
+        self,
+        function: Callable[[list[T]], Iterable[U]],
+        *,
+        batch_size: int = ...,
+        max_wait: timedelta | None = ...,
+        **options: Unpack[StepOptions],
     ) -> DataStream[U]: ...
     @overload
     def map_batches(
@@ -131,21 +138,34 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         function: Callable[[list[T], RuntimeContext], Iterable[U]],
         *,
         batch_size: int = ...,
+        max_wait: timedelta | None = ...,
         **options: Unpack[StepOptions],
     ) -> DataStream[U]: ...
     @takes(StepOptions)
     def map_batches(
-        self, function: Callable[..., Iterable[Any]], *, batch_size: int = 256, **options: Unpack[StepOptions]
+        self,
+        function: Callable[..., Iterable[Any]],
+        *,
+        batch_size: int = 256,
+        max_wait: timedelta | None = None,
+        **options: Unpack[StepOptions],
     ) -> DataStream[Any]:
         """Call `function` with lists of exactly `batch_size` records (the last one may be shorter).
 
         For work that is cheaper by the batch, such as a model or a vectorised computation. A batch that fails is not
         run again: `on_error` holds for each of its records.
 
+        Args:
+            max_wait: how long a record may wait for others, by the clock: then the batch is shorter. None: until there
+                are `batch_size` records, or the input ends.
+
         >>> collect(stream_of(1, 2, 3).map_batches(lambda batch: [sum(batch)], batch_size=2))
         [3, 3]
         """
-        own = {"batch_size": checked_count(batch_size, "batch_size", options.get("name") or "map_batches")}
+        own = {
+            "batch_size": checked_count(batch_size, "batch_size", options.get("name") or "map_batches"),
+            "max_wait_s": None if max_wait is None else checked_duration(max_wait, "max_wait") / 1000,
+        }
         return self._step(kinds.MAP_BATCHES, function, options, own=own)
 
     @takes(StepOptions)

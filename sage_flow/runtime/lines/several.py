@@ -106,6 +106,9 @@ class Batches(LaterLoops):
         if bound.operator.timed:
             timed = _TimedBatch(bound)
             return Binding((timed.add,), held=timed)
+        if bound.operator.options["max_wait_s"] is not None:
+            waiting = _WaitingBatch(bound)
+            return Binding((waiting.add,), held=waiting)
         batch = _Batch(bound)
         return Binding((batch.add,), batch.at_end)
 
@@ -123,6 +126,11 @@ class _Batch:
     def add(self, value: Any, *_: Any) -> Iterable[Any]:
         self._pending.append(value)
         return () if len(self._pending) < self._size else self.at_end()
+
+    @property
+    def waits(self) -> bool:
+        """Whether records wait."""
+        return bool(self._pending)
 
     def at_end(self) -> Iterable[Any]:
         pending, self._pending = self._pending, []
@@ -151,33 +159,62 @@ class _Batch:
                 self._bound.reject(value, error)
 
 
-class _TimedBatch(Held):
+class _WaitingBatch(Held):
+    """A batch that leaves at the end of input or, with `max_wait`, so long after its first record has come."""
+
+    def __init__(self, bound: BoundOperator) -> None:
+        self._bound = bound
+        self._batch = _Batch(bound)
+        self._max_wait_s: float | None = bound.operator.options["max_wait_s"]
+        self._leaves_at = math.inf
+        self.goes_by_clock = self._max_wait_s is not None
+
+    @property
+    def is_urgent(self) -> bool:  # type: ignore[override]
+        """Its first record has waited for long enough."""
+        return self._leaves_at < math.inf and self._leaves_at <= self._bound.clock()
+
+    @property
+    def look_at(self) -> float:
+        """When its first record has waited for long enough."""
+        return self._leaves_at
+
+    def add(self, value: Any, *_: Any) -> Iterable[Any]:
+        """Take a record; give what the function gives, if they are enough now."""
+        if self._max_wait_s is not None and not self._batch.waits:
+            self._leaves_at = self._bound.clock() + self._max_wait_s
+        outputs = self._batch.add(value)
+        if not self._batch.waits:
+            self._leaves_at = math.inf
+        return outputs
+
+    def due(self, now: float) -> Iterable[list[Any]]:
+        """What has waited for long enough; at the end of input, what has not been enough for a batch."""
+        if self._batch.waits and (now == math.inf or self.is_urgent):
+            self._leaves_at = math.inf
+            yield self._given(self._batch.at_end())
+
+    def _given(self, outputs: Iterable[Any]) -> list[Any]:
+        return list(outputs)
+
+
+class _TimedBatch(_WaitingBatch):
     """The same, where records have timestamps.
 
     Outputs have those of the records if there are as many, else the largest. The watermark does not pass the records
     that wait.
     """
 
-    def __init__(self, bound: BoundOperator) -> None:
-        self._bound = bound
-        self._batch = _Batch(bound)
-        self._size: int = bound.operator.options["batch_size"]
-
     def add(self, value: Any, *_: Any) -> Iterable[tuple[Any, int]]:
         self._batch.times.append(self._bound.context.timestamp)
-        outputs = self._batch.add(value)
-        return self._with_times(outputs) if len(self._batch.times) == self._size else ()
-
-    def due(self, now: float) -> Iterable[list[Any]]:
-        """At the end of input, what has not been enough for a batch."""
-        if now == math.inf and self._batch.times:
-            yield self._with_times(self._batch.at_end())
+        outputs = super().add(value)
+        return () if self._batch.waits else self._given(outputs)
 
     def holds(self, now: float) -> float:
         """A record that waits is not behind the watermark when it leaves."""
         return min([now, *self._batch.times])
 
-    def _with_times(self, outputs: Iterable[Any]) -> list[tuple[Any, int]]:
+    def _given(self, outputs: Iterable[Any]) -> list[tuple[Any, int]]:
         given = list(outputs)
         times, self._batch.times = self._batch.times, []
         if len(given) != len(times):
