@@ -5,8 +5,8 @@ python -m benchmarks.nexmark --events 500000 q5 q8       some
 python -m benchmarks.nexmark --ray                       also on a Ray of one node, with 1 and 2 subtasks each
 
 In one process the events are made before the clock starts, and the rows go to a function that drops them. On Ray each
-subtask of the source makes its share in `open`; the clock starts when all have, and stops when nine tenths have been
-read, because processes that have ended cannot be asked. It is the CPU time of all processes of the job.
+subtask of the source makes its share in `open`. The clock starts when all have, and stops when all sinks are closed. It
+counts the CPU time of all processes of the job, in steps of 10 ms: so many events make it exact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ray_cluster import ProcessClock, start_ray, wait_until
-from sage_flow import END, IDLE, DataStream, LocalEnvironment, RemoteEnvironment, RuntimeContext, Source
+from sage_flow import END, IDLE, DataStream, LocalEnvironment, RemoteEnvironment, RuntimeContext, Sink, Source
 from sage_flow.functions import SourceSignal
 
 _JOBS = str(Path(__file__).parents[1] / "jobs")
@@ -36,7 +36,6 @@ from nexmark.model import COLUMNS, Event  # noqa: E402
 __all__ = ["in_this_process", "main", "on_ray"]
 
 _BATCH = 1024
-_READ = 0.9  # of the events, when the clock stops on Ray
 _GENERATOR = EventGenerator(seed=1)
 
 
@@ -54,24 +53,19 @@ def on_ray(query: str, events: int, ways: int) -> float:
     """Run a query with `ways` subtasks for each operator; return the CPU seconds of all of its processes."""
     start_ray()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        gate = Path(folder, "gate")
+        signs = Path(folder)
         env = RemoteEnvironment(query, ways)
-        made = env.from_source(MadeBefore(gate, events), name="made")
-        _rows(query, timed(made, _GENERATOR.ooo_ms)).for_each(drop)
+        made = env.from_source(MadeBefore(signs, events), name="made")
+        _rows(query, timed(made, _GENERATOR.ooo_ms)).add_sink(Dropped(signs))
         with env.submit() as job:
-            wait_until(lambda: len(list(gate.parent.glob("gate.ready-*"))) == ways)
+            wait_until(lambda: len(list(signs.glob("made-*"))) == ways)
             wait_until(lambda: job.subtasks() and job.status == "RUNNING")
             clock = ProcessClock(*{subtask.pid for subtask in job.subtasks()})
-            gate.touch()
-            wait_until(lambda: _read(job) >= _READ * events, pause_s=0.05)
-            cpu_s, read = clock.read(), _read(job)
+            (signs / "begin").touch()
+            wait_until(lambda: clock.read() >= 0 and len(list(signs.glob("closed-*"))) == ways, pause_s=0.01)
+            cpu_s = clock.read()
             job.result()
-    return cpu_s * events / read
-
-
-def _read(job: Any) -> int:
-    emitted: int = job.metrics()["operators"]["made"].emitted
-    return emitted
+    return cpu_s
 
 
 def _rows(query: str, events: DataStream[Event]) -> DataStream[Any]:
@@ -84,29 +78,45 @@ def drop(row: Any) -> None:
 
 
 class MadeBefore(Source[Event]):
-    """Makes its share of the stream in `open`, says so in a file beside `gate`, and waits until `gate` is there."""
+    """Makes its share of the stream in `open`, says so by the file `made-...`, and waits for the file `begin`."""
 
     bounded = True
     parallel = True
 
-    def __init__(self, gate: Path, events: int) -> None:
-        self._gate = gate
+    def __init__(self, signs: Path, events: int) -> None:
+        self._signs = signs
         self._count = events
         self._events: list[Event] = []
         self._position = 0
-        self._is_open = False
+        self._may_begin = False
 
     def open(self, ctx: RuntimeContext) -> None:
         self._events = list(_GENERATOR.events(ctx.subtask_index, self._count, ctx.parallelism))
-        Path(f"{self._gate}.ready-{ctx.subtask_index}").touch()
+        (self._signs / f"made-{ctx.subtask_index}").touch()
 
     def next_batch(self) -> list[Event] | SourceSignal:
-        if not self._is_open:
-            self._is_open = self._gate.exists()
+        if not self._may_begin:
+            self._may_begin = (self._signs / "begin").exists()
             return IDLE
         batch = self._events[self._position : self._position + _BATCH]
         self._position += _BATCH
         return batch or END
+
+
+class Dropped(Sink[Any]):
+    """Drops the rows; the file `closed-...` says that no more come."""
+
+    def __init__(self, signs: Path) -> None:
+        self._signs = signs
+
+    def open(self, ctx: RuntimeContext) -> None:
+        self._sign = self._signs / f"closed-{ctx.subtask_index}"
+
+    def write(self, value: Any) -> None:
+        """What becomes of a row."""
+
+    def close(self) -> None:
+        self._sign.touch()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for query in options.queries or COLUMNS:
         print(f"{query:<6}", end="", flush=True)
         for run in runs.values():
-            print(f"{options.events / run(query):>16,.0f}", end="", flush=True)
+            cpu_s = run(query)
+            print(f"{options.events / cpu_s:>16,.0f}" if cpu_s else f"{'too few events':>16}", end="", flush=True)
         print()
     return 0
 

@@ -19,7 +19,7 @@ from sage_flow import END, DataStream, Environment, RuntimeContext, Source
 from sage_flow.functions import SourceSignal
 from sage_flow.splits import SplitEnd
 
-__all__ = ["GeneratorSource", "Options", "Row", "auctions", "bids", "persons", "read", "timed", "write"]
+__all__ = ["ByType", "GeneratorSource", "Options", "Row", "bids", "read", "timed", "write"]
 
 Row: TypeAlias = dict[str, Any]
 
@@ -115,19 +115,40 @@ def timed(events: DataStream[Event], ooo_ms: int) -> DataStream[Event]:
     return events.assign_timestamps(lambda event: event["ts"], max_out_of_order=timedelta(milliseconds=ooo_ms))
 
 
-def persons(events: DataStream[Event]) -> DataStream[Person]:
-    """The persons of the stream."""
-    return cast("DataStream[Person]", events.filter(lambda event: event["type"] == "person", name="persons"))
-
-
-def auctions(events: DataStream[Event]) -> DataStream[Auction]:
-    """The auctions of the stream."""
-    return cast("DataStream[Auction]", events.filter(lambda event: event["type"] == "auction", name="auctions"))
-
-
 def bids(events: DataStream[Event]) -> DataStream[Bid]:
     """The bids of the stream."""
     return cast("DataStream[Bid]", events.filter(lambda event: event["type"] == "bid", name="bids"))
+
+
+class ByType:
+    """The streams of some of the types "person", "auction" and "bid", all of which are to be read.
+
+    They are side outputs, and not filters: of a stream with two readers the second one gets a copy of every event, but
+    an event goes to one side output only.
+    """
+
+    def __init__(self, events: DataStream[Event], *types: str) -> None:
+        chosen = events.filter(lambda event: event["type"] in types, name="chosen types")
+        self._events: DataStream[Event] = chosen.process(_to_side_output, name="by type")
+
+    @property
+    def persons(self) -> DataStream[Person]:
+        """The persons."""
+        return cast("DataStream[Person]", self._events.side_output("person"))
+
+    @property
+    def auctions(self) -> DataStream[Auction]:
+        """The auctions."""
+        return cast("DataStream[Auction]", self._events.side_output("auction"))
+
+    @property
+    def bids(self) -> DataStream[Bid]:
+        """The bids."""
+        return cast("DataStream[Bid]", self._events.side_output("bid"))
+
+
+def _to_side_output(event: Event, ctx: RuntimeContext) -> None:
+    ctx.output(event["type"], event)
 
 
 def write(query: str, rows: DataStream[Row], options: Options) -> None:
