@@ -205,6 +205,18 @@ def timed(env, **options):
 
 
 @case("source-1")
+def arrival_times(env):
+    arrived = env.from_collection([], name="source-1").assign_arrival_times()
+    arrived.map(with_context).key_by(len).window(TumblingWindow(timedelta(seconds=1))).count().collect()
+
+
+@case("source-1")
+def a_session_window_with_early_results(env):
+    windows = timed(env).key_by(len).window(SessionWindow(timedelta(seconds=1)), early_every=timedelta(seconds=1))
+    windows.count().collect()
+
+
+@case("source-1")
 def timestamps_that_nobody_uses(env):
     timed(env).map(str).collect()
 
