@@ -12,9 +12,10 @@ import os
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
+from sage_flow.connectors.following import FollowReader
 from sage_flow.connectors.input_file import FilePosition, InputFile
 from sage_flow.connectors.input_paths import Path, Paths, find_files
-from sage_flow.connectors.lines import Lines
+from sage_flow.connectors.lines import Lines, has_offsets
 from sage_flow.connectors.remote_files import is_url
 from sage_flow.errors import InputError, PipelineError
 from sage_flow.functions import END, Malformed, SourceSignal
@@ -36,6 +37,7 @@ class FileSource(SplitSource[T]):
             What is compressed (gz, bz2, xz, zst, zip) is known by its first bytes or its name.
         encoding: of the text. In utf-8 a byte order mark is dropped.
         member: the file to read in a zip that holds several.
+        follow: the files grow, and are read without an end: see `following.py`.
 
     Raises:
         InputError: a file is missing or cannot be read; the message starts with `file:line`.
@@ -44,7 +46,9 @@ class FileSource(SplitSource[T]):
     bounded = True
     newline = "\n"
 
-    def __init__(self, paths: Paths, *, encoding: str = "utf-8", member: str | None = None) -> None:
+    def __init__(
+        self, paths: Paths, *, encoding: str = "utf-8", member: str | None = None, follow: bool = False
+    ) -> None:
         try:
             io.TextIOWrapper(io.BytesIO(), encoding)
         except LookupError as fault:
@@ -55,6 +59,21 @@ class FileSource(SplitSource[T]):
         for path in filter(os.path.isfile, self._files):  # not a pipe, which can be opened only once
             with self.file(path).lines(None):
                 pass
+        self._follow = follow
+        if follow:
+            self.bounded = False
+            self._check_can_follow()
+
+    def _check_can_follow(self) -> None:
+        if not has_offsets(self._encoding):
+            raise PipelineError(
+                f"follow=True reads UTF-8 and encodings of one byte per character, not {self._encoding}"
+            )
+        for path in self._files:
+            if is_url(path) or not os.path.isfile(path):
+                raise PipelineError(f"{path}: follow=True reads local files, not URLs, FIFOs and devices")
+            if self.file(path).is_packed():
+                raise PipelineError(f"{path}: is compressed; follow=True reads plain files")
 
     def batches(self, lines: Lines, start: Any) -> Iterator[tuple[list[T] | Malformed, int]]:
         """The records of the lines of a file in batches, and what is malformed.
@@ -78,7 +97,9 @@ class FileSource(SplitSource[T]):
     def splits(self) -> list[str]:
         return self._files
 
-    def reader(self, split: str, position: FilePosition | None) -> SplitReader[T]:
+    def reader(self, split: str, position: Any) -> SplitReader[T]:
+        if self._follow:
+            return FollowReader(split, position, self._encoding, self.newline, lambda lines: self.batches(lines, None))
         return _FileReader(self, split, position)
 
 

@@ -57,6 +57,11 @@ class InputFile:
                 raise InputError(f"{self.path}: cannot continue after line {before}: it has only {skipped} now")
             yield Lines(self.path, text, self._encoding, offset or 0, before)
 
+    def is_packed(self) -> bool:
+        """Whether it is compressed. Raises InputError."""
+        with ExitStack() as stack:
+            return self._data(stack)[1]
+
     def _data(self, stack: ExitStack) -> tuple[IO[bytes], bool]:
         """The unpacked data, and whether it is compressed."""
         path = self.path

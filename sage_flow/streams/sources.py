@@ -62,17 +62,19 @@ class HasSources:
         *,
         encoding: str = "utf-8",
         member: str | None = None,
+        follow: bool = False,
         **options: Unpack[SourceOptions],
     ) -> DataStream[str]:
         """The lines of text files, without their ends.
 
         `paths`: one or several paths or globs; each file is read once. Compressed files (gz, bz2, xz, zst) are
         unpacked, and so are zip files; one that holds several files needs `member`. `on_error` is about lines that are
-        not in the encoding; the record of a dead letter is (file, line number, text).
+        not in the encoding; the record of a dead letter is (file, line number, text). With `follow` the files grow:
+        their complete lines are read as they come, until the job is drained.
         """
         from sage_flow.connectors import TextSource
 
-        return self._from(TextSource(paths, encoding=encoding, member=member), options)
+        return self._from(TextSource(paths, encoding=encoding, member=member, follow=follow), options)
 
     @takes(SourceOptions)
     def read_csv(
@@ -113,15 +115,17 @@ class HasSources:
         *,
         encoding: str = "utf-8",
         member: str | None = None,
+        follow: bool = False,
         **options: Unpack[SourceOptions],
     ) -> DataStream[Any]:
         """The values of files that have JSON on each line. `paths` and `member` as in `read_text`.
 
-        `on_error` is about lines that are not JSON; the record of a dead letter is (file, line number, text).
+        `follow` as in `read_text`. `on_error` is about lines that are not JSON; the record of a dead letter is (file,
+        line number, text).
         """
         from sage_flow.connectors import JsonlSource
 
-        return self._from(JsonlSource(paths, encoding=encoding, member=member), options)
+        return self._from(JsonlSource(paths, encoding=encoding, member=member, follow=follow), options)
 
     @takes(SourceOptions)
     def from_source(self, source: Source[T] | type[Source[T]], **options: Unpack[SourceOptions]) -> DataStream[T]:
