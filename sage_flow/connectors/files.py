@@ -65,9 +65,9 @@ class FileSource(SplitSource[T]):
             self._check_can_follow()
 
     def _check_can_follow(self) -> None:
-        if not has_offsets(self._encoding):
+        if not has_offsets(self._encoding) or "\n".encode(self._encoding) != b"\n":
             raise PipelineError(
-                f"follow=True reads UTF-8 and encodings of one byte per character, not {self._encoding}"
+                f"follow=True reads UTF-8 and one-byte encodings with the newline of ASCII, not {self._encoding}"
             )
         for path in self._files:
             if is_url(path) or not os.path.isfile(path):
