@@ -7,7 +7,9 @@ import contextlib
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,8 @@ _log = logging.getLogger("sage_flow")
 
 _SHOWN = 20
 """Names in the repr of a result."""
+
+_LOOK_FOR_ROWS_S = 0.02
 
 _SHORT_JOB_S = 0.5
 """A job that takes no longer is not announced."""
@@ -219,6 +223,49 @@ class JobHandle:
     def collected(self) -> dict[str, list[Any]]:
         """The rows of each `collect` sink so far, by name; complete when the job is FINISHED."""
         return self._execution.collected()
+
+    def rows(self, name: str, *, timeout: float | timedelta | None = None) -> Iterator[Any]:
+        """Iterate over the rows of a `collect` sink while the job runs, until it is over; each is given once.
+
+        Rows that were given are forgotten: they are in neither `collected()` nor the result, and do not count for the
+        limit on collected rows. So a job without an end can be read in this way. If the job starts again from the
+        beginning, its rows come again.
+
+        >>> job = LocalEnvironment("squares")
+        >>> _ = job.from_collection([1, 2, 3]).map(lambda n: n * n).collect("squares")
+        >>> with job.submit() as running:
+        ...     print(list(running.rows("squares")))
+        [1, 4, 9]
+
+        Args:
+            timeout: seconds to wait for the next row.
+
+        Raises:
+            TimeoutError: no row has come for `timeout`.
+            PipelineError: no sink has this name. A job that failed raises its error behind its last row.
+        """
+        patience_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        attempt = number = 0
+        waited_s = 0.0
+        while True:
+            is_over = self._execution.is_over  # asked before: no row comes behind the end
+            taken = self._execution.take_rows(name, attempt, number)
+            if taken.attempt != attempt:
+                attempt, number = taken.attempt, 0
+            if taken.rows:
+                waited_s = 0.0
+                for row in taken.rows:
+                    number += 1
+                    yield row
+            elif is_over:
+                break
+            elif patience_s is not None and waited_s >= patience_s:
+                raise TimeoutError(f"no row of {name!r} has come for {patience_s} s")
+            else:
+                self._execution.wait(_LOOK_FOR_ROWS_S)
+                waited_s += _LOOK_FOR_ROWS_S
+        if self.status is JobStatus.FAILED:
+            self.result()
 
     def subtasks(self) -> list[SubtaskInfo]:
         """Every subtask, its status and where it is."""

@@ -135,7 +135,9 @@ class TextSink(FileSink[str]):
 
 
 class JsonlSink(FileSink[Any]):
-    """One JSON value on each line. Dataclasses become objects; tuples and keys what `json` makes of them.
+    """One JSON value on each line. Dataclasses and named tuples become objects by field, other tuples lists.
+
+    What a named tuple contains is written alike. Keys become what `json` makes of them.
 
     Args:
         default: called with a value that JSON cannot express, such as a datetime or a Decimal; returns what is
@@ -160,7 +162,7 @@ class JsonlSink(FileSink[Any]):
 
     def write(self, value: Any) -> None:
         try:
-            text = self._encode(value)
+            text = self._encode(_objects(value) if is_named_tuple(value) else value)
         except ValueError as fault:  # NaN, infinity, a list that holds itself
             if fault is self._fault:
                 raise
@@ -199,6 +201,7 @@ class CsvSink(FileSink[Any]):
             raise PipelineError(f"CsvSink: fieldnames={fieldnames!r}: {fault}")
         super().__init__(path)
         self._names = dict.fromkeys(fieldnames or ())
+        self._are_given = fieldnames is not None  # they are for the values of a tuple, by place
 
     def open(self, ctx: RuntimeContext) -> None:
         super().open(ctx)
@@ -207,7 +210,7 @@ class CsvSink(FileSink[Any]):
             self._write_row(self._names)
 
     def write(self, value: Any) -> None:
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, (tuple, list)) and (self._are_given or not is_named_tuple(value)):
             self._write_row(self._checked(value))
             return
         record = value if isinstance(value, dict) else _fields_of(value)
@@ -236,7 +239,23 @@ class CsvSink(FileSink[Any]):
         return row
 
 
+def is_named_tuple(value: Any) -> bool:
+    """Whether a value is of a class that `NamedTuple` or `namedtuple` has made."""
+    return isinstance(value, tuple) and hasattr(type(value), "_fields")
+
+
+def _objects(value: Any) -> Any:
+    """A named tuple as a dict by field, also inside lists, tuples and dicts; JSON has no named tuples."""
+    if isinstance(value, dict):
+        return {key: _objects(one) for key, one in value.items()}
+    if is_named_tuple(value):
+        return {name: _objects(one) for name, one in zip(value._fields, value, strict=True)}
+    return [_objects(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
 def _fields_of(value: Any) -> dict[str, Any] | None:
+    if is_named_tuple(value):
+        return value._asdict()  # type: ignore[no-any-return]
     if not is_dataclass(value) or isinstance(value, type):
         return None
     return {field.name: getattr(value, field.name) for field in fields(value)}

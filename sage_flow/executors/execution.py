@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_flow.errors import PipelineError
+from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.plan.physical import Plan, ServicePlan
 from sage_flow.plan.queues import JobQueues
@@ -139,6 +140,10 @@ class Execution(ABC):
         """See `JobHandle.collected`."""
 
     @abstractmethod
+    def take_rows(self, name: str, attempt: int, number: int) -> TakenRows:
+        """Return rows of a `collect` sink; see `CollectedRows.take`."""
+
+    @abstractmethod
     def subtasks(self) -> list[SubtaskInfo]:
         """See `JobHandle.subtasks`."""
 
@@ -260,6 +265,9 @@ class LocalExecution(Execution):
 
     def collected(self) -> dict[str, list[Any]]:
         return {name: list(rows) for name, rows in self.driver.collected.rows.items()}
+
+    def take_rows(self, name: str, attempt: int, number: int) -> TakenRows:
+        return self.driver.collected.take(name, attempt, number)
 
     def subtasks(self) -> list[SubtaskInfo]:
         statuses = self.driver.subtask_statuses()

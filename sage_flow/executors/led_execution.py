@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import InternalError
+from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
@@ -219,6 +220,9 @@ class LedExecution(Execution):
 
     def collected(self) -> dict[str, list[Any]]:
         return self.current.collected()
+
+    def take_rows(self, name: str, attempt: int, number: int) -> TakenRows:
+        return self.current.take_rows(name, attempt, number)
 
     def subtasks(self) -> list[SubtaskInfo]:
         return self.current.subtasks()

@@ -19,6 +19,7 @@ from sage_flow.errors import (
     ServiceUnavailable,
     WorkerDied,
 )
+from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.executors.processes import pickled_plan
@@ -131,6 +132,7 @@ class RayExecution(Execution):
         self._record = record
         self._records = JobRecords(namespace, ANSWER_S)
         self._outcome: JobOutcome | None = None
+        self._forgotten: dict[str, tuple[int, int]] = {}  # attempt, and number of the first row left, by sink
         self._has_cancelled = False
         self._queues = queues
         self._lock = threading.Lock()
@@ -251,6 +253,24 @@ class RayExecution(Execution):
             return self._outcome.collected
         told: bytes | None = self._command(lambda master: master.collected.remote(), _ROWS_S)
         return {} if told is None else pickle.loads(told)
+
+    def take_rows(self, name: str, attempt: int, number: int) -> TakenRows:
+        if self._outcome is None:
+            told: bytes | None = self._command(lambda master: master.take_rows.remote(name, attempt, number), _ROWS_S)
+            if told is not None:
+                self._forgotten[name] = attempt, number
+                taken: TakenRows = pickle.loads(told)
+                return taken
+        if self._outcome is None:
+            return TakenRows(attempt, [])  # before the first attempt, or while the job ends
+        if name not in self._outcome.collected:
+            raise PipelineError(f"no collect sink has the name {name!r}, or its rows were fetched by another handle")
+        known_attempt, forgotten = self._forgotten.get(name, (attempt, 0))
+        given = number - forgotten if attempt == known_attempt else 0
+        rows = self._outcome.collected[name]
+        del rows[:given]
+        self._forgotten[name] = attempt, number
+        return TakenRows(attempt, list(rows))
 
     def subtasks(self) -> list[SubtaskInfo]:
         return self._command(lambda master: master.subtasks.remote()) or []

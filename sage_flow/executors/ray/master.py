@@ -152,6 +152,11 @@ class JobMaster:
         execution = self._execution()
         return by_value.dumps({} if execution is None else execution.collected())
 
+    def take_rows(self, name: str, attempt: int, number: int) -> bytes | None:
+        """Return rows of a `collect` sink, pickled by value; None before the first attempt."""
+        execution = self._execution()
+        return None if execution is None else by_value.dumps(execution.take_rows(name, attempt, number))
+
     def subtasks(self) -> list[SubtaskInfo]:
         """Return every subtask of the current attempt, and where it is."""
         attempt, execution = self._attempt, self._execution()
