@@ -132,17 +132,13 @@ class LedExecution(Execution):
         except Crashed:
             raise
         except BaseException as error:  # an engine fault must reach the threads that wait
-            self.fail(error)
+            self.end(error)
         else:
-            self._end()
+            self.end()
 
-    def fail(self, error: BaseException) -> None:
-        """The engine itself has failed: `outcome` raises `error`."""
-        if self.crash is None:
-            self.crash = error
-        self._end()
-
-    def _end(self) -> None:
+    def end(self, crash: BaseException | None = None) -> None:
+        """The job is over. `crash`: because the engine itself has failed; `outcome` raises it."""
+        self.crash = self.crash or crash
         try:
             self._on_over()
         finally:

@@ -154,7 +154,7 @@ class _Simulation:
         try:
             self._scheduler.run(self._deliver, lambda: self.job.is_over)
         except BaseException as error:  # above all a deadlock: `outcome` raises it
-            self.job.fail(error)
+            self.job.end(error)
 
     def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
         self._scheduler.forget(kept=_DRIVER)

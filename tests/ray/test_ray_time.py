@@ -6,7 +6,7 @@ import pytest
 
 from sage_flow import RemoteEnvironment, SessionWindow, TumblingWindow
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def timed(env, count=2000):
