@@ -231,6 +231,7 @@ class JobHandle:
         limit on collected rows. So a job without an end can be read in this way. If the job starts again from the
         beginning, its rows come again.
 
+        >>> from sage_flow import LocalEnvironment
         >>> job = LocalEnvironment("squares")
         >>> _ = job.from_collection([1, 2, 3]).map(lambda n: n * n).collect("squares")
         >>> with job.submit() as running:

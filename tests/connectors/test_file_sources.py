@@ -354,7 +354,11 @@ def test_a_member_of_what_is_no_zip_is_refused(write):
         TextSource(write("a.txt", "a\n"), member="b")
 
 
-@pytest.mark.parametrize("content", [b"", b"plain", zipped(a="1\n")[:-9], zipped(a="x" * 9999)[:50]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"plain", zipped(a="1\n")[:-9], zipped(a="x" * 9999)[:50]],
+    ids=["empty", "plain", "without its end", "its beginning"],
+)
 def test_a_zip_that_cannot_be_opened_is_refused_when_the_source_is_made(content, write):
     with pytest.raises(InputError, match=r"a\.zip: cannot be read"):
         TextSource(write("a.zip", content))

@@ -61,7 +61,7 @@ def read(path):
     source.open(context())
     found = []
     while (batch := source.next_batch()) is not END:
-        found += batch
+        found += batch if isinstance(batch, list) else []
     return found
 
 

@@ -423,7 +423,7 @@ def test_a_wrong_key_is_refused(open_end):
 
 
 def test_a_refused_peer_is_lost_once_and_not_again_when_its_time_is_over(open_end):
-    one, _ = open_end(1, key=b"guess", connect_timeout_s=0.1), open_end(2)
+    one, _ = open_end(1, key=b"guess", connect_timeout_s=0.1, bind_timeout_s=0.3), open_end(2)
     one.send(2, 0, Credit(1, 1))
     assert one.loss()[0] == 2
     one.send(3, 0, Credit(1, 1))

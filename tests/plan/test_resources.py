@@ -69,7 +69,11 @@ def test_everything_that_can_be_said():
     )
 
 
-@pytest.mark.parametrize("placement", ["spread", "pack", "node:0123abcd", PlacementGroup("g1")], ids=str)
+@pytest.mark.parametrize(
+    "placement",
+    ["spread", "pack", "node:0123abcd", PlacementGroup("g1")],
+    ids=["spread", "pack", "node", "placement group"],
+)
 def test_placements(placement):
     said = actor_options("'f'", {"placement": placement})
     assert said.placement is placement
