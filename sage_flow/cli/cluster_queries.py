@@ -45,14 +45,15 @@ def show_status(cluster: Cluster, arguments: argparse.Namespace) -> int:
     from sage_flow.cli.inspection import job_text
 
     job = KnownJobs(cluster).find(arguments.job)
-    told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}}
+    told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}, "watermarks": {}}
     if not isinstance(job, JoblessSubmission):
         handle, record = _handle_of(cluster, job)
-        counted = handle.metrics()["operators"].items()
+        metrics = handle.metrics()
         told = {
             **record.as_dict(),
             "subtasks": [vars(subtask) for subtask in handle.subtasks()],
-            "operators": {name: counts._asdict() for name, counts in counted},
+            "operators": {name: counts._asdict() for name, counts in metrics["operators"].items()},
+            "watermarks": metrics["watermarks"],
         }
     _print(arguments, told, lambda: job_text(told))
     return _code(told["status"])

@@ -115,13 +115,23 @@ def job_text(job: dict[str, Any]) -> str:
     subtasks = [
         (s["name"], s["status"], s["node"][:8] or "-", str(s["pid"] or "-"), s["actor"]) for s in job["subtasks"]
     ]
-    counts = [(name, *(f"{count:,}" for count in counted.values())) for name, counted in job["operators"].items()]
+    counts = [_counts_of(name, counted, job["watermarks"]) for name, counted in job["operators"].items()]
     parts = ["\n".join(f"{title:<11}{value}" for title, value in told.items() if value)]
     if subtasks:
         parts.append(_table(("subtask", "status", "node", "process", "actor"), subtasks, left=5))
     if counts:
-        parts.append(_table(("operator", "records", "skipped", "dead letters"), counts, left=1))
+        titles = ("operator", "records", "skipped", "dead letters", "late", "event time (UTC)")
+        used = titles if job["watermarks"] else titles[:4]
+        parts.append(_table(used, [row[: len(used)] for row in counts], left=1))
     return "\n\n".join(parts)
+
+
+def _counts_of(name: str, counted: dict[str, int], watermarks: dict[str, int]) -> tuple[str, ...]:
+    from sage_flow.cli.metrics import event_time
+
+    numbers = (counted[kind] for kind in ("emitted", "skipped", "dead_letters", "late"))
+    told = event_time(watermarks[name], time.time()) if name in watermarks else ""
+    return name, *(f"{number:,}" for number in numbers), told
 
 
 def _when(seconds: float) -> str:

@@ -276,7 +276,7 @@ WindowResult(key='all', start=60000, end=120000, value=1, firing='on_time')]
             self._check_other(other, DataStream)
         elif isinstance(other, DataStream) and other._graph is self._graph:
             raise PipelineError(
-                f"connect() ({caller_location()}): a keyed stream can be connected with another keyed stream, whose"
+                f"connect() ({caller_location()}): a KeyedStream can be connected with another KeyedStream, whose"
                 " records of equal keys it meets, or with a table that goes to every subtask, table.broadcast()"
             )
         else:

@@ -210,9 +210,9 @@ def test_a_failure_is_told_as_here_and_ends_with_its_exit_code(ray_head, project
     assert "ZeroDivisionError: " in out
     assert re.search(r"jobs/slow\.py:\d+ in check +return 1 // \(n - 3\)", out)
     assert " is FAILED: Job entrypoint command failed with exit code 1\n" in err
-    code, out, _ = ray_head.sage_flow("status", "failing", "--address", ray_head.address, cwd=project)
+    code, out, err = ray_head.sage_flow("status", "failing", "--address", ray_head.address, cwd=project)
     assert code == 1
-    assert "message    ZeroDivisionError: " in out
+    assert "message    ZeroDivisionError: " in out, err
 
 
 def test_a_plain_ray_job_drains_and_its_driver_reports(ray_head, project):

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from sage_flow import LocalEnvironment, TumblingWindow
+from sage_flow.cli.inspection import job_text
 from sage_flow.cli.metrics import Row, Snapshot, event_time, line_of
 from sage_flow.runtime.report import OperatorCounts
 from sage_flow.testing import PAUSE, TestSource
@@ -80,3 +81,14 @@ def test_a_job_without_time_has_no_watermarks():
     handle = env.submit()
     handle.wait()
     assert handle.metrics()["watermarks"] == {}
+
+
+def test_the_status_of_a_job_tells_late_records_and_event_time_where_time_is_used():
+    counts = OperatorCounts(10, late=2)._asdict()
+    job = {"id": "j-1", "name": "j", "status": "RUNNING", "attempt": 1, "submitted": 0.0, "ended": 0.0}
+    job |= {"submission_id": "", "message": "", "subtasks": [], "operators": {"seconds": counts}}
+    timed = job_text(job | {"watermarks": {"seconds": TEN_O_CLOCK}}).splitlines()[-2:]
+    assert timed[0].split() == ["operator", "records", "skipped", "dead", "letters", "late", "event", "time", "(UTC)"]
+    assert timed[1].split() == ["seconds", "10", "0", "0", "2", "2024-05-01", "10:00:00"]
+    untimed = job_text(job | {"watermarks": {}}).splitlines()[-2:]
+    assert untimed[1].split() == ["seconds", "10", "0", "0"]
