@@ -60,6 +60,7 @@ class SplitSource(Source[T]):
     ...         return [self.left] if self.left >= 0 else END
     ...     def position(self):
     ...         return self.left
+    >>> from sage_flow import LocalEnvironment
     >>> env = LocalEnvironment("countdown")
     >>> collect(env.from_source(Countdown, parallelism=1))
     [2, 1, 0, 4, 3, 2, 1, 0]

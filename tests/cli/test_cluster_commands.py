@@ -478,7 +478,8 @@ def test_status_shows_the_message_and_the_subtasks():
         "subtasks": [
             {"name": "map-1[1/2]", "status": "RUNNING", "node": "f" * 56, "pid": 0, "actor": "a-1/map-1[1/2]"}
         ],
-        "operators": {"map-1": {"emitted": 1234, "skipped": 5, "dead_letters": 0}},
+        "operators": {"map-1": {"emitted": 1234, "skipped": 5, "dead_letters": 0, "late": 0}},
+        "watermarks": {},
     }
     text = job_text(json.loads(json.dumps(job)))
     assert "job        a-1 (a)\nstatus     FAILED, attempt 2\n" in text
