@@ -43,6 +43,22 @@ class DelayStatistics(NamedTuple):
             delay_min if longest_min is None or delay_min > longest_min else longest_min,
         )
 
+    def merge(self, other: DelayStatistics) -> DelayStatistics:
+        """Return the statistics of the delays of both.
+
+        >>> early, late = DelayStatistics().add(-5, 15), DelayStatistics().add(20, 15)
+        >>> early.merge(late) == early.add(20, 15)
+        True
+        """
+        known = [longest for longest in (self.longest_min, other.longest_min) if longest is not None]
+        return DelayStatistics(
+            self.added + other.added,
+            self.missing + other.missing,
+            self.late + other.late,
+            self.total_min + other.total_min,
+            max(known, default=None),
+        )
+
     @property
     def mean_min(self) -> float | None:
         """Minutes, of those that came; None if none did."""
