@@ -20,7 +20,7 @@ from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, is_this_machi
 __all__ = ["check_answers", "connect_to_ray", "is_client", "this_submission"]
 
 _DIAL_S: Final = 5.0
-_CLIENT_S: Final = 60.0  # for a connection by ray://, for which the cluster starts a process
+_CLIENT_S: Final = 2 * ANSWER_S  # for a connection by ray://, for which the cluster starts a process
 _CLIENT_QUESTION: Final = "/ray.rpc.RayletDriver/ClusterInfo"
 _WORD: Final = re.compile(r"^(?:ray://)?(\[[^\]]+\]|[^:/]+):(\d+)$")
 
@@ -31,8 +31,9 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
     `address`: "auto" (the cluster of this machine, or that of RAY_ADDRESS), "local" (one in this process, which ends
     with it), "host:port", or "ray://host:port".
 
-    Raises: ClusterError if no cluster answers there within 30 s (60 s for "ray://"), if it is of another version or
-    requires a token, or if this process is connected to a cluster that is not the one at "host:port".
+    Raises: ClusterError if no cluster answers there within `ANSWER_S` seconds ("ray://": twice as long), if it is of
+    another version or requires a token, or if this process is connected to a cluster that is not the one at
+    "host:port".
     """
     import ray
 
