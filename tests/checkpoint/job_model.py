@@ -132,22 +132,23 @@ class Model:
 
     def search(self):
         start = State(places=(None,) * self.bounds.leaders)
-        seen = {key_of(start): None}
-        queue = deque([start])
+        first = key_of(start)
+        seen = {first: None}
+        queue = deque([(first, start)])
         while queue:
-            state = queue.popleft()
+            here, state = queue.popleft()
             fault = self.fault_of(state)
             if fault is not None:
-                return Found(fault, len(seen), self._path(state, seen))
+                return Found(fault, len(seen), self._path(here, seen))
             for why, after in self.steps(state):
                 key = key_of(after)
                 if key not in seen:
-                    seen[key] = (key_of(state), why)
-                    queue.append(after)
+                    seen[key] = (here, why)
+                    queue.append((key, after))
         return Found(None, len(seen))
 
-    def _path(self, state, seen):
-        path, key = [], key_of(state)
+    def _path(self, key, seen):
+        path = []
         while seen[key] is not None:
             key, why = seen[key]
             path.append(why)
