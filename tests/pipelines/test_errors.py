@@ -283,7 +283,7 @@ def test_a_life_cycle_that_wants_to_leave_does_not_hang_the_job(tmp_path, method
             print("ended with", type(error).__name__)
     """
     try:
-        done = run_script(tmp_path, script, method, kind, timeout=6)
+        done = run_script(tmp_path, script, method, kind, timeout=50)  # less than the grace
     except subprocess.TimeoutExpired:
         pytest.fail("the job does not end")
     first = "ValueError" if method in ("abort", "close after a failure") else kind

@@ -168,7 +168,7 @@ def test_next_batch_must_return_a_list(batch, blocking):
     env = LocalEnvironment("test", cancel_grace_s=0.5)
     env.from_source(WrongBatch(batch, blocking), name="wrong").collect()
     with env.submit() as job, pytest.raises(PipelineError) as caught:
-        job.result(timeout=3)
+        job.result(timeout=60)
     for fragment in ("'wrong'", HERE, "list, IDLE or END", type(batch).__name__):
         assert fragment in str(caught.value)
 
