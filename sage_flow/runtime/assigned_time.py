@@ -2,8 +2,9 @@
 
 The clock of a split says how far its records have come: the largest timestamp so far less the bound of disorder, or
 what a watermark generator of the user's says, or the source. The clock of the operator is the minimum over its splits;
-it never goes back. A split that is not begun holds it at the beginning of time, one that has ended leaves the minimum,
-and so does one that has been idle for `idle_after`.
+it never goes back. A split that is not begun holds it at the beginning of time, unless the splits are in the order of
+their times: then it joins the minimum when it begins. One that has ended leaves the minimum, and so does one that has
+been idle for `idle_after`.
 
 A watermark T means that no record with a timestamp before T is expected: a window that ends at T is complete.
 """
@@ -37,12 +38,15 @@ _GENERATOR_TICK_S = 0.2
 
 
 class _Clock:
-    """Of one split. `generator` is None for the usual rule; `quiet_since` is infinity for a split that is not begun."""
+    """Of one split. `generator` is None for the usual rule; `quiet_since` is infinity for a split that is not begun.
+
+    `number` in the minimum; None: it is not part of it.
+    """
 
     __slots__ = ("generator", "is_idle", "largest", "now", "number", "quiet_since")
 
-    def __init__(self, number: int, generator: WatermarkGenerator[Any] | None) -> None:
-        self.number = number
+    def __init__(self, generator: WatermarkGenerator[Any] | None) -> None:
+        self.number: int | None = None
         self.generator = generator
         self.largest = NO_TIMESTAMP
         self.now = -math.inf
@@ -103,17 +107,23 @@ class AssignedTime(Held):
     # -- splits ---------------------------------------------------------------------------------------------
 
     def expect(self, splits: Iterable[str]) -> None:
-        """These are the splits that this subtask is going to read: those not begun hold the time."""
-        self._clocks = {name: _Clock(number, self._new_generator()) for number, name in enumerate(splits)}
-        self._minimum = WatermarkMinimum(clock.number for clock in self._clocks.values())
+        """These are the splits that this subtask is going to read: those not begun hold the time, unless in order."""
+        self._clocks: dict[str, _Clock] = {}
+        self._minimum = WatermarkMinimum(())
         self._current: _Clock | None = None
+        for split in splits:
+            self._add(split)
+
+    def _add(self, split: str) -> _Clock:
+        clock = self._clocks[split] = _Clock(self._new_generator())
+        if not self._operator.options["in_time_order"]:
+            clock.number = self._minimum.join()
+            self.is_idle = False
+        return clock
 
     def begin_batch(self, split: str) -> None:
         """The next records are of this split."""
-        clock = self._clocks.get(split)
-        if clock is None:
-            clock = self._clocks[split] = _Clock(len(self._clocks), self._new_generator())
-            self._minimum.add(clock.number)
+        clock = self._clocks.get(split) or self._add(split)
         self._current = clock
         self.largest = clock.largest
         self._wake(clock)
@@ -132,7 +142,8 @@ class AssignedTime(Held):
                 del self._clocks[signal.split]
                 if self._current is clock:
                     self._current = None
-                self._note(self._minimum.on_end_of_input(clock.number))
+                if clock.number is not None:
+                    self._note(self._minimum.on_end_of_input(clock.number))
 
     def on_records(self) -> None:
         """Records come from elsewhere than a source with splits."""
@@ -141,12 +152,15 @@ class AssignedTime(Held):
 
     def _wake(self, clock: _Clock) -> None:
         clock.quiet_since = self._clock() if self._idle_after_s is not None else 0.0
+        if clock.number is None:
+            clock.number = self._minimum.join()
+            clock.is_idle = self.is_idle = False
         if clock.is_idle:
             clock.is_idle = self.is_idle = False
             self._minimum.on_record(clock.number)
 
     def _leave(self, clock: _Clock) -> None:
-        if not clock.is_idle:
+        if clock.number is not None and not clock.is_idle:
             clock.is_idle = True
             self._note(self._minimum.on_idle(clock.number))
 
@@ -222,7 +236,7 @@ class AssignedTime(Held):
 
     def _declare(self, clock: _Clock, watermark: int) -> None:
         """How far a split is; less than before changes nothing."""
-        if watermark > clock.now:
+        if watermark > clock.now and clock.number is not None:
             clock.now = watermark
             self._note(self._minimum.on_watermark(clock.number, watermark))
 

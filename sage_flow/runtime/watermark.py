@@ -42,12 +42,16 @@ class WatermarkMinimum:
         self._in_heap = set(self._clocks)
         self._idle: set[int] = set()
         self._now = self.furthest = _NOTHING_YET
+        self._next = max(self._clocks, default=-1) + 1
 
-    def add(self, channel: int) -> None:
-        """One more input, which has sent nothing yet. What was told is not taken back."""
+    def join(self) -> int:
+        """One more input, which has sent nothing yet: return its number. What was told is not taken back."""
+        channel = self._next
+        self._next += 1
         self._clocks[channel] = _NOTHING_YET
         self._in_heap.add(channel)
         heappush(self._heap, (_NOTHING_YET, channel))
+        return channel
 
     def on_watermark(self, channel: int, timestamp: int) -> Advance | None:
         """A watermark also wakes an idle input. One that goes back is ignored."""

@@ -43,6 +43,7 @@ class HasTime(Generic[T]):
         max_out_of_order: timedelta,
         idle_after: timedelta | None = ...,
         when_idle: WhenIdle = ...,
+        in_time_order: bool = ...,
         every_record: bool = ...,
         **options: Unpack[StepOptions],
     ) -> DataStream[T]: ...
@@ -54,6 +55,7 @@ class HasTime(Generic[T]):
         watermarks: Callable[[], WatermarkGenerator[T]],
         idle_after: timedelta | None = ...,
         when_idle: WhenIdle = ...,
+        in_time_order: bool = ...,
         every_record: bool = ...,
         **options: Unpack[StepOptions],
     ) -> DataStream[T]: ...
@@ -66,6 +68,7 @@ class HasTime(Generic[T]):
         watermarks: Callable[[], WatermarkGenerator[Any]] | None = None,
         idle_after: timedelta | None = None,
         when_idle: WhenIdle = "leave",
+        in_time_order: bool = False,
         every_record: bool = False,
         **options: Unpack[StepOptions],
     ) -> DataStream[Any]:
@@ -86,6 +89,9 @@ class HasTime(Generic[T]):
             watermarks: instead of that, a class of `WatermarkGenerator`; one is made for each split.
             idle_after: a split that gives no record for so long does not hold the time of the others.
             when_idle: "leave": the time stands while all splits are idle. "advance": it goes on with the wall clock.
+            in_time_order: the splits that a subtask reads, such as files, follow each other in time. One that is not
+                begun does not hold the time of the others then, so windows fire while the files are read. Otherwise
+                they fire when the last file is begun, which loses no record, whatever the order.
             every_record: the watermark follows each record, and not each batch of them: exact, and slow.
         """
         where = caller_location()
@@ -113,6 +119,7 @@ class HasTime(Generic[T]):
             "watermarks": watermarks,
             "idle_after_s": None if idle_after is None else checked_duration(idle_after, "idle_after") / 1000,
             "when_idle": when_idle,
+            "in_time_order": bool(in_time_order),
             "every_record": bool(every_record),
         }
         return self._step(kinds.ASSIGN_TIMESTAMPS, function, options, own=own)
@@ -134,6 +141,7 @@ class HasTime(Generic[T]):
             "watermarks": None,
             "idle_after_s": None,
             "when_idle": "leave",
+            "in_time_order": False,
             "every_record": False,
         }
         return self._step(kinds.ASSIGN_ARRIVAL_TIMES, None, options, values=0, own=own)

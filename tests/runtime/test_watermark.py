@@ -129,3 +129,20 @@ def test_when_all_inputs_have_ended_time_is_where_the_furthest_was(order):
     told = [time.on_end_of_input(channel) for channel in order] + [time.finish()]
     assert [advance for advance in told if advance] == [Advance(200)]
     assert time.finish() is None
+
+
+def test_an_input_that_joins_has_a_number_that_no_other_one_has_had():
+    minimum = WatermarkMinimum(())
+    first, second = minimum.join(), minimum.join()
+    minimum.on_end_of_input(first)
+    assert minimum.join() not in (first, second)
+
+
+def test_an_input_that_joins_holds_the_time_until_it_has_one_and_takes_nothing_back():
+    minimum = WatermarkMinimum(())
+    first = minimum.join()
+    assert minimum.on_watermark(first, 10) == Advance(10)
+    second = minimum.join()
+    assert minimum.on_watermark(first, 30) is None
+    assert minimum.on_watermark(second, 5) is None
+    assert minimum.on_watermark(second, 20) == Advance(20)
