@@ -20,8 +20,9 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
+# Two processes of pytest at the same time: what uses a cluster of Ray, and the rest.
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m "not soak" -p no:randomly
+	$(BIN)/python tests/side_by_side.py -p no:randomly --durations=10
 
 # What a race could break, twenty times in a row.
 race: $(VENV)/.test
@@ -29,7 +30,7 @@ race: $(VENV)/.test
 
 # The whole suite three times, each in another random order.
 random: $(VENV)/.test
-	for turn in 1 2 3; do $(BIN)/python -m pytest -q -m "not soak" -p randomly || exit 1; done
+	for turn in 1 2 3; do $(BIN)/python tests/side_by_side.py -p randomly || exit 1; done
 
 # Everything, in every mode, on Ray too: hours.
 test-all: $(VENV)/.test

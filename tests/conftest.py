@@ -4,9 +4,17 @@ import signal
 
 from hypothesis import settings
 from ray_cluster import ray_cluster
+from ray_marker import pytest_collection_modifyitems
 from ray_modes import mode, pytest_addoption, pytest_generate_tests, ray_pool
 
-__all__ = ["mode", "pytest_addoption", "pytest_generate_tests", "ray_cluster", "ray_pool"]
+__all__ = [
+    "mode",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_generate_tests",
+    "ray_cluster",
+    "ray_pool",
+]
 
 settings.register_profile("sage_flow", deadline=None)  # a machine may be busy: time is measured in benchmarks
 settings.load_profile("sage_flow")

@@ -144,6 +144,7 @@ def test_the_image_has_sage_flow_installed(image):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_the_commands_of_the_services_are_a_cluster_that_runs_the_job(image, tmp_path):
     port, dashboard = free_port(), free_port()
 
