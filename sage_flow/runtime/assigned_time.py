@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sage_flow.errors import PipelineError
@@ -41,15 +41,17 @@ class _Clock:
     """Of one split. `generator` is None for the usual rule; `quiet_since` is infinity for a split that is not begun.
 
     `number` in the minimum; None: it is not part of it.
+
+    `told` is the watermark that its records, or its source, have told last; `now` goes on from there where it is quiet.
     """
 
-    __slots__ = ("generator", "is_idle", "largest", "now", "number", "quiet_since")
+    __slots__ = ("generator", "is_idle", "largest", "now", "number", "quiet_since", "told")
 
     def __init__(self, generator: WatermarkGenerator[Any] | None) -> None:
         self.number: int | None = None
         self.generator = generator
         self.largest = NO_TIMESTAMP
-        self.now = -math.inf
+        self.now = self.told = -math.inf
         self.is_idle = False
         self.quiet_since = math.inf
 
@@ -77,6 +79,15 @@ class _Ticks:
         return self._wall_ms()
 
 
+class _Quiet:
+    """What becomes of quiet splits. `at`: when, on the clock, one may have been quiet for long enough."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.after_s: float | None = options["idle_after_s"]
+        self.goes_on: bool = options["when_idle"] == "advance"
+        self.at = math.inf
+
+
 class AssignedTime(Held):
     """The time of one `assign_timestamps` in one subtask.
 
@@ -90,8 +101,7 @@ class AssignedTime(Held):
         self._ticks = _Ticks(clock, wall_ms)
         self._bound_ms: int = options["max_out_of_order_ms"]
         self._make: Callable[[], WatermarkGenerator[Any]] | None = options["watermarks"]
-        self._idle_after_s: float | None = options["idle_after_s"]
-        self._goes_on: bool = options["when_idle"] == "advance"
+        self._quiet = _Quiet(options)
         self.every_record: bool = options["every_record"]
         """The watermark moves behind each record, not behind each slice of them."""
         self._is_checked = False
@@ -106,13 +116,18 @@ class AssignedTime(Held):
 
     # -- splits ---------------------------------------------------------------------------------------------
 
-    def expect(self, splits: Iterable[str]) -> None:
-        """These are the splits that this subtask is going to read: those not begun hold the time, unless in order."""
+    def expect(self, splits: Iterable[str], *, are_begun: bool = False) -> None:
+        """These are the splits that this subtask is going to read: those not begun hold the time, unless in order.
+
+        `are_begun`: all of them are read from now on, and one that gives nothing is a quiet one.
+        """
         self._clocks: dict[str, _Clock] = {}
         self._minimum = WatermarkMinimum(())
         self._current: _Clock | None = None
         for split in splits:
-            self._add(split)
+            clock = self._add(split)
+            if are_begun and clock.number is not None:
+                self._wake(clock)
 
     def _add(self, split: str) -> _Clock:
         clock = self._clocks[split] = _Clock(self._new_generator())
@@ -151,7 +166,9 @@ class AssignedTime(Held):
             self._wake(self._current)
 
     def _wake(self, clock: _Clock) -> None:
-        clock.quiet_since = self._clock() if self._idle_after_s is not None else 0.0
+        if (after_s := self._quiet.after_s) is not None:
+            clock.quiet_since = self._clock()
+            self._quiet.at = min(self._quiet.at, clock.quiet_since + after_s)
         if clock.number is None:
             clock.number = self._minimum.join()
             clock.is_idle = self.is_idle = False
@@ -196,6 +213,8 @@ class AssignedTime(Held):
                 self._declare(clock, self.largest - self._bound_ms)
         if self._ticks.are_due:
             self._tick()
+        if self._quiet.at < math.inf:
+            self.look_at_clock()  # the subtask may never wait, as other splits may always have records
         return self.now
 
     def _tick(self) -> None:
@@ -205,29 +224,26 @@ class AssignedTime(Held):
                 self._declare(clock, checked_timestamp(told))
 
     def look_at_clock(self) -> None:
-        """Time has passed without records: splits may have been quiet for long enough, and time goes on for them."""
-        if self._idle_after_s is None:
+        """Time has passed: splits may have been quiet for long enough, and time goes on for them."""
+        now, quiet = self._clock(), self._quiet
+        if quiet.after_s is None or now < quiet.at:
             return
-        now = self._clock()
-        for clock in self._clocks.values():
-            quiet_s = now - clock.quiet_since
-            if quiet_s < self._idle_after_s or math.isinf(clock.quiet_since):
-                continue
-            if self._goes_on and clock.largest > NO_TIMESTAMP:
-                self._declare(clock, clock.largest - self._bound_ms + int(quiet_s * 1000))
+        quiet.at = math.inf
+        # The slowest first: once all others have left, the time of the last one is what stays.
+        for clock in sorted(self._clocks.values(), key=lambda clock: clock.now):
+            if (idle_at := clock.quiet_since + quiet.after_s) > now:
+                quiet.at = min(quiet.at, idle_at)
+            elif quiet.goes_on and clock.told > -math.inf:
+                quiet.at = min(quiet.at, now + _TICK_S)
+                quiet_ms = int((now - clock.quiet_since) * 1000)
+                self._raise(clock, min(int(clock.told) + quiet_ms, MAX_TIMESTAMP))
             else:
                 self._leave(clock)
 
     @property
     def look_at(self) -> float:
         """When, on the clock, `look_at_clock` or `move` has something to do without records; infinity if never."""
-        if self._idle_after_s is None:
-            return self._ticks.at
-        quiet = [clock.quiet_since for clock in self._clocks.values() if not clock.is_idle]
-        at = min(quiet, default=math.inf) + self._idle_after_s
-        if self._goes_on and at < self._clock():
-            at = self._clock() + _TICK_S
-        return min(at, self._ticks.at)
+        return min(self._quiet.at, self._ticks.at)
 
     @property
     def furthest(self) -> float:
@@ -235,7 +251,11 @@ class AssignedTime(Held):
         return self._minimum.furthest
 
     def _declare(self, clock: _Clock, watermark: int) -> None:
-        """How far a split is; less than before changes nothing."""
+        """How far a split is, as it says; less than before changes nothing."""
+        clock.told = max(clock.told, watermark)
+        self._raise(clock, watermark)
+
+    def _raise(self, clock: _Clock, watermark: int) -> None:
         if watermark > clock.now and clock.number is not None:
             clock.now = watermark
             self._note(self._minimum.on_watermark(clock.number, watermark))

@@ -72,10 +72,10 @@ class EventTime:
 
     # -- what moves it --------------------------------------------------------------------------------------
 
-    def expect(self, splits: Iterable[str]) -> None:
-        """The source of this subtask reads these splits."""
+    def expect(self, splits: Iterable[str], *, are_begun: bool) -> None:
+        """The source of this subtask reads these splits: all of them from now on, or one after another."""
         for time in self._assigned():
-            time.expect(splits)
+            time.expect(splits, are_begun=are_begun)
 
     def begin_batch(self, split: str) -> None:
         """The source has given records of this split."""

@@ -95,7 +95,7 @@ class ChainSubtask:
         """Open the functions; called by the thread that will call `advance`."""
         self._lifecycle.open()
         if self.source is not None and (splits := self.source.splits_read()) is not None:
-            self._time.expect(splits)
+            self._time.expect(splits, are_begun=not self.source.bounded)
 
     def close(self) -> None:
         """Close what was opened, all of it; raises the first error."""
