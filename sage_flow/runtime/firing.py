@@ -12,8 +12,12 @@ from sage_flow.windows import Firing, TimeSpan, WindowResult
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
 
-__all__ = ["Results", "results_of"]
+__all__ = ["FIRED_RECORDS", "Results", "results_of"]
 
+FIRED_RECORDS = 320
+"""At most so many results are made before they run through the rest of the chain. Each is two new objects, and behind
+700 that are not freed again the garbage collector looks at those of the last time: larger batches made it do so for
+each result that a window gave, and by that go through the whole heap more often."""
 
 _new = tuple.__new__  # a third of the time of calling the class of a named tuple
 

@@ -17,9 +17,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.early_results import EarlyResults
-from sage_flow.runtime.firing import results_of
+from sage_flow.runtime.firing import FIRED_RECORDS, results_of
 from sage_flow.runtime.held import Held
-from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.state import KeyTable
 from sage_flow.windows import AlignedWindow, Firing
 
@@ -184,7 +183,7 @@ class PaneWindows(Held):
         start = end - self._window.size_ms
         values = self._values(start, keys)
         results = self._results.of(values, start, end, firing)
-        while batch := list(islice(results, FRAME_RECORDS)):
+        while batch := list(islice(results, FIRED_RECORDS)):
             yield batch
 
     def _values(self, start: int, keys: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:

@@ -8,7 +8,9 @@ Of windows, where the side goes into the table behind the row:
 if not lo0 <= t < hi0: s0, lo0, hi0 = p0(t)
 if s0 is None: l0(v, t); d0 += 1; continue
 a = s0.get(k)
-if a is None: check_key(k); s0[k] = [v, 1]
+if a is None: check_key(k); s0[k] = v, 1
+elif len(a) < 16: s0[k] = a + (v, 1)
+elif type(a) is tuple: s0[k] = [*a, v, 1]
 else: a += v, 1
 d0 += 1; continue
 """
@@ -22,7 +24,7 @@ from sage_flow.runtime.joins.arrival import ArrivalJoin
 from sage_flow.runtime.joins.asof import AsofJoin
 from sage_flow.runtime.joins.interval import IntervalJoin
 from sage_flow.runtime.joins.keyed import KeyedJoin
-from sage_flow.runtime.joins.windows import Sides
+from sage_flow.runtime.joins.windows import MOST_IN_TUPLE, Sides
 from sage_flow.runtime.lines.aggregates import Aggregation
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.windows import Windows
@@ -99,11 +101,13 @@ class WindowJoins(Windows):
         text.write(f"if not is_kept: l{index}({text.value}, t)")
 
     def _write_value(self, text: ChainText, step: Step, table: str) -> None:
-        """The list is changed in place, so it is put into the table once."""
         text.names["check_key"] = check_key
+        rows = f"{text.value}, {step.side}"
         text.write(f"a = {table}.get(k)", step)
-        text.write(f"if a is None: check_key(k); {table}[k] = [{text.value}, {step.side}]", step)
-        text.write(f"else: a += {text.value}, {step.side}")
+        text.write(f"if a is None: check_key(k); {table}[k] = {rows}", step)
+        text.write(f"elif len(a) < {MOST_IN_TUPLE}: {table}[k] = a + ({rows})")
+        text.write(f"elif type(a) is tuple: {table}[k] = [*a, {rows}]")
+        text.write(f"else: a += {rows}")
 
     def _write_step(self, text: ChainText, step: Step) -> None:
         text.write(f"a += {text.value}, {step.side}")
