@@ -28,8 +28,10 @@ def _is_a(function: Any, kind: type) -> bool:
     return isinstance(function, kind) or (isinstance(function, type) and issubclass(function, kind))
 
 
-def check_function(kind: Kind, function: Any, owner: str, side: int = 0) -> None:
+def check_function(kind: Kind, function: Any, owner: str, side: int = 0, *, iterates: bool = False) -> None:
     """Refuse a function whose body would never run, and a class that is called for every record by mistake.
+
+    iterates: the operator loops over what this function returns, also if its kind does not say so.
 
     What only shows in the values that a function returns is looked at when it runs (`runtime/first_values.py`).
     Raises PipelineError.
@@ -43,7 +45,7 @@ def check_function(kind: Kind, function: Any, owner: str, side: int = 0) -> None
         )
     if not kind.awaits and inspect.iscoroutinefunction(called):
         raise PipelineError(f"{owner} would not wait for its function, which is `async def`: use map_async")
-    if not kind.iterates and inspect.isgeneratorfunction(called):
+    if not (iterates or kind.iterates) and inspect.isgeneratorfunction(called):
         raise PipelineError(
             f"{owner} would never run the body of its function, which has a `yield`:"
             " let it return its result, or use flat_map"

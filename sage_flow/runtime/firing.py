@@ -44,19 +44,36 @@ class Results:
         time, result = end - 1, self._result
         if self._process:
             for key, records in values:
-                yield from self._processed(key, records, TimeSpan(start, end))
+                yield from self._processed(WindowResult(key, start, end, records, firing))
         elif result is None:
             for key, value in values:
                 yield _new(WindowResult, (key, start, end, value, firing)), time
         else:
             for key, value in values:
-                yield _new(WindowResult, (key, start, end, result(value), firing)), time
+                try:
+                    made = result(value)
+                except Exception as error:
+                    self._failed(WindowResult(key, start, end, value, firing), error)
+                    continue
+                yield _new(WindowResult, (key, start, end, made, firing)), time
 
-    def _processed(self, key: Any, records: list[Any], span: TimeSpan) -> Iterator[tuple[Any, int]]:
+    def _processed(self, window: WindowResult[Any, list[Any]]) -> Iterator[tuple[Any, int]]:
         bound = self._bound
-        context, time = bound.context, span.end - 1
-        context.key, context.timestamp, context.window = key, time, span
+        context, time = bound.context, window.end - 1
+        context.key, context.timestamp, context.window = window.key, time, TimeSpan(window.start, window.end)
         arguments = (context,) if bound.operator.with_ctx[0] else ()
-        outputs = bound.functions[0](list(records), *arguments)
-        for output in () if outputs is None else check_outputs(bound.operator, outputs):
-            yield output, time
+        try:
+            outputs = bound.functions[0](list(window.value), *arguments)
+            for output in () if outputs is None else check_outputs(bound.operator, outputs):
+                yield output, time
+        except Exception as error:
+            self._failed(window, error)
+
+    def _failed(self, window: WindowResult[Any, Any], error: Exception) -> None:
+        """The user's code has raised `error` for this window, which stands for the record in errors and letters."""
+        bound = self._bound
+        if bound.operator.on_error == "fail":
+            bound.held.under_way = window
+            raise error
+        bound.context.timestamp = window.end - 1
+        bound.reject(window, error)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sage_flow.functions import RuntimeContext
     from sage_flow.plan.builder import Graph
+    from sage_flow.plan.graph import OnError
 
 __all__ = ["WindowResults", "WindowedStream"]
 
@@ -147,23 +148,23 @@ class WindowedStream(ShownStream, Generic[K, T]):
             raise PipelineError(f"merge of fold ({caller_location()}) must be a function of two values, not {merge!r}")
         return self._add(options, "fold", function, takes_values=2, own={"initial": initial, "merge": merge})
 
-    @takes(OperatorOptions)
+    @takes(AggregateOptions)
     def mean(
-        self, function: Callable[[T], Any] | None = None, **options: Unpack[OperatorOptions]
+        self, function: Callable[[T], Any] | None = None, **options: Unpack[AggregateOptions]
     ) -> WindowResults[WindowResult[K, Any], T]:
         """The mean of `function(value)`, by default of the records themselves."""
         return self._add(options, Mean(function))
 
-    @takes(OperatorOptions)
+    @takes(AggregateOptions)
     def count_distinct(
-        self, function: Callable[[T], Hashable] | None = None, **options: Unpack[OperatorOptions]
+        self, function: Callable[[T], Hashable] | None = None, **options: Unpack[AggregateOptions]
     ) -> WindowResults[WindowResult[K, int], T]:
         """Count how many different `function(value)` there are, by default different records."""
         return self._add(options, CountDistinct(function))
 
-    @takes(OperatorOptions)
+    @takes(AggregateOptions)
     def top(
-        self, n: int, *, by: Callable[[T], Any], **options: Unpack[OperatorOptions]
+        self, n: int, *, by: Callable[[T], Any], **options: Unpack[AggregateOptions]
     ) -> WindowResults[WindowResult[K, list[T]], T]:
         """The `n` records with the greatest `by(value)`, the greatest first."""
         return self._add(options, Top(n, by))
@@ -175,7 +176,7 @@ class WindowedStream(ShownStream, Generic[K, T]):
 
     @overload
     def aggregate(
-        self, aggregate: Aggregate[T, Any, V], **options: Unpack[OperatorOptions]
+        self, aggregate: Aggregate[T, Any, V], **options: Unpack[AggregateOptions]
     ) -> WindowResults[WindowResult[K, V], T]: ...
     @overload
     def aggregate(
@@ -183,6 +184,7 @@ class WindowedStream(ShownStream, Generic[K, T]):
         *,
         name: str | None = ...,
         parallelism: int | None = ...,
+        on_error: OnError = ...,
         **aggregates: Aggregate[T, Any, Any],
     ) -> WindowResults[WindowResult[K, dict[str, Any]], T]: ...
     def aggregate(
@@ -191,6 +193,7 @@ class WindowedStream(ShownStream, Generic[K, T]):
         *,
         name: str | None = None,
         parallelism: int | None = None,
+        on_error: OnError = "fail",
         **aggregates: Aggregate[T, Any, Any],
     ) -> WindowResults[Any, T]:
         """Compute one aggregate, or several at once by name, which gives a dict.
@@ -201,7 +204,7 @@ class WindowedStream(ShownStream, Generic[K, T]):
         >>> collect(spans.aggregate(bids=Count(), best=Max()).map(lambda result: result.value))
         [{'bids': 3, 'best': 7}]
         """
-        options = {"name": name, "parallelism": parallelism}
+        options = {"name": name, "parallelism": parallelism, "on_error": on_error}
         return self._add(options, one_aggregate(aggregate, aggregates))
 
     @takes(StepOptions)
@@ -212,7 +215,14 @@ class WindowedStream(ShownStream, Generic[K, T]):
     ) -> WindowResults[U, T]:
         """Call `function(records, ctx)` when a window fires, with its records as a list; it yields outputs.
 
-        `ctx.key` is the key, `ctx.window` has the window's `start` and `end`.
+        `ctx.key` is the key, `ctx.window` has the window's `start` and `end`. With `on_error="skip"` or "dead_letter"
+        the job goes on without a window for which the function fails; the letter's `record` is a `WindowResult` whose
+        value is the list of records.
+
+        >>> clicks = stream_of(1_000, 2_000, 61_000).assign_timestamps(int, max_out_of_order=timedelta(seconds=1))
+        >>> minutes = clicks.key_by(lambda t: "all").window(TumblingWindow(timedelta(minutes=1)))
+        >>> collect(minutes.process(lambda records, ctx: [(ctx.window.start, records)]))
+        [(0, [1000, 2000]), (60000, [61000])]
         """
         if self._own["early_every_ms"] is not None:
             raise PipelineError(
