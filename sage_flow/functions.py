@@ -273,6 +273,22 @@ class Function:
     def close(self) -> None:
         """Called once in every subtask that was opened, also after an error or a cancel."""
 
+    def snapshot(self) -> Any:
+        """Return what the function remembers besides its keyed state, to be pickled: for `restore`. None: nothing.
+
+        Called between two records. What belongs to a key is better kept in `ctx.state`, which moves with the key.
+        """
+        return None
+
+    def restore(self, parts: list[Any]) -> None:
+        """Take over what `snapshot` has returned, called after `open` and before the first record.
+
+        `parts` has one snapshot if there are as many subtasks as before. If there are fewer now, a subtask gets several
+        of them, and if there are more, some get none: for these `restore` is not called. Only what was read from a
+        broadcast stream is the same in all, so each subtask gets one snapshot.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a snapshot() and must implement restore(parts)")
+
 
 class _Timed(Function, Generic[Out]):
     """What happens when a timer fires, and at the end of input."""

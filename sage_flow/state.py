@@ -199,7 +199,7 @@ class ExpiringValue(ValueState[V]):
         """Return the value of this key, or the default."""
         key = self._context.key
         entry = self._values.find(key)
-        if entry is MISSING or entry[1] <= self._now():
+        if entry is MISSING or entry[1] <= self._now() or self._is_over(entry[1]):
             entry = (self._values.__missing__(key),)
         value: V = entry[0]
         return value
@@ -210,6 +210,11 @@ class ExpiringValue(ValueState[V]):
         self._values.put(self._context.key, (value, now + self._ttl_ms))
         # A record of an earlier time may still read what is over now, until the watermark has passed it.
         self._values.drop_until(now if self._context.watermark_of is None else self._context.watermark_of())
+
+    def _is_over(self, end: int) -> bool:
+        """What the watermark has passed is over also for a late record, whenever its bucket is looked at."""
+        watermark_of = self._context.watermark_of
+        return watermark_of is not None and end <= watermark_of()
 
     def _now(self) -> int:
         timestamp: int = self._wall_ms() if self._context.watermark_of is None else self._context.timestamp
@@ -310,6 +315,7 @@ class KeyedState:
     def __init__(self, context: HasKey) -> None:
         self._context = context
         self._handles: dict[str, _Handle] = {}
+        self._restored: dict[str, tuple[int | None, list[tuple[Any, Any]]]] = {}  # of names that nobody has asked for
         self.tables: dict[str, KeyTable] = {}
         self.wall_ms: Callable[[], int] = lambda: 0
         """The wall clock; the engine sets it."""
@@ -317,8 +323,34 @@ class KeyedState:
     def seen_by(self, context: HasKey) -> KeyedState:
         """The same states, for the key of another context."""
         other = KeyedState(context)
-        other.tables, other.wall_ms = self.tables, self.wall_ms
+        other.tables, other.wall_ms, other._restored = self.tables, self.wall_ms, self._restored
         return other
+
+    def parts(self) -> Iterator[tuple[str, int | None, list[tuple[Any, Any]]]]:
+        """Yield the name, ttl and entries of each state, for a snapshot."""
+        for name, (ttl_ms, entries) in self._restored.items():
+            yield name, ttl_ms, entries
+        for name, table in self.tables.items():
+            yield name, table.ttl_ms, list(table.entries())
+
+    def restore(self, name: str, ttl_ms: int | None, entries: list[tuple[Any, Any]]) -> None:
+        """Fill a state, when somebody asks for it: only then its default is known."""
+        self._restored[name] = ttl_ms, entries
+        if name in self.tables:
+            self._fill(name)
+
+    def _fill(self, name: str) -> None:
+        if name not in self._restored:
+            return
+        table = self.tables[name]
+        ttl_ms, entries = self._restored.pop(name)
+        if table.ttl_ms != ttl_ms:
+            raise PipelineError(
+                f"state {name!r} was kept with {_ttl_text(ttl_ms)} and cannot be restored with"
+                f" {_ttl_text(table.ttl_ms)}: give it the ttl that it had, or another name"
+            )
+        for key, entry in entries:
+            table.put(key, entry)
 
     @overload
     def value(self, name: str, *, ttl: timedelta | None = ...) -> ValueState[Any]: ...
@@ -340,6 +372,7 @@ class KeyedState:
         if table is None:
             made = default_factory(default)
             table = self.tables[name] = KeyTable(made) if ttl_ms is None else ExpiringTable(made, ttl_ms)
+            self._fill(name)
         elif table.ttl_ms != ttl_ms and isinstance(known, (ValueState, type(None))):
             raise PipelineError(
                 f"state {name!r} has {_ttl_text(table.ttl_ms)} already and cannot have {_ttl_text(ttl_ms)}: say the"
@@ -376,6 +409,7 @@ class KeyedState:
             table = self.tables.get(name)
             if table is None:
                 table = self.tables[name] = KeyTable(default)
+                self._fill(name)
             handle = self._handles[name] = make(table)
         if not isinstance(handle, kind):
             raise PipelineError(f"state {name!r} is a {type(handle).__name__} already and cannot be a {kind.__name__}")

@@ -19,6 +19,7 @@ from typing import Any
 from sage_flow.errors import PipelineError
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.watermark import Advance, BecomeIdle, WatermarkMinimum
 from sage_flow.splits import WHOLE, SplitEnd, SplitIdle, SplitSignal, SplitWatermark
 from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, checked_timestamp
@@ -255,10 +256,10 @@ class AssignedTime(Held):
         clock.told = max(clock.told, watermark)
         self._raise(clock, watermark)
 
-    def _raise(self, clock: _Clock, watermark: int) -> None:
+    def _raise(self, clock: _Clock, watermark: float) -> None:
         if watermark > clock.now and clock.number is not None:
             clock.now = watermark
-            self._note(self._minimum.on_watermark(clock.number, watermark))
+            self._note(self._minimum.on_watermark(clock.number, int(watermark)))
 
     def _note(self, decision: Advance | BecomeIdle | None) -> None:
         match decision:
@@ -266,6 +267,46 @@ class AssignedTime(Held):
                 self.now = timestamp
             case BecomeIdle():
                 self.is_idle = True
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """How far each split is, and what its generator remembers."""
+        is_ordered = self._operator.options["in_time_order"]
+        clocks = {
+            name: [
+                (
+                    clock.largest,
+                    clock.now,
+                    clock.told,
+                    clock.is_idle,
+                    clock.number is not None if is_ordered else clock.quiet_since < math.inf,
+                    None if clock.generator is None else clock.generator.snapshot(),
+                )
+            ]
+            for name, clock in self._clocks.items()
+        }
+        return Parts(splits=clocks, lowest={"watermark": self.now, "furthest": self._minimum.furthest})
+
+    def restore(self, parts: Parts) -> None:
+        """Go on where the splits of this subtask were; the slowest counts where several subtasks had one."""
+        for name, clock in self._clocks.items():
+            if name not in parts.splits:
+                continue
+            kept = min(parts.splits[name], key=lambda kept: kept[:2])
+            clock.largest, now, clock.told, is_idle, is_begun, remembered = kept
+            if clock.generator is not None:
+                clock.generator.restore(remembered)
+            if is_begun:
+                self._wake(clock)
+            self._raise(clock, now)
+            if is_idle:
+                self._leave(clock)
+        if self._current is not None:
+            self.largest = self._current.largest
+            self._is_checked = self.largest > NO_TIMESTAMP
+        self.now = max(self.now, parts.lowest.get("watermark", -math.inf))
+        self._minimum.furthest = max(self._minimum.furthest, parts.lowest.get("furthest", -math.inf))
 
     def _check_unit(self, largest: int) -> None:
         self._is_checked = True

@@ -20,6 +20,7 @@ from sage_flow.runtime.failure import is_of_pipeline, shorten
 from sage_flow.runtime.first_values import check_value
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.operators import BoundOperator
+from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.port import UNWINDING, Port, Task
 from sage_flow.service import ServiceFuture
 
@@ -30,10 +31,11 @@ __all__ = ["AsyncMap", "Pending"]
 class Pending:
     """A record under way, in a service with its share.
 
-    Where records have timestamps: its own, and how far event time was when it came.
+    Where records have timestamps: its own, and how far event time was when it came. Where they have keys, its key.
     """
 
     record: Any
+    key: Any = None
     timestamp: int = 0
     came_at: float = -math.inf
     task: Task | None = None
@@ -75,6 +77,7 @@ class AsyncMap(Held):
         self._ordered: bool = options["ordered"]
         self._timeout_s: float | None = options["timeout_s"]
         self._is_timed = bound.operator.timed
+        self._is_keyed = bound.operator.keyed
         self._pending: deque[Pending] = deque()
 
     @property
@@ -111,6 +114,8 @@ class AsyncMap(Held):
         """
         share = self._split()
         pending = Pending(record, share=share)
+        if self._is_keyed:
+            pending.key = self._bound.context.key
         if self._is_timed:
             pending.timestamp, pending.came_at = self._bound.context.timestamp, self._bound.now
         if share is not None:
@@ -199,3 +204,21 @@ class AsyncMap(Held):
             f"the function of {operator.name!r} ({operator.location}) must be `async def`, or return a ServiceFuture"
             f" (ctx.service(...).method.remote(...)), not a {type(made).__name__}"
         )
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """The records under way, as they came, with their timestamps: their functions are called again."""
+        records = [(pending.key, (pending.record, pending.timestamp)) for pending in self._pending]
+        return Parts(keyed={"under way": records}) if self._is_keyed else Parts(own={"under way": records})
+
+    def restore(self, parts: Parts) -> None:
+        """Start their functions, also where these are more than the capacity."""
+        context, kept = self._bound.context, parts.keyed if self._is_keyed else parts.own
+        for key, (record, timestamp) in kept.get("under way", ()):
+            pending = Pending(record, key, timestamp, self._bound.now)
+            if self._is_keyed:
+                context.key = key
+            if self._is_timed:
+                context.timestamp = timestamp
+            self._start(pending)

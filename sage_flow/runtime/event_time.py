@@ -159,6 +159,12 @@ class EventTime:
             self._explain(error, bound)
             raise
 
+    def resume(self) -> Iterator[None]:
+        """The operators are restored: tell the readers how far time is, who have forgotten it. Yields as `advance`."""
+        yield from self.advance(0, self._operators[0].now)
+        yield from self.after_slice()
+        self.send()
+
     def on_inputs_idle(self) -> None:
         """All inputs are idle."""
         if not self._assigns:

@@ -6,6 +6,8 @@ fired them, and are never late for whoever comes behind. The end of input is `du
 
 An operator whose records have timestamps gives pairs of a value and its timestamp, another one gives values. What is
 given is removed before it is given: a snapshot between two batches holds neither twice.
+
+`parts()` is what is kept, for a snapshot, and `restore` takes it over in a subtask that has had no records yet.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from typing import Any
+
+from sage_flow.runtime.parts import Parts
 
 __all__ = ["Held"]
 
@@ -26,6 +30,8 @@ class Held:
 
     goes_by_clock: bool = False
     """It asks the wall clock, too: `is_urgent` is asked also where records have no timestamps."""
+    is_amid: bool = False
+    """What it has just given is not all of something that a snapshot cannot divide: the next batch comes first."""
     under_way: Any = None
     """What is in the place of a record in the message of an error that `due` raises."""
 
@@ -45,3 +51,12 @@ class Held:
     def at_end(self) -> Iterable[Any]:
         """Return what is kept until the end of input."""
         return ()
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """Return what is kept; it must be pickled before the next record."""
+        return Parts()
+
+    def restore(self, parts: Parts) -> None:
+        """Keep this, in place of nothing. The event time of the operator is set already."""

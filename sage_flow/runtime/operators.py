@@ -14,12 +14,17 @@ from sage_flow.plan.graph import DEAD_LETTERS, LATE_RECORDS, Operator
 from sage_flow.runtime.assigned_time import in_range
 from sage_flow.runtime.failure import is_of_pipeline, summary
 from sage_flow.runtime.lines import writer_of
+from sage_flow.runtime.lines.writer import NOTHING_HELD
+from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.report import Counters
+from sage_flow.split_source import SplitSource
 from sage_flow.wire import by_value
 
 __all__ = ["BoundOperator", "own_copy"]
 
 _LIVING = (Function, Source, Sink)
+
+_TABLE, _STATE, _FUNCTION = "table", "state", "function"  # names in the parts of an operator
 
 
 def own_copy(function: Any, operator: Operator) -> Any:
@@ -102,6 +107,46 @@ class BoundOperator:
     def at_end(self) -> Iterable[Any]:
         """Return what was held back until the end of input."""
         return self._at_end()
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """Return all that the operator keeps. It must be pickled before the next record."""
+        parts = self.held.parts()
+        parts.lowest["now"] = self.now
+        if self.held is NOTHING_HELD and self.table is not None:
+            parts.keyed[_TABLE] = list(self.table.entries())
+        if self.operator.keyed:
+            for name, ttl_ms, entries in self.context.state.parts():
+                parts.keyed[_STATE, (name, ttl_ms)] = entries
+        for number, function in enumerate(self._living):
+            if isinstance(function, Function) and (kept := function.snapshot()) is not None:
+                parts.own[_FUNCTION, number] = [kept]
+            elif isinstance(function, SplitSource):
+                parts.splits = {split: [position] for split, position in function.snapshot().items()}
+            elif isinstance(function, Source):
+                parts.own[_FUNCTION, number] = [function.snapshot()]
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        """Take over a share of what the former subtasks have kept; called after `open`, before the first record."""
+        self.now = parts.now
+        for (name, ttl_ms), entries in parts.tables(_STATE):
+            self.context.state.restore(name, ttl_ms, entries)
+        for number, function in enumerate(self._living):
+            kept = parts.own.get((_FUNCTION, number))
+            if isinstance(function, Function) and kept:
+                function.restore(kept)
+            elif isinstance(function, SplitSource):
+                function.restore({split: positions[0] for split, positions in parts.splits.items()})
+            elif isinstance(function, Source) and kept:
+                function.restore(kept[0])
+        if self.held is NOTHING_HELD and self.table is not None:
+            for key, entry in parts.keyed.get(_TABLE, ()):
+                self.table.put(key, entry)
+        self.held.restore(parts)
+
+    # -- for the chain --------------------------------------------------------------------------------------
 
     def watermark(self) -> int:
         """Return its event time as users see it."""

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.runtime.early_results import EarlyResults
-from sage_flow.runtime.firing import FIRED_RECORDS, results_of
-from sage_flow.runtime.held import Held
+from sage_flow.runtime.aligned_windows import AlignedWindows
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import KeyTable
-from sage_flow.windows import AlignedWindow, Firing
+from sage_flow.windows import AlignedWindow
 
 if TYPE_CHECKING:
     from sage_flow.runtime.lines.aggregates import Aggregation
     from sage_flow.runtime.operators import BoundOperator
 
 __all__ = ["PaneWindows"]
+
+_PANE, _CHANGED = "pane", "changed"
 
 
 class _Discarded(KeyTable):
@@ -66,31 +66,14 @@ class _Touched(_Changed):
         super().__setitem__(key, value)
 
 
-class PaneWindows(Held):
+class PaneWindows(AlignedWindows):
     """The windows of one operator in one subtask. `pane(t)` is what the compiled chain calls."""
 
     def __init__(self, bound: BoundOperator, aggregation: Aggregation, window: AlignedWindow, lateness_ms: int) -> None:
-        self._bound = bound
-        self._aggregation = aggregation
-        self._results = results_of(bound, aggregation.result)
-        self._early = EarlyResults(bound)
-        self._window = window
-        self._lateness_ms = lateness_ms
+        super().__init__(bound, aggregation, window, lateness_ms)
         self._panes: dict[int, KeyTable] = {}
         self._discarded = _Discarded(aggregation.initial)
-        self._fired: float = -math.inf  # windows that end up to here have fired
         self._next_look: float = math.inf  # when a window with records ends, or a pane is over
-        self._touched: dict[int, set[Any]] = {}  # keys, by pane
-
-    @property
-    def is_urgent(self) -> bool:  # type: ignore[override]
-        """A window that has fired got a record, or early results are due."""
-        return bool(self._touched) or self._early.are_due
-
-    @property
-    def look_at(self) -> float:
-        """When early results are due."""
-        return self._early.look_at
 
     # -- records --------------------------------------------------------------------------------------------
 
@@ -114,23 +97,27 @@ class PaneWindows(Held):
         if ends[-1] + self._lateness_ms <= self._bound.now:
             return None
         initial = self._aggregation.initial
-        table = self._panes[start] = _Changed(initial) if self._early.are_wanted else KeyTable(initial)
-        if self._lateness_ms and ends[0] <= self._fired:
-            table = marking = self._marking(start)
-            self._touched[start] = marking.touched
-        self._next_look = min(self._next_look, self._look_at(ends, self._fired))
+        self._keep(start, _Changed(initial) if self._early.are_wanted else KeyTable(initial))
+        table = self._panes[start]
+        if isinstance(table, _Touched):
+            self._touched[start] = table.touched
         return table
 
-    def _marking(self, start: int) -> _Touched:
+    def _keep(self, start: int, table: KeyTable) -> None:
+        ends = self._ends(start)
+        self._panes[start] = table
+        if self._lateness_ms and ends[0] <= self._fired:
+            self._marking(start)
+        self._next_look = min(self._next_look, self._look_at(ends, self._fired))
+
+    def _marking(self, start: int) -> None:
         """Let a pane mark the keys that get records."""
         table = self._panes[start]
         if not isinstance(table, _Touched):
-            marking = _Touched(self._aggregation.initial)
+            marking = self._panes[start] = _Touched(self._aggregation.initial)
             dict.update(marking, table)
             if isinstance(table, _Changed):
                 marking.changed = table.changed
-            table = self._panes[start] = marking
-        return table
 
     def _ends(self, pane: int) -> range:
         """The ends of the windows that a pane belongs to, in order."""
@@ -146,9 +133,11 @@ class PaneWindows(Held):
             yield from self._fire_again(touched)
         if now >= self._next_look:
             for end in self._ends_until(now):
-                yield from self._fire(end, "on_time")
+                yield from self._fire_on_time(end, now)
+                if not self._lateness_ms and self._is_tumbling:
+                    del self._panes[end - self._window.size_ms]  # before those of the next windows are looked at
             self._close(now)
-        self._fired = now  # also of a time in which there was no window: what comes for it now is late for it
+        self._have_fired(now)  # also of a time in which there was no window: what comes for it now is late for it
         if self._early.are_due and now < math.inf:
             self._early.begin()
             yield from self._fire_early()
@@ -179,24 +168,25 @@ class PaneWindows(Held):
             found.update(_between(self._ends(start), self._fired, now))
         return sorted(found)
 
-    def _fire(self, end: int, firing: Firing, keys: Iterable[Any] | None = None) -> Iterator[list[Any]]:
-        start = end - self._window.size_ms
-        values = self._values(start, keys)
-        results = self._results.of(values, start, end, firing)
-        while batch := list(islice(results, FIRED_RECORDS)):
-            yield batch
+    @property
+    def _is_tumbling(self) -> bool:
+        """A window is one pane."""
+        return self._window.pane_ms == self._window.size_ms
 
-    def _values(self, start: int, keys: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:
-        """The values of a window by key; of all keys, or of some."""
-        if keys is None and self._window.pane_ms == self._window.size_ms:
-            # A tumbling window: what is given is removed before, unless late records may come.
-            table = self._panes[start] if self._lateness_ms else self._panes.pop(start)
-            return iter(table.items())
-        tables = [self._panes[pane] for pane in self._window.pane_starts(start) if pane in self._panes]
-        if keys is None:
-            keys = dict.fromkeys(key for table in tables for key in table)
+    def _tables(self, end: int) -> list[KeyTable]:
+        starts = self._window.pane_starts(end - self._window.size_ms)
+        return [self._panes[pane] for pane in starts if pane in self._panes]
+
+    def _keys_of(self, end: int) -> Iterable[Any]:
+        return dict.fromkeys(key for table in self._tables(end) for key in table)
+
+    def _values(self, end: int, keys: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:
+        tables = self._tables(end)
+        if keys is None and self._is_tumbling:
+            return iter(tables[0].items())
         merged = self._aggregation.merged
-        found = ((key, [table[key] for table in tables if key in table]) for key in keys)
+        all_keys = self._keys_of(end) if keys is None else keys
+        found = ((key, [table[key] for table in tables if key in table]) for key in all_keys)
         return ((key, values[0] if len(values) == 1 else merged(values)) for key, values in found)
 
     def _close(self, now: float) -> None:
@@ -214,6 +204,31 @@ class PaneWindows(Held):
     def _look_at(self, ends: range, now: float) -> float:
         """When a pane must be looked at next: its next window ends or, behind the last one, it is over."""
         return next(iter(_between(ends, now, math.inf)), ends[-1] + self._lateness_ms)
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """The value of each key in each pane, and which have changed since early results."""
+        parts = super().parts()
+        for start, table in self._panes.items():
+            parts.keyed[_PANE, start] = list(table.entries())
+            if isinstance(table, _Changed) and table.changed:
+                parts.keyed[_CHANGED, start] = [(key, None) for key in table.changed]
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        """These panes have values. When to look at them follows from the ends of their windows."""
+        super().restore(parts)
+        changed, initial = dict(parts.tables(_CHANGED)), self._aggregation.initial
+        for start, entries in parts.tables(_PANE):
+            table = KeyTable(initial)
+            if self._early.are_wanted:
+                table = marking = _Changed(initial)
+                marking.changed = {key for key, _ in changed.get(start, ())}
+                if marking.changed:
+                    self._early.note_change()
+            dict.update(table, entries)
+            self._keep(start, table)
 
 
 def _between(ends: range, after: float, until: float) -> Sequence[int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.expiries import Expiries
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import MISSING, KeyTable
 
 if TYPE_CHECKING:
@@ -58,3 +59,13 @@ class SeenKeys(Held):
             else:
                 self._expiries.add(until, key)
         return ()
+
+    def parts(self) -> Parts:
+        """The time of the last record of each key."""
+        return Parts(keyed={"seen": list(self.table.entries())})
+
+    def restore(self, parts: Parts) -> None:
+        """These keys were seen."""
+        for key, time in parts.keyed.get("seen", ()):
+            self.table.put(key, time)
+            self._expiries.add(time + self._ttl_ms, key)

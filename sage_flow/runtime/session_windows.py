@@ -22,6 +22,7 @@ from sage_flow.runtime.early_results import EarlyResults
 from sage_flow.runtime.firing import results_of
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import check_key
 from sage_flow.windows import Firing, SessionWindow
 
@@ -175,3 +176,27 @@ class SessionWindows(Held):
         session.is_changed = False
         session.has_fired = True
         return self._results.of(((session.key, session.value),), session.start, session.end, firing)
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """The live sessions of each key."""
+        sessions = [*((key, [one]) for key, one in self.single.items()), *self._several.items()]
+        return Parts(keyed={"sessions": [(key, [self._kept(one) for one in live]) for key, live in sessions]})
+
+    def _kept(self, one: _Session) -> tuple[Any, ...]:
+        return one.start, one.end, one.value, one.has_fired, one.is_changed, one in self._changed
+
+    def restore(self, parts: Parts) -> None:
+        """These sessions are live. When to look at them follows from their ends."""
+        for key, kept in parts.keyed.get("sessions", ()):
+            sessions = []
+            for start, end, value, has_fired, is_changed, is_unseen in kept:
+                session = _Session(key, start, end, value)
+                session.has_fired, session.is_changed = has_fired, is_changed
+                sessions.append(session)
+                self._look_again(session, end + self._lateness_ms if has_fired else end)
+                if is_unseen and self._early.are_wanted:
+                    self._early.note_change()
+                    self._changed[session] = None
+            self._keep(key, sessions)

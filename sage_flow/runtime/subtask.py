@@ -12,7 +12,7 @@ Here is only the step loop. `inputs.py` says what is next, `runner.py` runs reco
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from sage_flow.runtime.gate import AllInputsEnded
 from sage_flow.runtime.inputs import Inputs, Slices
 from sage_flow.runtime.lifecycle import Lifecycle
 from sage_flow.runtime.messages import Barrier, Control, Data, Drain, EndOfInput, Message, Request
+from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.runner import Runner
@@ -84,6 +85,7 @@ class ChainSubtask:
         self._lifecycle = Lifecycle(runner.operators, runner.keys, caller, runner.blame, subtask.index, follows=follows)
         self._head = self.runner.operators[0]
         self._is_drained = False  # the source is not asked any more
+        self._is_finishing = False  # the input has ended, the operators give what they hold back
         self._has_ended = False
         self._work: Iterator[None] | None = None  # what goes on step by step before anything else is taken
         self.source: Source[Any] | None = self._head.functions[0] if self._head.operator.kind is kinds.SOURCE else None
@@ -94,6 +96,9 @@ class ChainSubtask:
     def open(self) -> None:
         """Open the functions; called by the thread that will call `advance`."""
         self._lifecycle.open()
+        self._expect_splits()
+
+    def _expect_splits(self) -> None:
         if self.source is not None and (splits := self.source.splits_read()) is not None:
             self._time.expect(splits, are_begun=not self.source.bounded)
 
@@ -113,6 +118,31 @@ class ChainSubtask:
     def given_up_at(self) -> float:
         """When the caller of a record under way gives up, or has; infinitely long ago if nobody waits for one."""
         return self._calls.given_up_at
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether a snapshot may be taken now: between two slices, and not amid what has become due.
+
+        At the end of input also between two batches of it, unless one key or one call has given half of what it gives.
+        """
+        if self._inputs.slices is not None:
+            return False
+        return self._work is None or (self._is_finishing and not any(b.held.is_amid for b in self.runner.operators))
+
+    def parts(self) -> dict[str, Parts]:
+        """Return what each operator keeps, by its name, where `can_be_cut`. To be pickled before the next step."""
+        return {bound.operator.name: bound.parts() for bound in self.runner.operators}
+
+    def restore(self, parts: Mapping[str, Parts]) -> None:
+        """Take over a share of what the former subtasks have kept, for each operator; called once, after `open`."""
+        for index, bound in enumerate(self.runner.operators):
+            if bound.operator.name in parts:
+                bound.restore(parts[bound.operator.name])
+            if index == 0:
+                self._expect_splits()  # of a source, those that are left
+        self._work = self._time.resume()
 
     # -- the step loop --------------------------------------------------------------------------------------
 
@@ -254,6 +284,7 @@ class ChainSubtask:
 
     def _finish(self) -> Iterator[None]:
         """End of input: each operator gives out what it holds back, in the order of the chain; then the outputs end."""
+        self._is_finishing = True
         self._time.send()  # what is due now is so because time has passed, and not because the input has ended
         for index in range(len(self.runner.operators)):
             self._calls.end(index)

@@ -23,6 +23,7 @@ from sage_flow.errors import InternalError
 from sage_flow.runtime.first_values import check_outputs
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import check_key
 from sage_flow.timers import Clock
 from sage_flow.windows import Timer
@@ -224,3 +225,20 @@ class KeptTimers(Held):
             raise InternalError("a timer was set where no on_timer is, please report")
         outputs = self._on_timer(timer, self._bound.context)
         return () if outputs is None else check_outputs(self._bound.operator, outputs)
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """Clock, time and number of each timer by key and name; and the names that have fired since the input ended."""
+        entries = [
+            (key, (name, kept.clock, kept.timestamp, kept.number))
+            for key, of_key in self._timers.items()
+            for name, kept in of_key.items()
+        ]
+        return Parts(keyed={"timers": entries, "ended": list(self._ended)})
+
+    def restore(self, parts: Parts) -> None:
+        """Set them again, in the order in which they were set."""
+        self._ended = set(parts.keyed.get("ended", ()))
+        for key, (name, clock, timestamp, _) in sorted(parts.keyed.get("timers", ()), key=lambda entry: entry[1][3]):
+            self.put(key, name, clock, timestamp)

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.runtime.early_results import EarlyResults
-from sage_flow.runtime.firing import Results
-from sage_flow.runtime.held import Held
-from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.runtime.aligned_windows import AlignedWindows
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import KeyTable
-from sage_flow.windows import AlignedWindow, Firing
+from sage_flow.windows import AlignedWindow
 
 if TYPE_CHECKING:
     from sage_flow.runtime.lines.aggregates import Aggregation
@@ -23,86 +20,87 @@ if TYPE_CHECKING:
 
 __all__ = ["WholeWindows"]
 
+_WINDOW, _CHANGED = "window", "changed"
 
-class WholeWindows(Held):
+
+class WholeWindows(AlignedWindows):
     """The windows of one operator in one subtask. `add` is what the compiled chain calls."""
 
     def __init__(self, bound: BoundOperator, aggregation: Aggregation, window: AlignedWindow, lateness_ms: int) -> None:
-        self._bound = bound
-        self._aggregation = aggregation
+        super().__init__(bound, aggregation, window, lateness_ms)
         self._step = aggregation.adder()
-        self._results = Results(bound, aggregation.result)
-        self._early = EarlyResults(bound)
-        self._window = window
-        self._lateness_ms = lateness_ms
-        self._tables: dict[int, KeyTable] = {}  # by the start of the window
-        self._fired: float = -math.inf  # windows that end up to here have fired
+        self._tables: dict[int, KeyTable] = {}  # by the end of the window
         self._next: float = math.inf  # when a window fires, or is over
-        self._touched: dict[int, set[Any]] = {}  # keys with late records, by window
         self._changed: dict[int, dict[Any, None]] = {}  # keys since early results, by window, if any are wanted
-
-    @property
-    def is_urgent(self) -> bool:  # type: ignore[override]
-        """A window that has fired got a record, or early results are due."""
-        return bool(self._touched) or self._early.are_due
-
-    @property
-    def look_at(self) -> float:
-        """When early results are due."""
-        return self._early.look_at
 
     def add(self, key: Any, value: Any, timestamp: int) -> bool:
         """Take a record; return False if it is late for all of its windows."""
-        starts = self._window.window_starts(timestamp)
-        over = self._bound.now - self._lateness_ms - self._window.size_ms
-        kept = [start for start in starts if start > over]
+        starts, size = self._window.window_starts(timestamp), self._window.size_ms
+        over = self._bound.now - self._lateness_ms
+        kept = [start + size for start in starts if start + size > over]
         # All new values before the first one is stored: a record that fails is in no window.
-        values = [self._step(self._table(start)[key], value) for start in kept]
-        for start, new in zip(kept, values, strict=True):
-            self._tables[start][key] = new
-            if start + self._window.size_ms <= self._fired:
-                self._touched.setdefault(start, set()).add(key)
+        values = [self._step(self._table(end)[key], value) for end in kept]
+        for end, new in zip(kept, values, strict=True):
+            self._tables[end][key] = new
+            if end <= self._fired:
+                self._touched.setdefault(end, set()).add(key)
             elif self._early.are_wanted:
                 self._early.note_change()
-                self._changed.setdefault(start, {})[key] = None
+                self._changed.setdefault(end, {})[key] = None
         return bool(kept) or not starts
 
-    def _table(self, start: int) -> KeyTable:
-        table = self._tables.get(start)
+    def _table(self, end: int) -> KeyTable:
+        table = self._tables.get(end)
         if table is None:
-            table = self._tables[start] = self._aggregation.new_table()
-            self._next = min(self._next, self._look_at(start, self._fired))
+            table = self._tables[end] = self._aggregation.new_table()
+            self._next = min(self._next, self._look_at(end, self._fired))
         return table
 
-    def _look_at(self, start: int, now: float) -> float:
+    def _look_at(self, end: int, now: float) -> float:
         """When to look at a window next: it fires, or it is over."""
-        end = start + self._window.size_ms
         return end if end > now else end + self._lateness_ms
+
+    def _keys_of(self, end: int) -> Iterable[Any]:
+        return self._tables.get(end, ())
+
+    def _values(self, end: int, keys: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:
+        table = self._tables[end]
+        return iter(table.items()) if keys is None else ((key, table[key]) for key in keys)
 
     def due(self, now: float) -> Iterable[list[Any]]:
         """Fire again what got late records, then the windows that end up to `now`."""
         touched, self._touched = self._touched, {}
-        for start in sorted(touched):
-            table = self._tables[start]
-            yield from self._fire(start, "late", [(key, table[key]) for key in touched[start]])
+        for end in sorted(touched):
+            yield from self._fire(end, "late", touched[end])
         if now >= self._next:
-            for start in sorted(self._tables):
-                end = start + self._window.size_ms
+            for end in sorted(self._tables):
                 if self._fired < end <= now:
-                    yield from self._fire(start, "on_time", self._tables[start].items())
+                    yield from self._fire_on_time(end, now)
                 if end + self._lateness_ms <= now:
-                    del self._tables[start]
-            self._next = min((self._look_at(start, now) for start in self._tables), default=math.inf)
-        self._fired = now
+                    del self._tables[end]
+            self._next = min((self._look_at(end, now) for end in self._tables), default=math.inf)
+        self._have_fired(now)
         if self._early.are_due and now < math.inf:
             self._early.begin()
             changed, self._changed = self._changed, {}
-            for start in sorted(changed):
-                if start + self._window.size_ms > now:
-                    table = self._tables[start]
-                    yield from self._fire(start, "early", [(key, table[key]) for key in changed[start]])
+            for end in sorted(changed):
+                if end > now:
+                    yield from self._fire(end, "early", changed[end])
 
-    def _fire(self, start: int, firing: Firing, values: Iterable[tuple[Any, Any]]) -> Iterator[list[Any]]:
-        results = self._results.of(values, start, start + self._window.size_ms, firing)
-        while batch := list(islice(results, FRAME_RECORDS)):
-            yield batch
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """The value of each key in each window, and which have changed since early results."""
+        parts = super().parts()
+        parts.keyed |= {(_WINDOW, end): list(table.entries()) for end, table in self._tables.items()}
+        parts.keyed |= {(_CHANGED, end): list(keys.items()) for end, keys in self._changed.items()}
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        """These windows have values. When to look at them follows from their ends."""
+        super().restore(parts)
+        for end, entries in parts.tables(_WINDOW):
+            self._table(end).update(entries)
+        for end, entries in parts.tables(_CHANGED):
+            self._early.note_change()
+            self._changed[end] = dict(entries)

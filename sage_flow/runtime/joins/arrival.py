@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.interval import IntervalJoin
+from sage_flow.runtime.parts import Parts
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
@@ -48,3 +49,11 @@ class ArrivalJoin(Held):
         """Give the rows that met none and are over; forget all that are over."""
         for batch in self._join.due(now if now == math.inf else self._bound.wall_ms()):
             yield [result for result, _ in batch]
+
+    def parts(self) -> Parts:
+        """The rows of both sides by key."""
+        return self._join.parts()
+
+    def restore(self, parts: Parts) -> None:
+        """These rows have come."""
+        self._join.restore(parts)

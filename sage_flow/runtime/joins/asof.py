@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.pairs import Pairs
 from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import MISSING, KeyTable, check_key
 
 if TYPE_CHECKING:
@@ -133,3 +134,23 @@ class AsofJoin(Held):
         if place < 0 or timestamp - versions.times[place] > self._tolerance_ms:
             return MISSING
         return versions.values[place]
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """The versions of each key, and the left rows that wait."""
+        versions = [(key, (kept.times, kept.values)) for key, kept in self.table.entries()]
+        rows = [
+            (key, (timestamp, value)) for timestamp, _, key, value in sorted(self._waiting, key=lambda row: row[:2])
+        ]
+        return Parts(keyed={"versions": versions, "rows": rows})
+
+    def restore(self, parts: Parts) -> None:
+        """These versions and rows have come."""
+        for key, (times, values) in parts.keyed.get("versions", ()):
+            versions = _Versions()
+            versions.times, versions.values = list(times), list(values)
+            self.table.put(key, versions)
+            self._look_again(key, times[-1])
+        for key, (timestamp, value) in parts.keyed.get("rows", ()):
+            heappush(self._waiting, (timestamp, next(self._numbers), key, value))

@@ -20,6 +20,7 @@ from sage_flow.runtime.expiries import Expiries
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.pairs import Pairs
 from sage_flow.runtime.messages import FRAME_RECORDS
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import MISSING, KeyTable
 from sage_flow.timestamps import MAX_TIMESTAMP
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["IntervalJoin"]
 
 Row = list[Any]
-"""A value, and whether it has met another row."""
+"""A value, and whether it has met another row, or has gone out alone."""
 
 
 class _Rows:
@@ -116,9 +117,13 @@ class IntervalJoin(Held):
                 sides = self.table[key] = (_Rows(), _Rows())
             sides[side].add(timestamp, row)
             self._expiries.add(timestamp + last, key)
-        if not met and side in self._waiting:
-            heappush(self._waiting[side], (timestamp, next(self._numbers), row))
+        self._wait_alone(side, timestamp, row)
         return self._meet(side, timestamp, value, met) if met else ()
+
+    def _wait_alone(self, side: int, timestamp: int, row: Row) -> None:
+        """Let a row that has met none go out when it is over, if it does so at all."""
+        if not row[1] and side in self._waiting:
+            heappush(self._waiting[side], (timestamp, next(self._numbers), row))
 
     def _meet(self, side: int, timestamp: int, value: Any, met: list[tuple[int, Row]]) -> Iterator[tuple[Any, int]]:
         pairs = self._pairs
@@ -168,7 +173,8 @@ class IntervalJoin(Held):
         for side, heap in self._waiting.items():
             last = self._reach[side][1]
             while heap and heap[0][0] + last < now:
-                timestamp, _, (value, has_met) = heappop(heap)
+                timestamp, _, row = heappop(heap)
+                (value, has_met), row[1] = row, True  # before it is given, as all that a snapshot must not hold
                 time = timestamp if self._keeps_time else min(timestamp + last, MAX_TIMESTAMP)
                 if self._pairs.wants_time:
                     self._pairs.time = time
@@ -193,6 +199,25 @@ class IntervalJoin(Held):
             if heap:
                 now = min(now, heap[0][0])
         return now
+
+    # -- snapshots ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """The times and rows of both sides by key. Rows that came too late for the table have gone out already."""
+        return Parts(
+            keyed={"rows": [(key, [(rows.times, rows.rows) for rows in sides]) for key, sides in self.table.entries()]}
+        )
+
+    def restore(self, parts: Parts) -> None:
+        """These rows have come."""
+        for key, kept in parts.keyed.get("rows", ()):
+            sides = (_Rows(), _Rows())
+            self.table.put(key, sides)
+            for side, (rows, (times, values)) in enumerate(zip(sides, kept, strict=True)):
+                rows.times, rows.rows = list(times), list(values)
+                for time, row in zip(times, values, strict=True):
+                    self._expiries.add(time + self._reach[side][1], key)
+                    self._wait_alone(side, time, row)
 
 
 def _event_time(bound: BoundOperator) -> Callable[[], float]:

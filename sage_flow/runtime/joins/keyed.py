@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.pairs import Pairs
+from sage_flow.runtime.parts import Parts
 from sage_flow.state import MISSING, KeyTable
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["KeyedJoin"]
 
 Row = list[Any]
-"""A value, its timestamp (0 where there are none), and whether it has met another row."""
+"""A value, its timestamp (0 where there are none), and whether it has met another row, or has gone out alone."""
 
 
 class KeyedJoin(Held):
@@ -68,9 +69,20 @@ class KeyedJoin(Held):
     def at_end(self) -> Iterator[Any]:
         """Give the rows that met none, if they go out at all."""
         for key in list(self.table):
-            rows = self.table.pop(key)
+            rows = self.table[key]
             for side in self._pairs.sides:
-                for value, _, has_met in rows[side]:
-                    result = MISSING if has_met else self._pairs.alone(side, value)
+                for row in rows[side]:
+                    has_met, row[2] = row[2], True  # before it is given, as all that a snapshot must not hold
+                    result = MISSING if has_met else self._pairs.alone(side, row[0])
                     if result is not MISSING:
                         yield result
+            self.table.drop(key)
+
+    def parts(self) -> Parts:
+        """The rows of both sides by key."""
+        return Parts(keyed={"rows": list(self.table.entries())})
+
+    def restore(self, parts: Parts) -> None:
+        """These rows have come."""
+        for key, rows in parts.keyed.get("rows", ()):
+            self.table.put(key, rows)

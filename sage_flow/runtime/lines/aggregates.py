@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator as operators
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.aggregates import Aggregate
@@ -141,7 +142,7 @@ class Aggregates(LineWriter):
     def bind(self, bound: BoundOperator) -> Binding:
         initial = self._step(bound.operator).initial
         table = KeyTable(None if initial is None else initial(bound.operator))
-        at_end = table.entries if bound.operator.emits_at_end else tuple
+        at_end = partial(_taken_out, table) if bound.operator.emits_at_end else tuple
         return Binding(tuple(bound.functions), at_end, table)
 
     def write(self, text: ChainText, step: Step) -> None:
@@ -162,6 +163,12 @@ class Aggregates(LineWriter):
         return AGGREGATE_STEPS[operator.kind.name]
 
 
+def _taken_out(table: KeyTable) -> Iterator[tuple[Any, Any]]:
+    """Yield the entries; each is in the table no more when it is given."""
+    for key in list(table):
+        yield key, table.pop(key)
+
+
 class AggregateObjects(LineWriter):
     """An `Aggregate`, the operator's option `aggregate`: what leaves is the `result` of the state of the key."""
 
@@ -170,8 +177,8 @@ class AggregateObjects(LineWriter):
         table = KeyTable(aggregate.create)
 
         def at_end() -> Iterator[Any]:
-            for key in list(table):
-                yield key, aggregate.result(table.pop(key))
+            for key, state in _taken_out(table):
+                yield key, aggregate.result(state)
 
         return Binding((), at_end if bound.operator.emits_at_end else tuple, table)
 

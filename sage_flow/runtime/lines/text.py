@@ -142,6 +142,12 @@ class ChainText:
             self.names[f"c{step.index}"] = step.bound.context
             self.write(f"c{step.index}.timestamp = t")
 
+    def show_key(self, step: Step) -> None:
+        """Put the key of the record into the context, where records have one and `call` does not do so."""
+        if step.operator.keyed and self.has_key and not any(step.operator.with_ctx):
+            self.names[f"c{step.index}"] = step.bound.context
+            self.write(f"c{step.index}.key = k")
+
     def _show_time_of_letters(self, step: Step) -> None:
         """A dead letter has the timestamp of its record, which is taken from the context."""
         if step.operator.on_error == "dead_letter":

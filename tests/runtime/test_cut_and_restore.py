@@ -1,0 +1,468 @@
+"""Each operator is cut in the middle, and goes on in fresh subtasks, as many as before, fewer or more.
+
+What comes out must be what comes out without a cut: of each key, the same in the same order.
+"""
+
+import random
+from datetime import timedelta
+
+import pytest
+from cut_stage import Clock, End, Rec, Stage, Tasks, Time, by_key
+
+from sage_flow import (
+    CoProcessFunction,
+    Function,
+    ProcessFunction,
+    SessionWindow,
+    SlidingWindow,
+    TumblingWindow,
+)
+from sage_flow.aggregates import Count, Max
+from sage_flow.runtime import aligned_windows, runner, session_windows
+from sage_flow.runtime import timers as timers_module
+from sage_flow.runtime.joins import asof, interval
+from sage_flow.testing import TestSource
+
+KEYS = ["ann", "bob", "cid", ("d", 4), 5]
+SECOND = timedelta(seconds=1)
+
+
+def source(env):
+    return env.from_source(TestSource([], parallel=True), parallelism=2)
+
+
+def keyed(env):
+    return source(env).key_by(lambda pair: pair[0])
+
+
+def timed(env):
+    return source(env).assign_timestamps(lambda pair: 0, max_out_of_order=timedelta(0))
+
+
+def timed_keyed(env):
+    return timed(env).key_by(lambda pair: pair[0])
+
+
+def number(pair):
+    return pair[1]
+
+
+CASES = {}
+
+
+def case(**options):
+    """The operator has to be named `op`; its outputs have the key first."""
+
+    def add(write):
+        CASES[write.__name__] = write, options
+        return write
+
+    return add
+
+
+def shown(stream, p):
+    """With their timestamps."""
+    stream.map(lambda value, ctx: (*value, ctx.timestamp), parallelism=p).collect("out")
+
+
+# -- aggregates ---------------------------------------------------------------------------------------------
+
+
+@case()
+def counts(env, p):
+    keyed(env).count(name="op", parallelism=p).collect("out")
+
+
+@case()
+def final_sums(env, p):
+    keyed(env).sum(number, emit="final", name="op", parallelism=p).collect("out")
+
+
+@case()
+def folds(env, p):
+    keyed(env).fold((), lambda all, pair: (*all, pair[1]), name="op", parallelism=p).collect("out")
+
+
+@case()
+def smallest(env, p):
+    keyed(env).min(number, name="op", parallelism=p).collect("out")
+
+
+@case()
+def tops(env, p):
+    keyed(env).top(2, by=number, name="op", parallelism=p).collect("out")
+
+
+@case()
+def several_at_the_end(env, p):
+    keyed(env).aggregate(n=Count(), best=Max(number), emit="final", name="op", parallelism=p).collect("out")
+
+
+@case()
+def windows_of_counts(env, p):
+    keyed(env).count_window(3).to_list(name="op", parallelism=p).collect("out")
+
+
+@case()
+def first_ones(env, p):
+    keyed(env).deduplicate(name="op", parallelism=p).collect("out")
+
+
+@case(timed=True)
+def first_ones_for_a_while(env, p):
+    shown(timed_keyed(env).deduplicate(ttl=SECOND, name="op", parallelism=p), p)
+
+
+@case(clock=True)
+def first_ones_by_the_clock(env, p):
+    keyed(env).deduplicate(ttl=SECOND, name="op", parallelism=p).collect("out")
+
+
+# -- functions ----------------------------------------------------------------------------------------------
+
+
+class Remembers(ProcessFunction):
+    """All sorts of state: one of it is only asked for when the key has three records."""
+
+    def open(self, ctx):
+        self.last = ctx.state.value("last")
+
+    def process(self, value, ctx):
+        seen = ctx.state.list("seen")
+        seen.append(value[1])
+        counts = ctx.state.map("counts")
+        counts[value[1] % 3] = counts.get(value[1] % 3, 0) + 1
+        total = ctx.state.reducing("total", lambda a, b: a + b).add(value[1])
+        late = None
+        if len(seen) > 3:
+            late = ctx.state.value("late", 0)
+            late.set(late.get() + 1)
+        yield value[0], tuple(seen), sorted(counts.items()), total, self.last.get(), late and late.get()
+        self.last.set(value[1])
+
+
+@case()
+def keyed_state(env, p):
+    keyed(env).process(Remembers, name="op", parallelism=p).collect("out")
+
+
+class RemembersForAWhile(ProcessFunction):
+    def process(self, value, ctx):
+        last = ctx.state.value("last", ttl=SECOND)
+        yield value[0], last.get(), value[1]
+        last.set(value[1])
+
+
+@case(timed=True)
+def state_with_a_ttl(env, p):
+    shown(timed_keyed(env).process(RemembersForAWhile, name="op", parallelism=p), p)
+
+
+class SetsTimers(ProcessFunction):
+    def __init__(self, clock=None):
+        self.clock = clock
+
+    def process(self, value, ctx):
+        name = f"timer {value[1] % 2}"
+        if value[1] % 5 == 0:
+            ctx.timers.clear(name)
+        else:
+            ctx.timers.set(name, after=timedelta(milliseconds=100 * value[1]), clock=self.clock)
+
+    def on_timer(self, timer, ctx):
+        again = ctx.state.value("again", 0)
+        if again.get() < 3 and not timer.at_end:
+            again.set(again.get() + 1)
+            ctx.timers.set("again", after=SECOND, clock=self.clock)
+        yield ctx.key, timer.name, timer.timestamp if self.clock is None else "", timer.at_end
+
+
+@case(timed=True)
+def timers(env, p):
+    shown(timed_keyed(env).process(SetsTimers(), name="op", parallelism=p), p)
+
+
+@case(clock=True)
+def timers_of_the_clock(env, p):
+    keyed(env).process(SetsTimers("wall"), name="op", parallelism=p).collect("out")
+
+
+class Converts(CoProcessFunction):
+    """Side 1 is a table that each subtask reads."""
+
+    def open(self, ctx):
+        self.rates = {}
+
+    def process_left(self, value, ctx):
+        yield value[0], value[1], self.rates.get(value[1] % 3), tuple(ctx.state.list("seen"))
+        ctx.state.list("seen").append(value[1])
+
+    def process_right(self, value, ctx):
+        self.rates[value[1] % 3] = value[1]
+
+    def snapshot(self):
+        return self.rates
+
+    def restore(self, parts):
+        (self.rates,) = parts
+
+
+@case(sides=2, alike=True)
+def broadcast_tables(env, p):
+    keyed(env).connect(source(env).broadcast()).process(Converts, name="op", parallelism=p).collect("out")
+
+
+class Numbers(Function):
+    """Its own state: how many records of each key there were, of all keys."""
+
+    def open(self, ctx):
+        self.counts = {}
+
+    def __call__(self, value):
+        self.counts[value[0]] = self.counts.get(value[0], 0) + 1
+        return (*value, "seen" if self.counts[value[0]] > 1 else "new")
+
+    def snapshot(self):
+        return self.counts
+
+    def restore(self, parts):
+        for part in parts:
+            for key, count in part.items():
+                self.counts[key] = self.counts.get(key, 0) + count
+
+
+@case(same=True)
+def functions_with_a_state_of_their_own(env, p):
+    keyed(env).map(Numbers, name="op", parallelism=p).collect("out")
+
+
+@case(ordered=False)
+def batches(env, p):
+    (
+        keyed(env)
+        .map_batches(lambda batch: [(key, value, len(batch) <= 4) for key, value in batch], batch_size=4, name="op",
+                     parallelism=p)
+        .collect("out")
+    )  # fmt: skip
+
+
+@case(ordered=False)
+def batches_of_no_keys(env, p):
+    source(env).map_batches(lambda batch: batch, batch_size=4, name="op", parallelism=p).collect("out")
+
+
+@case(timed=True)
+def batches_with_timestamps(env, p):
+    shown(timed_keyed(env).map_batches(lambda batch: batch, batch_size=4, name="op", parallelism=p), p)
+
+
+@case(clock=True)
+def batches_that_wait(env, p):
+    keyed(env).map_batches(
+        lambda batch: batch, batch_size=4, max_wait=SECOND, name="op", parallelism=p
+    ).collect("out")  # fmt: skip
+
+
+async def doubled(pair):
+    return pair[0], 2 * pair[1]
+
+
+async def with_its_key(pair, ctx):
+    return pair[0], pair[1], ctx.key
+
+
+@case(tasks=True)
+def coroutines(env, p):
+    keyed(env).map_async(doubled, capacity=3, name="op", parallelism=p).collect("out")
+
+
+@case(tasks=True, ordered=False)
+def coroutines_in_any_order(env, p):
+    keyed(env).map_async(with_its_key, capacity=3, ordered=False, name="op", parallelism=p).collect("out")
+
+
+@case(tasks=True, timed=True)
+def coroutines_with_timestamps(env, p):
+    shown(timed_keyed(env).map_async(with_its_key, capacity=3, name="op", parallelism=p), p)
+
+
+# -- windows ------------------------------------------------------------------------------------------------
+
+
+def windows(name, window, aggregate, **options):
+    def write(env, p):
+        windowed = timed_keyed(env).window(window, **options)
+        result = aggregate(windowed, name="op", parallelism=p)
+        shown(result.map(lambda r: (r.key, r.start, r.end, r.value, r.firing), parallelism=p), p)
+
+    CASES[name] = write, {"timed": True, "clock": "early_every" in options}
+
+
+LATE = {"allowed_lateness": 2 * SECOND}
+KINDS = {
+    "tumbling": TumblingWindow(SECOND),
+    "sliding": SlidingWindow(3 * SECOND, SECOND),
+    "gaps": SlidingWindow(SECOND, 2 * SECOND, allow_gaps=True),
+    "session": SessionWindow(SECOND),
+}
+for kind, window in KINDS.items():
+    for late in ({}, LATE):
+        of = f"{kind}{'_late' if late else ''}"
+        windows(f"{of}_sums", window, lambda w, **o: w.sum(number, **o), **late)
+        windows(f"{of}_lists", window, lambda w, **o: w.to_list(**o), **late)
+windows("whole_windows", KINDS["sliding"], lambda w, **o: w.fold((), lambda a, v: (*a, v[1]), **o))
+windows("whole_late_windows", KINDS["sliding"], lambda w, **o: w.fold((), lambda a, v: (*a, v[1]), **o), **LATE)
+for kind in ("tumbling", "sliding", "session"):
+    windows(f"early_{kind}", KINDS[kind], lambda w, **o: w.sum(number, **o), early_every=SECOND)
+
+
+class Pairs:
+    """Two outputs for each record of a window."""
+
+    def __call__(self, records, ctx):
+        outputs = []
+        for value in records:
+            outputs += [(ctx.key, ctx.window.start, value[1]), (ctx.key, ctx.window.end, -value[1])]
+        return outputs
+
+
+@case(timed=True)
+def processed_windows(env, p):
+    shown(timed_keyed(env).window(TumblingWindow(SECOND)).process(Pairs(), name="op", parallelism=p), p)
+
+
+# -- joins --------------------------------------------------------------------------------------------------
+
+
+def pair_of(left, right):
+    return (left or right)[0], left and left[1], right and right[1]
+
+
+for how in ("inner", "left", "outer"):
+
+    def untimed_join(env, p, how=how):
+        keyed(env).join(keyed(env), pair_of, how=how, name="op", parallelism=p).collect("out")
+
+    def timed_join(env, p, how=how):
+        joined = timed_keyed(env).join(timed_keyed(env), pair_of, how=how, ttl=2 * SECOND, name="op", parallelism=p)
+        shown(joined, p)
+
+    def arrival_join(env, p, how=how):
+        joined = keyed(env).join(keyed(env), pair_of, how=how, ttl=2 * SECOND, name="op", parallelism=p)
+        joined.collect("out")
+
+    def interval_join(env, p, how=how):
+        joined = timed_keyed(env).join_interval(
+            timed_keyed(env), pair_of, before=SECOND, after=2 * SECOND, how=how, name="op", parallelism=p
+        )
+        shown(joined, p)
+
+    def window_join(env, p, how=how):
+        joined = timed_keyed(env).join_window(
+            timed_keyed(env), TumblingWindow(SECOND), pair_of, how=how, name="op", parallelism=p
+        )
+        shown(joined.map(lambda r: (r.key, r.start, r.value), parallelism=p), p)
+
+    CASES[f"join_{how}"] = untimed_join, {"sides": 2}
+    CASES[f"join_with_ttl_{how}"] = timed_join, {"sides": 2, "timed": True}
+    CASES[f"join_by_the_clock_{how}"] = arrival_join, {"sides": 2, "clock": True}
+    if how != "outer":
+        CASES[f"join_interval_{how}"] = interval_join, {"sides": 2, "timed": True}
+        CASES[f"join_window_{how}"] = window_join, {"sides": 2, "timed": True}
+
+for how in ("inner", "left"):
+    for tolerance in (None, SECOND):
+
+        def asof_join(env, p, how=how, tolerance=tolerance):
+            joined = timed_keyed(env).join_asof(
+                timed_keyed(env), pair_of, tolerance=tolerance, how=how, name="op", parallelism=p
+            )
+            shown(joined, p)
+
+        CASES[f"join_asof_{how}{'_tolerance' if tolerance else ''}"] = asof_join, {"sides": 2, "timed": True}
+
+
+# -- the test -----------------------------------------------------------------------------------------------
+
+
+def events_of(rng, *, timed=False, sides=1, clock=False, tasks=False, **_):
+    events, now = [], 0
+    for _ in range(60):
+        chance = rng.random()
+        if chance < 0.15 and timed:
+            now += rng.choice([100, 500, 900, 2_500])
+            events.append(Time(now))
+        elif chance < 0.25 and clock:
+            events.append(Clock(rng.choice([0.3, 0.7, 1.5])))
+        elif chance < 0.3 and tasks:
+            events.append(Tasks())
+        else:
+            time = max(0, now + rng.randrange(-900, 2_500))
+            events.append(Rec(rng.choice(KEYS), rng.randrange(1, 12), time, rng.randrange(sides)))
+    return events
+
+
+def ends(tasks=False, **_):
+    return [Tasks(), End()] if tasks else [End()]
+
+
+def outputs_of(stages, *, ordered=True, clock=False, **_):
+    outputs = [output for stage in stages for output in stage.outputs()]
+    if clock:  # when early results are given depends on which keys share a subtask
+        outputs = [output for output in outputs if "early" not in output]
+    found = by_key(outputs, lambda output: output[0])
+    return found if ordered else {key: sorted(of_key, key=repr) for key, of_key in found.items()}
+
+
+def run_whole(write, events, options):
+    stage = Stage(write, 1)
+    for event in [*events, *ends(**options)]:
+        stage.give(event)
+    return outputs_of([stage], **options)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("before", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_an_operator_that_is_cut_and_restored_gives_the_same(name, before, after):
+    write, options = CASES[name]
+    if options.get("same") and before != after:
+        pytest.skip("what a function remembers by itself does not move with the keys")
+    for seed in range(2):
+        rng = random.Random(f"{name} {seed}")
+        events = events_of(rng, **options)
+        cut = rng.randrange(5, len(events))
+        first, second = Stage(write, before), Stage(write, after)
+        for event in events[:cut]:
+            first.give(event)
+        second.take_over(first, alike=options.get("alike", False))
+        for event in [*events[cut:], *ends(**options)]:
+            second.give(event)
+        assert outputs_of([first, second], **options) == run_whole(write, events, options), f"seed {seed}, cut {cut}"
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """So that windows of five keys and timers of some seconds take several of them."""
+    for module in (runner, aligned_windows, session_windows, timers_module, interval, asof):
+        monkeypatch.setattr(module, "FRAME_RECORDS", 2)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_an_operator_that_is_cut_while_it_gives_its_last_results_gives_the_rest_of_them(name, after):
+    write, options = CASES[name]
+    if options.get("same") and after != 3:
+        pytest.skip("what a function remembers by itself does not move with the keys")
+    rng = random.Random(name)
+    events = events_of(rng, **options)
+    for steps in (1, 2, 4, 9):
+        first, second = Stage(write, 3), Stage(write, after)
+        for event in events:
+            first.give(event)
+        first.begin_end(steps)
+        second.take_over(first, alike=options.get("alike", False))
+        for event in ends(**options):
+            second.give(event)
+        assert outputs_of([first, second], **options) == run_whole(write, events, options), f"{steps} steps"
