@@ -15,12 +15,17 @@ from sage_flow import (
     ProcessFunction,
     SessionWindow,
     SlidingWindow,
+    SplitReader,
+    SplitSource,
     TumblingWindow,
+    WatermarkGenerator,
 )
 from sage_flow.aggregates import Count, Max
+from sage_flow.functions import END
 from sage_flow.runtime import aligned_windows, runner, session_windows
 from sage_flow.runtime import timers as timers_module
 from sage_flow.runtime.joins import asof, interval
+from sage_flow.runtime.subtask import Done
 from sage_flow.testing import TestSource
 
 KEYS = ["ann", "bob", "cid", ("d", 4), 5]
@@ -466,3 +471,88 @@ def test_an_operator_that_is_cut_while_it_gives_its_last_results_gives_the_rest_
         for event in ends(**options):
             second.give(event)
         assert outputs_of([first, second], **options) == run_whole(write, events, options), f"{steps} steps"
+
+
+# -- sources and their splits -------------------------------------------------------------------------------
+
+
+class Steps(SplitReader):
+    def __init__(self, values, position):
+        self.values = values
+        self.at = position or 0
+
+    def next_batch(self):
+        if self.at == len(self.values):
+            return END
+        self.at += 1
+        return [self.values[self.at - 1]]
+
+    def position(self):
+        return self.at
+
+
+class InSteps(SplitSource):
+    """Splits of different lengths, whose records are their times in seconds; `bounded`: one after another."""
+
+    def __init__(self, *, bounded):
+        self.bounded = bounded
+        self.all = {f"split {n}": [(f"split {n}", 10 * n + at) for at in range(3 * n)] for n in range(1, 6)}
+
+    def splits(self):
+        return self.all
+
+    def reader(self, split, position):
+        return Steps(self.all[split], position)
+
+
+class Largest(WatermarkGenerator):
+    def __init__(self):
+        self.largest = 0
+
+    def on_record(self, value, timestamp):
+        self.largest = max(self.largest, timestamp)
+        return self.largest - 500
+
+
+def read_in_steps(env, p, **options):
+    (
+        env.from_source(InSteps(bounded=options.pop("bounded")), parallelism=p)
+        .assign_timestamps(lambda pair: 1000 * pair[1], **options)
+        .map(lambda pair, ctx: (*pair, ctx.watermark), name="op", parallelism=p)
+        .collect("out")
+    )
+
+
+WATERMARKS = {
+    "bound": {"max_out_of_order": SECOND},
+    "generator": {"watermarks": Largest},
+    "in time order": {"max_out_of_order": SECOND, "in_time_order": True},
+}
+
+
+@pytest.mark.parametrize("bounded", [True, False], ids=["one after another", "in turn"])
+@pytest.mark.parametrize("watermarks", WATERMARKS)
+@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("before", [1, 2])
+def test_the_clocks_of_splits_go_on_where_they_were(before, after, watermarks, bounded):
+    """No record comes twice, none is lost, and none is behind the watermark."""
+
+    def write(env, p):
+        read_in_steps(env, p, bounded=bounded, **WATERMARKS[watermarks])
+
+    for steps in (3, 20, 50, 200):
+        first, second = Stage(write, before), Stage(write, after)
+        for bench in first.benches:
+            taken = 0
+            while (taken := taken + 1) < steps or not bench.subtask.can_be_cut:
+                if isinstance(bench.subtask.advance(), Done):
+                    break
+        reached = min(bench.subtask.parts()["assign_timestamps-1"].lowest["watermark"] for bench in first.benches)
+        second.take_over(first)
+        for bench in second.benches:
+            bench.run()
+        rest = second.outputs()
+        outputs = [output[:2] for output in [*first.outputs(), *rest]]
+        assert sorted(outputs) == sorted(pair for pairs in InSteps(bounded=True).all.values() for pair in pairs)
+        assert all(1000 * at >= watermark for _, at, watermark in rest)
+        assert all(watermark >= reached for _, _, watermark in rest), "time must not go back"
