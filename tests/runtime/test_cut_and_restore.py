@@ -449,7 +449,8 @@ def test_an_operator_that_is_cut_and_restored_gives_the_same(name, before, after
 @pytest.fixture
 def small_batches(monkeypatch):
     """So that windows of five keys and timers of some seconds take several of them."""
-    for module in (runner, aligned_windows, session_windows, timers_module, interval, asof):
+    monkeypatch.setattr(aligned_windows, "FIRED_RECORDS", 2)
+    for module in (runner, session_windows, timers_module, interval, asof):
         monkeypatch.setattr(module, "FRAME_RECORDS", 2)
 
 
