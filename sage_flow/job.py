@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.cli.console import tell
-from sage_flow.errors import ClusterError, JobCancelled, SageFlowError
+from sage_flow.errors import ClusterError, JobCancelled, PipelineError, SageFlowError
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, fold_engine_frames, unpack_error
@@ -239,13 +240,15 @@ class JobHandle:
         [1, 4, 9]
 
         Args:
-            timeout: seconds to wait for the next row.
+            timeout: seconds to wait for the next row, or a `timedelta`. None: as long as the job runs.
 
         Raises:
             TimeoutError: no row has come for `timeout`.
-            PipelineError: no sink has this name. A job that failed raises its error behind its last row.
+            PipelineError: no sink has this name, or `timeout` is no time to wait.
+
+        A job that failed raises its error behind its last row; of one that is cancelled the rows end.
         """
-        patience_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        patience_s = _patience_s(name, timeout)
         attempt = number = 0
         waited_s = 0.0
         while True:
@@ -260,7 +263,7 @@ class JobHandle:
                     yield row
             elif is_over:
                 break
-            elif patience_s is not None and waited_s >= patience_s:
+            elif waited_s >= patience_s:
                 raise TimeoutError(f"no row of {name!r} has come for {patience_s} s")
             else:
                 self._execution.wait(_LOOK_FOR_ROWS_S)
@@ -377,3 +380,13 @@ def _cancel_forgotten_jobs() -> None:
         )
         handle.cancel("the interpreter exits")
         warnings.warn(f"{forgotten}: it was cancelled", ResourceWarning, stacklevel=2)
+
+
+def _patience_s(name: str, timeout: Any) -> float:
+    """Return how long `rows` waits for a row; infinity for None. Raises PipelineError."""
+    if timeout is None:
+        return math.inf
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise PipelineError(f"timeout of rows({name!r}) must be seconds or a timedelta, at least 0, not {timeout!r}")
+    return seconds

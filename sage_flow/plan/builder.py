@@ -258,7 +258,9 @@ class Graph:
 def checked_count(value: Any, what: str, owner: str) -> int:
     """Return `value` if it is an int of at least 1. Raises PipelineError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise PipelineError(f"{what} of {owner!r} must be a whole number of at least 1, not {value!r}")
+        raise PipelineError(
+            f"{what} of {owner!r} must be a whole number of at least 1, not {value!r} ({caller_location()})"
+        )
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import CoProcessFunction, Function, ProcessFunction, Sink, Source
-from sage_flow.plan.kinds import Kind
+from sage_flow.plan.kinds import CONNECT_PROCESS, Kind
 
 __all__ = ["check_function", "check_life_cycle", "process_method", "takes_context"]
 
@@ -37,6 +37,11 @@ def check_function(kind: Kind, function: Any, owner: str, side: int = 0, *, iter
     Raises PipelineError.
     """
     called = _called(function, side)
+    if kind is not CONNECT_PROCESS and _is_a(function, CoProcessFunction):
+        raise PipelineError(
+            f"{owner} has one input, and a CoProcessFunction has a method for each of two: write"
+            " left.connect(right).process(...), or make it a ProcessFunction"
+        )
     if inspect.isasyncgenfunction(called):
         raise PipelineError(
             f"{owner} cannot read its function, which is an async generator (`async def` with a `yield`):"

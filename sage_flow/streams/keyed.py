@@ -308,7 +308,7 @@ WindowResult(key='all', start=60000, end=120000, value=1, firing='on_time')]
 def _checked(emit: str, owner: str) -> str:
     """Return `emit`. Raises PipelineError."""
     if emit not in ("updates", "final"):
-        raise PipelineError(f'emit of {owner!r} must be "updates" or "final", not {emit!r}')
+        raise PipelineError(f'emit of {owner!r} must be "updates" or "final", not {emit!r} ({caller_location()})')
     return emit
 
 

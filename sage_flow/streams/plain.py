@@ -235,10 +235,13 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
 
     def _check_other(self, other: Any, kind: type[Any]) -> None:
         if not isinstance(other, kind):
-            raise PipelineError(f"a {kind.__name__} can only be joined with another one, not with {other!r}")
+            raise PipelineError(
+                f"a {kind.__name__} can only be joined with another one, not with {other!r} ({caller_location()})"
+            )
         if other._graph is not self._graph:
             raise PipelineError(
                 f"streams of two environments cannot be joined: {self._graph.job!r} and {other._graph.job!r}"
+                f" ({caller_location()})"
             )
 
 

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -108,3 +109,11 @@ def test_no_row_in_time_is_a_timeout():
         with pytest.raises(TimeoutError, match=r"no row of 'rows' has come for 0\.1 s"):
             next(job.rows("rows", timeout=0.1))
         never.set()
+
+
+@pytest.mark.parametrize("timeout", [-1, "1", True, float("nan"), timedelta(seconds=-1)], ids=repr)
+def test_a_timeout_that_is_no_time_to_wait_is_refused(timeout):
+    env = LocalEnvironment("test")
+    env.from_collection([1]).collect("rows")
+    with env.submit() as job, pytest.raises(PipelineError, match="must be seconds or a timedelta, at least 0"):
+        next(job.rows("rows", timeout=timeout))
