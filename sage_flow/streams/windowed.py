@@ -166,12 +166,19 @@ class WindowedStream(ShownStream, Generic[K, T]):
     def top(
         self, n: int, *, by: Callable[[T], Any], **options: Unpack[AggregateOptions]
     ) -> WindowResults[WindowResult[K, list[T]], T]:
-        """The `n` records with the greatest `by(value)`, the greatest first."""
+        """The `n` records with the greatest `by(value)`, the greatest first.
+
+        Of equal ones, those are taken that `to_list` has first.
+        """
         return self._add(options, Top(n, by))
 
     @takes(OperatorOptions)
     def to_list(self, **options: Unpack[OperatorOptions]) -> WindowResults[WindowResult[K, list[T]], T]:
-        """The records of each key and window as a list, in the order in which they came."""
+        """The records of each key and window as a list.
+
+        A tumbling window has them in the order in which they came. A sliding window is brought together from shorter
+        spans, and a session from shorter sessions: those follow one another in time, each in the order of arrival.
+        """
         return self._add(options, ToList())
 
     @overload
