@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from signal import SIGKILL
@@ -30,9 +31,10 @@ from sage_flow.executors.execution import Executor
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
 from sage_flow.executors.threads import ThreadExecutor
-from sage_flow.functions import END, IDLE, RuntimeContext, Source, SourceSignal
+from sage_flow.functions import END, IDLE, RuntimeContext, SourceSignal
 from sage_flow.job import JobResult
-from sage_flow.splits import WHOLE, SplitEnd, SplitIdle, SplitSignal, SplitWatermark
+from sage_flow.split_source import SplitReader, SplitSource
+from sage_flow.splits import FINISHED, WHOLE, SplitEnd, SplitIdle, SplitSignal, SplitWatermark
 from sage_flow.streams import DataStream, Stream
 
 __all__ = [
@@ -98,7 +100,29 @@ def _split_of(item: Any) -> str | None:
     return None if isinstance(item, (Signal, SourceSignal)) else WHOLE
 
 
-class TestSource(Source[T]):
+class _OneSplit(SplitReader[Any]):
+    """The items of one split of a TestSource."""
+
+    def __init__(self, items: Sequence[Any], position: int) -> None:
+        self._items = items
+        self._next = position
+
+    def next_batch(self) -> list[Any] | SourceSignal | SplitSignal:
+        if self._next >= len(self._items):
+            return END
+        item = self._items[self._next]
+        self._next += 1
+        return item if isinstance(item, SplitSignal) else [_value_of(item)]
+
+    def position(self) -> int:
+        return self._next
+
+
+def _value_of(item: Any) -> Any:
+    return item.value if isinstance(item, Event) else item
+
+
+class TestSource(SplitSource[T]):
     """Gives the records of a list, in the batches that signals between them make.
 
     PAUSE: the source is idle once. ABORT: it raises SourceAborted. END: it ends, as it does behind its last record.
@@ -108,7 +132,8 @@ class TestSource(Source[T]):
 
     For event time, records may come from several splits, `Event(value, "a")`, and the splits give signals:
     `SplitWatermark(timestamp, "a")`, `SplitIdle("a")`, `SplitEnd("a")`. With `parallel=True` the splits are shared
-    among the subtasks, in the order of their names; each subtask goes through the steps of its splits.
+    among the subtasks, in the order of their names; each subtask goes through the steps of its splits. The position of
+    a split is the number of its items, its signals included, that were passed.
 
     >>> from sage_flow import JobResult, LocalEnvironment
     >>> env = LocalEnvironment("test")
@@ -121,48 +146,68 @@ class TestSource(Source[T]):
     def __init__(
         self, items: Sequence[T | Event | Signal | SourceSignal | SplitSignal], *, parallel: bool = False
     ) -> None:
-        self._items: list[Any] = list(items)
+        self._script: list[Any] = list(items)
         self._next = 0
+        self._passed: Counter[str] = Counter()  # items of each split
+        self._skipped: frozenset[int] = frozenset()  # places in the script that an earlier run has passed
+        self._mine: frozenset[str] = frozenset(self.splits())
         self._attempt = 1
         self._made_in = (_PROCESS, os.getpid())
         self.parallel = parallel
 
     def open(self, ctx: RuntimeContext) -> None:
+        super().open(ctx)
         self._attempt = ctx.attempt
-        mine = self._splits()[ctx.subtask_index :: ctx.parallelism]
-        if ctx.parallelism > 1:
-            self._items = [item for item in self._items if _split_of(item) in (None, *mine)]
+        self._mine = frozenset(super().splits_read())
 
-    def _splits(self) -> list[str]:
-        return sorted({split for split in map(_split_of, self._items) if split is not None})
+    def splits(self) -> list[str]:
+        return sorted({split for split in map(_split_of, self._script) if split is not None})
 
     def splits_read(self) -> list[str]:
-        return self._splits()
+        return [split for split in self.splits() if split in self._mine and not self._is_finished(split)]
+
+    def reader(self, split: str, position: int | None) -> SplitReader[T]:
+        return _OneSplit(self._items_of(split), position or 0)
+
+    def _items_of(self, split: str) -> list[Any]:
+        return [item for item in self._script if _split_of(item) == split]
+
+    def _is_finished(self, split: str) -> bool:
+        items = self._items_of(split)
+        return self._passed[split] == len(items) and isinstance(items[-1], SplitEnd)
 
     def next_batch(self) -> list[T] | SourceSignal | SplitSignal:
+        # In the order of the script, and not split by split, as the readers of other sources are read.
         batch: list[T] = []
-        while self._next < len(self._items):
-            item = self._items[self._next]
-            if isinstance(item, (Signal, SourceSignal, SplitSignal)):
+        while self._next < len(self._script):
+            item = self._script[self._next]
+            split = _split_of(item)
+            if self._next in self._skipped or (split is not None and split not in self._mine):
+                self._next += 1
+            elif split is None or isinstance(item, SplitSignal):
                 return batch or self._obey(item)
-            value, split = item if isinstance(item, Event) else (item, WHOLE)
-            if batch and split != self.split:
+            elif batch and split != self.split:
                 return batch
-            self.split = split
-            batch.append(value)
-            self._next += 1
+            else:
+                self.split = split
+                batch.append(_value_of(item))
+                self._pass(split)
         return batch or END
+
+    def _pass(self, split: str) -> None:
+        self._passed[split] += 1
+        self._next += 1
 
     def _obey(self, signal: Signal | SourceSignal | SplitSignal) -> SourceSignal | SplitSignal:
         if isinstance(signal, SplitSignal):
-            self._next += 1
+            self._pass(signal.split)
             return signal
         if signal is ABORT:
             raise SourceAborted(f"after {self._next} items")
         if signal is END:
             return END
         self._next += 1
-        if signal is KILL and sum(item is KILL for item in self._items[: self._next]) == self._attempt:
+        if signal is KILL and sum(item is KILL for item in self._script[: self._next]) == self._attempt:
             self._kill_process()
         return IDLE
 
@@ -174,13 +219,25 @@ class TestSource(Source[T]):
             )
         os.kill(os.getpid(), SIGKILL)
 
-    def snapshot(self) -> int:
-        """The number of items, signals included, that were passed."""
-        return self._next
+    def snapshot(self) -> dict[str, Any]:
+        return {split: FINISHED if self._is_finished(split) else passed for split, passed in self._passed.items()}
 
-    def restore(self, position: int) -> None:
-        """Go on behind `position` items."""
-        self._next = position
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Go on behind these positions. Signals that are about no split are passed if an item behind them was."""
+        skipped = set()
+        self._passed = Counter()
+        for place, item in enumerate(self._script):
+            split = _split_of(item)
+            if split not in self._mine or split is None:
+                continue
+            at = position.get(split, 0)
+            if at is FINISHED or self._passed[split] < at:
+                self._passed[split] += 1
+                skipped.add(place)
+        last = max(skipped, default=0)
+        skipped |= {place for place, item in enumerate(self._script[:last]) if _split_of(item) is None}
+        self._skipped = frozenset(skipped)
+        self._next = 0
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from sage_flow.errors import PipelineError
-from sage_flow.functions import END, RuntimeContext, Source, SourceSignal
+from sage_flow.functions import END, Malformed, RuntimeContext, SourceSignal
+from sage_flow.split_source import SplitReader, SplitSource
+from sage_flow.splits import WHOLE, SplitEnd, SplitSignal
 
 __all__ = ["CollectionSource", "IterableSource"]
 
@@ -18,13 +20,12 @@ T = TypeVar("T")
 _BATCH = 4096  # records
 
 
-class CollectionSource(Source[T]):
-    """The items of a list, tuple, range or other sequence, in order. The position is an index.
+class CollectionSource(SplitSource[T]):
+    """The items of a list, tuple, range or other sequence, in order: one split, whose position is an index.
 
-    >>> source = CollectionSource(range(3))
-    >>> source.restore(1)
-    >>> source.next_batch(), source.next_batch()
-    ([1, 2], END)
+    >>> reader = CollectionSource(range(3)).reader("", 1)
+    >>> reader.next_batch(), reader.next_batch(), reader.position()
+    ([1, 2], END, 3)
 
     Raises:
         PipelineError: `items` is no sequence, or is a str or bytes, which is one value and not many.
@@ -32,6 +33,7 @@ class CollectionSource(Source[T]):
 
     default_name = "collection"
     bounded = True
+    parallel = False
     _hands_over = True
 
     def __init__(self, items: Sequence[T]) -> None:
@@ -44,13 +46,24 @@ class CollectionSource(Source[T]):
                 f"a collection of records is a list, tuple, range or other sequence, not a {kind}; {cure}"
             )
         self._items = items
-        self._position = 0
 
     def _holds_records(self) -> bool:
         return True
 
-    def open(self, ctx: RuntimeContext) -> None:
-        self.restore(0)
+    def splits(self) -> list[str]:
+        return [WHOLE]
+
+    def reader(self, split: str, position: int | None) -> SplitReader[T]:
+        return _CollectionReader(self._items, position or 0)
+
+
+class _CollectionReader(SplitReader[T]):
+    def __init__(self, items: Sequence[T], position: int) -> None:
+        if position > len(items):
+            raise PipelineError(f"cannot continue at item {position} of a collection of {len(items)}")
+        self._items = items
+        self._rest = islice(items, position, None)
+        self._position = position
 
     def next_batch(self) -> list[T] | SourceSignal:
         if type(self._items) is list:
@@ -60,18 +73,12 @@ class CollectionSource(Source[T]):
         self._position += len(batch)
         return batch or END
 
-    def snapshot(self) -> int:
+    def position(self) -> int:
         return self._position
 
-    def restore(self, position: int) -> None:
-        if position > len(self._items):
-            raise PipelineError(f"cannot continue at item {position} of a collection of {len(self._items)}")
-        self._rest = islice(self._items, position, None)
-        self._position = position
 
-
-class IterableSource(Source[T]):
-    """What an iterable gives, one record at a time, so that a slow one never holds a record back.
+class IterableSource(SplitSource[T]):
+    """What an iterable gives, one record at a time, so that a slow one never holds a record back: one split.
 
     A callable that is not itself iterable is a factory: every subtask that opens the source calls it
     for an iterable of its own. Only what gives the same records each time can be restored: the
@@ -85,6 +92,7 @@ class IterableSource(Source[T]):
 
     default_name = "iterable"
     blocking = True
+    parallel = False
     _hands_over = True  # a generator could not be copied anyway
 
     def __init__(self, iterable_or_factory: Iterable[T] | Callable[[], Iterable[T]]) -> None:
@@ -99,19 +107,24 @@ class IterableSource(Source[T]):
         self._given = given
         self.bounded = isinstance(given, Sized)
         self._reading = _Reading()  # shared by the copies of all runs
-        self._position = 0
         self._iterator: Iterator[T] | None = None
+        self._reader: _IterableReader[T] | None = None
 
     def _holds_records(self) -> bool:
         return isinstance(self._given, Collection)
 
     def open(self, ctx: RuntimeContext) -> None:
+        super().open(ctx)
+        self._reader = None
+        self._iterator = self._begin()  # an error belongs to the opening, before any record of the job
+
+    def _begin(self) -> Iterator[T]:
         given: Any = self._given
         iterable = given if _is_iterable(given) else self._called(given)
-        self._iterator = iter(iterable)
+        iterator: Iterator[T] = iter(iterable)
         if isinstance(iterable, Iterator):
             self._reading.begin(iterable)
-        self._position = 0
+        return iterator
 
     def _called(self, factory: Any) -> Any:
         """What the factory gives. Raises PipelineError if no records can be read from that."""
@@ -130,36 +143,77 @@ class IterableSource(Source[T]):
         """What was given, if it gives its items once: then no other source may read it."""
         return self._given if isinstance(self._given, Iterator) else None
 
-    def next_batch(self) -> list[T] | SourceSignal:
-        try:
-            record = next(cast("Iterator[T]", self._iterator))
-        except StopIteration:
-            return END
-        self._position += 1
-        return [record]
+    def splits(self) -> list[str]:
+        return [WHOLE]
 
-    def snapshot(self) -> int:
-        return self._position
+    def reader(self, split: str, position: int | None) -> _IterableReader[T]:
+        iterator, self._iterator = self._iterator, None
+        self._reader = _IterableReader(self._begin() if iterator is None else iterator, position or 0)
+        return self._reader
 
-    def restore(self, position: int) -> None:
-        skipped = sum(1 for _ in islice(cast("Iterator[T]", self._iterator), position))
+    def next_batch(self) -> list[T] | SourceSignal | SplitSignal | Malformed:
+        # Once for each record: the way through the base class would take as long as all the rest.
+        if (reader := self._reader) is None:
+            if not self._to_read:
+                return END
+            reader = self.reader(WHOLE, self._positions.get(WHOLE))
+            self._readers[WHOLE] = reader
+        for record in reader.iterator:
+            reader.at += 1
+            return [record]
+        if self._readers.get(WHOLE) is not reader:
+            return END  # close() has come meanwhile
+        self._reader = None
+        self._finish(WHOLE)
+        return SplitEnd(WHOLE)
+
+    def _position_after(self, batch: object) -> tuple[str, Any]:
+        return super()._position_after(batch) if self._reader is None else (WHOLE, self._reader.at)
+
+    def snapshot(self) -> dict[str, Any]:
+        return super().snapshot() if self._reader is None else {WHOLE: self._reader.at}
+
+    def close(self) -> None:
+        """Close the generator, also while its thread waits for room: what it has open must not outlive the job."""
+        if self._iterator is not None:
+            _close(self._iterator)
+        self._close_readers()
+
+
+class _IterableReader(SplitReader[T]):
+    def __init__(self, iterator: Iterator[T], position: int) -> None:
+        self.iterator = iterator
+        self.at = position
+        skipped = sum(1 for _ in islice(iterator, position))
         if skipped < position:
             raise PipelineError(
                 f"cannot continue after record {position}: the iterable gave only {skipped} this time; "
                 "one that is restored must give the same records again"
             )
-        self._position = position
+
+    def next_batch(self) -> list[T] | SourceSignal:
+        for record in self.iterator:
+            self.at += 1
+            return [record]
+        return END
+
+    def position(self) -> int:
+        return self.at
 
     def close(self) -> None:
-        close = getattr(self._iterator, "close", None)
-        if close is None:
-            return
-        try:
-            close()
-        except ValueError as fault:
-            # A cancelled job closes its source while the source's own thread is inside the generator.
-            if "already executing" not in str(fault):
-                raise
+        _close(self.iterator)
+
+
+def _close(iterator: Iterator[Any]) -> None:
+    close = getattr(iterator, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except ValueError as fault:
+        # A cancelled job closes its source while the source's own thread is inside the generator.
+        if "already executing" not in str(fault):
+            raise
 
 
 class _Reading:

@@ -15,6 +15,7 @@ import pytest
 from sage_flow.connectors import CollectionSource, IterableSource
 from sage_flow.errors import PipelineError
 from sage_flow.functions import END
+from sage_flow.splits import FINISHED, WHOLE, SplitEnd
 
 CTX = SimpleNamespace(subtask_index=0, parallelism=1)
 
@@ -28,7 +29,8 @@ def opened(source):
 def batches(source):
     found = []
     while (batch := source.next_batch()) is not END:
-        found.append(batch)
+        if batch != SplitEnd(WHOLE):
+            found.append(batch)
     return found
 
 
@@ -94,12 +96,13 @@ def test_falsy_items_are_ordinary_records():
 
 
 def test_an_empty_collection_ends_at_once():
-    assert opened(CollectionSource([])).next_batch() is END
+    source = opened(CollectionSource([]))
+    assert [source.next_batch(), source.next_batch()] == [SplitEnd(WHOLE), END]
 
 
 def test_the_end_of_a_collection_stays_the_end():
     source = opened(CollectionSource([1]))
-    assert [source.next_batch() for _ in range(3)] == [[1], END, END]
+    assert [source.next_batch() for _ in range(4)] == [[1], SplitEnd(WHOLE), END, END]
 
 
 def test_a_collection_continues_after_the_batches_handed_over():
@@ -107,14 +110,50 @@ def test_a_collection_continues_after_the_batches_handed_over():
     first, position, rest = source.next_batch(), source.snapshot(), records(source)
     again = opened(CollectionSource(range(9000)))
     again.restore(position)
-    assert position == 4096
+    assert position == {WHOLE: 4096}
     assert records(again) == rest
     assert first + rest == list(range(9000))
 
 
 def test_a_collection_that_shrank_cannot_continue():
+    source = opened(CollectionSource([1, 2]))
+    source.restore({WHOLE: 3})
     with pytest.raises(PipelineError, match="item 3 of a collection of 2"):
-        opened(CollectionSource([1, 2])).restore(3)
+        source.next_batch()
+
+
+def test_a_finished_collection_is_restored_as_finished():
+    source = opened(CollectionSource([1, 2]))
+    batches(source)
+    assert source.snapshot() == {WHOLE: FINISHED}
+    again = opened(CollectionSource([1, 2]))
+    again.restore(source.snapshot())
+    assert again.next_batch() is END
+
+
+@pytest.mark.parametrize("make", [CollectionSource, IterableSource])
+def test_what_is_in_memory_is_one_split_whose_position_is_an_index(make):
+    source = opened(make(["a", "b", "c"]))
+    assert list(source.splits()) == source.splits_read() == [WHOLE]
+    reader = source.reader(WHOLE, 1)
+    found = []
+    while (batch := reader.next_batch()) is not END:
+        found += batch
+    assert (found, reader.position()) == (["b", "c"], 3)
+    reader.close()
+
+
+@pytest.mark.parametrize("make", [CollectionSource, IterableSource])
+def test_one_of_several_subtasks_gets_what_is_in_memory_back(make):
+    source = opened(make(list(range(10_000))))
+    first = source.next_batch()
+    position, rest = source.snapshot(), []
+    for index in range(3):
+        again = make(list(range(10_000)))
+        again.open(SimpleNamespace(subtask_index=index, parallelism=3))
+        again.restore(position)
+        rest += records(again)
+    assert first + rest == list(range(10_000))
 
 
 @pytest.mark.parametrize("text", ["abc", b"abc", bytearray(b"abc")])
@@ -291,7 +330,7 @@ def test_an_error_of_a_generator_keeps_its_type():
 
 def test_the_end_of_an_iterable_stays_the_end():
     source = opened(IterableSource([1]))
-    assert [source.next_batch() for _ in range(3)] == [[1], END, END]
+    assert [source.next_batch() for _ in range(4)] == [[1], SplitEnd(WHOLE), END, END]
 
 
 def test_an_iterable_continues_after_the_records_handed_out():
@@ -300,19 +339,45 @@ def test_an_iterable_continues_after_the_records_handed_out():
     source.next_batch()
     again = opened(IterableSource(lambda: iter("abcd")))
     again.restore(source.snapshot())
-    assert again.snapshot() == 2
+    assert again.snapshot() == {WHOLE: 2}
     assert records(again) == ["c", "d"]
 
 
 def test_a_finished_iterable_is_restored_as_finished():
     source = opened(IterableSource([1, 2]))
-    source.restore(2)
-    assert source.next_batch() is END
+    assert records(source) == [1, 2]
+    again = opened(IterableSource([1, 2]))
+    again.restore(source.snapshot())
+    assert source.snapshot() == again.snapshot() == {WHOLE: FINISHED}
+    assert again.next_batch() is END
+
+
+def test_an_iterable_at_its_last_record_has_an_end_to_come():
+    source = opened(IterableSource([1, 2]))
+    source.restore({WHOLE: 2})
+    assert [source.next_batch(), source.next_batch()] == [SplitEnd(WHOLE), END]
 
 
 def test_an_iterable_that_gives_less_than_before_cannot_continue():
+    source = opened(IterableSource([1, 2]))
+    source.restore({WHOLE: 3})
     with pytest.raises(PipelineError, match="after record 3: the iterable gave only 2"):
-        opened(IterableSource([1, 2])).restore(3)
+        source.next_batch()
+
+
+def test_a_factory_is_not_called_again_by_the_thread_whose_generator_was_closed():
+    calls = []
+
+    def numbers():
+        calls.append(1)
+        yield from range(3)
+
+    source = IterableSource(numbers)
+    source.open(CTX)
+    source.next_batch()
+    source.close()
+    assert source.next_batch() is END
+    assert calls == [1]
 
 
 def test_close_closes_the_generator():
