@@ -148,8 +148,8 @@ class RuntimeContext(Generic[KeyT]):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._state is not None:
             raise PipelineError(
-                f"{self.operator_name!r} has no key here: a key belongs to one record, which open(), close() and the"
-                " batches of map_batches do not have; nor have the records of a broadcast stream one"
+                f"{self.operator_name!r} has no key here: a key belongs to one record, which open(), on_end(),"
+                " close() and the batches of map_batches do not have; nor have the records of a broadcast stream one"
             )
         raise PipelineError(
             f"{self.operator_name!r} has no ctx.key: its stream has no keys. A key_by(...) holds for the operator that"
@@ -160,7 +160,7 @@ class RuntimeContext(Generic[KeyT]):
         if self.watermark_of is not None:
             return (
                 f"{self.operator_name!r} has no timestamp here: a timestamp belongs to one record, which open(),"
-                " close() and the batches of map_batches do not have"
+                " on_end(), close() and the batches of map_batches do not have"
             )
         return f"{self.operator_name!r} has no timestamps and no watermark: put .assign_timestamps(...) before it"
 
