@@ -1,4 +1,4 @@
-"""Event time: windows, sessions and a join of windows, beside loops that keep the same windows by hand.
+"""Event time: windows, sessions and a join of windows, beside loops that keep the same windows by hand; watermarks.
 
 A record is a tuple of time, key and value. Both sides call the same functions for the three. A quarter of the records
 are up to a second out of order. The loops compute the watermark every 1,024 records.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import heapq
 import random
+import statistics
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-from benchmarks.case import Case
+from benchmarks.case import Case, Figure, Timed
 from sage_flow import DataStream, LocalEnvironment, SessionWindow, SlidingWindow, TumblingWindow
+from sage_flow.runtime.watermark import WatermarkMinimum
 from sage_flow.windows import Window
 
 __all__ = ["CASES"]
@@ -281,6 +284,77 @@ def run_join(sides: tuple[list[Record], list[Record]]) -> Outcome:
     return outcome()
 
 
+# -- many keys, many inputs -----------------------------------------------------------------------------------
+
+
+def run_keys(size: int, *, keys: int) -> int:
+    """The greatest number of each key, in one window."""
+    total = 0
+
+    def take(result: tuple[Any, ...]) -> None:
+        nonlocal total
+        total = max(total, result[3])
+
+    env = LocalEnvironment("window-keys")
+    source = env.from_collection(range(size)).assign_timestamps(
+        lambda n: n // _PER_MS, max_out_of_order=timedelta(milliseconds=_DISORDER_MS)
+    )
+    source.key_by(lambda n: n * 48_271 % keys).window(TumblingWindow(timedelta(days=1))).max().for_each(take)
+    env.execute(progress=False)
+    return total
+
+
+Clocks = list[tuple[int, int]]
+_INPUTS = 1000
+
+
+def clocks(size: int, folder: Path) -> Clocks:
+    """Watermarks of many inputs, as pairs of input and time: each input sends one about every 50 ms, in any order."""
+    draw = random.Random(size)
+    made = []
+    for n in range(size // _INPUTS):
+        order = draw.sample(range(_INPUTS), _INPUTS)
+        made += [(channel, 50 * n + draw.randrange(50)) for channel in order]
+    return made
+
+
+def minimum_by_hand(given: Clocks) -> Timed:
+    now = dict.fromkeys(range(_INPUTS), -1)
+    least, told = -1, []
+
+    def on_watermark(channel: int, time: int) -> None:
+        nonlocal least
+        now[channel] = time
+        if (new := min(now.values())) > least:
+            least = new
+            told.append(new)
+
+    return _per_watermark(given, on_watermark, told)
+
+
+def minimum_of_inputs(given: Clocks) -> Timed:
+    minimum, told = WatermarkMinimum(range(_INPUTS)), []
+
+    def on_watermark(channel: int, time: int) -> None:
+        advance = minimum.on_watermark(channel, time)
+        if advance is not None:
+            told.append(advance.timestamp)
+
+    return _per_watermark(given, on_watermark, told)
+
+
+def _per_watermark(given: Clocks, on_watermark: Callable[[int, int], None], told: list[int]) -> Timed:
+    """The median of rounds in which each input sends one."""
+    seconds = []
+    for first in range(0, len(given), _INPUTS):
+        began = perf_counter()
+        for channel, time in given[first : first + _INPUTS]:
+            on_watermark(channel, time)
+        seconds.append((perf_counter() - began) / _INPUTS)
+    median = statistics.median(seconds)
+    return Timed(told, median, 1 / median)
+
+
 # -- the cases ------------------------------------------------------------------------------------------------
 
 _SLIDING = SlidingWindow(timedelta(milliseconds=_SIZE_MS), timedelta(milliseconds=_SLIDE_MS))
@@ -327,5 +401,30 @@ CASES = (
         join_by_hand,
         run_join,
         bar=0.6,
+    ),
+    Case(
+        "window-keys",
+        "greatest value of each of 1,000,000 keys in one window, against sage_flow with 1,000 keys",
+        5_000_000,
+        20_000,
+        lambda size, folder: size,
+        partial(run_keys, keys=1_000),
+        partial(run_keys, keys=1_000_000),
+        figure=Figure.TIMES,
+        bar=2.0,
+        rounds=3,
+    ),
+    Case(
+        "watermarks",
+        "watermark of one of 1,000 inputs, against the minimum of a dict",
+        100_000,
+        2_000,
+        clocks,
+        minimum_by_hand,
+        minimum_of_inputs,
+        figure=Figure.CALLS,
+        most_s=3e-6,
+        clock="wall",
+        same_process=True,
     ),
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Case, Figure
-from sage_flow import DataStream, LocalEnvironment
+from sage_flow import DataStream, LocalEnvironment, TumblingWindow, WindowResult
 
 __all__ = ["CASES"]
 
@@ -65,6 +66,26 @@ def over_shuffle(size: int) -> int:
     return _count(env, env.from_collection(range(size)).rebalance())
 
 
+def disordered(n: int) -> int:
+    """Ten records in a millisecond; every fourth one is up to a second late."""
+    return n // 10 - (n * 7919 % 1000 if n % 4 == 0 else 0)
+
+
+def over_windows(size: int) -> int:
+    """The counts of all windows are as many as there are records."""
+    total = 0
+
+    def take(result: WindowResult[int, int]) -> None:
+        nonlocal total
+        total += result.value
+
+    env = LocalEnvironment("memory-windows")
+    timed = env.from_collection(range(size)).assign_timestamps(disordered, max_out_of_order=timedelta(seconds=1))
+    timed.key_by(lambda n: n * 48_271 % 1000).window(TumblingWindow(timedelta(seconds=10))).count().for_each(take)
+    env.execute(progress=False)
+    return total
+
+
 def _size(size: int, folder: Path) -> Any:
     return size
 
@@ -90,4 +111,5 @@ CASES = (
     _memory("generator", "from_iterable of a generator, map, for_each", over_generator),
     _memory("flat-map", "flat_map of one record to all of them, map, for_each", over_flat_map),
     _memory("edge", "from_collection of a range, an edge between two threads, map, for_each", over_shuffle),
+    _memory("windows", "timestamps up to a second out of order, counts of 1,000 keys in windows of 10 s", over_windows),
 )

@@ -64,7 +64,8 @@ class KeyTable(dict[Any, Any]):
 
     def __missing__(self, key: Hashable) -> Any:
         """Return the default without keeping it."""
-        check_key(key)
+        if type(key) not in _ALWAYS_KEYS:
+            check_key(key)
         return MISSING if self._default is None else self._default()
 
     def find(self, key: Hashable) -> Any:
