@@ -8,7 +8,7 @@ from typing import Any
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import CoProcessFunction, Function, ProcessFunction, Sink, Source
-from sage_flow.plan.kinds import CONNECT_PROCESS, Kind
+from sage_flow.plan.kinds import CONNECT_PROCESS, PROCESS, Kind
 
 __all__ = ["check_function", "check_life_cycle", "process_method", "takes_context"]
 
@@ -28,6 +28,12 @@ def _is_a(function: Any, kind: type) -> bool:
     return isinstance(function, kind) or (isinstance(function, type) and issubclass(function, kind))
 
 
+def _has_call(function: Any) -> bool:
+    """Whether its class has a `__call__`, as an instance that is called for records needs."""
+    made = function if isinstance(function, type) else type(function)
+    return any("__call__" in vars(base) for base in made.__mro__)
+
+
 def check_function(kind: Kind, function: Any, owner: str, side: int = 0, *, iterates: bool = False) -> None:
     """Refuse a function whose body would never run, and a class that is called for every record by mistake.
 
@@ -41,6 +47,11 @@ def check_function(kind: Kind, function: Any, owner: str, side: int = 0, *, iter
         raise PipelineError(
             f"{owner} has one input, and a CoProcessFunction has a method for each of two: write"
             " left.connect(right).process(...), or make it a ProcessFunction"
+        )
+    if kind not in (PROCESS, CONNECT_PROCESS) and _is_a(function, ProcessFunction) and not _has_call(function):
+        raise PipelineError(
+            f"{owner} needs a function, and would not call the methods of a ProcessFunction: write"
+            " .key_by(...).process(...), or pass a function"
         )
     if inspect.isasyncgenfunction(called):
         raise PipelineError(
