@@ -12,11 +12,14 @@ from typing import Any, Generic, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import END, IDLE, Malformed, RuntimeContext, Source, SourceSignal
-from sage_flow.splits import FINISHED, SplitEnd, SplitSignal
+from sage_flow.keys import key_group
+from sage_flow.splits import FINISHED, SplitEnd, SplitFound, SplitSignal
 
 __all__ = ["SplitReader", "SplitSource"]
 
 T = TypeVar("T")
+
+_LOOK_EVERY = 16  # batches, where there are always records
 
 
 class SplitReader(Generic[T]):
@@ -44,6 +47,11 @@ class SplitSource(Source[T]):
     on, in the order of their names. A `bounded` source reads its splits one after another; any other one reads a batch
     of each in turn. A subclass that overrides `open` calls `super().open(ctx)`.
 
+    With `grows = True` splits may come while the job runs, so the source has no end: `splits()` is asked again where no
+    split has records, and now and then. It then decides by the name of a split alone which subtask reads it, so that
+    subtasks that look at different times never read one twice. They are shared less evenly than splits that are known
+    at the start.
+
     With `blocking = True` the readers are made, read and closed by the thread that reads ahead.
 
     >>> class Countdown(SplitSource):
@@ -67,9 +75,13 @@ class SplitSource(Source[T]):
     """
 
     parallel = True
+    grows: bool = False
 
     def splits(self) -> Iterable[str]:
-        """Return the names of all splits. Every subtask must get the same names, also after a restart."""
+        """Return the names of all splits. Every subtask must get the same names, also after a restart.
+
+        If the source `grows` they may come at different times, and the call must not take long.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement splits()")
 
     def reader(self, split: str, position: Any) -> SplitReader[T]:
@@ -78,6 +90,11 @@ class SplitSource(Source[T]):
 
     def open(self, ctx: RuntimeContext) -> None:
         """Find the splits of this subtask."""
+        if self.grows and self.bounded:
+            raise PipelineError(
+                f"{type(self).__name__} has `grows = True` and `bounded = True`: a source whose splits may come at any"
+                " time has no end"
+            )
         self._index, self._parallelism = ctx.subtask_index, ctx.parallelism
         names = list(dict.fromkeys(self.splits()))
         self._all = frozenset(names)
@@ -85,8 +102,12 @@ class SplitSource(Source[T]):
         self._to_read = deque(name for name in names if name in mine)  # the first one is asked next
         self._positions: dict[str, Any] = {}  # of the splits that are begun; FINISHED ones stay
         self._readers: dict[str, SplitReader[T]] = {}
+        self._found: deque[str] = deque()  # while the job runs, and not told to the subtask yet
+        self._look_in = _LOOK_EVERY
 
     def _share(self, names: Iterable[str]) -> frozenset[str]:
+        if self.grows:
+            return frozenset(name for name in names if key_group(name, self._parallelism) == self._index)
         return frozenset(sorted(names)[self._index :: self._parallelism])
 
     def splits_read(self) -> list[str]:
@@ -95,6 +116,8 @@ class SplitSource(Source[T]):
 
     def next_batch(self) -> list[T] | SourceSignal | SplitSignal | Malformed:
         """Return what the reader of the next split gives; a `SplitEnd` where a split ends."""
+        if self.grows and (self._found or self._is_time_to_look()):
+            return self._begin_found()
         for _ in range(len(self._to_read)):
             split = self._to_read[0]
             batch = self._ask(split)
@@ -105,7 +128,27 @@ class SplitSource(Source[T]):
                 self._to_read.rotate(-1)
             if batch is not IDLE:
                 return batch
+        if self.grows:
+            self._look_in = 0
+            return IDLE
         return IDLE if self._to_read else END
+
+    def _is_time_to_look(self) -> bool:
+        """Look for new splits, if it is time; return whether there are any."""
+        self._look_in -= 1
+        if self._look_in < 0:
+            self._look_in = _LOOK_EVERY
+            known = self._all
+            new = [name for name in dict.fromkeys(self.splits()) if name not in known]
+            self._all |= frozenset(new)
+            mine = self._share(new)
+            self._found.extend(name for name in new if name in mine and self._positions.get(name) is not FINISHED)
+        return bool(self._found)
+
+    def _begin_found(self) -> SplitFound:
+        split = self._found.popleft()
+        self._to_read.append(split)
+        return SplitFound(split)
 
     def _ask(self, split: str) -> list[T] | SourceSignal | SplitSignal | Malformed:
         reader = self._readers.get(split)
@@ -130,7 +173,7 @@ class SplitSource(Source[T]):
 
     def _position_after(self, batch: object) -> tuple[str, Any]:
         """The split that `batch`, the latest one, is about, and the position after it."""
-        split = batch.split if isinstance(batch, SplitEnd) else self.split
+        split = batch.split if isinstance(batch, (SplitEnd, SplitFound)) else self.split
         return split, self._positions.get(split)
 
     def snapshot(self) -> dict[str, Any]:

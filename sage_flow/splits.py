@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-__all__ = ["FINISHED", "SplitEnd", "SplitIdle", "SplitSignal", "SplitWatermark", "WHOLE"]
+__all__ = ["FINISHED", "SplitEnd", "SplitFound", "SplitIdle", "SplitSignal", "SplitWatermark", "WHOLE"]
 
 WHOLE = ""
 """The only split of a source that says nothing about splits."""
@@ -52,4 +52,11 @@ class SplitWatermark:
     split: str = WHOLE
 
 
-SplitSignal = SplitEnd | SplitIdle | SplitWatermark
+@dataclass(frozen=True, slots=True)
+class SplitFound:
+    """This split was found while the job runs. It holds the time of the others until it has a time of its own."""
+
+    split: str
+
+
+SplitSignal = SplitEnd | SplitFound | SplitIdle | SplitWatermark

@@ -15,6 +15,7 @@ from sage_flow.splits import SplitSignal
 __all__ = ["Feeder"]
 
 _AHEAD = 1000
+_IDLE_S = 0.005  # between two questions to a source that has nothing and did not wait for it
 _NOT_YET = object()
 
 
@@ -97,7 +98,10 @@ class Feeder(Source[Any]):
             batch = self._source.next_batch()
             if isinstance(batch, (list, SplitSignal, Malformed)):
                 self._hand_over(batch)
-            elif batch is not IDLE:
+            elif batch is IDLE:
+                with self._condition:
+                    self._condition.wait_for(lambda: self._stopped, _IDLE_S)
+            else:
                 return batch  # the subtask raises the error
         return END
 

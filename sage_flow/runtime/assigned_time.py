@@ -21,7 +21,7 @@ from sage_flow.plan.graph import Operator
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.watermark import Advance, BecomeIdle, WatermarkMinimum
-from sage_flow.splits import WHOLE, SplitEnd, SplitIdle, SplitSignal, SplitWatermark
+from sage_flow.splits import WHOLE, SplitEnd, SplitFound, SplitIdle, SplitSignal, SplitWatermark
 from sage_flow.timestamps import MAX_TIMESTAMP, MIN_TIMESTAMP, checked_timestamp
 from sage_flow.watermarks import WatermarkGenerator
 
@@ -147,6 +147,8 @@ class AssignedTime(Held):
     def on_signal(self, signal: SplitSignal) -> None:
         """The source says something about a split."""
         if (clock := self._clocks.get(signal.split)) is None:
+            if isinstance(signal, SplitFound) and (found := self._add(signal.split)).number is not None:
+                self._wake(found)
             return
         match signal:
             case SplitWatermark(timestamp):
