@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from cutting import cut_subtasks
 from job_folder import ROOT, finish, start
 from nexmark_oracle import Oracle
 
@@ -80,6 +81,14 @@ def test_these_queries_give_the_rows_of_the_oracle_on_ray_too(mode, query, tmp_p
 @these(ON_TWO_NODES)
 def test_this_query_gives_the_rows_of_the_oracle_on_two_nodes_too(mode, query, tmp_path):
     assert run(mode.environment(parallelism=3), query, PLAIN, tmp_path) == expected(PLAIN)[query] != []
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_rows_do_not_depend_on_cuts(query, tmp_path, monkeypatch):
+    cuts = cut_subtasks(monkeypatch, query)
+    options = replace(PLAIN, partitions=8, seed=8)
+    assert run(LocalEnvironment("test", 3), query, options, tmp_path) == expected(options)[query]
+    assert cuts
 
 
 @pytest.mark.parametrize("parallelism", [1, 3, 8])

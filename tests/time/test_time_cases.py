@@ -11,8 +11,9 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from cutting import cut_subtasks
 
-from sage_flow import SessionWindow, SlidingWindow, TumblingWindow
+from sage_flow import LocalEnvironment, SessionWindow, SlidingWindow, TumblingWindow
 from sage_flow.aggregates import Count, Max, Min, Sum
 from sage_flow.testing import MODES, Event, SplitIdle, SplitWatermark, TestSource
 
@@ -118,3 +119,14 @@ def test_the_windows_fire_in_the_order_of_the_case(name):
 def test_what_does_not_depend_on_the_cadence_holds_with_any(mode, name):
     result = run(mode.environment(), CASES[name], every_record=False)
     check(CASES[name], result, keeps_order=False)
+
+
+@pytest.mark.parametrize("parallelism", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_holds_whenever_its_subtasks_are_cut_and_restored(name, parallelism, monkeypatch):
+    for seed in range(3):
+        cuts = cut_subtasks(monkeypatch, seed)
+        result = run(LocalEnvironment("cut", parallelism), CASES[name], every_record=True)
+        check(CASES[name], result, keeps_order=parallelism == 1)
+        monkeypatch.undo()
+        assert cuts or not CASES[name]["input"]
