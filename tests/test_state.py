@@ -163,7 +163,7 @@ USES = {
 
 @pytest.mark.parametrize("use", USES)
 def test_without_a_record_there_is_no_key(at, use):
-    with pytest.raises(PipelineError, match=r"which open\(\), close\(\) and .* do not have"):
+    with pytest.raises(PipelineError, match=r"which open\(\), on_end\(\), close\(\) and .* do not have"):
         USES[use](at.state)
 
 
