@@ -278,6 +278,10 @@ class _Marker(Enum):
     NAN = "NaN"
 
 
+NAN = _Marker.NAN
+"""Stands for all NaNs in the state of a CountDistinct."""
+
+
 class CountDistinct(_OfValues[T, "set[Hashable]", int]):
     """How many different values of `function(record)` there are, by default different records.
 
@@ -297,7 +301,7 @@ class CountDistinct(_OfValues[T, "set[Hashable]", int]):
         one = self._value(value)
         hash(one)  # says what is wrong with an array, of which the comparison below would say something else
         # A set knows a NaN by its identity, which a pickled state does not keep.
-        state.add(one if one == one else _Marker.NAN)
+        state.add(one if one == one else NAN)
         return state
 
     def merge(self, left: set[Hashable], right: set[Hashable]) -> set[Hashable]:
@@ -411,37 +415,37 @@ class Several(Aggregate[Any, "list[Any]", "dict[str, Any]"]):
         if not aggregates:
             raise PipelineError(f"aggregate() needs an aggregate: write aggregate(Count()) ({caller_location()})")
         self.names = tuple(aggregates)
-        self._parts = [checked_aggregate(aggregate, name) for name, aggregate in aggregates.items()]
+        self.parts = [checked_aggregate(aggregate, name) for name, aggregate in aggregates.items()]
 
     def create(self) -> list[Any]:
         """A state of each."""
-        return [part.create() for part in self._parts]
+        return [part.create() for part in self.parts]
 
     def add(self, state: list[Any], value: Any) -> list[Any]:
         """Each with one more record; if one raises, all that do not change their states in place stay without it."""
-        return [part.add(one, value) for part, one in zip(self._parts, state)]
+        return [part.add(one, value) for part, one in zip(self.parts, state)]
 
     def merge(self, left: list[Any], right: list[Any]) -> list[Any]:
         """Each merged."""
-        return [part.merge(one, other) for part, one, other in zip(self._parts, left, right)]
+        return [part.merge(one, other) for part, one, other in zip(self.parts, left, right)]
 
     @property
     def can_subtract(self) -> bool:
         """Whether all can."""
-        return all(part.can_subtract for part in self._parts)
+        return all(part.can_subtract for part in self.parts)
 
     def is_exact(self, state: list[Any]) -> bool:
         """Whether all are."""
-        return all(part.is_exact(one) for part, one in zip(self._parts, state))
+        return all(part.is_exact(one) for part, one in zip(self.parts, state))
 
     def subtract(self, state: list[Any], older: list[Any]) -> list[Any]:
         """Each subtracted."""
-        parts: list[Any] = self._parts
+        parts: list[Any] = self.parts
         return [part.subtract(one, other) for part, one, other in zip(parts, state, older)]
 
     def result(self, state: list[Any]) -> dict[str, Any]:
         """The value of each, by its name."""
-        return {name: part.result(one) for name, part, one in zip(self.names, self._parts, state)}
+        return {name: part.result(one) for name, part, one in zip(self.names, self.parts, state)}
 
 
 def checked_aggregate(given: Any, name: str = "aggregate") -> Aggregate[Any, Any, Any]:

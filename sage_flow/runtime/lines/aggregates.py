@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.aggregates import Aggregate
 from sage_flow.errors import InternalError
 from sage_flow.plan.graph import Operator
+from sage_flow.runtime.lines.adders import adder_of
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
 from sage_flow.state import MISSING, KeyTable, default_factory
@@ -102,7 +103,7 @@ class Aggregation:
         self.is_mutable = isinstance(chosen, Aggregate)
         if isinstance(chosen, Aggregate):
             self.step = of_aggregate(chosen)
-            self.function, self.result = chosen.add, chosen.result
+            self.function, self.result = adder_of(chosen), chosen.result
         else:
             self.step = AGGREGATE_STEPS[chosen]
         self.initial = None if self.step.initial is None else self.step.initial(bound.operator)
@@ -184,7 +185,7 @@ class AggregateObjects(LineWriter):
 
     def write(self, text: ChainText, step: Step) -> None:
         index, aggregate = step.index, step.operator.options["aggregate"]
-        text.names |= {f"s{index}": step.bound.table, f"f{index}": aggregate.add, f"r{index}": aggregate.result}
+        text.names |= {f"s{index}": step.bound.table, f"f{index}": adder_of(aggregate), f"r{index}": aggregate.result}
         text.write(f"a = s{index}[k]", step)
         text.guard(f"a = f{index}(a, {text.value})", step)
         text.write(f"s{index}[k] = a")
