@@ -22,8 +22,8 @@ class Rec:
         return f"Rec({self.key!r}, {self.value!r}, {self.timestamp}, {self.side})"
 
 
-class Time(Watermark):
-    """A watermark on all inputs."""
+Time = Watermark
+"""On all inputs."""
 
 
 class Clock:
@@ -55,6 +55,7 @@ class Stage:
 
     def __init__(self, write, parallelism):
         plan = plan_of(lambda env: write(env, parallelism))
+        self.write = write
         self.parallelism = parallelism
         self.max_parallelism = plan.max_parallelism
         self.benches = [Bench(plan, "op", index) for index in range(parallelism)]
