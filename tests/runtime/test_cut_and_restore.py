@@ -3,12 +3,13 @@
 What comes out must be what comes out without a cut: of each key, the same in the same order.
 """
 
+import pickle
 import random
 from datetime import timedelta
 
 import pytest
 from cut_stage import Clock, End, Rec, Stage, Tasks, Time, by_key
-from fake_port import plan_of
+from fake_port import Bench, plan_of
 
 from sage_flow import (
     CoProcessFunction,
@@ -27,8 +28,10 @@ from sage_flow.functions import END
 from sage_flow.plan.kinds import KINDS
 from sage_flow.runtime import aligned_windows, runner, session_windows
 from sage_flow.runtime import timers as timers_module
+from sage_flow.runtime.assigned_time import AssignedTime
 from sage_flow.runtime.joins import asof, interval
 from sage_flow.runtime.subtask import Done
+from sage_flow.splits import SplitIdle
 from sage_flow.testing import TestSource
 
 KEYS = ["ann", "bob", "cid", ("d", 4), 5]
@@ -749,3 +752,90 @@ def test_every_kind_that_keeps_something_is_cut():
     assert {kind.name for kind in keeping - cut_kinds} == {
         "assign_arrival_times"
     }  # it keeps nothing: the clock goes on
+
+
+class TurnAbout(ProcessFunction):
+    """Each of two timers sets the other one."""
+
+    def process(self, value, ctx):
+        ctx.timers.set("tick", after=SECOND)
+
+    def on_timer(self, timer, ctx):
+        ctx.timers.set("tock" if timer.name == "tick" else "tick", after=SECOND)
+        yield ctx.key, timer.name
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_timers_that_set_one_another_at_the_end_fire_once_each_whenever_they_are_cut():
+    def write(env, p):
+        timed_keyed(env).process(TurnAbout, name="op", parallelism=p).collect("out")
+
+    for steps in range(1, 8):
+        stage = Stage(write, 1)
+        for key in range(5):
+            stage.give(Rec(key, 1, 100 * key))
+        stage.begin_end(steps)
+        fresh = cut(stage)
+        fresh.give(End())
+        found = sorted(stage.outputs() + fresh.outputs())
+        assert found == [(key, name) for key in range(5) for name in ("tick", "tock")]
+
+
+class EverySecond(WatermarkGenerator):
+    def __init__(self):
+        self.count = 0
+
+    def on_record(self, value, timestamp):
+        self.count += 1
+        return timestamp if self.count % 2 == 0 else None
+
+
+class Splits:
+    """The time of an `assign_timestamps` that reads the splits a and b."""
+
+    def __init__(self, **options):
+        def write(env, p):
+            timed = source(env).assign_timestamps(number, **(options or {"max_out_of_order": SECOND}))
+            timed.map(lambda pair, ctx: pair, name="op").collect("out")
+
+        operators = Bench(plan_of(lambda env: write(env, 1)), "assign_timestamps-1").subtask.runner.operators
+        self.time = next(bound.held for bound in operators if isinstance(bound.held, AssignedTime))
+        self.time.expect(["a", "b"])
+
+    def give(self, split, *timestamps):
+        """Return the watermark behind records of a split."""
+        self.time.begin_batch(split)
+        for timestamp in timestamps:
+            self.time.on_record(timestamp, timestamp)
+            self.time.largest = max(self.time.largest, timestamp)
+        return self.time.move()
+
+    def cut(self, **options):
+        fresh = Splits(**options)
+        fresh.time.restore(pickle.loads(pickle.dumps(self.time.parts())))
+        return fresh
+
+
+def test_a_split_does_not_hold_the_time_behind_where_it_was():
+    splits = Splits()
+    splits.give("a", 5_000)
+    assert splits.give("b", 3_000) == 2_000
+    assert splits.cut().give("b", 6_000) == 4_000
+
+
+def test_a_split_that_was_idle_still_is():
+    splits = Splits()
+    splits.give("a", 5_000)
+    splits.give("b", 3_000)
+    splits.time.on_signal(SplitIdle("b"))
+    assert splits.time.move() == 4_000
+    assert splits.cut().give("a", 9_000) == 8_000
+
+
+def test_a_watermark_generator_remembers():
+    options = {"watermarks": EverySecond}
+    splits = Splits(**options)
+    splits.give("b", 9_000, 9_000)
+    splits.give("a", 1_000, 2_000, 3_000)
+    fresh = splits.cut(**options)
+    assert fresh.give("a", 4_000) == 4_000
