@@ -8,13 +8,13 @@ the time has passed only the newest is needed by later rows.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.joins.by_time import RowsByTime
 from sage_flow.runtime.joins.pairs import Pairs
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.parts import Parts
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
 
 __all__ = ["AsofJoin"]
-
-
-class _Versions:
-    """Of one key, sorted by time; equal ones in the order in which they came."""
-
-    __slots__ = ("times", "values")
-
-    def __init__(self) -> None:
-        self.times: list[int] = []
-        self.values: list[Any] = []
-
-    def add(self, timestamp: int, value: Any) -> None:
-        place = bisect_right(self.times, timestamp)
-        self.times.insert(place, timestamp)
-        self.values.insert(place, value)
-
-    def forget(self, now: float) -> None:
-        """Forget those that a row at `now` or later does not meet."""
-        place = bisect_right(self.times, now) - 1
-        if place > 0:
-            del self.times[:place], self.values[:place]
 
 
 class AsofJoin(Held):
@@ -82,9 +61,9 @@ class AsofJoin(Held):
             self._bound.too_late(value, timestamp)
             return ()
         if versions is MISSING:
-            versions = self.table[key] = _Versions()
+            versions = self.table[key] = RowsByTime()
             self._look_again(key, timestamp)
-        versions.forget(now)
+        versions.forget(max(0, versions.newest(now)))  # those that a row at `now` or later does not meet
         versions.add(timestamp, value)
         return ()
 
@@ -130,16 +109,16 @@ class AsofJoin(Held):
         versions = self.table[key]
         if versions is MISSING:
             return MISSING
-        place = bisect_right(versions.times, timestamp) - 1
+        place = versions.newest(timestamp)
         if place < 0 or timestamp - versions.times[place] > self._tolerance_ms:
             return MISSING
-        return versions.values[place]
+        return versions.rows[place]
 
     # -- snapshots ------------------------------------------------------------------------------------------
 
     def parts(self) -> Parts:
         """The versions of each key, and the left rows that wait."""
-        versions = [(key, (kept.times, kept.values)) for key, kept in self.table.entries()]
+        versions = [(key, (kept.times, kept.rows)) for key, kept in self.table.entries()]
         rows = [
             (key, (timestamp, value)) for timestamp, _, key, value in sorted(self._waiting, key=lambda row: row[:2])
         ]
@@ -148,9 +127,7 @@ class AsofJoin(Held):
     def restore(self, parts: Parts) -> None:
         """These versions and rows have come."""
         for key, (times, values) in parts.keyed.get("versions", ()):
-            versions = _Versions()
-            versions.times, versions.values = list(times), list(values)
-            self.table.put(key, versions)
+            self.table.put(key, RowsByTime(times, values))
             self._look_again(key, times[-1])
         for key, (timestamp, value) in parts.keyed.get("rows", ()):
             heappush(self._waiting, (timestamp, next(self._numbers), key, value))

@@ -10,7 +10,6 @@ that have not met another one yet, where they matter, wait in a heap by time.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count, islice
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.expiries import Expiries
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.joins.by_time import RowsByTime
 from sage_flow.runtime.joins.pairs import Pairs
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.parts import Parts
@@ -31,38 +31,6 @@ __all__ = ["IntervalJoin"]
 
 Row = list[Any]
 """A value, and whether it has met another row, or has gone out alone."""
-
-
-class _Rows:
-    """The rows of one side of a key, sorted by time; equal ones in the order in which they came."""
-
-    __slots__ = ("rows", "times")
-
-    def __init__(self) -> None:
-        self.times: list[int] = []
-        self.rows: list[Row] = []
-
-    def add(self, timestamp: int, row: Row) -> None:
-        if not self.times or timestamp >= self.times[-1]:
-            self.times.append(timestamp)
-            self.rows.append(row)
-            return
-        place = bisect_right(self.times, timestamp)
-        self.times.insert(place, timestamp)
-        self.rows.insert(place, row)
-
-    def between(self, first: int, last: int) -> list[tuple[int, Row]]:
-        """The times and rows from `first` to `last`, both included."""
-        times = self.times
-        if not times or times[-1] < first or times[0] > last:
-            return []
-        low, high = bisect_left(times, first), bisect_right(times, last)
-        return list(zip(times[low:high], self.rows[low:high], strict=True))
-
-    def cut(self, before: float) -> None:
-        """Forget the rows with times below `before`."""
-        place = bisect_left(self.times, before)
-        del self.times[:place], self.rows[:place]
 
 
 class IntervalJoin(Held):
@@ -114,7 +82,7 @@ class IntervalJoin(Held):
         row: Row = [value, bool(met)]
         if timestamp + last >= now:
             if sides is MISSING:
-                sides = self.table[key] = (_Rows(), _Rows())
+                sides = self.table[key] = (RowsByTime(), RowsByTime())
             sides[side].add(timestamp, row)
             self._expiries.add(timestamp + last, key)
         self._wait_alone(side, timestamp, row)
@@ -211,11 +179,10 @@ class IntervalJoin(Held):
     def restore(self, parts: Parts) -> None:
         """These rows have come."""
         for key, kept in parts.keyed.get("rows", ()):
-            sides = (_Rows(), _Rows())
+            sides = tuple(RowsByTime(*rows) for rows in kept)
             self.table.put(key, sides)
-            for side, (rows, (times, values)) in enumerate(zip(sides, kept, strict=True)):
-                rows.times, rows.rows = list(times), list(values)
-                for time, row in zip(times, values, strict=True):
+            for side, rows in enumerate(sides):
+                for time, row in zip(rows.times, rows.rows, strict=True):
                     self._expiries.add(time + self._reach[side][1], key)
                     self._wait_alone(side, time, row)
 
