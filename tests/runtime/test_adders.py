@@ -40,7 +40,7 @@ def test_it_makes_the_same_states(values):
             assert type(state) is type(expected)
 
 
-@pytest.mark.parametrize("aggregate", [Doubled(), ToList(), Top(1, by=twice)])
+@pytest.mark.parametrize("aggregate", [Doubled(), Top(1, by=twice)])
 def test_what_the_engine_does_not_know_is_called(aggregate):
     assert adder_of(aggregate) == aggregate.add
 
@@ -50,6 +50,17 @@ def test_a_part_that_raises_leaves_the_state_as_it_was():
     state = several.create()
     with pytest.raises(TypeError):
         adder_of(several)(state, 7)
+    assert state == several.create()
+
+
+@pytest.mark.parametrize(
+    "fails", [Sum(lambda value: 1 / value), CountDistinct(lambda value: [value]), Top(1, by=twice)]
+)
+def test_a_part_that_raises_leaves_those_that_are_changed_in_place_as_they_were(fails):
+    several = Several(all=ToList(), kinds=CountDistinct(), fails=fails)
+    state = several.create()
+    with pytest.raises((ZeroDivisionError, TypeError)):
+        adder_of(several)(state, 0 if isinstance(fails, Sum) else None)
     assert state == several.create()
 
 
