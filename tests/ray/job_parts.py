@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from sage_flow import IDLE, Service, Source
+from sage_flow.executors.ray.master import _GOODBYE_S
 
 
 class Ticking(Source):
@@ -23,6 +24,17 @@ class Ticking(Source):
         batch = list(range(self._next, self._next + 10))
         self._next += 10
         return batch
+
+
+class LongToPickle:
+    """Takes longer than the time that a master gives the calls under way when it leaves."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __reduce__(self):
+        time.sleep(2 * _GOODBYE_S)
+        return LongToPickle, (self.text,)
 
 
 class Pids(Service):

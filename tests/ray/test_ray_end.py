@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from job_parts import wait_for
+from job_parts import LongToPickle, wait_for
 
 from sage_flow import FixedDelay, JobStatus, RemoteEnvironment
 from sage_flow.connectors.file_sinks import TextSink
@@ -114,3 +114,10 @@ def test_a_master_that_is_killed_before_the_end_is_recorded_publishes_nothing(ra
     with pytest.raises(WorkerDied, match="master of job"):
         job.result()
     assert lines(tmp_path) == {}
+
+
+def test_the_master_stays_until_many_rows_have_arrived_however_long_that_takes(ray_cluster):
+    env = RemoteEnvironment("many rows")
+    env.from_collection([1]).map(lambda n: LongToPickle("x" * (2 << 20))).collect("rows")
+    (row,) = env.execute(progress=False).collected["rows"]
+    assert len(row.text) == 2 << 20

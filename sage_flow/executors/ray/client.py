@@ -29,7 +29,7 @@ from sage_flow.executors.ray.job_services import JobServices
 from sage_flow.executors.ray.logs import job_logs
 from sage_flow.executors.ray.master import CONCURRENCY, JobMaster
 from sage_flow.executors.ray.master_client import RETRY_S, Lease, MasterClient
-from sage_flow.executors.ray.records import JobOptions, JobRecord, JobRecords, find_actor, is_led
+from sage_flow.executors.ray.records import SMALL_OUTCOME, JobOptions, JobRecord, JobRecords, find_actor, is_led
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.service_requests import check_requests_travel
 from sage_flow.plan.physical import Plan
@@ -195,7 +195,11 @@ class RayExecution(Execution):
         try:
             if reference is not None:
                 ray.get(reference)
-                self._end(pickle.loads(self._master.ask(lambda master: master.outcome.remote(), None)))
+                content = self._master.ask(lambda master: master.outcome.remote(), None)
+                if len(content) > SMALL_OUTCOME:  # the master stays until it is told; a small outcome is in the records
+                    with contextlib.suppress(ray.exceptions.RayActorError, ClusterError):
+                        self._master.ask(lambda master: master.has_arrived.remote())
+                self._end(pickle.loads(content))
                 return
         except (ray.exceptions.RayActorError, ClusterError):
             pass  # the outcome may be in the records, or the master may come back

@@ -98,10 +98,13 @@ class JobMaster:
         self._over.wait()
 
     def outcome(self) -> bytes:
-        """Return the outcome of the job, once it is over, pickled by value. The rows can be fetched once."""
+        """Return the outcome of the job, once it is over, pickled by value."""
         self._over.wait()
-        self._fetched.set()
         return by_value.dumps(self._outcome)
+
+    def has_arrived(self) -> None:
+        """A client has the outcome; one with many rows cannot be fetched after this."""
+        self._fetched.set()
 
     def pid(self) -> int:
         """Return the id of its process."""
