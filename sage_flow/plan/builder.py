@@ -294,7 +294,8 @@ def make_operator(
             )
         owner = f"{full_name!r} ({where})"
         for side, (function, _) in enumerate(functions):
-            check_function(kind, function, owner, side, iterates=bool((options or {}).get("process")))
+            iterates = bool((options or {}).get("process"))
+            check_function(kind, function, owner, side, sides=len(functions), iterates=iterates)
             check_life_cycle(owner, function)
         takes_ctx = tuple(
             takes_context(function, values, with_ctx, owner, side) for side, (function, values) in enumerate(functions)

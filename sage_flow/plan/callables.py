@@ -8,7 +8,7 @@ from typing import Any
 
 from sage_flow.errors import PipelineError
 from sage_flow.functions import CoProcessFunction, Function, ProcessFunction, Sink, Source
-from sage_flow.plan.kinds import CONNECT_PROCESS, PROCESS, Kind
+from sage_flow.plan.kinds import Kind
 
 __all__ = ["check_function", "check_life_cycle", "process_method", "takes_context"]
 
@@ -34,21 +34,24 @@ def _has_call(function: Any) -> bool:
     return any("__call__" in vars(base) for base in made.__mro__)
 
 
-def check_function(kind: Kind, function: Any, owner: str, side: int = 0, *, iterates: bool = False) -> None:
+def check_function(
+    kind: Kind, function: Any, owner: str, side: int = 0, *, sides: int = 1, iterates: bool = False
+) -> None:
     """Refuse a function whose body would never run, and a class that is called for every record by mistake.
 
+    sides: how many input sides the operator has, of which the function serves `side`.
     iterates: the operator loops over what this function returns, also if its kind does not say so.
 
     What only shows in the values that a function returns is looked at when it runs (`runtime/first_values.py`).
     Raises PipelineError.
     """
     called = _called(function, side)
-    if kind is not CONNECT_PROCESS and _is_a(function, CoProcessFunction):
+    if not (kind.has_timers and sides == 2) and _is_a(function, CoProcessFunction):
         raise PipelineError(
             f"{owner} has one input, and a CoProcessFunction has a method for each of two: write"
             " left.connect(right).process(...), or make it a ProcessFunction"
         )
-    if kind not in (PROCESS, CONNECT_PROCESS) and _is_a(function, ProcessFunction) and not _has_call(function):
+    if not kind.has_timers and _is_a(function, ProcessFunction) and not _has_call(function):
         raise PipelineError(
             f"{owner} needs a function, and would not call the methods of a ProcessFunction: write"
             " .key_by(...).process(...), or pass a function"

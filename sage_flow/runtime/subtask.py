@@ -155,10 +155,10 @@ class ChainSubtask:
 
     def advance(self) -> Step:
         """Do the next piece of work. May suspend."""
-        if self._calls.have_async_maps and self._calls.give_out():
-            return GoOn()
         if self._work is not None:
-            self._go_on(self._work)
+            self._go_on(self._work)  # before results of `map_async`, which move time: it would move inside itself
+        elif self._calls.have_async_maps and self._calls.give_out():
+            return GoOn()
         elif (slices := self._inputs.slices) is not None:
             self._next_slice(slices)
         elif (message := self._inputs.next()) is not None:

@@ -1,12 +1,14 @@
 """Records whose function has not ended, driven by hand."""
 
+from datetime import timedelta
 from fractions import Fraction
 
 import pytest
 from fake_port import EndOfInput, FakePort, Ticket, bench
 
-from sage_flow import PipelineService
+from sage_flow import PipelineService, TumblingWindow
 from sage_flow.runtime.messages import Request
+from sage_flow.runtime.subtask import GoOn
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +157,40 @@ def test_a_share_that_came_over_an_edge_is_kept_as_it_is():
     made.port.tasks[0].finish()
     made.run()
     assert [(reply.share, reply.outputs) for _, reply in made.port.replies] == [(Fraction(1, 3), (14,))]
+
+
+def test_results_that_come_while_a_window_fires_do_not_let_it_fire_again(monkeypatch):
+    """They move time, too: the step that moves it already must have come to its end."""
+    monkeypatch.setattr("sage_flow.runtime.aligned_windows.FIRED_RECORDS", 1)
+
+    async def later(value):
+        return value
+
+    def build(env):
+        pairs = env.from_collection([]).union(env.from_collection([]))
+        timed = pairs.assign_timestamps(lambda pair: pair[1], max_out_of_order=timedelta(0), name="time")
+        keyed = timed.map_async(later, capacity=9).key_by(lambda pair: pair[0])
+        results = keyed.window(TumblingWindow(timedelta(seconds=1))).count()
+        results.map(lambda result: (result.key, result.start, result.value)).collect("out")
+
+    made = bench(build, "time")
+    for key, time in [("a", 0), ("b", 0), ("c", 0), ("d", 1_500), ("e", 1_600)]:
+        made.give(made.ins[0], (key, time))
+    tasks, start = made.port.tasks, made.port.start
+
+    def start_and_finish_others(awaitable, timeout_s=None):
+        for task in tasks[:4]:
+            task.finish()
+        return start(awaitable, timeout_s)
+
+    made.port.start = start_and_finish_others  # so that a to d leave with f; e came at 1,500: the window may fire
+    made.deliver(made.ins[0], ("f", 1_700))
+    while not made.port.records():
+        assert isinstance(made.subtask.advance(), GoOn)
+    tasks[4].finish()
+    made.run()
+    for task in tasks[5:]:
+        task.finish()
+    for channel in made.ins:
+        made.give(channel, EndOfInput())
+    assert sorted(made.port.records()) == [*((key, 0, 1) for key in "abc"), *((key, 1000, 1) for key in "def")]
