@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -17,10 +17,12 @@ from sage_flow.errors import ClusterError
 from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent, answered
 from sage_flow.executors.ray.tokens import TOKEN_CURE, is_refusal, is_this_machine, token_headers, use_own_token
 
-__all__ = ["check_answers", "connect_to_ray", "is_client", "this_submission"]
+__all__ = ["check_answers", "connect_to_ray", "is_client", "this_submission", "try_again"]
 
 _DIAL_S: Final = 5.0
 _CLIENT_S: Final = 2 * ANSWER_S  # for a connection by ray://, for which the cluster starts a process
+_CLIENT_TRIES: Final = 3
+_ITS_PROCESS_DIED: Final = "Starting Ray client server failed"  # as Ray's error tells it
 _CLIENT_QUESTION: Final = "/ray.rpc.RayletDriver/ClusterInfo"
 _WORD: Final = re.compile(r"^(?:ray://)?(\[[^\]]+\]|[^:/]+):(\d+)$")
 
@@ -52,7 +54,7 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         if where is not None and where.startswith("ray://") and runtime_env is None:
             # Ray waits for its client server without a limit. With a folder to upload it may take long: no limit then.
             with _without_warnings("ray._private.worker"):  # that it cannot set signal handlers outside the main thread
-                answered(connect, f"the Ray client server at {where!r}", _CLIENT_S)
+                answered(partial(try_again, connect), f"the Ray client server at {where!r}", _CLIENT_S)
         else:
             connect()
     except ConnectionError as error:
@@ -64,6 +66,21 @@ def connect_to_ray(address: str, runtime_env: dict[str, Any] | None = None) -> N
         if "version" in str(error).lower():
             raise ClusterError(f"the cluster at {address!r} runs another version: {_one_line(error)}") from None
         raise
+
+
+def try_again(connect: Callable[[], object]) -> None:
+    """Connect by `ray://`. The cluster starts a process for each connection, which may die while it starts: try again.
+
+    Raises what `connect` raises for another reason, or the third time.
+    """
+    for _ in range(_CLIENT_TRIES - 1):
+        try:
+            connect()
+            return
+        except ConnectionError as error:
+            if _ITS_PROCESS_DIED not in str(error):
+                raise
+    connect()
 
 
 @contextmanager
