@@ -612,21 +612,21 @@ def test_a_restored_subtask_tells_its_readers_how_far_time_is():
     assert watermarks == (Time(5_000),)
 
 
-class Endless(ProcessFunction):
-    """Its timer sets itself again: at the end of input it fires once for all that."""
+class TurnAbout(ProcessFunction):
+    """Each of two timers sets the other one."""
 
     def process(self, value, ctx):
-        ctx.timers.set("again", after=SECOND)
+        ctx.timers.set("tick", after=SECOND)
 
     def on_timer(self, timer, ctx):
-        ctx.timers.set("again", after=SECOND)
-        yield ctx.key, timer.timestamp, timer.at_end
+        ctx.timers.set("tock" if timer.name == "tick" else "tick", after=SECOND)
+        yield ctx.key, timer.name
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_a_timer_that_has_fired_at_the_end_does_not_do_so_again_after_a_restore():
+def test_timers_that_set_one_another_at_the_end_fire_once_each_whenever_they_are_cut():
     def write(env, p):
-        timed_keyed(env).process(Endless, name="op", parallelism=p).collect("out")
+        timed_keyed(env).process(TurnAbout, name="op", parallelism=p).collect("out")
 
     for steps in range(1, 8):
         stage = Stage(write, 1)
@@ -635,7 +635,8 @@ def test_a_timer_that_has_fired_at_the_end_does_not_do_so_again_after_a_restore(
         stage.begin_end(steps)
         fresh = cut(stage)
         fresh.give(End())
-        assert sorted(stage.outputs() + fresh.outputs()) == [(key, 100 * key + 1000, True) for key in range(5)]
+        found = sorted(stage.outputs() + fresh.outputs())
+        assert found == [(key, name) for key in range(5) for name in ("tick", "tock")]
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -749,36 +750,8 @@ def test_every_kind_that_keeps_something_is_cut():
         for kind in KINDS.values()
         if kind.is_stateful or kind.holds_back or kind.awaits or kind.has_timers or kind.assigns_time
     }
-    assert {kind.name for kind in keeping - cut_kinds} == {
-        "assign_arrival_times"
-    }  # it keeps nothing: the clock goes on
-
-
-class TurnAbout(ProcessFunction):
-    """Each of two timers sets the other one."""
-
-    def process(self, value, ctx):
-        ctx.timers.set("tick", after=SECOND)
-
-    def on_timer(self, timer, ctx):
-        ctx.timers.set("tock" if timer.name == "tick" else "tick", after=SECOND)
-        yield ctx.key, timer.name
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_timers_that_set_one_another_at_the_end_fire_once_each_whenever_they_are_cut():
-    def write(env, p):
-        timed_keyed(env).process(TurnAbout, name="op", parallelism=p).collect("out")
-
-    for steps in range(1, 8):
-        stage = Stage(write, 1)
-        for key in range(5):
-            stage.give(Rec(key, 1, 100 * key))
-        stage.begin_end(steps)
-        fresh = cut(stage)
-        fresh.give(End())
-        found = sorted(stage.outputs() + fresh.outputs())
-        assert found == [(key, name) for key in range(5) for name in ("tick", "tock")]
+    # It goes by the wall clock and has nothing to keep.
+    assert {kind.name for kind in keeping - cut_kinds} == {"assign_arrival_times"}
 
 
 class EverySecond(WatermarkGenerator):
