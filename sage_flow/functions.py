@@ -276,7 +276,8 @@ class Function:
     def snapshot(self) -> Any:
         """Return what the function remembers besides its keyed state, to be pickled: for `restore`. None: nothing.
 
-        It is for checkpoints, which jobs do not take yet. Called between two records. What belongs to a key is better kept in `ctx.state`, which moves with the key.
+        It is for checkpoints, which jobs do not take yet. Called between two records. What belongs to a key is better
+        kept in `ctx.state`, which moves with the key.
         """
         return None
 
