@@ -169,15 +169,20 @@ class AssignedTime(Held):
             self._wake(self._current)
 
     def _wake(self, clock: _Clock) -> None:
+        number = self._begin(clock)
+        if clock.is_idle:
+            clock.is_idle = self.is_idle = False
+            self._minimum.on_record(number)
+
+    def _begin(self, clock: _Clock) -> int:
+        """A split is read from now on; return its number in the minimum."""
         if (after_s := self._quiet.after_s) is not None:
             clock.quiet_since = self._clock()
             self._quiet.at = min(self._quiet.at, clock.quiet_since + after_s)
         if clock.number is None:
             clock.number = self._minimum.join()
             clock.is_idle = self.is_idle = False
-        if clock.is_idle:
-            clock.is_idle = self.is_idle = False
-            self._minimum.on_record(clock.number)
+        return clock.number
 
     def _leave(self, clock: _Clock) -> None:
         if clock.number is not None and not clock.is_idle:
@@ -296,19 +301,25 @@ class AssignedTime(Held):
             if name not in parts.splits:
                 continue
             kept = min(parts.splits[name], key=lambda kept: kept[:2])
-            clock.largest, now, clock.told, is_idle, is_begun, remembered = kept
+            clock.largest, clock.now, clock.told, is_idle, is_begun, remembered = kept
             if clock.generator is not None:
                 clock.generator.restore(remembered)
             if is_begun:
-                self._wake(clock)
-            self._raise(clock, now)
-            if is_idle:
-                self._leave(clock)
+                self._begin(clock)
+            clock.is_idle = is_idle
+        # All at once: one by one, the first ones would be the whole minimum for a while.
+        numbers = {clock.number: clock for clock in self._clocks.values() if clock.number is not None}
+        self.now = parts.lowest.get("watermark", -math.inf)
+        self._minimum.restore(
+            {number: clock.now for number, clock in numbers.items()},
+            [number for number, clock in numbers.items() if clock.is_idle],
+            self.now,
+            parts.lowest.get("furthest", -math.inf),
+        )
+        self.is_idle = self._minimum.is_idle
         if self._current is not None:
             self.largest = self._current.largest
             self._is_checked = self.largest > NO_TIMESTAMP
-        self.now = max(self.now, parts.lowest.get("watermark", -math.inf))
-        self._minimum.furthest = max(self._minimum.furthest, parts.lowest.get("furthest", -math.inf))
 
     def _check_unit(self, largest: int) -> None:
         self._is_checked = True

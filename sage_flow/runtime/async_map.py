@@ -208,15 +208,16 @@ class AsyncMap(Held):
     # -- snapshots ------------------------------------------------------------------------------------------
 
     def parts(self) -> Parts:
-        """The records under way, as they came, with their timestamps: their functions are called again."""
-        records = [(pending.key, (pending.record, pending.timestamp)) for pending in self._pending]
+        """The records under way, as they came, and how far time was then: their functions are called again."""
+        records = [(one.key, (one.record, one.timestamp, one.came_at)) for one in self._pending]
         return Parts(keyed={"under way": records}) if self._is_keyed else Parts(own={"under way": records})
 
     def restore(self, parts: Parts) -> None:
         """Start their functions, also where these are more than the capacity."""
         context, kept = self._bound.context, parts.keyed if self._is_keyed else parts.own
-        for key, (record, timestamp) in kept.get("under way", ()):
-            pending = Pending(record, key, timestamp, self._bound.now)
+        # Of several subtasks: the first one says how far time may go.
+        for key, (record, timestamp, came_at) in sorted(kept.get("under way", ()), key=lambda one: one[1][2]):
+            pending = Pending(record, key, timestamp, came_at)
             if self._is_keyed:
                 context.key = key
             if self._is_timed:

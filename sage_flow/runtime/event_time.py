@@ -137,15 +137,18 @@ class EventTime:
             if now > bound.now:
                 bound.now = now
                 yield from self._give_due(index, now)
+            if bound.now == math.inf:
+                return  # it has ended, or gives its last results: those behind it end when it has done so
             now = bound.held.holds(bound.now)
         self._reached = max(self._reached, now)
 
     def release(self, index: int) -> Iterator[None]:
-        """Records have left an operator that held event time back: yield after each batch that this makes due."""
+        """Records have left an operator that kept them: yield after each batch that this makes due, or that they do."""
         bound = self._operators[index]
         if bound.operator.timed:
             yield from self.advance(index + 1, bound.held.holds(bound.now))
-            self.send_in_time()
+        if self.follows_records:
+            yield from self.after_slice()
 
     def _give_due(self, index: int, now: float) -> Iterator[None]:
         bound = self._operators[index]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PaneWindows"]
 
-_PANE, _CHANGED = "pane", "changed"
+_PANE, _CHANGED, _MARKED = "pane", "changed", "marked"
 
 
 class _Discarded(KeyTable):
@@ -130,7 +130,9 @@ class PaneWindows(AlignedWindows):
         """Fire again what got late records, then the windows that end up to `now`."""
         touched, self._touched = self._touched, {}
         if touched:
+            self.is_amid = True
             yield from self._fire_again(touched)
+            self.is_amid = False
         if now >= self._next_look:
             for end in self._ends_until(now):
                 yield from self._fire_on_time(end, now)
@@ -208,18 +210,21 @@ class PaneWindows(AlignedWindows):
     # -- snapshots ------------------------------------------------------------------------------------------
 
     def parts(self) -> Parts:
-        """The value of each key in each pane, and which have changed since early results."""
+        """The value of each key in each pane, and the keys that have to be given again, or early."""
         parts = super().parts()
         for start, table in self._panes.items():
             parts.keyed[_PANE, start] = list(table.entries())
             if isinstance(table, _Changed) and table.changed:
                 parts.keyed[_CHANGED, start] = [(key, None) for key in table.changed]
+        for start, keys in self._touched.items():
+            parts.keyed[_MARKED, start] = [(key, None) for key in keys]
         return parts
 
     def restore(self, parts: Parts) -> None:
         """These panes have values. When to look at them follows from the ends of their windows."""
         super().restore(parts)
-        changed, initial = dict(parts.tables(_CHANGED)), self._aggregation.initial
+        changed, marked = dict(parts.tables(_CHANGED)), dict(parts.tables(_MARKED))
+        initial = self._aggregation.initial
         for start, entries in parts.tables(_PANE):
             table = KeyTable(initial)
             if self._early.are_wanted:
@@ -229,6 +234,9 @@ class PaneWindows(AlignedWindows):
                     self._early.note_change()
             dict.update(table, entries)
             self._keep(start, table)
+            if (keys := marked.get(start)) and isinstance(touched := self._panes[start], _Touched):
+                touched.touched.update(key for key, _ in keys)
+                self._touched[start] = touched.touched
 
 
 def _between(ends: range, after: float, until: float) -> Sequence[int]:

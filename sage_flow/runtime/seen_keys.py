@@ -39,8 +39,8 @@ class SeenKeys(Held):
         last = self.table[key]
         if last is MISSING:
             self._expiries.add(time + self._ttl_ms, key)
-        elif time <= last + self._ttl_ms:
-            return False
+        elif time <= last + self._ttl_ms and last + self._ttl_ms >= self._bound.now:
+            return False  # a key that time has passed is forgotten, whenever its bucket is looked at
         self.table[key] = time
         return True
 

@@ -182,20 +182,23 @@ class SessionWindows(Held):
     def parts(self) -> Parts:
         """The live sessions of each key."""
         sessions = [*((key, [one]) for key, one in self.single.items()), *self._several.items()]
-        return Parts(keyed={"sessions": [(key, [self._kept(one) for one in live]) for key, live in sessions]})
+        again = set(self._again)
+        return Parts(keyed={"sessions": [(key, [self._kept(one, again) for one in live]) for key, live in sessions]})
 
-    def _kept(self, one: _Session) -> tuple[Any, ...]:
-        return one.start, one.end, one.value, one.has_fired, one.is_changed, one in self._changed
+    def _kept(self, one: _Session, again: set[_Session]) -> tuple[Any, ...]:
+        return one.start, one.end, one.value, one.has_fired, one.is_changed, one in self._changed, one in again
 
     def restore(self, parts: Parts) -> None:
         """These sessions are live. When to look at them follows from their ends."""
         for key, kept in parts.keyed.get("sessions", ()):
             sessions = []
-            for start, end, value, has_fired, is_changed, is_unseen in kept:
+            for start, end, value, has_fired, is_changed, is_unseen, fires_again in kept:
                 session = _Session(key, start, end, value)
                 session.has_fired, session.is_changed = has_fired, is_changed
                 sessions.append(session)
                 self._look_again(session, end + self._lateness_ms if has_fired else end)
+                if fires_again:
+                    self._again.append(session)
                 if is_unseen and self._early.are_wanted:
                     self._early.note_change()
                     self._changed[session] = None

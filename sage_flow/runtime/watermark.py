@@ -11,7 +11,7 @@ O(1) if its input is not the slowest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
@@ -53,6 +53,17 @@ class WatermarkMinimum:
         heappush(self._heap, (_NOTHING_YET, channel))
         return channel
 
+    def restore(self, clocks: Mapping[int, float], idle: Iterable[int], now: float, furthest: float) -> None:
+        """Go on where these inputs were, and the minimum with them. Nothing is told."""
+        self._clocks.update(clocks)
+        self._idle.update(idle)
+        self._now, self.furthest = now, furthest
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are inputs, and all are idle."""
+        return bool(self._clocks) and len(self._idle) == len(self._clocks)
+
     def on_watermark(self, channel: int, timestamp: int) -> Advance | None:
         """A watermark also wakes an idle input. One that goes back is ignored."""
         if timestamp > self._clocks[channel]:
@@ -74,7 +85,7 @@ class WatermarkMinimum:
         if channel in self._idle or channel not in self._clocks:
             return None
         self._idle.add(channel)
-        if len(self._idle) == len(self._clocks):
+        if self.is_idle:
             return BecomeIdle()
         return self._advance()
 
@@ -85,7 +96,7 @@ class WatermarkMinimum:
         was_idle = channel in self._idle
         del self._clocks[channel]
         self._idle.discard(channel)
-        if self._clocks and len(self._idle) == len(self._clocks):
+        if self.is_idle:
             return None if was_idle else BecomeIdle()
         return self._advance()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WholeWindows"]
 
-_WINDOW, _CHANGED = "window", "changed"
+_WINDOW, _CHANGED, _TOUCHED = "window", "changed", "touched"
 
 
 class WholeWindows(AlignedWindows):
@@ -70,8 +70,10 @@ class WholeWindows(AlignedWindows):
     def due(self, now: float) -> Iterable[list[Any]]:
         """Fire again what got late records, then the windows that end up to `now`."""
         touched, self._touched = self._touched, {}
+        self.is_amid = bool(touched)
         for end in sorted(touched):
             yield from self._fire(end, "late", touched[end])
+        self.is_amid = False
         if now >= self._next:
             for end in sorted(self._tables):
                 if self._fired < end <= now:
@@ -90,10 +92,11 @@ class WholeWindows(AlignedWindows):
     # -- snapshots ------------------------------------------------------------------------------------------
 
     def parts(self) -> Parts:
-        """The value of each key in each window, and which have changed since early results."""
+        """The value of each key in each window, and the keys that have to be given again, or early."""
         parts = super().parts()
         parts.keyed |= {(_WINDOW, end): list(table.entries()) for end, table in self._tables.items()}
         parts.keyed |= {(_CHANGED, end): list(keys.items()) for end, keys in self._changed.items()}
+        parts.keyed |= {(_TOUCHED, end): [(key, None) for key in keys] for end, keys in self._touched.items()}
         return parts
 
     def restore(self, parts: Parts) -> None:
@@ -104,3 +107,4 @@ class WholeWindows(AlignedWindows):
         for end, entries in parts.tables(_CHANGED):
             self._early.note_change()
             self._changed[end] = dict(entries)
+        self._touched = {end: {key for key, _ in entries} for end, entries in parts.tables(_TOUCHED) if entries}

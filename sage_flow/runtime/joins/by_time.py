@@ -27,7 +27,7 @@ class RowsByTime:
         self.times.insert(place, timestamp)
         self.rows.insert(place, row)
 
-    def between(self, first: int, last: int) -> list[tuple[int, Any]]:
+    def between(self, first: float, last: float) -> list[tuple[int, Any]]:
         """The times and rows from `first` to `last`, both included."""
         times = self.times
         if not times or times[-1] < first or times[0] > last:

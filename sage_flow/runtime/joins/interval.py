@@ -78,7 +78,9 @@ class IntervalJoin(Held):
             self._bound.too_late(value, timestamp)
             return ()
         first, last = self._reach[side]
-        met = [] if sides is MISSING else sides[1 - side].between(timestamp + first, timestamp + last)
+        # Rows that are over are forgotten, whenever the bucket of their key is looked at.
+        oldest = max(timestamp + first, now - self._reach[1 - side][1])
+        met = [] if sides is MISSING else sides[1 - side].between(oldest, timestamp + last)
         row: Row = [value, bool(met)]
         if timestamp + last >= now:
             if sides is MISSING:
