@@ -100,8 +100,8 @@ def _lowest(parts: Sequence[Parts]) -> dict[str, float]:
     for part in parts:
         for name, number in part.lowest.items():
             lowest[name] = min(lowest.get(name, math.inf), number)
-    if any(part.now != parts[0].now for part in parts):
-        # All of them have read the same watermarks, so this should not be.
+    if len({part.now for part in parts if part.now < math.inf}) > 1:
+        # Those whose input has not ended have read the same watermarks, so this should not be.
         _log.warning(
             "the subtasks of one operator had come differently far in time: the restored ones begin at the lowest"
         )
