@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             tell("sage-flow: interrupted")
             code = INTERRUPTED
-        except SystemExit as exit_:  # of argparse, which has printed its help
+        except SystemExit as exit_:  # of argparse, which has printed its help into the buffer of stdout
+            with contextlib.suppress(OSError):  # which is remembered
+                stdout.flush()
             if stdout.fault is None:
                 raise
             code = exit_.code if isinstance(exit_.code, int) else FAILED

@@ -94,10 +94,12 @@ def command(tmp_path, arguments, redirection):
     """Run the command by a shell, with its stdout where this says."""
     write(tmp_path / "job.py", JOB)
     script = f'exec "$0" -m sage_flow.cli "$@" {redirection}'
+    # Whatever runs the tests may have set this; where it is not set, stdout has a buffer.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         ["sh", "-c", script, sys.executable, *arguments],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+        env={**environment, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
