@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from sage_flow.executors.shell import Condition, Transport
 from sage_flow.plan.physical import Channel
 from sage_flow.runtime.credits import SendCredit
-from sage_flow.runtime.messages import Control, ControlElement, Data, Ticket
+from sage_flow.runtime.messages import Barrier, Control, ControlElement, Data, EndOfInput, Ticket, Watermark
 
 __all__ = ["OutgoingFrames"]
 
 
+_FREE: Final = (Barrier, EndOfInput)
+"""Elements that need no credit: a checkpoint and the end of a job wait for the records before them, not for room."""
+
+
 class _Outgoing:
-    """The sending end of a channel: frames that wait for credit."""
+    """The sending end of a channel: frames that wait for credit. The first of them may be about to be sent."""
 
     __slots__ = ("consumer", "credit", "frames", "next_seq")
 
@@ -24,6 +28,16 @@ class _Outgoing:
         self.credit = SendCredit(window)
         self.frames: deque[Data | Control] = deque()
         self.next_seq = 0
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the first frame may be sent now, if there is one."""
+        if not self.frames:
+            return False
+        if self.credit.may_start:
+            return True
+        first = self.frames[0]
+        return isinstance(first, Control) and isinstance(first.element, _FREE)
 
 
 class OutgoingFrames:
@@ -46,7 +60,7 @@ class OutgoingFrames:
         self._lock = condition.lock
         self._channels = {channel.id: _Outgoing(channel, window) for channel, window in channels}
         self._on_gap = on_gap
-        self._is_sending = False
+        self._sending: _Outgoing | None = None  # whose first frame is being sent
         self.waiting = 0
         """How many frames wait, of all channels."""
 
@@ -67,9 +81,14 @@ class OutgoingFrames:
             self.waiting += 1
 
     def add_element(self, channel: int, element: ControlElement) -> None:
-        """Add a control element."""
+        """Add a control element. A watermark takes the place of one that waits directly before it."""
         out = self._channels[channel]
         with self._lock:
+            if isinstance(element, Watermark) and len(out.frames) > (self._sending is out):
+                last = out.frames[-1]
+                if isinstance(last, Control) and isinstance(last.element, Watermark):
+                    out.frames[-1] = Control(channel, last.seq, element)
+                    return
             out.frames.append(Control(channel, out.next_seq, element))
             out.next_seq += 1
             self.waiting += 1
@@ -91,7 +110,7 @@ class OutgoingFrames:
                 out = self._next_to_send()
                 if out is None:
                     return
-                self._is_sending = True
+                self._sending = out
                 frame = out.frames[0]
             cost = 0
             try:
@@ -104,13 +123,13 @@ class OutgoingFrames:
                     out.frames.popleft()
                     self.waiting -= 1
                     out.credit.take(cost)
-                    self._is_sending = False
+                    self._sending = None
                     self._condition.notify_all()
 
     def _next_to_send(self) -> _Outgoing | None:
-        if self._is_sending:
+        if self._sending is not None:
             return None
         for out in self._channels.values():
-            if out.frames and out.credit.may_start:
+            if out.may_send:
                 return out
         return None

@@ -124,6 +124,8 @@ class WorkerPort(ShellPort):
         taken: list[Message] = []  # `ready` fills it under the lock, when it ends the wait
         ready = partial(self.inbox.take_all, taken)
         if timeout_s == 0:
+            if self._outgoing.waiting:  # a subtask that goes on processing may not emit again for long
+                self._outgoing.send()
             if self.inbox or self._is_stopped:
                 with self._lock:
                     self._check()
@@ -163,9 +165,12 @@ class WorkerPort(ShellPort):
         self._outgoing.send()
 
     def emit_element(self, channel: int, element: ControlElement) -> None:
+        self.queue_element(channel, element)
+        self._await_sent(channel)
+
+    def queue_element(self, channel: int, element: ControlElement) -> None:
         self._outgoing.add_element(channel, element)
         self._outgoing.send()
-        self._await_sent(channel)
 
     def consumed(self, channel: int, cost: int) -> None:
         producer, amount = self.inbox.processed(channel, cost)

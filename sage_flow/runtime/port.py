@@ -89,7 +89,14 @@ class Port(CallPort, Protocol):
         """Like `emit`, but never suspends: what has no credit goes out while the activation waits elsewhere."""
 
     def emit_element(self, channel: int, element: ControlElement) -> None:
-        """Send one control element behind the records sent before. Suspends like `emit`."""
+        """Send one control element behind the records sent before. Suspends like `emit`.
+
+        A barrier and the end of input need no credit of their own. A watermark that still waits for credit is replaced
+        by a newer one directly behind it.
+        """
+
+    def queue_element(self, channel: int, element: ControlElement) -> None:
+        """Like `emit_element`, but never suspends, as `queue` does for records."""
 
     def shares_objects(self, channel: int) -> bool:
         """Whether the reader of a channel gets the records themselves, not pickles of them."""

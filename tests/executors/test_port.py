@@ -15,6 +15,7 @@ from sage_flow.executors.port import WorkerPort
 from sage_flow.runtime.calls import CallTable
 from sage_flow.runtime.messages import (
     DRIVER,
+    Barrier,
     Cancel,
     Commit,
     Control,
@@ -23,8 +24,10 @@ from sage_flow.runtime.messages import (
     EndOfInput,
     EndOfRequests,
     EndService,
+    Idle,
     Reply,
     Request,
+    Watermark,
 )
 from sage_flow.service import Call
 
@@ -165,6 +168,68 @@ def test_an_element_waits_behind_the_records_that_have_no_credit():
     it.port.deliver(Credit(out, 5))
     ending.result()
     assert [type(frame) for frame in it.shell.frames()] == [Data, Data, Control]
+
+
+@pytest.mark.parametrize("element", [Barrier(1), EndOfInput()])
+def test_a_barrier_and_the_end_of_input_need_no_credit_when_nothing_is_before_them(element):
+    it = port_of(window=1)
+    it.port.emit(it.outs[0], [1, 2, 3])
+    it.port.emit_element(it.outs[0], element)
+    assert it.shell.frames()[-1] == Control(it.outs[0], 1, element)
+
+
+@pytest.mark.parametrize("element", [Watermark(1), Idle()])
+def test_other_elements_wait_for_credit(element):
+    it = port_of(window=1)
+    it.port.emit(it.outs[0], [1])
+    it.port.queue_element(it.outs[0], element)
+    assert it.shell.records() == [1]
+    it.port.deliver(Credit(it.outs[0], 1))
+    it.port.take(0)
+    assert it.shell.frames()[-1] == Control(it.outs[0], 1, element)
+
+
+def test_a_queued_barrier_waits_behind_its_records_and_blocks_nobody():
+    it = port_of(window=1)
+    first, second = it.outs
+    it.port.queue(first, [1])
+    it.port.queue(first, [2])
+    for out in it.outs:
+        it.port.queue_element(out, Barrier(1))
+    assert it.shell.frames() == [Data(first, 0, [1], None, 1), Control(second, 0, Barrier(1))]
+    it.port.deliver(Credit(first, 1))  # the second record takes it, and the barrier needs none
+    it.port.take(0)
+    assert it.shell.frames()[2:] == [Data(first, 1, [2], None, 1), Control(first, 2, Barrier(1))]
+
+
+def test_a_watermark_that_waits_is_replaced_by_a_newer_one_directly_behind_it():
+    it = port_of(window=1)
+    out = it.outs[0]
+    it.port.emit(out, [1])
+    for timestamp in range(100):
+        it.port.queue_element(out, Watermark(timestamp))
+    it.port.queue(out, [2])
+    it.port.queue_element(out, Watermark(100))
+    it.port.deliver(Credit(out, 2))
+    it.port.take(0)
+    assert it.shell.frames()[1:] == [
+        Control(out, 1, Watermark(99)),
+        Data(out, 2, [2], None, 1),
+        Control(out, 3, Watermark(100)),
+    ]
+
+
+def test_a_watermark_that_is_being_sent_is_not_replaced():
+    it = port_of()
+    out = it.outs[0]
+
+    def send_next(target, message):
+        it.shell.answer = lambda target, message: None
+        it.port.queue_element(out, Watermark(2))
+
+    it.shell.answer = send_next
+    it.port.queue_element(out, Watermark(1))
+    assert it.shell.frames() == [Control(out, 0, Watermark(1)), Control(out, 1, Watermark(2))]
 
 
 def test_a_channel_without_credit_does_not_block_another_one():
@@ -490,7 +555,7 @@ def emit_without_credit(it):
 
 def element_without_credit(it):
     it.port.emit(it.outs[0], list(range(8)))
-    it.port.emit_element(it.outs[0], EndOfInput())
+    it.port.emit_element(it.outs[0], Watermark(1))
 
 
 def call_without_place(it):

@@ -77,6 +77,9 @@ class FakePort:
     def emit_element(self, channel, element):
         self.sent.append(Control(channel, len(self.on(channel)), element))
 
+    def queue_element(self, channel, element):
+        self.emit_element(channel, element)
+
     def shares_objects(self, channel):
         return True
 
