@@ -13,6 +13,9 @@
     ├── ClusterError             no Ray answers, or one that does not fit, or a job's master does not
     ├── LogUnavailable           the log of a job cannot be reached now
     ├── LeaderReplaced           another process has taken over this job; this one must not publish
+    ├── StorageError             the storage of checkpoints cannot be reached, is full, or may not be written
+    ├── CheckpointError          a stored file is damaged, foreign, or of a newer version of sage_flow
+    │   └── CheckpointMissing    a stored file is not there (any more)
     ├── ChannelError             what a channel outside the job's own can do to you
     │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
     │   ├── LinkClosed           the connection is gone
@@ -54,6 +57,9 @@ __all__ = [
     "ClusterError",
     "LogUnavailable",
     "LeaderReplaced",
+    "StorageError",
+    "CheckpointError",
+    "CheckpointMissing",
     "ChannelError",
     "ChannelNotReachable",
     "LinkClosed",
@@ -130,6 +136,25 @@ class LogUnavailable(SageFlowError):
 
 class LeaderReplaced(SageFlowError):
     """This process led a job and was taken for dead: another one has begun a new attempt, and only that may publish."""
+
+
+class StorageError(SageFlowError):
+    """The storage of checkpoints cannot be reached, is full, or may not be written; names the place and the cure.
+
+    `may_pass`: False if trying again cannot help, for example where a permission is missing.
+    """
+
+    def __init__(self, message: str, may_pass: bool = True) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
+class CheckpointError(SageFlowError):
+    """A stored file is damaged, cut off, foreign, or of a newer version of sage_flow; the text starts with its name."""
+
+
+class CheckpointMissing(CheckpointError):
+    """A file that a checkpoint or a log needs is not in the storage, or not any more."""
 
 
 class ChannelError(SageFlowError):
