@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.service import Call, ServiceCaller, ServiceFuture, ServiceHandle
+from sage_flow.sink import WRITES_AT_ONCE, Sink
 from sage_flow.splits import WHOLE, SplitSignal
 from sage_flow.state import KeyedState
 
@@ -44,9 +45,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-WRITES_AT_ONCE = "writes each record at once; a cancel does not undo that"
-"""What messages say of a sink that holds nothing back, and of the function of a `for_each`."""
 
 
 class SourceSignal(Enum):
@@ -409,80 +407,3 @@ class Source(Generic[T]):
 
     def close(self) -> None:
         """Called once in every subtask that was opened, also after an error or a cancel."""
-
-
-class Sink(Generic[T]):
-    """A receiver of records; each of its subtasks works on its own copy.
-
-    A job publishes all of its outputs or none of them, whichever process dies and whenever. A sink takes part in that
-    by two steps. `prepare` makes durable what was written, where nobody reads it yet, and returns a handle. When every
-    sink of the job has done so and every subtask is closed, the end of the job is recorded; only then `commit(handle)`
-    publishes. If the process dies in between, another one commits the same handle:
-
-        open, write ..., prepare, close        | the end is recorded |  commit
-        in a process that takes over:                                   open, recover, commit, close, abort
-        in a job that fails or is cancelled:   close, abort, recover
-
-    A sink that overrides `commit` and not `prepare` is at-least-once: `commit()` is called without a handle, after
-    every subtask has closed and before the end of the job is recorded. If the job fails then and starts again, the
-    records are written again. A sink that overrides neither publishes as it writes.
-
-    Attributes:
-        default_name: of its operator where the user gives none, without the number: "sink" makes `sink-1`.
-        default_parallelism: its subtasks where the user does not say; None: as many as the environment says.
-    """
-
-    default_name: str = "sink"
-    default_parallelism: int | None = None
-
-    def open(self, ctx: RuntimeContext) -> None:
-        """Called once in every subtask, before the first record."""
-
-    def write(self, value: T) -> None:
-        """Take one record."""
-        raise NotImplementedError(f"{type(self).__name__} must implement write(value)")
-
-    def close(self) -> None:
-        """Called once in every subtask that was opened, also after an error or a cancel."""
-
-    def files_written(self, parallelism: int) -> Iterable[str]:
-        """The files that its subtasks write: no other sink may write one of them, and no source may read one."""
-        return ()
-
-    def publishes(self) -> Iterable[str] | None:
-        """What it publishes when the job has finished, all or nothing, as messages name it: such as paths of files.
-
-        None: it does not promise that, so a job that restarts may write records again.
-        """
-        return None
-
-    def at_a_stop(self) -> str:
-        """What becomes of its records when the job is drained and when it is cancelled: messages say it of the sink."""
-        if type(self).commit is not Sink.commit:
-            return f"publishes at the end, by {type(self).__name__}.commit(); after a cancel abort() is called"
-        return WRITES_AT_ONCE
-
-    def prepare(self, checkpoint: int) -> Any:
-        """Make durable what was written since the last `prepare`; return a handle with which it can be published.
-
-        `checkpoint` numbers the calls; 0 is the end of the job. The handle is small and picklable, and must do in
-        another process. None: there is nothing to publish.
-        """
-        return None
-
-    def commit(self, *args: Any, **kwargs: Any) -> None:
-        """`commit(handle)`: publish what `prepare` has prepared. Without `prepare`: `commit()`, see the class.
-
-        It may be called again for the same handle, also in another process and at the same time; what is already
-        published is a success.
-        """
-
-    def abort(self) -> None:
-        """Remove what was written since the last `prepare`."""
-
-    def recover(self, handles: Sequence[Any]) -> None:
-        """Remove what this subtask has prepared, in this attempt of the job or an earlier one, except `handles`.
-
-        `handles` are going to be committed. Called after `open` in a process that takes over. Called with no handles
-        when the job fails or is cancelled, and after `open` when it has started again from the beginning.
-        """
