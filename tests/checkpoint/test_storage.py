@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from sage_flow.checkpoint import storage as storing
+from sage_flow.checkpoint import local_storage
 from sage_flow.checkpoint.storage import open_storage
 from sage_flow.errors import CheckpointError, CheckpointMissing, InternalError, StorageError
 
@@ -88,6 +88,19 @@ def test_a_name_that_leaves_the_storage_or_would_be_hidden_is_refused(storage, n
         storage.write(name, b"")
     with pytest.raises(InternalError):
         storage.at(name)
+
+
+def test_a_storage_that_was_checked_is_as_before(storage):
+    storage.check()
+    assert storage.names() == []
+
+
+def test_a_storage_in_which_a_name_is_created_twice_is_refused(storage, monkeypatch):
+    monkeypatch.setattr(type(storage), "create", lambda self, name, data: self.write(name, data) is None)
+    with pytest.raises(StorageError, match=rf"^{storage.location}: is not safe for checkpoints") as refused:
+        storage.check()
+    assert not refused.value.may_pass
+    assert storage.names() == []
 
 
 def test_threads_that_create_one_name_have_one_winner(storage):
@@ -324,8 +337,8 @@ def test_a_storage_that_was_removed_is_empty_and_can_be_written_again(local):
 def test_scratch_names_differ_for_writers_of_one_name(local, monkeypatch):
     """Two attempts may write one name at once: each has its own scratch file, and the last whole content stays."""
     names = []
-    real = storing._new_file
-    monkeypatch.setattr(storing, "_new_file", lambda path: names.append(path) or real(path))
+    real = local_storage._new_file
+    monkeypatch.setattr(local_storage, "_new_file", lambda path: names.append(path) or real(path))
     local.write("a", b"1")
     local.write("a", b"2")
     assert len(set(names)) == 2
