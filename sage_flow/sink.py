@@ -94,7 +94,9 @@ class Sink(Generic[T]):
         """Return what the sink keeps without publishing it, for `restore`; called right after each `prepare`.
 
         It is durable on return, picklable and small: for instance the name and the length of a file in which records
-        wait for the end of the job. None: nothing. What the last `prepare` has returned is not part of it.
+        wait for the end of the job. None: nothing. What the last `prepare` has returned is not part of it, with one
+        exception: after `prepare(0)` it has what the handle has. If the job is restored with another parallelism before
+        its end is recorded, that snapshot is restored in place of the handle, whose names would not fit any more.
         """
         return None
 

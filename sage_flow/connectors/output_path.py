@@ -13,7 +13,17 @@ from sage_flow.connectors.input_paths import Path
 from sage_flow.connectors.remote_files import is_url
 from sage_flow.errors import InputError
 
-__all__ = ["Part", "check_alone", "check_output", "is_device", "part_path", "parts_of"]
+__all__ = [
+    "Part",
+    "check_alone",
+    "check_output",
+    "is_device",
+    "part_path",
+    "parts_of",
+    "rolled_numbers",
+    "rolled_path",
+    "rolled_pattern",
+]
 
 _STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 
@@ -70,6 +80,27 @@ def part_path(path: str, index: int, count: int) -> str:
     return f"{stem}-{index:05d}-of-{count:05d}{suffix}"
 
 
+def rolled_path(path: str, index: int, count: int, number: int) -> str:
+    """Return the part `number` of subtask `index` of `count`; by name they are in the order of their numbers."""
+    stem, suffix = _split(path)
+    return f"{stem}-{index:05d}-of-{count:05d}-{number:013d}{suffix}"
+
+
+def rolled_pattern(path: str) -> str:
+    """Return the glob of all parts of an output that rolls."""
+    stem, suffix = _split(path)
+    return f"{stem}-*-of-*-*{suffix}"
+
+
+def rolled_numbers(path: str) -> dict[str, int]:
+    """The parts of an output of this path that rolls, of whatever run, and their numbers."""
+    folder, name = os.path.split(path)
+    stem, suffix = _split(name)
+    named = re.compile(rf"{re.escape(stem)}-\d{{5,}}-of-\d{{5,}}-(\d{{13,}}){re.escape(suffix)}")
+    matches = (named.fullmatch(entry) for entry in os.listdir(folder))
+    return {os.path.join(folder, match[0]): int(match[1]) for match in matches if match}
+
+
 def parts_of(path: str) -> Iterator[Part]:
     """The parts of outputs of this path that are there, of whatever run."""
     folder, name = os.path.split(path)
@@ -80,18 +111,26 @@ def parts_of(path: str) -> Iterator[Part]:
             yield Part(os.path.join(folder, entry), int(match[1]))
 
 
-def check_alone(path: str, parallelism: int) -> None:
-    """Raises InputError if a reader would take what another run left for a part of this output."""
-    foreign = sorted(part.path for part in parts_of(path) if part.parallelism != parallelism)
-    if parallelism > 1 and os.path.lexists(path):
+def check_alone(path: str, parallelism: int, *, rolls: bool = False) -> None:
+    """Raises InputError if a reader would take what another run left for a part of this output.
+
+    An output that rolls adds to the parts that are there, of any parallelism.
+    """
+    cure = "a reader would take both for one output: remove the old parts, or write to another name"
+    foreign = sorted(part.path for part in parts_of(path) if rolls or part.parallelism != parallelism)
+    if (rolls or parallelism > 1) and os.path.lexists(path):
         foreign.insert(0, path)
-    if not foreign:
-        return
-    others = f" and {len(foreign) - 1} more exist" if len(foreign) > 1 else " exists"
-    raise InputError(
-        f"{path}: the parallelism is {parallelism}, and {os.path.basename(foreign[0])}{others}, from a run with another"
-        " parallelism; a reader would take both for one output: remove the old parts, or write to another name"
-    )
+    if foreign:
+        here = "this output rolls" if rolls else f"the parallelism is {parallelism}"
+        there = "without roll=" if rolls else "with another parallelism"
+        raise InputError(f"{path}: {here}, and {_exist(foreign)}, from a run {there}; {cure}")
+    if not rolls and (rolled := sorted(rolled_numbers(path))):
+        raise InputError(f"{path}: this output does not roll, and {_exist(rolled)}, from a run with roll=; {cure}")
+
+
+def _exist(paths: list[str]) -> str:
+    others = f" and {len(paths) - 1} more exist" if len(paths) > 1 else " exists"
+    return os.path.basename(paths[0]) + others
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -41,6 +41,8 @@ class PreparedFile(NamedTuple):
         staging: where the file is, in the directory of `target`.
         identity: of the file, before and after it gets its name.
         earlier: the parts of an earlier run that go before the first new part appears, by name; they are beside `path`.
+        joined: the kept files of which it was made; they go when it is published.
+        is_new: it is a part of an output that rolls, and replaces nothing.
     """
 
     path: str
@@ -48,6 +50,8 @@ class PreparedFile(NamedTuple):
     staging: str
     identity: Identity
     earlier: tuple[tuple[str, Identity], ...] = ()
+    joined: tuple[str, ...] = ()
+    is_new: bool = False
 
     @property
     def length(self) -> int:
@@ -64,6 +68,7 @@ def publish(prepared: PreparedFile) -> None:
     _end_removals(prepared)
     try:
         _check_length(prepared)
+        _check_free(prepared)
         _inherit(prepared)
         _remove_earlier(prepared)
         os.replace(prepared.staging, prepared.target)
@@ -73,6 +78,9 @@ def publish(prepared: PreparedFile) -> None:
         _remove_earlier(prepared)  # if the machine crashed, the disk may have only the last of the steps
     for folder in {os.path.dirname(prepared.target), os.path.dirname(prepared.path)}:
         sync_folder(folder)
+    for kept in prepared.joined:
+        with suppress(FileNotFoundError):
+            os.remove(kept)
 
 
 def sync_folder(folder: str) -> None:
@@ -93,6 +101,16 @@ def _check_length(prepared: PreparedFile) -> None:
         raise InputError(
             f"{prepared.path}: its output was prepared as {prepared.staging} with {prepared.length} bytes, and has"
             f" {length} now; it is not published: remove it and run the job again"
+        )
+
+
+def _check_free(prepared: PreparedFile) -> None:
+    if not prepared.is_new or not os.path.lexists(prepared.target):
+        return
+    if identity_of(prepared.target) != prepared.identity:  # otherwise another commit of it was faster
+        raise InputError(
+            f"{prepared.path}: is to be a new part, and another file is there, which stays. Move it away, and give"
+            " each job a path of its own: two cannot write parts of one output"
         )
 
 

@@ -11,7 +11,11 @@ for what is left behind, and neither asks whether a process id is alive:
 A prepared file is complete and outlives its writer: `.out.csv.JOB.aATTEMPT.sSUBTASK.MACHINE.cCHECKPOINT.prepared`. No
 lock is on it, and neither rule applies to it: between the death of its writer and the attempt that publishes it nobody
 of the job may be alive. So it goes only when it is published, or when an attempt of its own job knows that it will not
-be (`remove_prepared`). No other job can know that its job is over.
+be (`remove_staging`). No other job can know that its job is over.
+
+A kept file is what a checkpoint names and does not publish: `.out.csv.JOB.aATTEMPT.sSUBTASK.MACHINE.cCHECKPOINT.kept`,
+with the first checkpoint that names it. Its writer goes on writing. It keeps this name when it is prepared later, since
+an earlier checkpoint may still be restored.
 """
 
 from __future__ import annotations
@@ -22,15 +26,16 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from sage_flow.connectors.segments import Writer
 from sage_flow.errors import InputError
 from sage_flow.functions import RuntimeContext
 
-__all__ = ["TemporaryFile", "remove_prepared"]
+__all__ = ["TemporaryFile", "remove_staging", "sweep"]
 
 _LONGEST_JOB = 40
 _AROUND = 72  # what else is in a name, also in those that are given while a part is removed
@@ -45,11 +50,7 @@ class TemporaryFile:
 
     @classmethod
     def create(cls, path: str, folder: str, mode: int, ctx: RuntimeContext) -> TemporaryFile:
-        """Make the file in `folder` for the output `path` of this subtask; remove what was left behind for it.
-
-        Raises InputError if it is there.
-        """
-        _sweep(path, folder, ctx)
+        """Make the file in `folder` for the output `path` of this subtask. Raises InputError if it is there."""
         ending = f".{_job(ctx)}.a{ctx.attempt}.s{ctx.subtask_index}.{_machine()}.tmp"
         temporary = os.path.join(folder, f".{_shown(path, folder)}{ending}")
         while True:
@@ -69,10 +70,25 @@ class TemporaryFile:
             os.remove(self.path)
         os.close(self.descriptor)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether a checkpoint may name it."""
+        return self.path.endswith(".kept")
+
+    def keep(self, checkpoint: int) -> TemporaryFile:
+        """Return the file under a name under which a later attempt finds it, and no other job removes it."""
+        if self.is_kept:
+            return self
+        kept = f"{self.path.removesuffix('tmp')}c{checkpoint}.kept"
+        os.rename(self.path, kept)
+        return replace(self, path=kept)
+
     def prepare(self, checkpoint: int) -> str:
         """Give the file a name under which no other job removes it, then end the lock; return the name."""
-        prepared = f"{self.path.removesuffix('tmp')}c{checkpoint}.prepared"
-        os.rename(self.path, prepared)
+        prepared = self.path
+        if not self.is_kept:
+            prepared = f"{self.path.removesuffix('tmp')}c{checkpoint}.prepared"
+            os.rename(self.path, prepared)
         self.release()
         return prepared
 
@@ -81,22 +97,36 @@ class TemporaryFile:
         os.close(self.descriptor)
 
 
-def remove_prepared(path: str, folder: str, ctx: RuntimeContext, keep: Collection[str]) -> None:
-    """Remove what this subtask prepared in `folder` for the output `path`, but for the names in `keep`.
+def remove_staging(
+    path: str, folder: str, ctx: RuntimeContext, keep: Collection[str], former: Iterable[Writer] | None = None
+) -> None:
+    """Remove what this subtask prepared or kept in `folder` for the output `path`, but for the names in `keep`.
+
+    former: whose files it took over from a checkpoint. None: no checkpoint was restored, so all files of this subtask
+        go, whatever the parallelism was. Otherwise another subtask may have taken over a file that an earlier attempt
+        wrote under this number, and may keep it. Then only the files of `former` go, and those of attempts between
+        them and this one, which no checkpoint names.
 
     What later attempts prepared stays: this one may be one that was given up, and goes on without knowing it.
     """
     if not os.path.isdir(folder):
         return
     shown, job = re.escape(_shown(path, folder)), re.escape(_job(ctx))
-    own = rf"\.{shown}\.{job}\.a(?P<attempt>\d+)\.s{ctx.subtask_index}\.[0-9a-f]{{8}}\.c\d+\.prepared"
-    for match in _entries(folder, own):
-        if int(match["attempt"]) <= ctx.attempt and match[0] not in keep:
+    named = rf"\.{shown}\.{job}\.a(?P<attempt>\d+)\.s(?P<subtask>\d+)\.[0-9a-f]{{8}}\.c\d+\.(?:prepared|kept)"
+    own = None if former is None else {(one.attempt, one.subtask) for one in former if one.job == ctx.job_id}
+    since = max((attempt for attempt, _ in own or ()), default=ctx.attempt)
+    for match in _entries(folder, named):
+        attempt, subtask = int(match["attempt"]), int(match["subtask"])
+        is_own = subtask % ctx.parallelism == ctx.subtask_index and attempt <= ctx.attempt
+        if own is not None:
+            is_own = (is_own and attempt == ctx.attempt) or (attempt, subtask) in own or since < attempt < ctx.attempt
+        if is_own and match[0] not in keep:
             with suppress(FileNotFoundError):  # another attempt was faster
                 os.remove(os.path.join(folder, match[0]))
 
 
-def _sweep(path: str, folder: str, ctx: RuntimeContext) -> None:
+def sweep(path: str, folder: str, ctx: RuntimeContext) -> None:
+    """Remove temporary files that were left behind for the output `path` in `folder`."""
     shown = re.escape(_shown(path, folder))
     named = rf"\.{shown}\.(?P<job>[\w-]+)\.a(?P<attempt>\d+)\.s\d+\.(?P<machine>[0-9a-f]{{8}})\.tmp"
     for match in _entries(folder, named):

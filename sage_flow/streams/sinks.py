@@ -14,6 +14,8 @@ from sage_flow.streams.step_options import OperatorOptions, StepOptions, takes
 from sage_flow.streams.written import HasOptions, add_operator
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from typing_extensions import Unpack
 
 __all__ = ["DataStreamSink", "HasSinks"]
@@ -77,36 +79,53 @@ class HasSinks(Generic[T]):
         return self._to(PrintSink(prefix), options)
 
     @takes(OperatorOptions)
-    def write_text(self, path: Any, **options: Unpack[OperatorOptions]) -> DataStreamSink:
-        """Write every record, a str, as a line; published under `path` when the job has finished."""
+    def write_text(
+        self, path: Any, *, roll: timedelta | None = None, **options: Unpack[OperatorOptions]
+    ) -> DataStreamSink:
+        """Write every record, a str, as a line; published under `path` when the job has finished.
+
+        `roll`: publish parts at checkpoints instead, as soon as one has been open for this time; the job needs
+        checkpoints then.
+        """
         from sage_flow.connectors import TextSink
 
-        return self._to(TextSink(path), options)
+        return self._to(TextSink(path, roll=roll), options)
 
     @takes(OperatorOptions)
     def write_csv(
-        self, path: Any, *, fieldnames: list[str] | None = None, **options: Unpack[OperatorOptions]
+        self,
+        path: Any,
+        *,
+        fieldnames: list[str] | None = None,
+        roll: timedelta | None = None,
+        **options: Unpack[OperatorOptions],
     ) -> DataStreamSink:
         """Write dicts, dataclasses or tuples as CSV; published under `path` when the job has finished.
 
-        `fieldnames` default to those of the first record.
+        `fieldnames` default to those of the first record. `roll`: publish parts at checkpoints, see `write_text`; each
+        has the names of the columns.
         """
         from sage_flow.connectors import CsvSink
 
-        return self._to(CsvSink(path, fieldnames=fieldnames), options)
+        return self._to(CsvSink(path, fieldnames=fieldnames, roll=roll), options)
 
     @takes(OperatorOptions)
     def write_jsonl(
-        self, path: Any, *, default: Callable[[Any], Any] | None = None, **options: Unpack[OperatorOptions]
+        self,
+        path: Any,
+        *,
+        default: Callable[[Any], Any] | None = None,
+        roll: timedelta | None = None,
+        **options: Unpack[OperatorOptions],
     ) -> DataStreamSink:
         """Write every record as a line of JSON; published under `path` when the job has finished.
 
         `default` is called with what JSON cannot express, such as a datetime or a Decimal, and returns what is written
-        for it: `default=str`.
+        for it: `default=str`. `roll`: publish parts at checkpoints, see `write_text`.
         """
         from sage_flow.connectors import JsonlSink
 
-        return self._to(JsonlSink(path, default=default), options)
+        return self._to(JsonlSink(path, default=default, roll=roll), options)
 
     def _to(self, sink: Sink[Any], given: OperatorOptions) -> DataStreamSink:
         return self._sink(sink, sink.default_name, given, sink.default_parallelism)

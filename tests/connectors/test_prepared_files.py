@@ -252,7 +252,7 @@ def test_the_longest_names_are_prepared_and_replace_earlier_parts(name, tmp_path
         sinks = [opened(tmp_path / name, index, 2, "j" * 50, 10_000) for index in range(2)]
         for sink in sinks:
             sink.write(text)
-        for handle in [sink.prepare(10_000) for sink in sinks]:
+        for handle in [sink.prepare(0) for sink in sinks]:
             commit(handle)
     assert len(names(tmp_path)) == 2
     assert set(contents(tmp_path).values()) == {"new\n"}
