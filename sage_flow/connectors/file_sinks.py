@@ -181,7 +181,7 @@ class FileSink(Sink[T]):
 
     def _begin_file(self, output: OutputFile) -> None:
         self._output = output
-        self._file = io.TextIOWrapper(output.data, "utf-8", self.errors, self.newline)
+        self._file = io.TextIOWrapper(output.data.stream, "utf-8", self.errors, self.newline)
         self._opened_at = time.monotonic()
         self._is_open = True
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sage_flow.connectors.members import Members
+from sage_flow.connectors.members import Members, Plain, writing_to
 from sage_flow.connectors.older_files import Identity, earlier_parts, inherit, replaced_file
 from sage_flow.connectors.output_path import check_alone, check_output, is_device, part_path, rolled_path
 from sage_flow.connectors.prepared_file import PreparedFile, sync_folder
@@ -37,7 +37,7 @@ class OutputFile:
 
     path: str
     target: str
-    data: Members
+    data: Plain | Members
     output: str
     writes_through: bool = False
     is_named: bool = False
@@ -54,7 +54,7 @@ class OutputFile:
         check_output(path)
         if is_device(path):
             device = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            return cls(path, path, Members(device, path), path, writes_through=True, _device=device)
+            return cls(path, path, writing_to(device, path), path, writes_through=True, _device=device)
         check_alone(path, ctx.parallelism, rolls=rolls)
         if rolls:
             check_output(rolled_path(path, ctx.subtask_index, ctx.parallelism, 0))  # also for its length
@@ -76,7 +76,7 @@ class OutputFile:
         try:
             if (older := replaced_file(target)) is not None:
                 inherit(temporary.descriptor, target, older)
-            data = Members(temporary.descriptor, path)
+            data = writing_to(temporary.descriptor, path)
             return cls(own, target, data, path, is_new=is_new, _temporary=temporary, _earlier=earlier)
         except BaseException:
             temporary.remove()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sage_flow.connectors.compression import unpacked, without_ending
-from sage_flow.connectors.members import Members
+from sage_flow.connectors.members import Members, Plain
 from sage_flow.errors import InputError
 
 __all__ = ["KeptOutput", "Segment", "TakenOver", "Writer", "join_segments"]
@@ -110,7 +110,7 @@ class TakenOver:
         )
 
 
-def join_segments(segments: Sequence[Segment], path: str, output: Members) -> None:
+def join_segments(segments: Sequence[Segment], path: str, output: Plain | Members) -> None:
     """Append all of them to the file of the output `path`, with the header of the first only. Raises InputError."""
     for number, segment in enumerate(segments):
         with open(segment.path, "rb", buffering=0) as file:
@@ -123,7 +123,7 @@ def join_segments(segments: Sequence[Segment], path: str, output: Members) -> No
             plain = unpacked(source, source.peek(16), segment.output)
             plain.read(skipped)
             for block in _blocks(plain):
-                output.write(block)
+                output.stream.write(block)
 
 
 class _Beginning(io.RawIOBase):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -307,3 +308,34 @@ def test_two_processes_commit_the_same_files_at_the_same_time(tmp_path):
             process.stdout.close()
     for number, handles in enumerate(runs):
         check_published(tmp_path / str(number), handles)
+
+
+@pytest.mark.parametrize("roll", [None, timedelta(0)], ids=["at the end", "a part"])
+def test_a_commit_of_a_joined_output_is_killed_at_any_step_and_completed_by_the_next(roll, tmp_path):
+    for moment in count(1):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        handle = joined_output(folder, roll)
+        process = Committing(handle)
+        goes_on = process.steps(moment)
+        process.kill()
+        for _ in range(2):
+            commit(handle)
+        assert [path.read_text() for path in folder.iterdir()] == ["a\nb\n"]
+        if not goes_on:
+            break
+    assert moment > 5
+
+
+def joined_output(folder, roll):
+    """The handle of an attempt that has taken over a piece from the one before it."""
+    first, second = (TextSink(folder / "out.txt", roll=roll) for _ in range(2))
+    first.open(RuntimeContext("test", "sink", 0, 1, job_id="test-1", attempt=1))
+    first.write("a")
+    snapshot = first.snapshot()
+    second.open(RuntimeContext("test", "sink", 0, 1, job_id="test-1", attempt=2))
+    second.restore([snapshot])
+    second.write("b")
+    handle = second.prepare(0)
+    second.close()
+    return handle

@@ -461,7 +461,7 @@ def test_nothing_is_left_if_an_output_cannot_be_opened(tmp_path, monkeypatch):
     def refuse(*args):
         raise InputError("no")
 
-    monkeypatch.setattr("sage_flow.connectors.output_file.Members", refuse)
+    monkeypatch.setattr("sage_flow.connectors.output_file.writing_to", refuse)
     with pytest.raises(InputError, match="no"):
         OutputFile.open(str(tmp_path / "out.txt"), RuntimeContext("test", "sink", 0, 1))
     assert names(tmp_path) == []
