@@ -8,8 +8,12 @@ __all__ = ["Prepared"]
 
 
 class Prepared(NamedTuple):
-    """`handle`, which the sink of `operator` in subtask `subtask` (from 0) returned from `prepare`."""
+    """`handle`, which the sink of `operator` in subtask `subtask` (from 0) returned from `prepare`.
+
+    `checkpoint`: the one it was prepared for; 0: the end of the job.
+    """
 
     operator: str
     subtask: int
     handle: Any
+    checkpoint: int = 0

@@ -3,6 +3,9 @@
 A checkpoint n is a consistent cut only if a subtask snapshots after every record before Barrier(n) on
 every input and before any record after it. Inputs that delivered the barrier wait for the rest.
 Chandy and Lamport (1985) for the cut; Carbone et al. (2015) for barriers on channels.
+
+Barriers and commands cross: a barrier may come after its checkpoint was aborted, or after a newer one. Such a barrier
+is passed over.
 """
 
 from __future__ import annotations
@@ -46,12 +49,15 @@ class BarrierAlignment:
         self._latest = -1  # the newest checkpoint seen
         self._aligning = False
 
-    def on_barrier(self, channel: int, checkpoint: int) -> Hold | TakeSnapshot | AbandonAndHold:
-        """Raises ProtocolError for a barrier on a held or ended channel, or for one that was passed already."""
+    def on_barrier(self, channel: int, checkpoint: int) -> Hold | TakeSnapshot | AbandonAndHold | None:
+        """None: it is older than the newest one, or its checkpoint was aborted. Raises ProtocolError.
+
+        No barrier can come on a held or ended channel.
+        """
         if channel not in self._open or channel in self._held:
             raise ProtocolError(f"barrier {checkpoint} on channel {channel}, which has ended or is held")
         if checkpoint < self._latest or (checkpoint == self._latest and not self._aligning):
-            raise ProtocolError(f"barrier {checkpoint} on channel {channel} after barrier {self._latest}")
+            return None
         overtaken, released = self._latest, tuple(self._held)
         abandons = self._aligning and checkpoint > overtaken
         if abandons:
@@ -69,6 +75,15 @@ class BarrierAlignment:
         if self._aligning and len(self._held) == len(self._open):
             return self._complete()
         return None
+
+    def on_abort(self, checkpoint: int) -> tuple[int, ...]:
+        """Checkpoint `checkpoint` has failed: return the channels to release. Its barriers that come later are late."""
+        released: tuple[int, ...] = ()
+        if self._aligning and self._latest <= checkpoint:
+            released, self._aligning = tuple(self._held), False
+            self._held.clear()
+        self._latest = max(self._latest, checkpoint)
+        return released
 
     def _complete(self) -> TakeSnapshot:
         released = tuple(self._held)

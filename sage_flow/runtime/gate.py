@@ -73,9 +73,14 @@ class InputGate:
                 if became:
                     yield became
             case Barrier(checkpoint):
-                yield self._barriers.on_barrier(channel, checkpoint)
+                if aligned := self._barriers.on_barrier(channel, checkpoint):
+                    yield aligned
             case EndOfInput():
                 yield from self._on_end(channel)
+
+    def on_abort(self, checkpoint: int) -> tuple[int, ...]:
+        """A checkpoint has failed: return the channels that waited for it."""
+        return self._barriers.on_abort(checkpoint)
 
     def _on_end(self, channel: int) -> Iterator[GateDecision]:
         del self._open[channel]

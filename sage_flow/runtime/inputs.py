@@ -18,6 +18,7 @@ from sage_flow.runtime.gate import AllInputsEnded, InputGate
 from sage_flow.runtime.messages import Control, Data, EndOfInput, Message, Ticket
 from sage_flow.runtime.pace import Pace
 from sage_flow.runtime.watermark import Advance, BecomeIdle
+from sage_flow.splits import WHOLE
 
 __all__ = ["InputDecision", "Inputs", "Slices"]
 
@@ -84,6 +85,10 @@ class Inputs:
                 case _:
                     yield decision
 
+    def on_abort(self, checkpoint: int) -> None:
+        """A checkpoint has failed: what waited for it goes on."""
+        self._release(self._gate.on_abort(checkpoint))
+
     def _release(self, channels: Iterable[int]) -> None:
         """What was held comes before what is already waiting, in the order of each channel."""
         freed = [frame for channel in channels for frame in self._held.pop(channel, ())]
@@ -91,9 +96,9 @@ class Inputs:
 
 
 class Slices:
-    """A frame or a source's batch, processed in slices."""
+    """A frame, or a batch of a split of a source, processed in slices."""
 
-    __slots__ = ("_records", "_start", "_stop", "channel", "cost", "entry", "tickets")
+    __slots__ = ("_records", "_start", "_stop", "channel", "cost", "entry", "split", "tickets")
 
     def __init__(
         self,
@@ -102,8 +107,10 @@ class Slices:
         tickets: list[Ticket] | None = None,
         channel: int | None = None,
         cost: int = 0,
+        split: str = WHOLE,
     ) -> None:
         self.entry = entry
+        self.split = split
         self.tickets = tickets
         self.channel = channel
         self.cost = cost
@@ -122,6 +129,11 @@ class Slices:
         if self.tickets is None:
             raise InternalError("only the records of a service's pipeline have tickets")
         return self.tickets[self._start : self._stop]
+
+    @property
+    def rest(self) -> list[Any]:
+        """The records that `next` has not returned."""
+        return self._records[self._stop :]
 
     @property
     def is_over(self) -> bool:

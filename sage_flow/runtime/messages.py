@@ -25,6 +25,7 @@ from sage_flow.errors import InternalError
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from sage_flow.checkpoint.coordinator import Snapshot
     from sage_flow.checkpoint.prepared import Prepared
     from sage_flow.runtime.packed_error import PackedError
     from sage_flow.runtime.report import PortReport, SubtaskReport
@@ -162,6 +163,25 @@ class Publish(NamedTuple):
     """Driver to a subtask with at-least-once sinks: all have finished; let them publish, then say `Published`."""
 
 
+class BeginCheckpoint(NamedTuple):
+    """Driver to subtask: take part in a checkpoint. `stops`: it is the last one, so a source reads nothing more."""
+
+    checkpoint: int
+    stops: bool = False
+
+
+class AbortCheckpoint(NamedTuple):
+    """Driver to subtask: this checkpoint has failed. Data goes on, and what is prepared stays prepared."""
+
+    checkpoint: int
+
+
+class CheckpointComplete(NamedTuple):
+    """Driver to subtask: this checkpoint is recorded, let the sinks commit what they had prepared up to it."""
+
+    checkpoint: int
+
+
 class Cancel(NamedTuple):
     """Driver to subtask: unwind, close, abort. `restarts`: the job has failed and will start again."""
 
@@ -198,7 +218,8 @@ class Finished(NamedTuple):
     """Subtask to driver: all input is processed and everything closed; it now waits for `Commit`.
 
     `called` are the addresses of the services' subtasks that it sent requests to. `prepared` is what its sinks have
-    prepared. `publishes`: it has at-least-once sinks, and waits for `Publish` first.
+    prepared and not published. `publishes`: it has at-least-once sinks, and waits for `Publish` first. `snapshot`: its
+    part in every later checkpoint, if the job has checkpoints.
     """
 
     subtask: int
@@ -206,6 +227,31 @@ class Finished(NamedTuple):
     called: tuple[int, ...]
     prepared: tuple[Prepared, ...] = ()
     publishes: bool = False
+    snapshot: Snapshot | None = None
+
+
+class Snapshotted(NamedTuple):
+    """Subtask to driver: its part in this checkpoint is stored."""
+
+    subtask: int
+    checkpoint: int
+    snapshot: Snapshot
+
+
+class Declined(NamedTuple):
+    """Subtask to driver: it cannot take part in this checkpoint; `why` completes "checkpoint n failed: "."""
+
+    subtask: int
+    checkpoint: int
+    why: str
+
+
+class Committed(NamedTuple):
+    """Subtask to driver: its sinks have committed what they had prepared up to this checkpoint; `failure`: or not."""
+
+    subtask: int
+    checkpoint: int
+    failure: PackedError | None = None
 
 
 class Published(NamedTuple):
@@ -283,6 +329,12 @@ Message = (
     | Commit
     | Publish
     | Published
+    | BeginCheckpoint
+    | AbortCheckpoint
+    | CheckpointComplete
+    | Snapshotted
+    | Declined
+    | Committed
     | Cancel
     | Progress
     | Finished
@@ -351,6 +403,11 @@ def by_type(target: int, message: Any) -> Hashable:
     What goes to the driver is one lane, because `Finished` counts on the collected rows before it.
     """
     return DRIVER if target == DRIVER else (type(message), target)
+
+
+def by_command(target: int, message: Any) -> Hashable:
+    """What is said of checkpoints and of the end is one lane per target: an abort does not overtake its checkpoint."""
+    return Commit, target
 
 
 class MessageRow(NamedTuple):
@@ -435,7 +492,10 @@ MESSAGES: Final = MessageTable(
         # From the driver.
         _command(EndService, Receiver.SUBTASK),
         _command(Publish, Receiver.SUBTASK),
-        _command(Commit, Receiver.SUBTASK),
+        _command(Commit, Receiver.SUBTASK, lane=by_command),
+        _command(BeginCheckpoint, Receiver.SUBTASK, lane=by_command),
+        _command(AbortCheckpoint, Receiver.SUBTASK, lane=by_command),
+        _command(CheckpointComplete, Receiver.SUBTASK, lane=by_command),
         _command(Cancel, Receiver.PORT, Receiver.DRIVER),
         _command(Drain, Receiver.SUBTASK, Receiver.DRIVER),
         _command(Inspect, Receiver.PORT),
@@ -447,6 +507,9 @@ MESSAGES: Final = MessageTable(
         _report(Closing),
         _report(Finished),
         _report(Published),
+        _report(Snapshotted),
+        _report(Declined),
+        _report(Committed),
         _report(Failed),
         _report(Ended),
         _report(Inspected),

@@ -110,8 +110,11 @@ class BoundOperator:
 
     # -- snapshots ------------------------------------------------------------------------------------------
 
-    def parts(self) -> Parts:
-        """Return all that the operator keeps. It must be pickled before the next record."""
+    def parts(self, reader: Source[Any] | None = None) -> Parts:
+        """Return all that the operator keeps. It must be pickled before the next record.
+
+        `reader`: of a source, who knows how far what was read has been processed.
+        """
         parts = self.held.parts()
         parts.lowest["now"] = self.now
         if self.held is NOTHING_HELD and self.table is not None:
@@ -123,9 +126,12 @@ class BoundOperator:
             if isinstance(function, Function) and (kept := function.snapshot()) is not None:
                 parts.own[_FUNCTION, number] = [kept]
             elif isinstance(function, SplitSource):
-                parts.splits = {split: [position] for split, position in function.snapshot().items()}
+                positions = (reader or function).snapshot()
+                parts.splits = {split: [position] for split, position in positions.items()}
             elif isinstance(function, Source):
-                parts.own[_FUNCTION, number] = [function.snapshot()]
+                parts.own[_FUNCTION, number] = [(reader or function).snapshot()]
+            elif isinstance(function, Sink) and (kept := function.snapshot()) is not None:
+                parts.own[_FUNCTION, number] = [kept]
         return parts
 
     def restore(self, parts: Parts) -> None:
@@ -135,8 +141,8 @@ class BoundOperator:
             self.context.state.restore(name, ttl_ms, entries)
         for number, function in enumerate(self._living):
             kept = parts.own.get((_FUNCTION, number))
-            if isinstance(function, Function) and kept:
-                function.restore(kept)
+            if isinstance(function, Sink) or (isinstance(function, Function) and kept):
+                function.restore(kept or [])
             elif isinstance(function, SplitSource):
                 function.restore({split: positions[0] for split, positions in parts.splits.items()})
             elif isinstance(function, Source) and kept:

@@ -70,8 +70,11 @@ class Output:
         """
         raise NotImplementedError
 
-    def send_element(self, element: ControlElement) -> None:
-        """Send a control element behind the records, on every channel. May suspend."""
+    def send_element(self, element: ControlElement, *, may_suspend: bool = True) -> None:
+        """Send a control element behind the records, on every channel.
+
+        Suspends while there is no credit, or leaves it queued in the port if it must not.
+        """
         raise NotImplementedError
 
 
@@ -121,9 +124,10 @@ class ChannelOutput(Output):
                 frame = part if len(part) <= FRAME_RECORDS else part[start : start + FRAME_RECORDS]
                 send(self._channels[target], frame, None if ticket is None else [ticket] * len(frame))
 
-    def send_element(self, element: ControlElement) -> None:
+    def send_element(self, element: ControlElement, *, may_suspend: bool = True) -> None:
+        send = self._port.emit_element if may_suspend else self._port.queue_element
         for channel in self._channels:
-            self._port.emit_element(channel, element)
+            send(channel, element)
 
 
 class ReplyOutput(Output):
@@ -144,7 +148,7 @@ class ReplyOutput(Output):
         reply = Reply(ticket.call_id, ticket.share * len(records), tuple(records))
         self._port.reply(ticket.reply_to, reply)
 
-    def send_element(self, element: ControlElement) -> None:
+    def send_element(self, element: ControlElement, *, may_suspend: bool = True) -> None:
         """A caller's response channel has no control elements: its calls end it."""
 
 

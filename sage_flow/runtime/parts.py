@@ -38,12 +38,14 @@ class Parts:
     Attributes:
         keyed: entries by key, for each of its tables.
         splits: by the name of the split. What several subtasks have of one split, each new subtask gets all of.
+        rests: records of a split that the source has given and that were not processed. They go before all else of it.
         own: what belongs to the subtask: items that can be dealt out, by name.
         lowest: numbers of which the lowest one of all subtasks counts; `now` is the operator's event time.
     """
 
     keyed: dict[Hashable, Entries] = field(default_factory=dict)
     splits: dict[str, list[Any]] = field(default_factory=dict)
+    rests: dict[str, list[Any]] = field(default_factory=dict)
     own: dict[Hashable, list[Any]] = field(default_factory=dict)
     lowest: dict[str, float] = field(default_factory=dict)
 
@@ -66,11 +68,11 @@ def share_of(
 
     `alike`: what belongs to a subtask is the same in all, as each has read the whole of a broadcast table.
     """
-    splits = _merged([part.splits for part in parts])
+    splits, rests = _merged([part.splits for part in parts]), _merged([part.rests for part in parts])
     if len(parts) == parallelism:
         mine = parts[index]
-        return Parts(mine.keyed, splits, mine.own, mine.lowest)
-    share = Parts(splits=splits, lowest=_lowest(parts))
+        return Parts(mine.keyed, splits, rests, mine.own, mine.lowest)
+    share = Parts(splits=splits, rests=rests, lowest=_lowest(parts))
     for part in parts:
         for name, entries in part.keyed.items():
             own = [entry for entry in entries if _owner(entry[0], parallelism, max_parallelism) == index]

@@ -185,10 +185,10 @@ class Runner:
                 sender = output.edge.key or self.operators[output.edge.operator].operator
                 self._blaming(sender, partial(output.flush, may_suspend=may_suspend))
 
-    def broadcast(self, element: ControlElement) -> None:
-        """Send a control element on every channel of every output. May suspend."""
+    def broadcast(self, element: ControlElement, *, may_suspend: bool = True) -> None:
+        """Send a control element on every channel of every output; see `Output.send_element`."""
         for output in self.outputs:
-            output.send_element(element)
+            output.send_element(element, may_suspend=may_suspend)
 
     def _blaming(self, operator: Operator, action: Callable[[], None]) -> None:
         try:

@@ -1,4 +1,8 @@
-"""The sinks of one subtask at the end of a job: what they prepare, publish, take back."""
+"""The sinks of one subtask at checkpoints and at the end of a job: what they prepare, publish, take back.
+
+What a sink has prepared stays pending until it is committed: every checkpoint, and the end, names all of it. So a
+checkpoint that fails loses nothing, and neither does a commit that fails: the next one tries it again.
+"""
 
 from __future__ import annotations
 
@@ -49,53 +53,78 @@ class SubtaskSinks:
         self._sinks = tuple(sinks)
         self._index = index
         self._explain = explain
-        self._prepared: tuple[Prepared, ...] = ()
+        self.pending: tuple[Prepared, ...] = ()
+        """What is prepared and not committed, oldest first."""
 
     @property
     def has_at_least_once(self) -> bool:
         """Whether some publish before the end of the job is recorded."""
         return any(is_at_least_once(member.sink) for member in self._sinks)
 
-    def prepare(self) -> tuple[Prepared, ...]:
-        """The end of the job: prepare all that was written, and return it."""
+    def prepare(self, checkpoint: int = LAST) -> tuple[Prepared, ...]:
+        """Prepare what was written; return all that is pending."""
         found: list[Prepared] = []
 
         def prepare(member: SinkOperator) -> None:
-            handle = member.sink.prepare(LAST)
+            handle = member.sink.prepare(checkpoint)
             if handle is not None:
-                found.append(Prepared(member.operator.name, self._index, handle))
+                found.append(Prepared(member.operator.name, self._index, handle, checkpoint))
 
         self._each(prepare)
-        self._prepared = tuple(found)
-        return self._prepared
+        self.pending += tuple(found)
+        return self.pending
 
     def publish(self) -> None:
         """Let the at-least-once sinks publish."""
         self._each(lambda member: member.sink.commit() if is_at_least_once(member.sink) else None)
 
     def commit(self) -> None:
-        """Publish what was prepared here."""
-        self.commit_all(self._prepared)
+        """The end is recorded: publish all that is pending."""
+        self._commit(self.pending)
 
-    def commit_all(self, prepared: Sequence[Prepared]) -> None:
-        """Publish what this subtask has prepared, here or in an earlier attempt."""
+    def commit_through(self, checkpoint: int) -> None:
+        """This checkpoint is recorded: publish what was prepared up to it. What fails stays pending."""
+        self._commit(tuple(p for p in self.pending if LAST < p.checkpoint <= checkpoint))
+
+    def take_over(self, prepared: Sequence[Prepared]) -> None:
+        """An earlier attempt has prepared this, and its checkpoint is recorded: publish it, and remove all else."""
+        self.pending = tuple(prepared)
+        self._each(lambda member: member.sink.recover(_handles_of(member, prepared)))
+        self._commit(tuple(p for p in prepared if p.checkpoint != LAST))
+
+    def _commit(self, prepared: Sequence[Prepared]) -> None:
+        committed: list[Prepared] = []
 
         def commit(member: SinkOperator) -> None:
-            for handle in _handles_of(member, prepared):
-                member.sink.commit(handle)
+            for one in prepared:
+                if one.operator == member.operator.name:
+                    member.sink.commit(one.handle)
+                    committed.append(one)
 
-        self._each(commit)
+        try:
+            self._each(commit)
+        finally:
+            self.pending = tuple(p for p in self.pending if not any(p is done for done in committed))
+
+    def commit_all(self, prepared: Sequence[Prepared]) -> None:
+        """Publish what this subtask has prepared in an earlier attempt."""
+        self._commit(prepared)
 
     def recover(self, prepared: Sequence[Prepared]) -> None:
         """Remove all that this subtask has prepared, except this."""
         self._each(lambda member: member.sink.recover(_handles_of(member, prepared)))
 
-    def take_back(self) -> None:
-        """Remove all that was written and prepared: the attempt does not publish."""
+    def take_back(self, *, keeps_prepared: bool = False) -> None:
+        """The attempt does not publish: remove what was written.
+
+        `keeps_prepared`: but for what is prepared, since a checkpoint may name it; the next attempt decides. Without
+        checkpoints it goes, too.
+        """
         try:
             self._each(lambda member: member.sink.abort())
         finally:
-            self.recover(())
+            if not keeps_prepared:
+                self.recover(())
 
     def _each(self, action: Callable[[SinkOperator], None]) -> None:
         call_all([(member.operator, partial(action, member)) for member in self._sinks], self._explain)

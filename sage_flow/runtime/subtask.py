@@ -12,6 +12,7 @@ Here is only the step loop. `inputs.py` says what is next, `runner.py` runs reco
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,21 +25,34 @@ from sage_flow.plan.physical import Subtask as SubtaskPlan
 from sage_flow.runtime.barrier import TakeSnapshot
 from sage_flow.runtime.call_records import CallRecords
 from sage_flow.runtime.caller import Caller
+from sage_flow.runtime.cut import Cutter
 from sage_flow.runtime.gate import AllInputsEnded
 from sage_flow.runtime.inputs import Inputs, Slices
 from sage_flow.runtime.lifecycle import Lifecycle
-from sage_flow.runtime.messages import Barrier, Control, Data, Drain, EndOfInput, Message, Request
+from sage_flow.runtime.messages import (
+    AbortCheckpoint,
+    Barrier,
+    BeginCheckpoint,
+    Control,
+    Data,
+    Drain,
+    EndOfInput,
+    Message,
+    Request,
+)
 from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.runner import Runner
 from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.watermark import Advance, BecomeIdle
-from sage_flow.splits import SplitSignal
+from sage_flow.splits import WHOLE, SplitSignal
 
 __all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
 
 _OVER = object()
+
+_REST = "rest"  # in the parts of a source without splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +88,23 @@ class ChainSubtask:
     All methods are called by one thread, the subtask's; `report` and `given_up_at` may be called by any.
     """
 
-    def __init__(self, plan: Plan, subtask: SubtaskPlan, port: Port) -> None:
+    def __init__(self, plan: Plan, subtask: SubtaskPlan, port: Port, cutter: Cutter | None = None) -> None:
+        """`cutter`: of a job with checkpoints."""
         caller = Caller(plan.services, port)
         self._port = port
         self.runner = Runner(plan, subtask, port, caller)
         self._time = self.runner.time
         self._calls = CallRecords(self.runner, port, in_service=subtask.chain.service is not None)
         self._inputs = Inputs(channel for channel in plan.channels if channel.consumer == subtask.address)
-        runner, follows = self.runner, plan.attempt > 1
+        runner, follows = self.runner, plan.attempt > 1 and plan.restores is None
         self._lifecycle = Lifecycle(runner.operators, runner.keys, caller, runner.blame, subtask.index, follows=follows)
         self._head = self.runner.operators[0]
         self._is_drained = False  # the source is not asked any more
         self._is_finishing = False  # the input has ended, the operators give what they hold back
         self._has_ended = False
         self._work: Iterator[None] | None = None  # what goes on step by step before anything else is taken
+        self._cutter = cutter
+        self._rests: deque[tuple[str, list[Any]]] = deque()  # what an earlier attempt has read and not processed
         self.source: Source[Any] | None = self._head.functions[0] if self._head.operator.kind is kinds.SOURCE else None
         """The worker may put another in its place, which reads it in a thread."""
 
@@ -133,7 +150,20 @@ class ChainSubtask:
 
     def parts(self) -> dict[str, Parts]:
         """Return what each operator keeps, by its name, where `can_be_cut`. To be pickled before the next step."""
-        return {bound.operator.name: bound.parts() for bound in self.runner.operators}
+        parts = {bound.operator.name: bound.parts(self.source) for bound in self.runner.operators}
+        if self.source is not None:
+            self._add_rests(parts[self._head.operator.name], self.source)
+        return parts
+
+    def _add_rests(self, parts: Parts, source: Source[Any]) -> None:
+        """Add what the source has given and what is not processed."""
+        slices = self._inputs.slices
+        rests = list(self._rests) if slices is None else [(slices.split, slices.rest), *self._rests]
+        if source.splits_read() is None:
+            parts.own[_REST] = [[record for _, records in rests for record in records]]
+            return
+        for split, records in rests:
+            parts.rests[split] = parts.rests.get(split, []) + records
 
     def restore(self, parts: Mapping[str, Parts]) -> None:
         """Take over a share of what the former subtasks have kept, for each operator; called once, after `open`."""
@@ -142,24 +172,57 @@ class ChainSubtask:
                 bound.restore(parts[bound.operator.name])
             if index == 0:
                 self._expect_splits()  # of a source, those that are left
+        if self.source is not None and self._head.operator.name in parts:
+            self._take_rests(parts[self._head.operator.name], self.source)
         self._work = self._time.resume()
+
+    def _take_rests(self, parts: Parts, source: Source[Any]) -> None:
+        """What was read and not processed comes first. Of splits, each subtask takes the rests of its own ones."""
+        mine = source.splits_read()
+        rests = [(WHOLE, rest) for rest in parts.own.get(_REST, ())] if mine is None else list(parts.rests.items())
+        self._rests.extend((split, rest) for split, rest in rests if rest and (mine is None or split in mine))
+
+    def _cut(self, checkpoint: int) -> None:
+        if self._cutter is None:
+            raise ProtocolError(f"checkpoint {checkpoint} of a job that has none")
+        prepared = self.sinks.prepare(checkpoint)
+        self._cutter.cut(checkpoint, prepared, self.parts)
+        self.runner.broadcast(Barrier(checkpoint), may_suspend=False)
+
+    @property
+    def _due(self) -> int | None:
+        """The checkpoint that a source cuts for now, between two slices of what it has read."""
+        return None if self._cutter is None or self._work is not None or self._is_finishing else self._cutter.due
+
+    @property
+    def _has_stopped(self) -> bool:
+        """Whether a source has cut for the last checkpoint: it reads nothing more, and what it has read waits."""
+        return self._cutter is not None and self._cutter.has_stopped
 
     # -- the step loop --------------------------------------------------------------------------------------
 
     def on_message(self, message: Message) -> None:
         """Take a message; records wait for `advance`. Raises ProtocolError."""
-        if isinstance(message, Drain) and self.source is not None:
-            self._is_drained = True
-        else:
-            self._inputs.add(message)
+        match message:
+            case Drain() if self.source is not None:
+                self._is_drained = True
+            case BeginCheckpoint() if self._cutter is not None:
+                self._cutter.on_begin(message, is_source=self.source is not None)
+            case AbortCheckpoint(checkpoint) if self._cutter is not None:
+                self._cutter.on_abort(message)
+                self._inputs.on_abort(checkpoint)
+            case _:
+                self._inputs.add(message)
 
     def advance(self) -> Step:
         """Do the next piece of work. May suspend."""
-        if self._work is not None:
+        if (due := self._due) is not None:
+            self._cut(due)
+        elif self._work is not None:
             self._go_on(self._work)  # before results of `map_async`, which move time: it would move inside itself
         elif self._calls.have_async_maps and self._calls.give_out():
             return GoOn()
-        elif (slices := self._inputs.slices) is not None:
+        elif (slices := self._inputs.slices) is not None and not self._has_stopped:
             self._next_slice(slices)
         elif (message := self._inputs.next()) is not None:
             self._handle(message)
@@ -220,12 +283,17 @@ class ChainSubtask:
                 case BecomeIdle():
                     self._time.on_inputs_idle()
                 case TakeSnapshot(checkpoint):
-                    self.runner.broadcast(Barrier(checkpoint))
+                    self._cut(checkpoint)
                 case AllInputsEnded():
                     yield from self._finish()
 
     def _read(self, source: Source[Any]) -> Step:
         operator = self._head.operator
+        if self._has_stopped:
+            return self._wait(WaitForMessage)
+        if self._rests:
+            self._begin_batch(*self._rests.popleft())
+            return GoOn()
         try:
             batch = END if self._is_drained else source.next_batch()
         except UNWINDING:
@@ -242,16 +310,19 @@ class ChainSubtask:
         elif isinstance(batch, Malformed):
             self._reject(batch)
         elif isinstance(batch, list):
-            self._time.begin_batch(source.split)
-            if self.runner.watch is not None:
-                self.runner.watch.hands_over(batch, self._head.functions[0], operator.name)
-            self._inputs.slices = Slices(self.runner.entry(), batch)
+            self._begin_batch(source.split, batch)
         else:
             raise PipelineError(
                 f"next_batch() of {operator.name!r} ({operator.location}) must return a list, IDLE or END,"
                 f" not a {type(batch).__name__}"
             )
         return GoOn()
+
+    def _begin_batch(self, split: str, batch: list[Any]) -> None:
+        self._time.begin_batch(split)
+        if self.runner.watch is not None:
+            self.runner.watch.hands_over(batch, self._head.functions[0], self._head.operator.name)
+        self._inputs.slices = Slices(self.runner.entry(), batch, split=split)
 
     def _reject(self, malformed: Malformed) -> None:
         """The source has met something that is no record."""

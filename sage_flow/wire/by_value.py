@@ -6,11 +6,15 @@ That is cloudpickle's work, with two of its ways changed:
   errors name the user's file and line wherever the code runs, so here it stays in.
 * A class that comes back to the process that wrote it is found there, and cloudpickle sets its methods anew, which then
   see copies of their module's variables: running a job would change the program. Here such a class is left alone.
+
+State that outlives its process is pickled by `dumps_state`: a class that cannot be imported is only named there, and is
+found among those that the plan has brought. By value it would come back as another class than that of the plan.
 """
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,11 +23,13 @@ from weakref import WeakSet
 if TYPE_CHECKING:
     from cloudpickle import Pickler
 
-__all__ = ["dumps"]
+__all__ = ["dumps", "dumps_state"]
 
 _pickler: type[Pickler] | None = None
+_state_pickler: type[Pickler] | None = None
 _written_here: WeakSet[type] = WeakSet()
 _unpickled: WeakSet[type] = WeakSet()
+_in_state: WeakSet[type] = WeakSet()
 
 
 def dumps(value: Any) -> bytes:
@@ -31,6 +37,49 @@ def dumps(value: Any) -> bytes:
     with io.BytesIO() as file:
         _pickler_class()(file, protocol=5).dump(value)
         return file.getvalue()
+
+
+def dumps_state(value: Any) -> bytes:
+    """Pickle what a later process of the job reads by `pickle.loads`. Raises what pickling does.
+
+    Loading raises LookupError for a class that the job does not have any more.
+    """
+    with io.BytesIO() as file:
+        _state_pickler_class()(file, protocol=5).dump(value)
+        return file.getvalue()
+
+
+def _state_pickler_class() -> type[Pickler]:
+    global _state_pickler
+    if _state_pickler is None:
+
+        class StatePickler(_pickler_class()):  # type: ignore[misc]
+            def reducer_override(self, obj: Any) -> Any:
+                reduced = super().reducer_override(obj)
+                if not isinstance(obj, type) or not isinstance(reduced, tuple) or len(reduced) < 6:
+                    return reduced
+                _in_state.add(obj)
+                return _class_named, (obj.__module__, obj.__qualname__)
+
+        _state_pickler = StatePickler
+    return _state_pickler
+
+
+def _class_named(module: str, name: str) -> type:
+    """Return the class of this name that the plan has brought, or that the program has."""
+    for known in (_unpickled, _in_state, _written_here):
+        for found in known:
+            if found.__module__ == module and found.__qualname__ == name:
+                return found
+    here: Any = sys.modules.get(module)
+    for part in name.split("."):
+        here = getattr(here, part, None)
+    if isinstance(here, type):
+        return here
+    raise LookupError(
+        f"the class {name} of module {module} is in the state of the job, and the job does not have it any more; define"
+        " it at the top level of a module that the job imports"
+    )
 
 
 def _pickler_class() -> type[Pickler]:

@@ -59,9 +59,6 @@ def test_a_newer_barrier_on_the_only_open_input_completes_at_once():
 @pytest.mark.parametrize(
     ("before", "barrier"),
     [
-        ([(0, 5), (1, 5)], (0, 5)),  # it was passed
-        ([(0, 5), (1, 5)], (0, 4)),  # it is older
-        ([(0, 5)], (1, 4)),  # older than the one under way
         ([(0, 5)], (0, 6)),  # a held channel shows nothing
         ([], (9, 1)),  # unknown
     ],
@@ -72,6 +69,52 @@ def test_a_barrier_out_of_order_is_refused(before, barrier):
         gate.on_barrier(*earlier)
     with pytest.raises(ProtocolError):
         gate.on_barrier(*barrier)
+
+
+@pytest.mark.parametrize(
+    ("before", "barrier"),
+    [
+        ([(0, 5), (1, 5)], (0, 5)),  # it was passed
+        ([(0, 5), (1, 5)], (0, 4)),  # it is older
+        ([(0, 5)], (1, 4)),  # older than the one under way
+    ],
+)
+def test_rule_22_a_barrier_that_is_late_is_passed_over(before, barrier):
+    gate = BarrierAlignment([0, 1])
+    for earlier in before:
+        gate.on_barrier(*earlier)
+    assert gate.on_barrier(*barrier) is None
+
+
+def test_rule_22_an_aborted_checkpoint_releases_its_inputs_and_its_later_barriers_are_passed_over():
+    gate = BarrierAlignment([0, 1, 2])
+    gate.on_barrier(1, 7)
+    gate.on_barrier(0, 7)
+    assert gate.on_abort(7) == (1, 0)
+    assert gate.on_barrier(2, 7) is None
+    assert gate.on_barrier(2, 8) == Hold(2)
+
+
+def test_rule_22_an_abort_that_comes_before_the_barriers_lets_them_pass():
+    gate = BarrierAlignment([0, 1])
+    assert gate.on_abort(7) == ()
+    assert gate.on_barrier(0, 7) is None
+    assert gate.on_barrier(1, 7) is None
+    assert gate.on_barrier(0, 8) == Hold(0)
+
+
+def test_rule_22_an_abort_of_a_newer_checkpoint_releases_what_waits_for_an_older_one():
+    gate = BarrierAlignment([0, 1])
+    gate.on_barrier(0, 7)
+    assert gate.on_abort(8) == (0,)
+
+
+def test_an_abort_of_a_checkpoint_that_was_passed_changes_nothing():
+    gate = BarrierAlignment([0, 1])
+    gate.on_barrier(0, 7)
+    gate.on_barrier(1, 8)
+    assert gate.on_abort(7) == ()
+    assert gate.on_barrier(0, 8) == TakeSnapshot(8, released=(1, 0))
 
 
 def test_a_barrier_behind_the_end_of_its_input_is_refused():
