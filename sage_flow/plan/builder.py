@@ -302,10 +302,12 @@ def make_operator(
         )
         check_timers(kind, [function for function, _ in functions], owner, keyed=keyed)
     only_functions = tuple(function for function, _ in functions)
-    return Operator(full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {})
+    return Operator(
+        full_name, kind, only_functions, takes_ctx, where, keyed, on_error, options or {}, is_named=name is not None
+    )
 
 
 def make_collect(graph: Graph, given: str | None) -> Operator:
     """Make a collect sink; `given` labels its rows, and is free for an operator. Raises PipelineError."""
     name, label = graph.names_of_rows(given)
-    return Operator(name, kinds.COLLECT, (), (), caller_location(), options={"label": label})
+    return Operator(name, kinds.COLLECT, (), (), caller_location(), options={"label": label}, is_named=given is not None)

@@ -52,7 +52,7 @@ class Operator:
 
     `functions` has one callable, or one per input of a connected stream. `options` are those of the kind
     (`initial`, `emit`, `batch_size`, `label`). `timed`: its records come with timestamps that somebody uses, which the
-    planner knows (`timing.py`).
+    planner knows (`timing.py`). `is_named`: the user has given the name, so it stands for this operator alone.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Operator:
     on_error: OnError = "fail"
     options: dict[str, Any] = field(default_factory=dict)
     timed: bool = False
+    is_named: bool = False
 
     @property
     def label(self) -> str:

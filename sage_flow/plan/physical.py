@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.plan.graph import Operator, Partitioning
@@ -12,9 +13,12 @@ from sage_flow.plan.queues import JobQueues
 from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
 from sage_flow.plan.shared_records import SharedRecords
 
-__all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask"]
+if TYPE_CHECKING:
+    from sage_flow.checkpoint.metadata import CheckpointMetadata
 
-PLAN_VERSION = 4
+__all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask", "prepared_for"]
+
+PLAN_VERSION = 5
 
 MAX_PARALLELISM = 128
 """Key groups, the units in which keyed state moves."""
@@ -105,6 +109,13 @@ class Subtask:
         return f"{self.chain.name}[{self.index + 1}/{self.chain.parallelism}]"
 
 
+def prepared_for(subtask: Subtask, prepared: Iterable[Prepared]) -> tuple[Prepared, ...]:
+    """Return what `subtask` publishes of what former subtasks, maybe more than there are now, have prepared."""
+    names = {operator.name for operator in subtask.chain.operators}
+    count = subtask.chain.parallelism
+    return tuple(p for p in prepared if p.operator in names and p.subtask % count == subtask.index)
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """One edge from one subtask to one subtask; the addresses of both ends."""
@@ -122,6 +133,8 @@ class Plan:
     `shared_records`: those that are known, where operators that change them are looked for.
     `job_id`: of this run, which no other run has, also none of the same name. `attempt`: how often it has been started.
     `publishes`: the job has finished, and only publishes what its sinks have prepared; see `publishing`.
+    `checkpoints`: where the checkpoints of this run are stored, None for a job without. `restores`: the checkpoint from
+    which the attempt begins.
     """
 
     job: str
@@ -135,10 +148,12 @@ class Plan:
     job_id: str = ""
     attempt: int = 1
     publishes: tuple[Prepared, ...] | None = None
+    checkpoints: str | None = None
+    restores: CheckpointMetadata | None = None
 
     def publishing(self, attempt: int, prepared: tuple[Prepared, ...]) -> Plan:
         """The plan of an attempt that only publishes `prepared`: it has only the subtasks that have prepared some."""
-        return replace(self, attempt=attempt, publishes=prepared, edges=(), services={})
+        return replace(self, attempt=attempt, publishes=prepared, restores=None, edges=(), services={})
 
     @cached_property
     def subtasks(self) -> tuple[Subtask, ...]:
@@ -149,8 +164,11 @@ class Plan:
 
     def prepared_by(self, subtask: Subtask) -> tuple[Prepared, ...]:
         """What `subtask` publishes of `publishes`."""
-        names = {operator.name for operator in subtask.chain.operators}
-        return tuple(p for p in self.publishes or () if p.operator in names and p.subtask == subtask.index)
+        return prepared_for(subtask, self.publishes or ())
+
+    def takes_part(self, subtask: Subtask) -> bool:
+        """Whether `subtask` has a part in the checkpoints of the job: services have none."""
+        return self.checkpoints is not None and subtask.chain.service is None
 
     @cached_property
     def channels(self) -> tuple[Channel, ...]:

@@ -1,0 +1,178 @@
+"""Stores what a subtask gives for checkpoints, and reads what an earlier attempt has stored.
+
+A subtask pickles its parts in its own thread and goes on; an activation beside it stores them and tells the driver. A
+storage that is slow, full or gone costs a checkpoint and never stops data.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sage_flow.checkpoint.coordinator import Snapshot, Timing
+from sage_flow.checkpoint.format import sealed, unsealed
+from sage_flow.checkpoint.metadata import SubtaskPart
+from sage_flow.checkpoint.prepared import Prepared
+from sage_flow.checkpoint.restore import OperatorShare, share_for
+from sage_flow.checkpoint.storage import Storage
+from sage_flow.errors import CheckpointError, StorageError
+from sage_flow.executors.shell import Shell
+from sage_flow.plan.physical import Plan, Subtask, prepared_for
+from sage_flow.runtime.cut import Cut
+from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.messages import Declined, Failed, Message, Snapshotted
+from sage_flow.runtime.parts import Parts, share_of
+
+__all__ = ["Restored", "SnapshotWriter", "finished_part", "restored"]
+
+_PARTS = "parts"  # the kind of the sealed files
+
+
+class SnapshotWriter:
+    """Stores the cuts of one subtask, one after another. `tell` sends a message to the driver, from any thread."""
+
+    def __init__(
+        self, storage: Storage, plan: Plan, subtask: Subtask, shell: Shell, tell: Callable[[Message], None]
+    ) -> None:
+        self._storage = storage
+        self._plan = plan
+        self._subtask = subtask
+        self._shell = shell
+        self._tell = tell
+        self._condition = shell.condition()
+        self._cuts: deque[Cut] = deque()
+        self._is_closed = False
+
+    # -- from the subtask -----------------------------------------------------------------------------------
+
+    def put(self, cut: Cut) -> None:
+        """Let a cut be stored."""
+        with self._condition.lock:
+            self._cuts.append(cut)
+            self._condition.notify_all()
+
+    def drop(self, checkpoint: int) -> None:
+        """A checkpoint has failed: what waits for it is not stored."""
+        with self._condition.lock:
+            self._cuts = deque(cut for cut in self._cuts if cut.checkpoint > checkpoint)
+
+    def close(self) -> None:
+        """Let the activation end; what waits is not stored."""
+        with self._condition.lock:
+            self._is_closed = True
+            self._cuts.clear()
+            self._condition.notify_all()
+
+    # -- its own activation ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Store what comes, until `close`."""
+        while (cut := self._next()) is not None:
+            try:
+                message: Message = self._stored(cut)
+            except StorageError as error:
+                message = Declined(self._subtask.address, cut.checkpoint, str(error))
+            except Exception as error:  # a fault of the engine, which must not pass for one of the storage
+                message = Failed(self._subtask.address, None, pack_error(error))
+            self._tell(message)
+
+    def _next(self) -> Cut | None:
+        with self._condition.lock:
+            while not self._cuts and not self._is_closed:
+                self._condition.wait()
+            return self._cuts.popleft() if self._cuts else None
+
+    def _stored(self, cut: Cut) -> Snapshotted:
+        began = self._shell.now()
+        base = f"chunks/a{self._plan.attempt}-n{cut.checkpoint}-s{self._subtask.address}"
+        names = []
+        for number, blob in enumerate(cut.blobs):
+            self._storage.write(f"{base}-{number}", sealed(_PARTS, blob))
+            names.append(f"{base}-{number}")
+        part = SubtaskPart(
+            address=self._subtask.address,
+            chain=tuple(operator.name for operator in self._subtask.chain.operators),
+            index=self._subtask.index,
+            parallelism=self._subtask.chain.parallelism,
+            chunks=tuple(names),
+            size=sum(map(len, cut.blobs)),
+            keeping=cut.keeping,
+        )
+        timing = Timing(cut.alignment_s, cut.pause_s, self._shell.now() - began)
+        return Snapshotted(self._subtask.address, cut.checkpoint, Snapshot(part, cut.prepared, timing))
+
+
+def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Prepared, ...]) -> Snapshot:
+    """The part of a subtask that has finished. Nothing comes to it any more, so it keeps nothing but its splits."""
+    part = SubtaskPart(
+        address=subtask.address,
+        chain=tuple(operator.name for operator in subtask.chain.operators),
+        index=subtask.index,
+        parallelism=subtask.chain.parallelism,
+        is_finished=True,
+        finished_splits=splits,
+    )
+    return Snapshot(part, prepared)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a subtask takes over: `parts` by operator, and what former subtasks have prepared and not published.
+
+    `is_finished`: there is nothing left for it to do but to publish.
+    """
+
+    parts: dict[str, Parts] = field(default_factory=dict)
+    prepared: tuple[Prepared, ...] = ()
+    is_finished: bool = False
+
+
+def restored(storage: Storage, plan: Plan, subtask: Subtask) -> Restored | None:
+    """Read what a subtask takes over; None if the attempt begins at the beginning.
+
+    Raises CheckpointError naming the file that is missing or damaged; StorageError.
+    """
+    metadata = plan.restores
+    if metadata is None:
+        return None
+    share = share_for(metadata, plan, subtask)
+    prepared = prepared_for(subtask, pickle.loads(metadata.prepared))
+    if share.is_finished:
+        return Restored(prepared=prepared, is_finished=True)
+    reader = _Reader(storage.at_run(metadata) if False else storage)
+    count, most = subtask.chain.parallelism, plan.max_parallelism
+    parts = {
+        one.operator: share_of(reader.parts(one), subtask.index, count, most, alike=one.alike)
+        for one in share.operators
+    }
+    return Restored(parts, prepared)
+
+
+class _Reader:
+    """Reads each file once."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._loaded: dict[str, dict[str, tuple[object, ...]]] = {}
+
+    def parts(self, share: OperatorShare) -> list[Parts]:
+        return [self._part(share.operator, part, with_keys=i in share.with_keys) for i, part in enumerate(share.parts)]
+
+    def _part(self, operator: str, part: SubtaskPart, *, with_keys: bool) -> Parts:
+        if part.is_finished:
+            return Parts(splits={split: [FINISHED] for split in part.finished_splits})
+        small, keyed = part.chunks
+        splits, rests, own, lowest = self._load(small)[operator]
+        by_key = self._load(keyed).get(operator, {}) if with_keys else {}
+        return Parts(by_key, splits, rests, own, lowest)
+
+    def _load(self, name: str) -> dict:
+        if name not in self._loaded:
+            blob = unsealed(_PARTS, self._storage.read(name), self._storage.place_of(name))
+            try:
+                self._loaded[name] = pickle.loads(blob)
+            except Exception as error:
+                raise CheckpointError(f"{self._storage.place_of(name)}: cannot be loaded: {error}") from error
+        return self._loaded[name]
