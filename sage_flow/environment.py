@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from sage_flow.errors import PipelineError
+from sage_flow.checkpoint.options import checkpoint_options
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, Executor
 from sage_flow.executors.service_requests import checked_requests
@@ -23,7 +26,7 @@ from sage_flow.plan.queues import JobQueues, new_scope
 from sage_flow.plan.registration import of_class, of_pipeline, service_definition
 from sage_flow.plan.resources import ActorOptionsDict
 from sage_flow.plan.shared_records import SharedRecords
-from sage_flow.restart import NoRestart, RestartStrategy
+from sage_flow.restart import ExponentialDelay, NoRestart, RestartStrategy
 from sage_flow.service import PipelineService
 from sage_flow.streams import DataStream
 from sage_flow.streams.sources import HasSources
@@ -196,6 +199,45 @@ class Environment(HasSources, ABC):
         self._scope, self._queues, self._latest = new_scope(self.name), None, None
 
     # -- running --------------------------------------------------------------------------------------------
+
+    def enable_checkpointing(
+        self,
+        storage: str | os.PathLike[str],
+        *,
+        interval: timedelta = timedelta(seconds=10),
+        timeout: timedelta = timedelta(minutes=10),
+        min_pause: timedelta = timedelta(0),
+        tolerable_failures: int | None = None,
+        keep: int = 3,
+        restore: str | None = None,
+        allow_dropped: bool = False,
+    ) -> None:
+        """Let jobs of this environment make checkpoints, from which they go on after a failure.
+
+        Without `restart=` such a job is restarted by `ExponentialDelay()`. See docs/fault-tolerance.md for what is
+        guaranteed.
+
+        Args:
+            storage: a path or URL; checkpoints are stored below it, by job and run. All processes of the job must reach
+                it: on a cluster of several nodes it is a shared file system or an object store.
+            interval: from the begin of one checkpoint to the begin of the next.
+            timeout: a checkpoint that takes longer is given up. Data goes on.
+            min_pause: from the end of one checkpoint to the begin of the next.
+            tolerable_failures: so many checkpoints in a row may fail; one more ends the attempt. None: any number.
+            keep: complete checkpoints that are kept.
+            restore: "latest": go on with the latest run of this job, if there is one that has not finished. The path of a
+                checkpoint: begin a new run with it. None: begin at the beginning.
+            allow_dropped: restore also if the job does not have an operator any more whose state is stored.
+
+        Raises: PipelineError for a value that makes no sense.
+        """
+        self._options = replace(
+            self._options,
+            checkpoints=checkpoint_options(
+                storage, interval, timeout, min_pause, tolerable_failures, keep, restore, allow_dropped
+            ),
+            restart=ExponentialDelay() if isinstance(self._options.restart, NoRestart) else self._options.restart,
+        )
 
     def explain(self) -> str:
         """Return the plan as text: chains, their parallelism, how records travel between them.

@@ -175,6 +175,16 @@ class JobHandle:
         self._execution.drain()
         return self.wait() if wait else self.status
 
+    def stop(self, *, wait: bool = True) -> JobStatus:
+        """Make a last checkpoint and end with it: `restore="latest"` continues there. Nothing fires early.
+
+        If `wait`, wait until that is done. The status is then STOPPED, or FINISHED if the job came to its end before.
+
+        Raises PipelineError if the job has no checkpoints.
+        """
+        self._execution.stop()
+        return self.wait() if wait else self.status
+
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait for the end and return what the job came to.
 
@@ -230,7 +240,8 @@ class JobHandle:
 
         Rows that were given are forgotten: they are in neither `collected()` nor the result, and do not count for the
         limit on collected rows. So a job without an end can be read in this way. If the job starts again from the
-        beginning, its rows come again.
+        beginning, its rows come again. In a job with checkpoints a row comes when the checkpoint after it is complete,
+        and none comes twice.
 
         >>> from sage_flow import LocalEnvironment
         >>> job = LocalEnvironment("squares")
@@ -254,10 +265,9 @@ class JobHandle:
         while True:
             is_over = self._execution.is_over  # asked before: no row comes behind the end
             taken = self._execution.take_rows(name, attempt, number)
-            if taken.attempt != attempt:
-                attempt, number = taken.attempt, 0
+            attempt = taken.attempt
             if taken.rows:
-                waited_s = 0.0
+                waited_s, number = 0.0, taken.first
                 for row in taken.rows:
                     number += 1
                     yield row

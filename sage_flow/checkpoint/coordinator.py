@@ -4,9 +4,8 @@
       |                                                |
       +--> abort: too late, declined, not stored       +--> once it was tried, nothing aborts it
 
-The participants are the subtasks of the main pipeline and the channels on which rows are collected. A subtask that has
-finished takes part in every later checkpoint with the part that it had at its end; a channel that has ended has passed
-every barrier.
+The participants are the subtasks of the main pipeline, and the driver if it collects rows. A subtask that has finished
+takes part in every later checkpoint with the part that it had at its end.
 
 A checkpoint that fails never stops data: what the subtasks have prepared stays pending, and the next checkpoint names
 it. After each failure the pause until the next one doubles.
@@ -19,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sage_flow.checkpoint.metadata import SubtaskPart
@@ -130,7 +129,6 @@ class _Pending:
     began: float
     stops: bool
     waits_for: dict[int, None]
-    channels: dict[int, None]
     snapshots: dict[int, Snapshot]
     is_recording: bool = False
 
@@ -143,8 +141,7 @@ class CheckpointCoordinator:
         timeout_s: a checkpoint that takes longer is aborted.
         min_pause_s: from the end of one checkpoint to the begin of the next.
         tolerable_failures: failures in a row; one more ends the attempt. None: any number.
-        participants: addresses of the subtasks.
-        channels: those to the driver.
+        participants: addresses of the subtasks, and that of the driver if rows are collected.
         first: the number of the first checkpoint.
         now: seconds.
     """
@@ -156,7 +153,6 @@ class CheckpointCoordinator:
         min_pause_s: float,
         tolerable_failures: int | None,
         participants: Iterable[int],
-        channels: Iterable[int],
         first: int,
         now: float,
     ) -> None:
@@ -165,7 +161,6 @@ class CheckpointCoordinator:
         self._min_pause_s = min_pause_s
         self._tolerable = math.inf if tolerable_failures is None else tolerable_failures
         self._participants = dict.fromkeys(participants)
-        self._open_channels = dict.fromkeys(channels)
         self._next = first
         self._begin_at = now + interval_s
         self._pending: _Pending | None = None
@@ -253,21 +248,6 @@ class CheckpointCoordinator:
         if pending is not None and pending.number == checkpoint and not pending.is_recording:
             yield from self._abort(now, why, address)
 
-    def on_barrier(self, channel: int, checkpoint: int, now: float) -> Iterator[CheckpointDecision]:
-        """All rows before the barrier have come on a collected channel."""
-        pending = self._pending
-        if pending is not None and pending.number == checkpoint and channel in pending.channels:
-            del pending.channels[channel]
-            yield from self._check_complete(now)
-
-    def on_end_of_channel(self, channel: int, now: float) -> Iterator[CheckpointDecision]:
-        """No more rows come on a collected channel."""
-        self._open_channels.pop(channel, None)
-        pending = self._pending
-        if pending is not None and channel in pending.channels:
-            del pending.channels[channel]
-            yield from self._check_complete(now)
-
     def on_recorded(self, checkpoint: int, now: float) -> Iterator[CheckpointDecision]:
         """`Done` is in the log."""
         pending = self._pending
@@ -294,15 +274,13 @@ class CheckpointCoordinator:
     def _begin(self, now: float) -> Iterator[CheckpointDecision]:
         number, self._next = self._next, self._next + 1
         waits_for = {address: None for address in self._participants if address not in self._finished}
-        self._pending = _Pending(
-            number, now, self._stops, waits_for, dict.fromkeys(self._open_channels), dict(self._finished)
-        )
+        self._pending = _Pending(number, now, self._stops, waits_for, dict(self._finished))
         yield Begin(number, self._stops)
         yield from self._check_complete(now)
 
     def _check_complete(self, now: float) -> Iterator[CheckpointDecision]:
         pending = self._pending
-        if pending is None or pending.is_recording or pending.waits_for or pending.channels:
+        if pending is None or pending.is_recording or pending.waits_for:
             return
         pending.is_recording = True
         yield Record(pending.number, tuple(pending.snapshots[address] for address in self._participants))
@@ -332,7 +310,3 @@ class CheckpointCoordinator:
         size = sum(s.part.size for _, s in taken)
         self.records.append(CheckpointRecord(pending.number, pending.began, now - pending.began, size, longest, slowest, why))
         del self.records[:-REMEMBERED]
-
-    def snapshots_of_finished(self) -> dict[int, Any]:
-        """The parts of the subtasks that have finished, by address."""
-        return dict(self._finished)

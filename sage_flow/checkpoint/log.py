@@ -41,6 +41,7 @@ __all__ = [
     "EntryRefused",
     "EntryWritten",
     "FinalEntry",
+    "ForeignCheckpoint",
     "JobEnd",
     "LogHistory",
     "Nonce",
@@ -71,20 +72,32 @@ class FinalEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignCheckpoint:
+    """A checkpoint of another run, or an older one of this: the user has named it. `location` is that of its file."""
+
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptEntry:
     """`attempt` begins from `restores`; None: from the beginning."""
 
     nonce: Nonce
     attempt: int
-    restores: DoneEntry | FinalEntry | None = None
+    restores: DoneEntry | FinalEntry | ForeignCheckpoint | None = None
 
 
 class JobEnd(Enum):
-    """How a job has ended. NOT_PUBLISHED: it has finished, and its output could not be published; no entry says so."""
+    """How a job has ended.
+
+    STOPPED: with a last checkpoint, from which it can go on. NOT_PUBLISHED: it has finished, and its output could not
+    be published; no entry says so.
+    """
 
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    STOPPED = "stopped"
     NOT_PUBLISHED = "not published"
 
 
@@ -132,8 +145,17 @@ class LogHistory:
 
     @property
     def over(self) -> OverEntry | None:
-        """How the job has ended."""
-        return self._last(OverEntry)
+        """How the job has ended; None if an attempt behind that has continued it."""
+        found = {position: entry for position, entry in self.entries.items() if isinstance(entry, OverEntry)}
+        if not found or any(isinstance(e, AttemptEntry) for at, e in self.entries.items() if at > max(found)):
+            return None
+        return found[max(found)]
+
+    @property
+    def foreign(self) -> ForeignCheckpoint | None:
+        """The checkpoint of another run with which this one began."""
+        named = (e.restores for e in self.entries.values() if isinstance(e, AttemptEntry))
+        return next((restores for restores in named if isinstance(restores, ForeignCheckpoint)), None)
 
     def latest_attempt_of(self, leader: str) -> int:
         """The number of the latest attempt that this leader claimed; 0: none."""

@@ -50,6 +50,10 @@ class SubtaskPart:
     """The names of its files, in the folder of the run."""
     size: int
     """Bytes of its chunks."""
+    keeping: tuple[str, ...] = ()
+    """The names of its operators that kept something."""
+    finished_splits: tuple[str, ...] = ()
+    """If it is finished: the splits that its source had read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,15 @@ from sage_flow.errors import CheckpointError, PipelineError
 from sage_flow.plan.graph import Operator, Partitioning
 from sage_flow.plan.physical import Plan, Subtask
 
-__all__ = ["OperatorShare", "SubtaskShare", "check_restore", "places_of", "share_for"]
+__all__ = ["OperatorShare", "RestorePoint", "SubtaskShare", "check_restore", "places_of", "share_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePoint:
+    """The checkpoint from which an attempt begins. `location`: of the run that its files belong to."""
+
+    location: str
+    metadata: CheckpointMetadata
 
 
 @dataclass(frozen=True, slots=True)

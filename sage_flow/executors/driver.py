@@ -20,13 +20,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+from sage_flow.checkpoint.coordinator import Aborted, Begin, CheckpointRecord, Complete, NoMoreCheckpoints
+from sage_flow.checkpoint.options import CheckpointOptions
 from sage_flow.checkpoint.prepared import Prepared
-from sage_flow.errors import CloseTimeout, ProtocolError
-from sage_flow.executors.collected_rows import CollectedRows
+from sage_flow.errors import CheckpointError, CloseTimeout, PipelineError, ProtocolError
+from sage_flow.executors.collected_rows import CollectedRows, RowsCut
+from sage_flow.executors.driver_checkpoints import (
+    AllCommitted,
+    DriverCheckpointDecision,
+    DriverCheckpoints,
+    Recorded,
+)
 from sage_flow.executors.driver_inbox import DriverInbox
 from sage_flow.executors.job_reports import JobReports
 from sage_flow.executors.outside import OutsidePort
@@ -39,11 +48,16 @@ from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import (
     DRIVER,
     OUTSIDE,
+    AbortCheckpoint,
+    BeginCheckpoint,
     Cancel,
+    CheckpointComplete,
     Closing,
     Commit,
+    Committed,
     Control,
     Data,
+    Declined,
     Drain,
     Ended,
     EndService,
@@ -59,12 +73,13 @@ from sage_flow.runtime.messages import (
     Reply,
     Request,
     ServiceOpened,
+    Snapshotted,
 )
 from sage_flow.runtime.opening import OpeningServices
 from sage_flow.runtime.report import PortReport
 from sage_flow.runtime.statistics import CallStatistics
 
-__all__ = ["Driver", "DriverOptions", "WorkersDied"]
+__all__ = ["Driver", "DriverCalls", "DriverOptions", "WorkersDied"]
 
 _log = logging.getLogger("sage_flow")
 
@@ -76,7 +91,7 @@ class DriverOptions:
     `cancel_grace_s`: how long user code may take to return after a cancel before the job ends without it.
     `close_grace_s`: how long it may take to return at the normal end before the job fails.
     `collect_rows`, `collect_bytes`: what one job's `collect` sinks may hold together.
-    `restart`: whether and when a job that has failed starts again.
+    `restart`: whether and when a job that has failed starts again. `checkpoints`: where it then begins.
     """
 
     cancel_grace_s: float = 5.0
@@ -84,6 +99,7 @@ class DriverOptions:
     collect_rows: int = 1_000_000
     collect_bytes: int = 1_000_000_000
     restart: RestartStrategy = field(default_factory=NoRestart)
+    checkpoints: CheckpointOptions | None = None
 
     @property
     def restarts(self) -> bool:
@@ -99,6 +115,26 @@ class WorkersDied:
     error: BaseException
 
 
+@dataclass(frozen=True, slots=True)
+class StopJob:
+    """The user wants a last checkpoint, and the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverCalls:
+    """What a driver asks of the leader of its job.
+
+    `decide` records that the job has finished with what its sinks have prepared; False: it is cancelled. `record`
+    records a checkpoint, from another activation; False: the job is cancelled.
+    """
+
+    decide: Callable[[tuple[Prepared, ...]], bool] = lambda prepared: True
+    record: Callable[[int], bool] = lambda checkpoint: True
+
+
+DriverEvent = Message | WorkersDied | Recorded | StopJob
+
+
 class Driver:
     """The address 0 of a job. `run` is its activation; the other methods may be called from any thread."""
 
@@ -109,9 +145,8 @@ class Driver:
         options: DriverOptions,
         where_stuck: Callable[[int], str] = lambda _: "",
         outside: OutsidePort | None = None,
-        decide: Callable[[tuple[Prepared, ...]], bool] = lambda prepared: True,
+        leader: DriverCalls = DriverCalls(),
     ) -> None:
-        """`decide` records that the job has finished with what its sinks have prepared; False: it is cancelled."""
         self.plan = plan
         self.outside = outside
         self.status = JobStatus.CREATED
@@ -121,16 +156,18 @@ class Driver:
         self._shell = shell
         self._options = options
         self._where_stuck = where_stuck
-        self._decide = decide
+        self._leader = leader
         self._coordinator = Coordinator(plan, restarts=options.restarts)
-        self._inbox: DriverInbox[Message | WorkersDied] = DriverInbox(shell)
+        self._inbox: DriverInbox[DriverEvent] = DriverInbox(shell)
         self.collected = CollectedRows(plan, shell, options.collect_rows, options.collect_bytes)
+        self._checkpoints: DriverCheckpoints | None = None  # made by the driver's activation: it reads the storage
+        self._all_finished: AllFinished | None = None  # while the end waits for a checkpoint that is being recorded
         self._openings = OpeningServices(plan)
         self._ending = EndWatch(options.close_grace_s, [subtask.address for subtask in plan.subtasks])
 
     # -- from any thread ------------------------------------------------------------------------------------
 
-    def deliver(self, message: Message | WorkersDied) -> None:
+    def deliver(self, message: DriverEvent) -> None:
         """Take a message."""
         self._inbox.put(message)
 
@@ -149,6 +186,24 @@ class Driver:
         """Ask the sources to end; the job ends after them."""
         self.deliver(Drain())
 
+    def stop(self) -> None:
+        """Ask for a last checkpoint and the end. Raises PipelineError if the job has no checkpoints."""
+        self.check_can_stop()
+        self.deliver(StopJob())
+
+    def check_can_stop(self) -> None:
+        """Raises PipelineError if the job has no checkpoints."""
+        if self._options.checkpoints is None:
+            raise PipelineError(
+                f"job {self.plan.job!r} has no checkpoints, so it cannot stop with one and go on later: enable them"
+                " (enable_checkpointing), or end it by drain() or cancel()"
+            )
+
+    @property
+    def checkpoint_records(self) -> list[CheckpointRecord]:
+        """Of the latest checkpoints, oldest first."""
+        return [] if self._checkpoints is None else list(self._checkpoints.records)
+
     def now(self) -> float:
         """Seconds of the job's clock."""
         return self._shell.now()
@@ -166,13 +221,39 @@ class Driver:
     def run(self) -> None:
         """Lead the job to its end."""
         self.status = JobStatus.RUNNING
+        self._checkpoints = self._make_checkpoints()
         over = self._obey(self._coordinator.start())
         while not over:
-            messages = self._inbox.take(self._ending.next_look)
+            messages = self._inbox.take(self._next_look)
             over = any(self._obey(self._handle(message)) for message in messages)
-            over = over or self._look_after_ends()
+            over = over or self._look_after_ends() or self._look_after_checkpoints()
 
-    def _handle(self, message: Message | WorkersDied) -> Iterable[Decision]:
+    @property
+    def _next_look(self) -> float:
+        checkpoints = self._checkpoints
+        return self._ending.next_look if checkpoints is None else min(self._ending.next_look, checkpoints.next_look)
+
+    def _make_checkpoints(self) -> DriverCheckpoints | None:
+        options = self._options.checkpoints
+        if options is None or self.plan.publishes is not None:
+            return None
+        return DriverCheckpoints(
+            self.plan,
+            options,
+            self._shell,
+            self.collected,
+            self._leader.record,
+            self.deliver,
+            self._shell.wall_ms,
+        )
+
+    def _look_after_checkpoints(self) -> bool:
+        checkpoints = self._checkpoints
+        if checkpoints is None or self._shell.now() < checkpoints.next_look:
+            return False
+        return self._obey(self._told(checkpoints.on_time()))
+
+    def _handle(self, message: DriverEvent) -> Iterable[Decision]:
         match message:
             case Data():
                 error = self.collected.add(message)
@@ -190,7 +271,20 @@ class Driver:
             case Finished(subtask, report):
                 self._ending.over(subtask)
                 self.reports.note(subtask, report)
-                return self._coordinator.on_finished(message)
+                return chain(self._on_checkpoint_report(message), self._coordinator.on_finished(message))
+            case Snapshotted() | Declined():
+                return self._on_checkpoint_report(message)
+            case Committed(subtask, checkpoint, failure):
+                if failure is None:
+                    self._coordinator.on_committed(subtask, checkpoint)
+                else:
+                    _log.error("what checkpoint %d has prepared could not be published, and is tried again with the"
+                               " next one: %s", checkpoint, failure.text)
+                return self._on_checkpoint_report(message)
+            case Recorded():
+                return self._on_recorded(message)
+            case StopJob():
+                return () if self._checkpoints is None else self._told(self._checkpoints.on_stop())
             case Published(subtask):
                 self._ending.over(subtask)
                 return self._coordinator.on_published(subtask)
@@ -213,11 +307,58 @@ class Driver:
                 for address in addresses:
                     self._ending.over(address)
                 return self._coordinator.on_died(addresses, pack_error(cause))
-            case Control(channel, seq):
-                self.collected.check_sequence(channel, seq)
+            case Control():
+                return self._on_rows(self.collected.on_control(message))
             case _:
                 raise ProtocolError(f"the driver cannot take a {type(message).__name__}")
         return ()
+
+    # -- checkpoints ----------------------------------------------------------------------------------------
+
+    def _on_checkpoint_report(self, report: Snapshotted | Declined | Committed | Finished) -> Iterator[Decision]:
+        if self._checkpoints is not None:
+            yield from self._told(self._checkpoints.on_message(report))
+
+    def _on_rows(self, events: Iterator[RowsCut | tuple[int, Exception]]) -> Iterator[Decision]:
+        for event in events:
+            if not isinstance(event, RowsCut):
+                producer, error = event
+                yield from self._coordinator.on_failed(producer, pack_error(error))
+            elif self._checkpoints is not None:
+                yield from self._told(self._checkpoints.on_rows_cut(event))
+
+    def _on_recorded(self, recorded: Recorded) -> Iterator[Decision]:
+        if self._checkpoints is not None:
+            yield from self._told(self._checkpoints.on_recorded(recorded))
+        waiting, self._all_finished = self._all_finished, None
+        if waiting is not None:
+            yield waiting
+
+    def _told(self, decisions: Iterator[DriverCheckpointDecision]) -> Iterator[Decision]:
+        """Tell the subtasks what was decided about a checkpoint."""
+        for decision in decisions:
+            match decision:
+                case Begin(checkpoint, stops):
+                    yield from self._tell_all(BeginCheckpoint(checkpoint, stops))
+                case Aborted(checkpoint, why):
+                    _log.warning("job %s: checkpoint %d failed: %s", self.plan.job, checkpoint, why)
+                    yield from self._tell_all(AbortCheckpoint(checkpoint))
+                    yield from self._on_rows(self.collected.on_abort(checkpoint))
+                case Complete(checkpoint):
+                    yield from self._tell_all(CheckpointComplete(checkpoint))
+                case NoMoreCheckpoints(failures, why):
+                    error = CheckpointError(
+                        f"{failures} checkpoints of job {self.plan.job!r} in a row have failed, and"
+                        f" {failures - 1} are tolerated (tolerable_failures); the last one: {why}"
+                    )
+                    yield from self._coordinator.on_failed(self.plan.subtasks[0].address, pack_error(error))
+                case AllCommitted(failure):
+                    yield from self._coordinator.on_stopped(failure)
+
+    def _tell_all(self, message: Message) -> Iterator[Decision]:
+        for address in self._coordinator.alive:
+            if self._coordinator.takes_part(address):
+                yield Tell(address, message)
 
     def _obey(self, decisions: Iterable[Decision]) -> bool:
         """Carry out decisions; return whether the job is over."""
@@ -234,9 +375,16 @@ class Driver:
                             self._begin_end([address])
                     self._shell.send(DRIVER, address, message)
                 case AllFinished(prepared):
-                    if self._decide(prepared) and self._obey(self._coordinator.on_decided()):
+                    if self._checkpoints is not None:
+                        self._checkpoints.on_end()
+                        if self._checkpoints.is_recording:
+                            self._all_finished = decision
+                            continue
+                    if self._leader.decide(prepared) and self._obey(self._coordinator.on_decided()):
                         return True
                 case JobEnded(status, failure):
+                    if status is JobStatus.FINISHED:
+                        self.collected.show(None)
                     # Callers outside first: nobody would answer them any more.
                     self._close_outside("it has ended")
                     self.failure = failure

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.driver import Driver, DriverCalls, DriverOptions
 from sage_flow.executors.exchange import Exchange
-from sage_flow.executors.leading import Decide
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.process_shell import ProcessShell
 from sage_flow.executors.supervisor import Supervisor, WorkerProcesses
@@ -35,7 +34,7 @@ class DriverProcess:
     """Driver, port of the callers outside, supervisor, and the exchange that connects them with the worker processes.
 
     `process_of` says which process each subtask is in; `start_s` limits how long one of them may take to connect;
-    `decide` is that of the `Driver`. The other options are those of the `Exchange`.
+    `leader` is that of the `Driver`. The other options are those of the `Exchange`.
     """
 
     def __init__(
@@ -53,14 +52,14 @@ class DriverProcess:
         bind_timeout_s: float | None,
         lease_s: float | None = None,
         start_s: float | None = None,
-        decide: Decide,
+        leader: DriverCalls,
     ) -> None:
         self.process_of = {**process_of, DRIVER: 0, OUTSIDE: 0}
         """The process of every address of the job."""
         transport = LocalTransport()
         self.shell = ProcessShell(0, self.process_of, transport)
         outside = OutsidePort(plan, self.shell)
-        self.driver = Driver(plan, self.shell, options, processes.describe, outside, decide)
+        self.driver = Driver(plan, self.shell, options, processes.describe, outside, leader)
         subtasks: dict[int, list[int]] = {}
         for address, process in process_of.items():
             subtasks.setdefault(process, []).append(address)

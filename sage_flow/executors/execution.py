@@ -118,6 +118,10 @@ class Execution(ABC):
     def drain(self) -> None:
         """Ask the sources to end; the job ends after them. `wait` waits for that."""
 
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask for a last checkpoint and the end; `wait` waits for that. Raises PipelineError without checkpoints."""
+
     @property
     @abstractmethod
     def stuck(self) -> list[str]:
@@ -235,6 +239,13 @@ class LocalExecution(Execution):
     def drain(self) -> None:
         self.driver.drain()
 
+    def stop(self) -> None:
+        self.driver.stop()
+
+    def check_can_stop(self) -> None:
+        """Raises PipelineError if the job has no checkpoints."""
+        self.driver.check_can_stop()
+
     @property
     def stuck(self) -> list[str]:
         return self.driver.stuck
@@ -264,7 +275,7 @@ class LocalExecution(Execution):
         return ServedService(self.outside, self.services[service], TcpAddress(host, port, ssl_context), key)
 
     def collected(self) -> dict[str, list[Any]]:
-        return {name: list(rows) for name, rows in self.driver.collected.rows.items()}
+        return self.driver.collected.rows()
 
     def take_rows(self, name: str, attempt: int, number: int) -> TakenRows:
         return self.driver.collected.take(name, attempt, number)
@@ -316,7 +327,7 @@ class LocalExecution(Execution):
 
 def outcome_of(driver: Driver) -> JobOutcome:
     """Return the outcome of the job of a driver."""
-    return JobOutcome(driver.status, driver.failure, driver.collected.rows, driver.reports.counts(), driver.stuck)
+    return JobOutcome(driver.status, driver.failure, driver.collected.rows(), driver.reports.counts(), driver.stuck)
 
 
 def _ages(report: PortReport) -> list[str]:

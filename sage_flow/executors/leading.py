@@ -13,16 +13,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sage_flow.checkpoint.log import CreateEntry, Entry, FinalEntry, JobEnd, LogHistory, ReadLog
+from sage_flow.checkpoint.log import (
+    CreateEntry,
+    DoneEntry,
+    Entry,
+    FinalEntry,
+    ForeignCheckpoint,
+    JobEnd,
+    LogHistory,
+    ReadLog,
+)
 from sage_flow.checkpoint.prepared import Prepared
-from sage_flow.errors import InternalError, LeaderReplaced, LogUnavailable
+from sage_flow.errors import CheckpointError, InternalError, LeaderReplaced, LogUnavailable
+from sage_flow.executors.driver import DriverCalls
 from sage_flow.executors.execution import JobOutcome
 from sage_flow.executors.shell import Condition
 from sage_flow.runtime.coordinator import JobStatus
-from sage_flow.runtime.failure import PackedError, add_notes
+from sage_flow.runtime.failure import PackedError, add_notes, pack_error
 from sage_flow.runtime.leader import (
     CancelAttempt,
     CommitAll,
+    CompleteCheckpoint,
     JobDecided,
     Leader,
     LeaderDecision,
@@ -31,7 +42,7 @@ from sage_flow.runtime.leader import (
     StepDown,
 )
 
-__all__ = ["FinishedJob", "JobLead", "LedAttempt", "LogStore", "MemoryLog"]
+__all__ = ["FinishedJob", "JobLead", "LedAttempt", "LogStore", "MemoryLog", "NextAttempt"]
 
 _log = logging.getLogger("sage_flow")
 
@@ -88,26 +99,36 @@ class LedAttempt(Protocol):
     def drain(self) -> None:
         """Let its sources end, from any thread."""
 
+    def stop(self) -> None:
+        """Let it make a last checkpoint and end, from any thread."""
+
     @property
-    def may_follow(self) -> bool:
-        """Whether another attempt can run: no code of this one still runs."""
+    def why_last(self) -> str:
+        """Why no other attempt can run, such as that code of this one still does; empty: another one can."""
 
 
-Decide = Callable[[tuple[Prepared, ...]], bool]
+@dataclass(frozen=True)
+class NextAttempt:
+    """An attempt that is to be made: with `finished` it only publishes that, else it begins from `restores`."""
+
+    number: int
+    restores: DoneEntry | ForeignCheckpoint | None
+    finished: FinishedJob | None
+    calls: DriverCalls
 
 
 class JobLead:
     """Leads one job.
 
-    `make(number, finished, decide)` makes an attempt; with `finished` it only publishes that. `on_restart(delay_s,
-    failure)` is called before the job waits for its next attempt.
+    `make(attempt)` makes an attempt; a CheckpointError that it raises ends the job, as the checkpoint will not get
+    better. `on_restart(delay_s, failure)` is called before the job waits for its next attempt.
     """
 
     def __init__(
         self,
         leader: Leader,
         log: LogStore,
-        make: Callable[[int, FinishedJob | None, Decide], LedAttempt],
+        make: Callable[[NextAttempt], LedAttempt],
         condition: Condition,
         now: Callable[[], float],
         on_restart: Callable[[float, PackedError], None] = lambda delay_s, failure: None,
@@ -124,9 +145,10 @@ class JobLead:
         self._attempt: LedAttempt | None = None
         self._handed: deque[LeaderDecision] = deque()  # decisions that `cancel` has led to, for the thread that leads
         self._cancelled: str | None = None
-        self._drains = False
+        self._drains = self._stops = False
         self._finished: FinishedJob | None = None
         self._next: LeaderDecision | None = None
+        self._begun: LedAttempt | PackedError | None = None
         self._last = JobOutcome(JobStatus.CREATED)  # the outcome of the attempt that ran last
 
     @property
@@ -157,13 +179,46 @@ class JobLead:
         if attempt is not None:
             attempt.drain()
 
+    def stop(self) -> None:
+        """Ask for a last checkpoint and the end, also those of a later attempt."""
+        with self._condition.lock:
+            self._stops = True
+            attempt = self._attempt
+        if attempt is not None:
+            attempt.stop()
+
+    # -- an activation that records a checkpoint ------------------------------------------------------------
+
+    def record(self, checkpoint: int) -> bool:
+        """Record a checkpoint of the attempt that runs; False if it is cancelled, or has ended meanwhile.
+
+        Raises LeaderReplaced, or what the log raises.
+        """
+        with self._condition.lock:
+            todo = deque(self._leader.on_checkpoint(checkpoint))
+            mine = self._leader.writes
+        while todo:
+            match todo.popleft():
+                case CompleteCheckpoint():
+                    return True
+                case StepDown(reason):
+                    raise LeaderReplaced(reason)
+                case CreateEntry(position, entry):
+                    self._create(position, entry)
+            history = self._read()
+            with self._condition.lock:
+                if self._leader.writes is not mine:
+                    return False  # the attempt has ended: the thread that leads goes on, by what the log says
+                todo.extend(self._leader.on_read(history))
+        return False
+
     # -- the thread that leads ------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Claim and make the first attempt, so that it can be inspected before it runs. Raises what `make` raises."""
         self._next = self._settled(self._leader.start(self._now()))
         if isinstance(self._next, RunAttempt) and not self._is_published(self._next):
-            self._prepare(self._next)
+            self._begun = self._prepared(self._next)
 
     def lead(self) -> JobOutcome:
         """Lead the job to its end and return its outcome. Raises LeaderReplaced, or an error of the engine."""
@@ -186,15 +241,29 @@ class JobLead:
     def _run(self, run: RunAttempt) -> LeaderDecision | None:
         if self._is_published(run):
             return self._settled(self._leader.on_committed())
-        attempt = self._attempt if self._attempt is not None else self._prepare(run)
+        begun = self._attempt or self._begun or self._prepared(run)
+        self._begun = None
+        if isinstance(begun, PackedError):
+            self._last = JobOutcome(JobStatus.FAILED, begun)
+            why = "the job cannot be restored from its last checkpoint, and an older one would publish rows again"
+            return self._settled(self._leader.on_failed(begun, self._now(), why_last=why))
         try:
-            outcome = attempt.run()
+            outcome = begun.run()
         finally:
             self._attempt = None
         if outcome.status is JobStatus.FINISHED:
             return self._settled(self._leader.on_committed())
         self._last = outcome
-        return self._settled(self._leader.on_failed(outcome.failure, self._now(), may_follow=attempt.may_follow))
+        if outcome.status is JobStatus.STOPPED:
+            return self._settled(self._leader.on_stopped())
+        return self._settled(self._leader.on_failed(outcome.failure, self._now(), why_last=begun.why_last))
+
+    def _prepared(self, run: RunAttempt) -> LedAttempt | PackedError:
+        """Make the attempt; or return the error of its checkpoint."""
+        try:
+            return self._prepare(run)
+        except CheckpointError as error:
+            return pack_error(error)
 
     def _is_published(self, run: RunAttempt) -> bool:
         """Whether the job has finished, and its sinks have prepared nothing."""
@@ -204,12 +273,17 @@ class JobLead:
 
     def _prepare(self, run: RunAttempt) -> LedAttempt:
         """Make the attempt, and pass on a cancel or a drain that came before."""
-        attempt = self._make(run.attempt, self._finished, self._decide)
+        restores = None if isinstance(run.restores, FinalEntry) else run.restores
+        attempt = self._make(
+            NextAttempt(run.attempt, restores, self._finished, DriverCalls(self._decide, self.record))
+        )
         with self._condition.lock:
             self._attempt = attempt
-            cancelled, drains = self._cancelled, self._drains
+            cancelled, drains, stops = self._cancelled, self._drains, self._stops
         if drains:
             attempt.drain()
+        if stops:
+            attempt.stop()
         if cancelled is not None:
             attempt.cancel(cancelled)
         return attempt
@@ -249,6 +323,8 @@ class JobLead:
                     raise InternalError("the log says that the job has finished, and not with what")
                 outcome: JobOutcome = final.handles.outcome
                 return outcome
+            case JobEnd.STOPPED:
+                return replace(self._last, status=JobStatus.STOPPED, failure=None)
             case JobEnd.CANCELLED:
                 return replace(self._last, status=JobStatus.CANCELLED, failure=None)
         failure: PackedError | None = decided.failure

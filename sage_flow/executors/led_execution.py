@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.errors import InternalError
 from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.driver import DriverCalls, DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
-from sage_flow.executors.leading import Decide, FinishedJob, JobLead, MemoryLog
+from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
+from sage_flow.executors.leading import JobLead, LogStore, MemoryLog, NextAttempt
 from sage_flow.executors.shell import Condition
+from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.plan.physical import Plan
 from sage_flow.queues.job_queues import end_job_queues
 from sage_flow.runtime.coordinator import JobStatus
@@ -62,16 +64,21 @@ class LocalAttempt:
     def drain(self) -> None:
         self.execution.drain()
 
+    def stop(self) -> None:
+        self.execution.stop()
+
     @property
-    def may_follow(self) -> bool:
-        return self._ends_stuck or not self.execution.stuck
+    def why_last(self) -> str:
+        may_follow = self._ends_stuck or not self.execution.stuck
+        return "" if may_follow else "code of the failed attempt still runs in this process"
 
 
 def start_led(
-    plan: Plan, options: DriverOptions, start: Callable[[Plan, DriverOptions, Decide], LocalAttempt]
+    plan: Plan, options: DriverOptions, start: Callable[[Plan, DriverOptions, DriverCalls], LocalAttempt]
 ) -> LedExecution:
     """Start the first attempt, and a thread that leads the job to its end. Raises what `start` raises."""
-    job = LedExecution(plan, options, start, BareCondition(), time.monotonic, partial(end_job_queues, plan.queues))
+    on_over = partial(end_job_queues, plan.queues)
+    job = LedExecution(plan, options, start, BareCondition(), time.monotonic, on_over, wall_ms)
     job.begin()
     threading.Thread(target=job.lead, name=f"driver of {plan.job}", daemon=True).start()
     return job
@@ -80,18 +87,23 @@ def start_led(
 class LedExecution(Execution):
     """A job of this process.
 
-    `start(plan, options, decide)` starts an attempt. `on_over` is called before `wait` returns.
+    `start(plan, options, calls)` starts an attempt. `on_over` is called before `wait` returns. `wall_ms`: see `Shell`.
     """
 
     def __init__(
         self,
         plan: Plan,
         options: DriverOptions,
-        start: Callable[[Plan, DriverOptions, Decide], LocalAttempt],
+        start: Callable[[Plan, DriverOptions, DriverCalls], LocalAttempt],
         condition: Condition,
         now: Callable[[], float],
         on_over: Callable[[], None] = lambda: None,
+        wall_ms: Callable[[], int] = lambda: 0,
     ) -> None:
+        self._run: CheckpointedRun | None = None
+        if options.checkpoints is not None:
+            self._run = open_run(options.checkpoints, plan.job, plan.job_id, wall_ms())
+            plan = self._run.plan_for(plan)
         self.plan = plan
         self._job = plan
         self._options = options
@@ -99,7 +111,7 @@ class LedExecution(Execution):
         self._on_over = on_over
         self._condition = condition
         self._now = now
-        self._log = MemoryLog()
+        self._log: LogStore = MemoryLog() if self._run is None else self._run.log
         self._history = options.restart.history()
         self._lead = self._new_lead(None)
         self._current: LocalExecution | None = None
@@ -122,7 +134,12 @@ class LedExecution(Execution):
         self._lead = self._new_lead(lost)
 
     def _new_lead(self, lost: PackedError | None) -> JobLead:
-        leader = Leader(secrets.token_hex(8), self._history, lost=lost)
+        run, name = self._run, secrets.token_hex(8)
+        if run is None:
+            leader = Leader(name, self._history, lost=lost)
+        else:
+            continues = run.continues and lost is None
+            leader = Leader(name, self._history, lost=lost, begins_from=run.begins_from, continues=continues)
         return JobLead(leader, self._log, self._make, self._condition, self._now, self._note_restart)
 
     def lead(self) -> None:
@@ -144,14 +161,18 @@ class LedExecution(Execution):
         finally:
             self._over.set()
 
-    def _make(self, number: int, finished: FinishedJob | None, decide: Decide) -> LocalAttempt:
-        plan = self._job
-        plan = replace(plan, attempt=number) if finished is None else plan.publishing(number, finished.prepared)
-        attempt = self._start(plan, self._options, decide)
+    def _make(self, attempt: NextAttempt) -> LocalAttempt:
+        if attempt.finished is not None:
+            plan = self._job.publishing(attempt.number, attempt.finished.prepared)
+        else:
+            plan = replace(self._job, attempt=attempt.number)
+            if self._run is not None:
+                plan = self._run.restored(plan, attempt.restores)
+        made = self._start(plan, self._options, attempt.calls)
         self._is_restarting = False
-        if finished is None:
-            self._current = attempt.execution
-        return attempt
+        if attempt.finished is None:
+            self._current = made.execution
+        return made
 
     def _note_restart(self, delay_s: float, failure: PackedError) -> None:
         self._is_restarting = True
@@ -197,9 +218,13 @@ class LedExecution(Execution):
     def drain(self) -> None:
         self._lead.drain()
 
+    def stop(self) -> None:
+        self.current.check_can_stop()
+        self._lead.stop()
+
     @property
     def stuck(self) -> list[str]:
-        return self.current.stuck
+        return [] if self._current is None else self._current.stuck
 
     def outcome(self) -> JobOutcome:
         if self.crash is not None:

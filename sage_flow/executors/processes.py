@@ -19,10 +19,9 @@ from functools import partial
 from typing import Final
 
 from sage_flow.errors import InternalError, PipelineError, WorkerDied
-from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.driver import DriverCalls, DriverOptions
 from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
-from sage_flow.executors.leading import Decide
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led
 from sage_flow.executors.supervisor import Supervisor
 from sage_flow.links.address import sockets_in
@@ -75,7 +74,7 @@ class ProcessExecutor:
         """Start the worker processes. Raises PipelineError if the plan cannot be pickled."""
         return start_led(plan, options, self._start_attempt)
 
-    def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
+    def _start_attempt(self, plan: Plan, options: DriverOptions, calls: DriverCalls) -> LocalAttempt:
         payload = pickled_plan(plan)
         process_of = {subtask.address: index % self.workers + 1 for index, subtask in enumerate(plan.subtasks)}
         group = _WorkerGroup(plan, process_of)
@@ -90,7 +89,7 @@ class ProcessExecutor:
             attempt=plan.attempt,
             connect_timeout_s=HANDSHAKE_S,
             bind_timeout_s=None,  # the thread that waits for a process reports its end
-            decide=decide,
+            leader=calls,
         )
         process.start()
         group.start(payload, process)

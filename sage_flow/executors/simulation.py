@@ -24,9 +24,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sage_flow.errors import PipelineError, WorkerDied
-from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.driver import Driver, DriverCalls, DriverOptions
 from sage_flow.executors.execution import JobOutcome, LocalExecution
-from sage_flow.executors.leading import Decide
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt
 from sage_flow.executors.scheduler import Deadlock, Scheduler, SimulatedCondition, VirtualClock
 from sage_flow.executors.shell import record_window
@@ -98,12 +97,13 @@ class SimulatedExecution(LedExecution):
         self,
         plan: Plan,
         options: DriverOptions,
-        start: Callable[[Plan, DriverOptions, Decide], LocalAttempt],
+        start: Callable[[Plan, DriverOptions, DriverCalls], LocalAttempt],
         scheduler: Scheduler,
         seed: int,
     ) -> None:
         on_over = partial(end_job_queues, plan.queues)
-        super().__init__(plan, options, start, SimulatedCondition(scheduler), lambda: scheduler.now, on_over)
+        condition, clock = SimulatedCondition(scheduler), scheduler.clock
+        super().__init__(plan, options, start, condition, lambda: scheduler.now, on_over, clock.wall_ms)
         self._scheduler = scheduler
         self._note = f"simulation with seed {seed}, which gives the same schedule again"
 
@@ -112,6 +112,9 @@ class SimulatedExecution(LedExecution):
 
     def drain(self) -> None:
         self._scheduler.interrupt(super().drain)
+
+    def stop(self) -> None:
+        self._scheduler.interrupt(super().stop)
 
     def outcome(self) -> JobOutcome:
         try:
@@ -156,10 +159,10 @@ class _Simulation:
         except BaseException as error:  # above all a deadlock: `outcome` raises it
             self.job.end(error)
 
-    def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
+    def _start_attempt(self, plan: Plan, options: DriverOptions, calls: DriverCalls) -> LocalAttempt:
         self._scheduler.forget(kept=_DRIVER)
         shell = SimulationShell(self._scheduler, LocalTransport(copies_records=True))
-        driver = self._driver = Driver(plan, shell, options, decide=decide)
+        driver = self._driver = Driver(plan, shell, options, leader=calls)
         deaths = self._executor.deaths if plan.attempt == 1 else ()
         count = self._executor.processes
         processes = SimulatedProcesses(plan, self._scheduler, shell.condition, driver.deliver, count, deaths)

@@ -10,13 +10,15 @@ import pickle
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sage_flow.checkpoint.coordinator import Snapshot, Timing
 from sage_flow.checkpoint.format import sealed, unsealed
 from sage_flow.checkpoint.metadata import SubtaskPart
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.checkpoint.restore import OperatorShare, share_for
-from sage_flow.checkpoint.storage import Storage
+from sage_flow.checkpoint.runs import chunk_name
+from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.errors import CheckpointError, StorageError
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Plan, Subtask, prepared_for
@@ -24,6 +26,7 @@ from sage_flow.runtime.cut import Cut
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import Declined, Failed, Message, Snapshotted
 from sage_flow.runtime.parts import Parts, share_of
+from sage_flow.splits import FINISHED
 
 __all__ = ["Restored", "SnapshotWriter", "finished_part", "restored"]
 
@@ -86,22 +89,22 @@ class SnapshotWriter:
 
     def _stored(self, cut: Cut) -> Snapshotted:
         began = self._shell.now()
-        base = f"chunks/a{self._plan.attempt}-n{cut.checkpoint}-s{self._subtask.address}"
-        names = []
-        for number, blob in enumerate(cut.blobs):
-            self._storage.write(f"{base}-{number}", sealed(_PARTS, blob))
-            names.append(f"{base}-{number}")
+        address = self._subtask.address
+        names = [chunk_name(self._plan.attempt, cut.checkpoint, address, n) for n in range(len(cut.blobs))]
+        for name, blob in zip(names, cut.blobs, strict=True):
+            self._storage.write(name, sealed(_PARTS, blob))
         part = SubtaskPart(
-            address=self._subtask.address,
+            address=address,
             chain=tuple(operator.name for operator in self._subtask.chain.operators),
             index=self._subtask.index,
             parallelism=self._subtask.chain.parallelism,
+            is_finished=False,
             chunks=tuple(names),
             size=sum(map(len, cut.blobs)),
             keeping=cut.keeping,
         )
         timing = Timing(cut.alignment_s, cut.pause_s, self._shell.now() - began)
-        return Snapshotted(self._subtask.address, cut.checkpoint, Snapshot(part, cut.prepared, timing))
+        return Snapshotted(address, cut.checkpoint, Snapshot(part, cut.prepared, timing))
 
 
 def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Prepared, ...]) -> Snapshot:
@@ -112,6 +115,8 @@ def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Pre
         index=subtask.index,
         parallelism=subtask.chain.parallelism,
         is_finished=True,
+        chunks=(),
+        size=0,
         finished_splits=splits,
     )
     return Snapshot(part, prepared)
@@ -129,19 +134,19 @@ class Restored:
     is_finished: bool = False
 
 
-def restored(storage: Storage, plan: Plan, subtask: Subtask) -> Restored | None:
+def restored(plan: Plan, subtask: Subtask) -> Restored | None:
     """Read what a subtask takes over; None if the attempt begins at the beginning.
 
     Raises CheckpointError naming the file that is missing or damaged; StorageError.
     """
-    metadata = plan.restores
-    if metadata is None:
+    point = plan.restores
+    if point is None or subtask.chain.service is not None:
         return None
-    share = share_for(metadata, plan, subtask)
-    prepared = prepared_for(subtask, pickle.loads(metadata.prepared))
+    share = share_for(point.metadata, plan, subtask)
+    prepared = prepared_for(subtask, pickle.loads(point.metadata.prepared))
     if share.is_finished:
         return Restored(prepared=prepared, is_finished=True)
-    reader = _Reader(storage.at_run(metadata) if False else storage)
+    reader = _Reader(open_storage(point.location))
     count, most = subtask.chain.parallelism, plan.max_parallelism
     parts = {
         one.operator: share_of(reader.parts(one), subtask.index, count, most, alike=one.alike)
@@ -155,7 +160,7 @@ class _Reader:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._loaded: dict[str, dict[str, tuple[object, ...]]] = {}
+        self._loaded: dict[str, dict[str, Any]] = {}
 
     def parts(self, share: OperatorShare) -> list[Parts]:
         return [self._part(share.operator, part, with_keys=i in share.with_keys) for i, part in enumerate(share.parts)]
@@ -168,7 +173,7 @@ class _Reader:
         by_key = self._load(keyed).get(operator, {}) if with_keys else {}
         return Parts(by_key, splits, rests, own, lowest)
 
-    def _load(self, name: str) -> dict:
+    def _load(self, name: str) -> dict[str, Any]:
         if name not in self._loaded:
             blob = unsealed(_PARTS, self._storage.read(name), self._storage.place_of(name))
             try:

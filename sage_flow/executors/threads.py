@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from sage_flow.errors import ProtocolError
 from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.driver import Driver, DriverCalls, DriverOptions
 from sage_flow.executors.execution import LocalExecution
-from sage_flow.executors.leading import Decide
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
@@ -156,11 +155,11 @@ class ThreadExecutor:
         """Start the job's threads."""
         return start_led(plan, options, self._start_attempt)
 
-    def _start_attempt(self, plan: Plan, options: DriverOptions, decide: Decide) -> LocalAttempt:
+    def _start_attempt(self, plan: Plan, options: DriverOptions, calls: DriverCalls) -> LocalAttempt:
         transport = LocalTransport(copies_records=self.copies_records)
         shell = ThreadShell(transport)
         outside = OutsidePort(plan, shell, shell.read_at)
-        driver = Driver(plan, shell, options, outside=outside, decide=decide)
+        driver = Driver(plan, shell, options, outside=outside, leader=calls)
         transport.register(DRIVER, driver.deliver)
         transport.register(OUTSIDE, outside.deliver)
         workers = [(subtask, Worker(plan, subtask, shell)) for subtask in plan.subtasks]

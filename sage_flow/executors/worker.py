@@ -6,18 +6,27 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from sage_flow.checkpoint.coordinator import Snapshot
 from sage_flow.checkpoint.prepared import Prepared
+from sage_flow.checkpoint.storage import open_storage
 from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
 from sage_flow.executors.feeder import Feeder
 from sage_flow.executors.port import WorkerPort
 from sage_flow.executors.shell import Shell
+from sage_flow.executors.snapshots import Restored, SnapshotWriter, finished_part, restored
 from sage_flow.plan import kinds
 from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.runtime.cut import Cutter
 from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.messages import (
     DRIVER,
+    AbortCheckpoint,
+    BeginCheckpoint,
+    CheckpointComplete,
     Closing,
     Commit,
+    Committed,
+    Declined,
     Drain,
     Ended,
     Failed,
@@ -34,7 +43,7 @@ from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.publishing import PublishingSubtask
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask
-from sage_flow.runtime.sinks import SubtaskSinks
+from sage_flow.runtime.sinks import LAST, SubtaskSinks
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForMessage, WaitForSource
 
 __all__ = ["Worker"]
@@ -66,6 +75,9 @@ class Worker:
         """The last message to the driver is being sent."""
         self._unit: Unit | None = None
         self._sinks = SubtaskSinks((), subtask.index, lambda error, operator: None)  # until the subtask has its own
+        self._writer: SnapshotWriter | None = None
+        self._only_publishes = plan.publishes is not None  # nothing runs here: an earlier attempt has done it all
+        self._snapshot: Snapshot | None = None  # the part of this subtask once it has finished
         self._next_progress = 0.0
         self._is_told = True  # the driver has the counts, of a fifth of a second ago at most
         self.port.progress_due_s, self.port.tell_progress = self._progress_due_s, self._report_progress
@@ -76,10 +88,11 @@ class Worker:
         try:
             # From now on driver and subtask are connected, and each notices the death of the other.
             self._tell(Progress(self._address, None))
-            if self._plan.publishes is None:
+            if not self._only_publishes:
                 prepared = self._work()
                 called, publishes = self.port.end_requests(), self._sinks.has_at_least_once
-                self._tell(Finished(self._address, self._unit_report(), called, prepared, publishes))
+                report = self._unit_report()
+                self._tell(Finished(self._address, report, called, prepared, publishes, self._snapshot))
             self._await_commit()
         except Crashed:
             return
@@ -91,14 +104,17 @@ class Worker:
             self.port.activations.stop_tasks()
             self._end(self._clean_up())
         else:
-            self._end(_attempt(self._sinks.commit if self._plan.publishes is None else self._publish_only))
+            self._end(_attempt(self._publish if self._only_publishes else self._sinks.commit))
+        finally:
+            if self._writer is not None:
+                self._writer.close()
 
-    def _publish_only(self) -> None:
-        """The job has finished in an earlier attempt: publish what this subtask had prepared then."""
-        prepared = self._plan.prepared_by(self._subtask)
+    def _publish(self) -> None:
+        """Publish what this subtask had prepared in an earlier attempt."""
+        prepared = self._plan.prepared_by(self._subtask) if self._snapshot is None else self._snapshot.prepared
         publishing = PublishingSubtask(self._plan, self._subtask, prepared, self.port.open_queue)
         try:
-            publishing.publish()
+            publishing.publish(prepared)
         finally:
             publishing.close()
 
@@ -115,10 +131,16 @@ class Worker:
             service.close()
             return ()
         else:
-            chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port)
+            before = restored(self._plan, self._subtask)
+            if before is not None and before.is_finished:
+                return self._be_finished(before)
+            chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port, self._cutter())
             self._sinks = chain.sinks
             self.port.given_up_at = chain.given_up_at
             chain.open()
+            if before is not None:
+                chain.restore(before.parts)
+                self._sinks.take_over(before.prepared)
             self._note_open()
             feeder = self._feed(chain)
             try:
@@ -128,8 +150,43 @@ class Worker:
                     feeder.stop()
             self._begin_end()
             prepared = self._sinks.prepare()
+            if self._writer is not None:
+                self._snapshot = finished_part(self._subtask, chain.splits_done(), prepared)
             chain.close()
             return prepared
+
+    def _cutter(self) -> Cutter | None:
+        """What cuts for checkpoints, and stores what was cut; None for a job without."""
+        if self._plan.checkpoints is None or not self._plan.takes_part(self._subtask):
+            return None
+        storage = open_storage(self._plan.checkpoints)
+        writer = self._writer = SnapshotWriter(storage, self._plan, self._subtask, self._shell, self._tell)
+        self._shell.spawn(f"{self._subtask.name} #checkpoints", writer.run)
+        return Cutter(writer.put, self._decline, self._shell.now)
+
+    def _decline(self, checkpoint: int, why: str) -> None:
+        self._tell(Declined(self._address, checkpoint, why))
+
+    def _be_finished(self, before: Restored) -> tuple[Prepared, ...]:
+        """Before the checkpoint this subtask had given all its records: nothing of the user's runs, but its sinks."""
+        ended = ChainSubtask(self._plan, self._subtask, self.port)
+        ended.end_at_once()
+        due = tuple(one for one in before.prepared if one.checkpoint != LAST)
+        left = tuple(one for one in before.prepared if one.checkpoint == LAST)
+        if due:
+            publishing = PublishingSubtask(self._plan, self._subtask, before.prepared, self.port.open_queue)
+            try:
+                publishing.publish(due)
+            finally:
+                publishing.close()
+        self._only_publishes = True
+        self._snapshot = finished_part(self._subtask, (), left)
+        return left
+
+    def _commit_through(self, checkpoint: int) -> None:
+        """A checkpoint is recorded: its sinks publish. What cannot be published stays pending for the next time."""
+        error = _attempt(lambda: self._sinks.commit_through(checkpoint))
+        self._tell(Committed(self._address, checkpoint, None if error is None else pack_error(error)))
 
     def _note_open(self) -> None:
         self.port.opened()
@@ -146,10 +203,16 @@ class Worker:
         idle_s = _FIRST_IDLE_S
         while True:
             for message in self.port.take(timeout_s):
-                if isinstance(message, Drain) and feeder is not None:
-                    self._drain(feeder)  # the source ends after the batches that were read
-                else:
-                    chain.on_message(message)
+                match message:
+                    case Drain() if feeder is not None:
+                        self._drain(feeder)  # the source ends after the batches that were read
+                    case CheckpointComplete(checkpoint):
+                        self._commit_through(checkpoint)
+                    case AbortCheckpoint(checkpoint) if self._writer is not None:
+                        self._writer.drop(checkpoint)
+                        chain.on_message(message)
+                    case _:
+                        chain.on_message(message)
             match chain.advance():
                 case GoOn():
                     timeout_s, idle_s, self._is_told = 0.0, _FIRST_IDLE_S, False
@@ -186,8 +249,10 @@ class Worker:
                     case Publish():
                         self._sinks.publish()
                         self._tell(Published(self._address))
-                    case Drain():
-                        pass  # the source has ended by itself
+                    case CheckpointComplete(checkpoint):
+                        self._commit_through(checkpoint)
+                    case Drain() | BeginCheckpoint() | AbortCheckpoint():
+                        pass  # the source has ended by itself; the end of a subtask is its part in every checkpoint
                     case Request(reply_to, call_id):
                         self._shell.send(self._address, reply_to, Reply(call_id, 0, (), self._too_late()))
                     case _:
@@ -206,7 +271,8 @@ class Worker:
         """After an error or a cancel: close, and remove what the sinks wrote; return the first error of that."""
         if self._unit is None:
             return None
-        errors = [_attempt(self._unit.close), _attempt(self._sinks.take_back)]
+        keeps = self._plan.checkpoints is not None
+        errors = [_attempt(self._unit.close), _attempt(lambda: self._sinks.take_back(keeps_prepared=keeps))]
         return errors[0] or errors[1]
 
     def _end(self, error: BaseException | None) -> None:

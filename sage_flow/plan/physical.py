@@ -14,7 +14,7 @@ from sage_flow.plan.resources import DEFAULT_OPTIONS, ActorOptions
 from sage_flow.plan.shared_records import SharedRecords
 
 if TYPE_CHECKING:
-    from sage_flow.checkpoint.metadata import CheckpointMetadata
+    from sage_flow.checkpoint.restore import RestorePoint
 
 __all__ = ["Channel", "Chain", "Edge", "Plan", "ServicePlan", "Subtask", "prepared_for"]
 
@@ -149,7 +149,7 @@ class Plan:
     attempt: int = 1
     publishes: tuple[Prepared, ...] | None = None
     checkpoints: str | None = None
-    restores: CheckpointMetadata | None = None
+    restores: RestorePoint | None = None
 
     def publishing(self, attempt: int, prepared: tuple[Prepared, ...]) -> Plan:
         """The plan of an attempt that only publishes `prepared`: it has only the subtasks that have prepared some."""

@@ -49,6 +49,11 @@ class BarrierAlignment:
         self._latest = -1  # the newest checkpoint seen
         self._aligning = False
 
+    @property
+    def is_over(self) -> bool:
+        """Every input has ended, or there is none."""
+        return not self._open
+
     def on_barrier(self, channel: int, checkpoint: int) -> Hold | TakeSnapshot | AbandonAndHold | None:
         """None: it is older than the newest one, or its checkpoint was aborted. Raises ProtocolError.
 

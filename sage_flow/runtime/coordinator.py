@@ -40,6 +40,7 @@ class JobStatus(str, Enum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     RESTARTING = "RESTARTING"
+    STOPPED = "STOPPED"
 
     def __str__(self) -> str:
         return self.value
@@ -47,7 +48,7 @@ class JobStatus(str, Enum):
     @property
     def is_final(self) -> bool:
         """Whether the job is over."""
-        return self in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELLED)
+        return self in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ class Coordinator:
         self._failure: Any = None
         self._cancelled: str | None = None
         self._drained = False
-        self._prepared: list[Prepared] = []
+        self._stopped = False
+        self._prepared: dict[int, tuple[Prepared, ...]] = {}  # by address
         self._at_least_once: dict[int, None] = {}  # addresses that publish before the end is recorded
         self._publishing: dict[int, None] | None = None  # at-least-once sinks that still do; None: it has not begun
         self._committing = plan.publishes is not None
@@ -143,7 +145,7 @@ class Coordinator:
         """A subtask has closed and will make no more calls."""
         for replica in finished.called:
             self._callers.setdefault(replica, []).append(finished.subtask)
-        self._prepared.extend(finished.prepared)
+        self._prepared[finished.subtask] = finished.prepared
         if finished.publishes:
             self._at_least_once[finished.subtask] = None
         self._running.pop(finished.subtask, None)
@@ -154,6 +156,23 @@ class Coordinator:
         if self._publishing is not None and address in self._publishing:
             self._publishing.pop(address)
             yield from self._decide()
+
+    def takes_part(self, address: int) -> bool:
+        """Whether a subtask has a part in checkpoints."""
+        return self._service_of[address] is None
+
+    def on_committed(self, address: int, checkpoint: int) -> None:
+        """A subtask has published what it had prepared up to a checkpoint."""
+        left = tuple(p for p in self._prepared.get(address, ()) if not 0 < p.checkpoint <= checkpoint)
+        if address in self._prepared:
+            self._prepared[address] = left
+
+    def on_stopped(self, failure: Any) -> Iterator[Decision]:
+        """The last checkpoint is complete and published; `failure`: not all of it could be published."""
+        if self._failure is None and self._cancelled is None and not self._committing:
+            self._stopped = failure is None
+            self._failure = failure
+            yield from self._cancel_all("the job was stopped with a checkpoint")
 
     def on_decided(self) -> Iterator[Decision]:
         """The leader has recorded that the job has finished."""
@@ -166,7 +185,7 @@ class Coordinator:
     def on_failed(self, address: int, failure: Any) -> Iterator[Decision]:
         """The first failure is the job's; the rest is its consequence."""
         self._running.pop(address, None)
-        if self._failure is None and self._cancelled is None:
+        if self._failure is None and self._cancelled is None and not self._stopped:
             self._failure = failure
             if self._committing:
                 return
@@ -174,7 +193,7 @@ class Coordinator:
 
     def on_cancel(self, reason: str) -> Iterator[Decision]:
         """The user wants the job to end."""
-        if self._failure is None and self._cancelled is None and not self._committing:
+        if self._failure is None and self._cancelled is None and not self._committing and not self._stopped:
             self._cancelled = reason
             yield from self._cancel_all(reason)
 
@@ -189,10 +208,10 @@ class Coordinator:
 
     def on_ended(self, address: int, failure: Any) -> Iterator[Decision]:
         """A subtask's last message. A failure here is one of closing, commit or abort."""
-        if address in self._running and self._failure is None and self._cancelled is None:
+        if address in self._running and self._failure is None and self._cancelled is None and not self._stopped:
             silent = InternalError(f"{self._name(address)} ended without having finished or failed")
             yield from self.on_failed(address, failure or pack_error(silent))
-        if failure is not None and self._failure is None:
+        if failure is not None and self._failure is None and not self._stopped:
             self._failure = failure
         self._running.pop(address, None)
         self._alive.pop(address, None)
@@ -212,10 +231,12 @@ class Coordinator:
     def _status(self) -> JobStatus:
         if self._failure is not None:
             return JobStatus.FAILED
+        if self._stopped:
+            return JobStatus.STOPPED
         return JobStatus.FINISHED if self._cancelled is None else JobStatus.CANCELLED
 
     def _go_on(self) -> Iterator[Decision]:
-        if self._failure is not None or self._cancelled is not None:
+        if self._failure is not None or self._cancelled is not None or self._stopped:
             return
         if not self._running:
             self._publishing = self._at_least_once
@@ -227,7 +248,7 @@ class Coordinator:
 
     def _decide(self) -> Iterator[Decision]:
         if not self._publishing and self._failure is None and self._cancelled is None:
-            yield AllFinished(tuple(self._prepared))
+            yield AllFinished(tuple(one for prepared in self._prepared.values() for one in prepared))
 
     def _end_services(self) -> Iterator[Decision]:
         """End one service that no running one calls, and the next when it has finished.

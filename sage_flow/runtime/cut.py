@@ -28,10 +28,14 @@ __all__ = ["Cut", "Cutter", "packed_parts"]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a subtask gives for a checkpoint. `blobs`: first the parts without keys, then those by key."""
+    """What a subtask gives for a checkpoint.
+
+    `blobs`: first the parts without keys, then those by key. `keeping`: the operators that keep something.
+    """
 
     checkpoint: int
     blobs: tuple[bytes, ...]
+    keeping: tuple[str, ...]
     prepared: tuple[Prepared, ...]
     alignment_s: float
     pause_s: float
@@ -79,12 +83,14 @@ class Cutter:
         now = self._clock()
         self._pass(checkpoint)
         self.has_stopped = self._stops_at == checkpoint
+        kept = parts()
         try:
-            blobs = packed_parts(parts())
+            blobs = packed_parts(kept)
         except CannotBeStored as error:
             self._decline(checkpoint, str(error))
             return
-        self._store(Cut(checkpoint, blobs, prepared, now - began, self._clock() - now))
+        keeping = tuple(name for name, part in kept.items() if part.is_worth_keeping)
+        self._store(Cut(checkpoint, blobs, keeping, prepared, now - began, self._clock() - now))
 
     def _pass(self, checkpoint: int) -> None:
         self._newest = max(self._newest, checkpoint)

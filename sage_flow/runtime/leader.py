@@ -32,6 +32,7 @@ from sage_flow.checkpoint.log import (
     EntryRefused,
     EntryWritten,
     FinalEntry,
+    ForeignCheckpoint,
     JobEnd,
     LogHistory,
     OverEntry,
@@ -58,7 +59,7 @@ class RunAttempt:
     """Run attempt `attempt` from `restores`. Of a `FinalEntry` it only commits: no source is read."""
 
     attempt: int
-    restores: DoneEntry | FinalEntry | None
+    restores: DoneEntry | FinalEntry | ForeignCheckpoint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,8 @@ class Leader:
         commit_delay_s: seconds between them.
         lost: the failure of an earlier leader, if there was one. Unless the job has finished it counts as a failure of
             the job, so the restart strategy decides whether another attempt follows.
+        begins_from: a checkpoint of another run, with which a log without checkpoints begins.
+        continues: the user wants to go on with a job that is over, if it has not finished.
     """
 
     def __init__(
@@ -161,6 +164,9 @@ class Leader:
         commit_tries: int = 5,
         commit_delay_s: float = 1.0,
         lost: Any = None,
+        begins_from: ForeignCheckpoint | None = None,
+        *,
+        continues: bool = False,
     ) -> None:
         self._name = name
         self._history = history
@@ -171,6 +177,8 @@ class Leader:
         self._append: Append | None = None
         self._attempt = 0
         self._predecessor = _Predecessor(lost)
+        self._begins_from = begins_from
+        self._continues = continues
         self._checkpoint = 0  # that is being recorded
         self._finished: tuple[Any] | None = None  # the handles of the end
         self._final: FinalEntry | None = None
@@ -182,6 +190,11 @@ class Leader:
     def attempt(self) -> int:
         """The attempt that was claimed last; 0: none."""
         return self._attempt
+
+    @property
+    def writes(self) -> Append | None:
+        """The entry that is being written; another object for each."""
+        return self._append
 
     @property
     def has_final(self) -> bool:
@@ -209,9 +222,9 @@ class Leader:
         """The log was read. An answer that nobody waits for any more changes nothing."""
         if self._append is None:
             return
-        if history.over is not None:
+        over = history.over
+        if over is not None and not self._goes_on_after(over):
             self._append, self._phase = None, _Phase.ENDED
-            over = history.over
             yield self._decided if self._decided.end is over.end else JobDecided(over.end, over.failure, over.note)
             return
         if self._phase is _Phase.CLOSING and self._decided.end is JobEnd.NOT_PUBLISHED and not self._is_fenced(history):
@@ -229,6 +242,10 @@ class Leader:
                 yield StepDown(f"attempt {history.latest_attempt} of another process has begun")
             case create:
                 yield create
+
+    def _goes_on_after(self, over: OverEntry) -> bool:
+        """Whether an end that is in the log is not the last word, since this leader was told to go on."""
+        return self._continues and self._attempt == 0 and over.end is not JobEnd.FINISHED
 
     def on_checkpoint(self, checkpoint: int) -> Iterator[LeaderDecision]:
         """All parts of a checkpoint are stored."""
@@ -249,23 +266,28 @@ class Leader:
         if self._phase is _Phase.COMMITTING:
             yield from self._end(JobEnd.FINISHED)
 
-    def on_failed(self, failure: Any, now: float, *, may_follow: bool = True) -> Iterator[LeaderDecision]:
+    def on_stopped(self) -> Iterator[LeaderDecision]:
+        """The attempt has ended with a last checkpoint, and all that belongs to it is published."""
+        if self._phase is _Phase.RUNNING:
+            yield from self._end(JobEnd.STOPPED)
+
+    def on_failed(self, failure: Any, now: float, *, why_last: str = "") -> Iterator[LeaderDecision]:
         """The attempt has ended without having finished, or without having published all.
 
-        `now`: seconds, as the restart history counts them. `may_follow`: another attempt can run; False while code of
-        this one still does in the same process.
+        `now`: seconds, as the restart history counts them. `why_last`: why no other attempt can run, such as that code
+        of this one still does in the same process; empty: another one can.
         """
         if self._phase in (_Phase.CLAIMING, _Phase.CLOSING, _Phase.WAITING, _Phase.ENDED):
             return
         if self._phase is _Phase.DECIDING:
             self._failure = failure  # the end may be in the log already: what follows depends on that
         elif self._final is not None:
-            self._commits_left = self._commits_left if may_follow else 0
+            self._commits_left = 0 if why_last else self._commits_left
             yield from self._commit_again(failure)
         elif self._cancelled is not None:
             yield from self._end(JobEnd.CANCELLED)
         else:
-            yield from self._restart(failure, now, may_follow=may_follow)
+            yield from self._restart(failure, now, why_last)
 
     def on_cancel(self, reason: str) -> Iterator[LeaderDecision]:
         """The user wants the job to end. Too late once its end may be in the log."""
@@ -311,9 +333,9 @@ class Leader:
                 return OverEntry(nonce, self._attempt, self._decided.end, self._decided.failure, self._decided.note)
         raise InternalError(f"a leader that is {self._phase.value} writes nothing")
 
-    def _restore_point(self, history: LogHistory) -> DoneEntry | FinalEntry | None:
+    def _restore_point(self, history: LogHistory) -> DoneEntry | FinalEntry | ForeignCheckpoint | None:
         """The end, else the last checkpoint, else the beginning. Never an older one: its sinks may have published."""
-        return history.final or history.done
+        return history.final or history.done or history.foreign or self._begins_from
 
     def _is_fenced(self, history: LogHistory) -> bool:
         mine = history.latest_attempt_of(self._name)
@@ -357,12 +379,12 @@ class Leader:
 
     # -- ends -----------------------------------------------------------------------------------------------
 
-    def _restart(self, failure: Any, now: float, *, may_follow: bool = True) -> Iterator[LeaderDecision]:
+    def _restart(self, failure: Any, now: float, why_last: str = "") -> Iterator[LeaderDecision]:
         decision = self._history.on_failure(now)
         if isinstance(decision, GiveUp):
             yield from self._end(JobEnd.FAILED, failure, decision.reason)
-        elif not may_follow:
-            yield from self._end(JobEnd.FAILED, failure, "code of the failed attempt still runs in this process")
+        elif why_last:
+            yield from self._end(JobEnd.FAILED, failure, why_last)
         else:
             yield from self._wait(decision.delay_s, failure)
 

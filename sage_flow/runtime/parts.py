@@ -56,6 +56,11 @@ class Parts:
                 yield name[1], entries
 
     @property
+    def is_worth_keeping(self) -> bool:
+        """Whether there is anything but the time."""
+        return bool(self.splits or self.rests or any(self.keyed.values()) or any(self.own.values()))
+
+    @property
     def now(self) -> float:
         """The event time of the operator."""
         return self.lowest.get("now", -math.inf)

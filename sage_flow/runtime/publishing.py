@@ -47,8 +47,8 @@ class PublishingSubtask:
         copies = {id(function): own_copy(function, operator) for function in operator.functions}
         return [copy for copy in copies.values() if prepares(copy)]
 
-    def publish(self) -> None:
-        """Open the sinks, remove what is not to be published, publish the rest. Raises what a sink raises."""
+    def publish(self, prepared: Sequence[Prepared]) -> None:
+        """Open the sinks, remove what was prepared and is not known, and publish `prepared`. Raises what a sink does."""
         for member in self._members:
             try:
                 member.sink.open(self._context(member.operator))
@@ -57,7 +57,7 @@ class PublishingSubtask:
                 raise
             self._opened.append(member)
         self._sinks.recover(self._prepared)
-        self._sinks.commit_all(self._prepared)
+        self._sinks.commit_all(prepared)
 
     def close(self) -> None:
         """Close what was opened, and remove what that has begun."""

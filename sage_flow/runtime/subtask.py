@@ -46,7 +46,8 @@ from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.runner import Runner
 from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.watermark import Advance, BecomeIdle
-from sage_flow.splits import WHOLE, SplitSignal
+from sage_flow.split_source import SplitSource
+from sage_flow.splits import FINISHED, WHOLE, SplitSignal
 
 __all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
 
@@ -181,6 +182,16 @@ class ChainSubtask:
         mine = source.splits_read()
         rests = [(WHOLE, rest) for rest in parts.own.get(_REST, ())] if mine is None else list(parts.rests.items())
         self._rests.extend((split, rest) for split, rest in rests if rest and (mine is None or split in mine))
+
+    def end_at_once(self) -> None:
+        """An earlier attempt had given all records: only the readers have to know."""
+        self.runner.broadcast(EndOfInput())
+
+    def splits_done(self) -> tuple[str, ...]:
+        """The splits that a source has read to their ends; called at its own end."""
+        if self.source is None or not isinstance(self._head.functions[0], SplitSource):
+            return ()
+        return tuple(split for split, position in self.source.snapshot().items() if position is FINISHED)
 
     def _cut(self, checkpoint: int) -> None:
         if self._cutter is None:

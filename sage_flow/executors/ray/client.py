@@ -274,7 +274,7 @@ class RayExecution(Execution):
         rows = self._outcome.collected[name]
         del rows[:given]
         self._forgotten[name] = attempt, number
-        return TakenRows(attempt, list(rows))
+        return TakenRows(attempt, list(rows), number)
 
     def subtasks(self) -> list[SubtaskInfo]:
         return self._command(lambda master: master.subtasks.remote()) or []
