@@ -10,8 +10,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from sage_flow.errors import PipelineError
 from sage_flow.checkpoint.options import checkpoint_options
+from sage_flow.errors import PipelineError
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.execution import Execution, Executor
 from sage_flow.executors.service_requests import checked_requests
@@ -225,8 +225,8 @@ class Environment(HasSources, ABC):
             min_pause: from the end of one checkpoint to the begin of the next.
             tolerable_failures: so many checkpoints in a row may fail; one more ends the attempt. None: any number.
             keep: complete checkpoints that are kept.
-            restore: "latest": go on with the latest run of this job, if there is one that has not finished. The path of a
-                checkpoint: begin a new run with it. None: begin at the beginning.
+            restore: "latest": go on with the latest run of this job, if there is one that has not finished. The path of
+                a checkpoint: begin a new run with it. None: begin at the beginning.
             allow_dropped: restore also if the job does not have an operator any more whose state is stored.
 
         Raises: PipelineError for a value that makes no sense.

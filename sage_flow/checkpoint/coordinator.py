@@ -215,7 +215,9 @@ class CheckpointCoordinator:
         """The job ends in another way: no further checkpoint begins. One that is being recorded is completed."""
         self._has_ended = True
 
-    def on_snapshot(self, address: int, checkpoint: int, snapshot: Snapshot, now: float) -> Iterator[CheckpointDecision]:
+    def on_snapshot(
+        self, address: int, checkpoint: int, snapshot: Snapshot, now: float
+    ) -> Iterator[CheckpointDecision]:
         """A subtask has stored its part."""
         pending = self._pending
         if pending is not None and pending.number == checkpoint and address in pending.waits_for:
@@ -308,5 +310,7 @@ class CheckpointCoordinator:
         )
         slowest = taken[-1][0] if address is None and taken else address
         size = sum(s.part.size for _, s in taken)
-        self.records.append(CheckpointRecord(pending.number, pending.began, now - pending.began, size, longest, slowest, why))
+        self.records.append(
+            CheckpointRecord(pending.number, pending.began, now - pending.began, size, longest, slowest, why)
+        )
         del self.records[:-REMEMBERED]

@@ -57,9 +57,7 @@ def share_for(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask) -> Sub
     return SubtaskShare(tuple(known), is_finished)
 
 
-def _share_of_operator(
-    metadata: CheckpointMetadata, plan: Plan, subtask: Subtask, operator: Operator
-) -> OperatorShare:
+def _share_of_operator(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask, operator: Operator) -> OperatorShare:
     parts = sorted((part for part in metadata.parts if operator.name in part.chain), key=lambda part: part.index)
     same = len(parts) == subtask.chain.parallelism
     with_keys = {subtask.index} if same else set(range(len(parts)))

@@ -90,7 +90,9 @@ def open_run(options: CheckpointOptions, job: str, owner: str, now_ms: int) -> C
             _log.info("job %s: nothing is stored below %s, so it begins at the beginning", job, jobs.location)
         elif latest is not None and _can_continue(jobs, latest):
             _log.info(
-                'job %s begins anew; its run %s can be continued instead: restore="latest" (--restore latest)', job, latest
+                'job %s begins anew; its run %s can be continued instead: restore="latest" (--restore latest)',
+                job,
+                latest,
             )
     run.storage.create(mark, b"")
     return run
@@ -110,7 +112,11 @@ def _tell(job: str, run: str, state: RunState) -> None:
     if state is RunState.FINISHED:
         _log.info("job %s: its run %s has finished; nothing is run or published again", job, run)
     elif state is RunState.OPEN:
-        _log.info("job %s continues its run %s, whose end is not recorded; if it still runs elsewhere, it ends there", job, run)
+        _log.info(
+            "job %s continues its run %s, whose end is not recorded; if it still runs elsewhere, it ends there",
+            job,
+            run,
+        )
     else:
         _log.info("job %s continues its run %s, which was %s", job, run, state.value)
 
@@ -121,7 +127,7 @@ def _named(restore: str) -> ForeignCheckpoint:
     folder, _, file = location.rpartition("/checkpoints/")
     if not folder or not file or file not in open_storage(folder).names("checkpoints"):
         raise PipelineError(
-            f"restore={restore!r} names no checkpoint; write \"latest\", or the path of one, such as"
+            f'restore={restore!r} names no checkpoint; write "latest", or the path of one, such as'
             " STORAGE/JOB/RUN/checkpoints/a1-n7 (`sage-flow checkpoints` lists them)"
         )
     return ForeignCheckpoint(location)

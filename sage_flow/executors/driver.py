@@ -79,7 +79,7 @@ from sage_flow.runtime.opening import OpeningServices
 from sage_flow.runtime.report import PortReport
 from sage_flow.runtime.statistics import CallStatistics
 
-__all__ = ["Driver", "DriverCalls", "DriverOptions", "WorkersDied"]
+__all__ = ["Driver", "DriverCalls", "DriverOptions", "WorkersDied", "no_checkpoints"]
 
 _log = logging.getLogger("sage_flow")
 
@@ -105,6 +105,14 @@ class DriverOptions:
     def restarts(self) -> bool:
         """Whether another attempt may follow a failed one; then user code that waits unwinds with JobRestarting."""
         return not isinstance(self.restart, NoRestart)
+
+
+def no_checkpoints(job: str) -> str:
+    """The message for who wants to stop a job that has no checkpoints."""
+    return (
+        f"job {job!r} has no checkpoints, so it cannot stop with one and go on later: enable them"
+        " (enable_checkpointing), or end it by drain() or cancel()"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +202,7 @@ class Driver:
     def check_can_stop(self) -> None:
         """Raises PipelineError if the job has no checkpoints."""
         if self._options.checkpoints is None:
-            raise PipelineError(
-                f"job {self.plan.job!r} has no checkpoints, so it cannot stop with one and go on later: enable them"
-                " (enable_checkpointing), or end it by drain() or cancel()"
-            )
+            raise PipelineError(no_checkpoints(self.plan.job))
 
     @property
     def checkpoint_records(self) -> list[CheckpointRecord]:
@@ -278,8 +283,12 @@ class Driver:
                 if failure is None:
                     self._coordinator.on_committed(subtask, checkpoint)
                 else:
-                    _log.error("what checkpoint %d has prepared could not be published, and is tried again with the"
-                               " next one: %s", checkpoint, failure.text)
+                    _log.error(
+                        "what checkpoint %d has prepared could not be published, and is tried again with the"
+                        " next one: %s",
+                        checkpoint,
+                        failure.text,
+                    )
                 return self._on_checkpoint_report(message)
             case Recorded():
                 return self._on_recorded(message)
@@ -380,11 +389,10 @@ class Driver:
                         if self._checkpoints.is_recording:
                             self._all_finished = decision
                             continue
+                    self.collected.show(None)  # the end is recorded with all rows
                     if self._leader.decide(prepared) and self._obey(self._coordinator.on_decided()):
                         return True
                 case JobEnded(status, failure):
-                    if status is JobStatus.FINISHED:
-                        self.collected.show(None)
                     # Callers outside first: nobody would answer them any more.
                     self._close_outside("it has ended")
                     self.failure = failure

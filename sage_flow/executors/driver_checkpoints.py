@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sage_flow.checkpoint.coordinator import (
@@ -69,7 +70,8 @@ DriverCheckpointDecision = Begin | Aborted | Complete | NoMoreCheckpoints | AllC
 class DriverCheckpoints:
     """Events of the driver in, what it has to tell its subtasks out.
 
-    `record(checkpoint)` writes `Done`; False: the job is cancelled. `deliver` puts a `Recorded` into the driver's inbox.
+    `record(checkpoint)` writes `Done`; False: the job is cancelled. `deliver` puts a `Recorded` into the inbox of the
+    driver.
     """
 
     def __init__(
@@ -186,8 +188,8 @@ class DriverCheckpoints:
                     yield decision
                     if not self._collected.is_empty and (cut := self._collected.cut_of_all(checkpoint)) is not None:
                         yield from self.on_rows_cut(cut)
-                case Record(checkpoint, snapshots):
-                    self._shell.spawn(f"checkpoint {checkpoint}", lambda r=decision: self._store(r))  # type: ignore[misc]
+                case Record():
+                    self._shell.spawn(f"checkpoint {decision.checkpoint}", partial(self._store, decision))
                 case Complete(checkpoint, stops):
                     if not self._collected.is_empty:
                         self._collected.show(self._rows.cuts[checkpoint])

@@ -274,9 +274,7 @@ class JobLead:
     def _prepare(self, run: RunAttempt) -> LedAttempt:
         """Make the attempt, and pass on a cancel or a drain that came before."""
         restores = None if isinstance(run.restores, FinalEntry) else run.restores
-        attempt = self._make(
-            NextAttempt(run.attempt, restores, self._finished, DriverCalls(self._decide, self.record))
-        )
+        attempt = self._make(NextAttempt(run.attempt, restores, self._finished, DriverCalls(self._decide, self.record)))
         with self._condition.lock:
             self._attempt = attempt
             cancelled, drains, stops = self._cancelled, self._drains, self._stops

@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import InternalError
+from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverCalls, DriverOptions
 from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
-from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.leading import JobLead, LogStore, MemoryLog, NextAttempt
 from sage_flow.executors.shell import Condition
 from sage_flow.executors.wall_clock import wall_ms

@@ -310,4 +310,6 @@ def make_operator(
 def make_collect(graph: Graph, given: str | None) -> Operator:
     """Make a collect sink; `given` labels its rows, and is free for an operator. Raises PipelineError."""
     name, label = graph.names_of_rows(given)
-    return Operator(name, kinds.COLLECT, (), (), caller_location(), options={"label": label}, is_named=given is not None)
+    return Operator(
+        name, kinds.COLLECT, (), (), caller_location(), options={"label": label}, is_named=given is not None
+    )

@@ -48,7 +48,7 @@ class PublishingSubtask:
         return [copy for copy in copies.values() if prepares(copy)]
 
     def publish(self, prepared: Sequence[Prepared]) -> None:
-        """Open the sinks, remove what was prepared and is not known, and publish `prepared`. Raises what a sink does."""
+        """Open the sinks, remove what was prepared and is not known, publish `prepared`. Raises what a sink raises."""
         for member in self._members:
             try:
                 member.sink.open(self._context(member.operator))

@@ -7,12 +7,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import InternalError, JobCancelled, PipelineError, WorkerDied
+from sage_flow.executors.driver import DriverCalls
 from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.ray.actors import (
@@ -65,6 +65,8 @@ class Crew:
         self._attempt = attempt
         self._options = options
         self._namespace = namespace
+        self._plan = plan
+        self._run = "" if plan.checkpoints is None else plan.job_id
         pool = options.pool
         specs = pooled_specs(plan, len(pool)) if pool else actor_specs(plan, options.actors)
         self.members = {spec.number: _Member(spec, None) for spec in specs}
@@ -138,6 +140,7 @@ class Crew:
             options = self._options
             limits = options.lease_s, options.start_timeout_s
             part = Assignment(number, self._job_id, self._attempt, *limits, options.search_path, key)
+            part = replace(part, run=self._run, checkpoints=self._plan.checkpoints, restores=self._plan.restores)
             references[number] = member.actor.join.remote(part, spans_nodes, credentials)
         return {number: self._answer(self.members[number], r) for number, r in references.items()}
 
@@ -203,12 +206,12 @@ class Attempt:
         payload: bytes,
         options: JobOptions,
         namespace: str,
-        decide: Callable[[tuple[Prepared, ...]], bool],
+        leader: DriverCalls,
     ) -> None:
         self.number = number = plan.attempt
         self.execution: LocalExecution | None = None
-        self._decide = decide
-        self._drains = False
+        self._leader = leader
+        self._drains = self._stops = False
         self._job_id = job_id
         self._plan = plan
         self._payload = payload
@@ -247,6 +250,14 @@ class Attempt:
         if execution is not None:
             execution.drain()
 
+    def stop(self) -> None:
+        """Let it make a last checkpoint and end, from any thread, whether it has started or not."""
+        with self._lock:
+            self._stops = True
+            execution = self.execution
+        if execution is not None:
+            execution.stop()
+
     def places(self) -> list[tuple[ActorSpec, Place | None]]:
         """Return the actors and their places."""
         return [(member.spec, member.place) for member in self._crew.members.values()]
@@ -272,7 +283,7 @@ class Attempt:
             bind_timeout_s=self._options.start_timeout_s,
             lease_s=self._options.lease_s,
             start_s=self._options.start_timeout_s,
-            decide=self._decide,
+            leader=self._leader,
         )
         own = book.own_endpoint(process.exchange, spans_nodes, credentials)
         endpoints = {0: own, **self._crew.join(key, credentials, spans_nodes=spans_nodes)}
@@ -283,9 +294,11 @@ class Attempt:
         process.shell.spawn("watch of workers", partial(self._crew.watch, partial(self._on_end, process.supervisor)))
         with self._lock:
             self.execution = execution
-            cancelled, drains = self._cancelled, self._drains
+            cancelled, drains, stops = self._cancelled, self._drains, self._stops
         if drains:
             execution.drain()
+        if stops:
+            execution.stop()
         if cancelled is not None:
             execution.cancel(cancelled)
         return execution

@@ -236,6 +236,9 @@ class RayExecution(Execution):
     def drain(self) -> None:
         self._command(lambda master: master.drain.remote())
 
+    def stop(self) -> None:
+        self._command(lambda master: master.stop.remote())
+
     def outcome(self) -> JobOutcome:
         if self._outcome is None:
             raise InternalError(f"the outcome of job {self.id!r} must not be asked for before wait() returned True")

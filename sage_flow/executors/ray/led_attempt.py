@@ -16,8 +16,8 @@ __all__ = ["RayLedAttempt"]
 class RayLedAttempt:
     """`on_running` is called when its actors run. `publishes`: it only publishes what an earlier one has prepared."""
 
-    may_follow = True
-    """The actors are killed at the end of an attempt, so no user code of it still runs."""
+    why_last = ""
+    """The actors are killed at the end of an attempt, so no user code of it still runs, and another one can follow."""
 
     def __init__(self, attempt: Attempt, on_running: Callable[[], None], *, publishes: bool) -> None:
         self._attempt = attempt
@@ -48,3 +48,6 @@ class RayLedAttempt:
 
     def drain(self) -> None:
         self._attempt.drain()
+
+    def stop(self) -> None:
+        self._attempt.stop()

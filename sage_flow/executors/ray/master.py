@@ -21,15 +21,18 @@ from typing import Any, Final
 import ray
 
 from sage_flow.errors import InternalError, LeaderReplaced, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.condition import BareCondition
+from sage_flow.executors.driver import no_checkpoints
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
-from sage_flow.executors.leading import Decide, FinishedJob, JobLead
+from sage_flow.executors.leading import JobLead, LogStore, NextAttempt
 from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.job_log import KeptHistory, RayLog, small
 from sage_flow.executors.ray.led_attempt import RayLedAttempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
 from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
 from sage_flow.executors.subtasks import SWITCH_S
+from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.functions import Sink
 from sage_flow.links.silence import Silence
 from sage_flow.plan import kinds
@@ -79,6 +82,7 @@ class JobMaster:
         self._doors_changed = threading.Condition()
         self._cancelled = self._records.requested_end(job_id, "cancel")
         self._drains = self._records.requested_end(job_id, "drain") is not None
+        self._stops = self._records.requested_end(job_id, "stop") is not None
         self._lead: JobLead | None = None
         self._outcome: JobOutcome | None = None
         self._over = threading.Event()
@@ -127,6 +131,16 @@ class JobMaster:
         if self._lead is not None:
             self._lead.drain()
         self._records.write_requested_end(self._id, "drain")
+
+    def stop(self) -> None:
+        """Make a last checkpoint and end. Raises PipelineError if the job has no checkpoints."""
+        self._loaded.wait()
+        if self._options.driver.checkpoints is None:
+            raise PipelineError(no_checkpoints(self._record.name))
+        self._stops = True
+        if self._lead is not None:
+            self._lead.stop()
+        self._records.write_requested_end(self._id, "stop")
 
     def metrics(self) -> dict[str, Any]:
         """See `JobHandle.metrics`."""
@@ -254,11 +268,20 @@ class JobMaster:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
         self._announce(self._plan)
         history = KeptHistory(self._records, self._id, self._options.driver.restart)
-        leader = Leader(f"{self._id}/{secrets.token_hex(8)}", history, lost=self._failure_of_last_master())
+        name, lost = f"{self._id}/{secrets.token_hex(8)}", self._failure_of_last_master()
+        run: CheckpointedRun | None = None
+        log: LogStore = RayLog(self._records.store, self._id)
+        if self._options.driver.checkpoints is None:
+            leader = Leader(name, history, lost=lost)
+        else:
+            run = open_run(self._options.driver.checkpoints, self._plan.job, self._id, wall_ms())
+            self._plan, log = run.plan_for(self._plan), run.log
+            continues = run.continues and lost is None
+            leader = Leader(name, history, lost=lost, begins_from=run.begins_from, continues=continues)
         lead = JobLead(
             leader,
-            RayLog(self._records.store, self._id),
-            partial(self._make_attempt, payload),
+            log,
+            partial(self._make_attempt, payload, run),
             BareCondition(),
             history.now,
             self._note_restart,
@@ -269,20 +292,25 @@ class JobMaster:
             lead.cancel(self._cancelled)
         if self._drains:
             lead.drain()
+        if self._stops:
+            lead.stop()
         return lead.lead()
 
-    def _make_attempt(self, payload: bytes, number: int, finished: FinishedJob | None, decide: Decide) -> RayLedAttempt:
+    def _make_attempt(self, payload: bytes, run: CheckpointedRun | None, attempt: NextAttempt) -> RayLedAttempt:
         if self._plan is None:
             raise InternalError("an attempt of a plan that is not loaded")
-        self._record = replace(self._record, attempt=number)
-        plan = replace(self._plan, attempt=number)
-        if finished is not None:
-            plan = self._plan.publishing(number, finished.prepared)
+        self._record = replace(self._record, attempt=attempt.number)
+        publishes = attempt.finished is not None
+        if attempt.finished is not None:
+            plan = self._plan.publishing(attempt.number, attempt.finished.prepared)
             payload = by_value.dumps(plan)
-        attempt = Attempt(self._id, plan, payload, self._options, self._namespace, decide)
-        self._attempt = attempt
-        on_running = partial(self._open, attempt, publishes=finished is not None)
-        return RayLedAttempt(attempt, on_running, publishes=finished is not None)
+        else:
+            plan = replace(self._plan, attempt=attempt.number)
+            if run is not None:
+                plan = run.restored(plan, attempt.restores)
+        made = Attempt(self._id, plan, payload, self._options, self._namespace, attempt.calls)
+        self._attempt = made
+        return RayLedAttempt(made, partial(self._open, made, publishes=publishes), publishes=publishes)
 
     def _open(self, attempt: Attempt, *, publishes: bool) -> None:
         """The attempt runs: let its services be called."""
@@ -329,7 +357,8 @@ class JobMaster:
             return
         operators = [operator for chain in plan.chains for operator in chain.operators]
         sinks = [o.name for o in operators if o.kind in _AT_LEAST_ONCE and not _is_exactly_once(o.functions[0])]
-        _log.info("job %s restarts by %s, each time from the beginning", self._id, self._options.driver.restart)
+        where = "the beginning" if self._options.driver.checkpoints is None else "its last checkpoint"
+        _log.info("job %s restarts by %s, each time from %s", self._id, self._options.driver.restart, where)
         if sinks:
             _log.warning(
                 "job %s: these sinks are at-least-once; a restart writes duplicate rows: %s", self._id, ", ".join(sinks)

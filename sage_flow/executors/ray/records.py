@@ -44,7 +44,7 @@ SMALL_OUTCOME: Final = 1 << 20
 REMEMBERED: Final = 200
 """The number of ended jobs whose records are kept."""
 
-RequestedEnd = Literal["cancel", "drain"]
+RequestedEnd = Literal["cancel", "drain", "stop"]
 """How a job was asked to end."""
 
 

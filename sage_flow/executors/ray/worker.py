@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sage_flow.checkpoint.restore import RestorePoint
 from sage_flow.errors import InternalError
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.ray.search_path import SearchPath
@@ -22,7 +23,10 @@ _FENCED = 70
 
 @dataclass(frozen=True)
 class Assignment:
-    """The part of one process in an attempt. The key travels through Ray only, and is in no repr."""
+    """The part of one process in an attempt. The key travels through Ray only, and is in no repr.
+
+    Of a job with checkpoints: the name of its run, where that is stored, and where the attempt begins.
+    """
 
     process: int
     job: str
@@ -31,6 +35,9 @@ class Assignment:
     start_timeout_s: float
     search_path: SearchPath = field(repr=False)
     key: bytes = field(repr=False)
+    run: str = ""
+    checkpoints: str | None = None
+    restores: RestorePoint | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,14 @@ class WorkerActor:
             loaded = process.load(lambda: pickle.loads(plan), process_of, where)
         except BaseException:
             return  # `load` has told the master
-        process.run(replace(loaded, job_id=assignment.job, attempt=assignment.attempt), process_of)
+        begun = replace(
+            loaded,
+            job_id=assignment.run or assignment.job,
+            attempt=assignment.attempt,
+            checkpoints=assignment.checkpoints,
+            restores=assignment.restores,
+        )
+        process.run(begun, process_of)
 
     def _on_driver_lost(self, reason: str) -> None:
         print(f"{self._label}: lost the job master ({reason}), this process ends", file=sys.stderr, flush=True)
