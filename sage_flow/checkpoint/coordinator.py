@@ -33,8 +33,8 @@ __all__ = [
     "Complete",
     "NoMoreCheckpoints",
     "Record",
-    "Snapshot",
-    "Timing",
+    "StoredPart",
+    "CutTimes",
 ]
 
 _LONGEST_BACK_OFF_S = 60.0
@@ -45,7 +45,7 @@ REMEMBERED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class CutTimes:
     """How long it took a subtask: from its first barrier to the cut, the cut itself, and until all was stored; in s."""
 
     alignment_s: float = 0.0
@@ -54,12 +54,12 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StoredPart:
     """What one subtask has stored: its part, and all that its sinks have prepared and not published."""
 
     part: SubtaskPart
     prepared: tuple[Prepared, ...] = ()
-    timing: Timing = Timing()
+    timing: CutTimes = CutTimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class CheckpointRecord:
     began: float
     took_s: float
     size: int = 0
-    timing: Timing = Timing()
+    timing: CutTimes = CutTimes()
     slowest: int | None = None
     why: str | None = None
 
@@ -91,7 +91,7 @@ class Record:
     """All parts are stored: store the metadata and write `Done`. Then call `on_recorded` or `on_not_recorded`."""
 
     checkpoint: int
-    snapshots: tuple[Snapshot, ...]
+    snapshots: tuple[StoredPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class _Pending:
     began: float
     stops: bool
     waits_for: dict[int, None]
-    snapshots: dict[int, Snapshot]
+    snapshots: dict[int, StoredPart]
     is_recording: bool = False
 
 
@@ -164,7 +164,7 @@ class CheckpointCoordinator:
         self._next = first
         self._begin_at = now + interval_s
         self._pending: _Pending | None = None
-        self._finished: dict[int, Snapshot] = {}
+        self._finished: dict[int, StoredPart] = {}
         self._in_a_row = 0
         self._longest_s = 0.0
         self._stops = False
@@ -216,7 +216,7 @@ class CheckpointCoordinator:
         self._has_ended = True
 
     def on_snapshot(
-        self, address: int, checkpoint: int, snapshot: Snapshot, now: float
+        self, address: int, checkpoint: int, snapshot: StoredPart, now: float
     ) -> Iterator[CheckpointDecision]:
         """A subtask has stored its part."""
         pending = self._pending
@@ -225,7 +225,7 @@ class CheckpointCoordinator:
             del pending.waits_for[address]
             yield from self._check_complete(now)
 
-    def on_finished(self, address: int, snapshot: Snapshot, now: float) -> Iterator[CheckpointDecision]:
+    def on_finished(self, address: int, snapshot: StoredPart, now: float) -> Iterator[CheckpointDecision]:
         """A subtask has finished; `snapshot` is its part from now on."""
         if address not in self._participants:
             return
@@ -303,7 +303,7 @@ class CheckpointCoordinator:
 
     def _note(self, pending: _Pending, now: float, why: str | None = None, address: int | None = None) -> None:
         taken = list(pending.snapshots.items())
-        longest = Timing(
+        longest = CutTimes(
             max((s.timing.alignment_s for _, s in taken), default=0.0),
             max((s.timing.pause_s for _, s in taken), default=0.0),
             max((s.timing.stored_s for _, s in taken), default=0.0),

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sage_flow.checkpoint.log import DoneEntry, ForeignCheckpoint
 from sage_flow.checkpoint.metadata import CheckpointMetadata
@@ -20,6 +21,8 @@ from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.checkpoint.stored_log import StoredLog
 from sage_flow.errors import CheckpointError, PipelineError
 from sage_flow.plan.physical import Plan
+from sage_flow.restart import RestartHistory
+from sage_flow.runtime.leader import Leader
 
 __all__ = ["CheckpointedRun", "open_run"]
 
@@ -39,6 +42,11 @@ class CheckpointedRun:
     continues: bool = False
     begins_from: ForeignCheckpoint | None = None
     allow_dropped: bool = False
+
+    def leader(self, name: str, history: RestartHistory, lost: Any) -> Leader:
+        """A leader of this name, which begins the run or goes on with it. `lost`: see `Leader`."""
+        continues = self.continues and lost is None
+        return Leader(name, history, lost=lost, begins_from=self.begins_from, continues=continues)
 
     def plan_for(self, plan: Plan) -> Plan:
         """The plan as it runs in this run: the names of temporary files and of checkpoints carry that of the run."""

@@ -60,7 +60,6 @@ class CollectedRows:
         self._rows: dict[str, list[Any]] = {o.label: [] for o in operators if o.kind is kinds.COLLECT}
         self._firsts = dict.fromkeys(self._rows, 0)  # the number of the first row that is still there
         self._shown: dict[str, int] | None = None if plan.checkpoints is None else dict.fromkeys(self._rows, 0)
-        self._epoch = plan.attempt if plan.checkpoints is None else 1
         self._lock = threading.Lock()
         self._count = self._size = 0
         self._channels = {c.id: c for c in plan.channels if c.edge.target == DRIVER_CHAIN}
@@ -221,15 +220,16 @@ class CollectedRows:
         if name not in self._rows:
             known = ", ".join(map(repr, self._rows)) or "none"
             raise PipelineError(f"no collect sink has the name {name!r}; there are: {known}")
+        epoch = self._plan.attempt if self._plan.checkpoints is None else 1
         with self._lock:
             rows = self._rows[name]
-            given = number - self._firsts[name] if attempt == self._epoch else 0
+            given = number - self._firsts[name] if attempt == epoch else 0
             if given > 0:
                 self._size -= int(self._size * given / self._count)
                 self._count -= given
                 self._firsts[name] = number
                 del rows[:given]
-            return TakenRows(self._epoch, self._visible(name)[:_MOST_TAKEN], self._firsts[name])
+            return TakenRows(epoch, self._visible(name)[:_MOST_TAKEN], self._firsts[name])
 
 
 def _estimated_size(records: list[Any]) -> int:

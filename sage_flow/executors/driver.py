@@ -20,19 +20,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from sage_flow.checkpoint.coordinator import Aborted, Begin, CheckpointRecord, Complete, NoMoreCheckpoints
 from sage_flow.checkpoint.options import CheckpointOptions
-from sage_flow.checkpoint.prepared import Prepared
-from sage_flow.errors import CheckpointError, CloseTimeout, PipelineError, ProtocolError
-from sage_flow.executors.collected_rows import CollectedRows, RowsCut
+from sage_flow.errors import CloseTimeout, ProtocolError
+from sage_flow.executors.collected_rows import CollectedRows
 from sage_flow.executors.driver_checkpoints import (
-    AllCommitted,
-    DriverCheckpointDecision,
+    WITHOUT_LEADER,
+    DriverCalls,
     DriverCheckpoints,
     Recorded,
 )
@@ -48,10 +46,7 @@ from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import (
     DRIVER,
     OUTSIDE,
-    AbortCheckpoint,
-    BeginCheckpoint,
     Cancel,
-    CheckpointComplete,
     Closing,
     Commit,
     Committed,
@@ -79,7 +74,7 @@ from sage_flow.runtime.opening import OpeningServices
 from sage_flow.runtime.report import PortReport
 from sage_flow.runtime.statistics import CallStatistics
 
-__all__ = ["Driver", "DriverCalls", "DriverOptions", "WorkersDied", "no_checkpoints"]
+__all__ = ["Driver", "DriverOptions", "WorkersDied"]
 
 _log = logging.getLogger("sage_flow")
 
@@ -107,14 +102,6 @@ class DriverOptions:
         return not isinstance(self.restart, NoRestart)
 
 
-def no_checkpoints(job: str) -> str:
-    """The message for who wants to stop a job that has no checkpoints."""
-    return (
-        f"job {job!r} has no checkpoints, so it cannot stop with one and go on later: enable them"
-        " (enable_checkpointing), or end it by drain() or cancel()"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class WorkersDied:
     """From the supervisor: the process of these subtasks is dead."""
@@ -126,18 +113,6 @@ class WorkersDied:
 @dataclass(frozen=True, slots=True)
 class StopJob:
     """The user wants a last checkpoint, and the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class DriverCalls:
-    """What a driver asks of the leader of its job.
-
-    `decide` records that the job has finished with what its sinks have prepared; False: it is cancelled. `record`
-    records a checkpoint, from another activation; False: the job is cancelled.
-    """
-
-    decide: Callable[[tuple[Prepared, ...]], bool] = lambda prepared: True
-    record: Callable[[int], bool] = lambda checkpoint: True
 
 
 DriverEvent = Message | WorkersDied | Recorded | StopJob
@@ -153,7 +128,7 @@ class Driver:
         options: DriverOptions,
         where_stuck: Callable[[int], str] = lambda _: "",
         outside: OutsidePort | None = None,
-        leader: DriverCalls = DriverCalls(),
+        leader: DriverCalls = WITHOUT_LEADER,
     ) -> None:
         self.plan = plan
         self.outside = outside
@@ -164,12 +139,12 @@ class Driver:
         self._shell = shell
         self._options = options
         self._where_stuck = where_stuck
-        self._leader = leader
         self._coordinator = Coordinator(plan, restarts=options.restarts)
         self._inbox: DriverInbox[DriverEvent] = DriverInbox(shell)
         self.collected = CollectedRows(plan, shell, options.collect_rows, options.collect_bytes)
-        self._checkpoints: DriverCheckpoints | None = None  # made by the driver's activation: it reads the storage
-        self._all_finished: AllFinished | None = None  # while the end waits for a checkpoint that is being recorded
+        self.checkpoints = DriverCheckpoints(
+            plan, options.checkpoints, shell, self._coordinator, self.collected, leader, self.deliver
+        )
         self._openings = OpeningServices(plan)
         self._ending = EndWatch(options.close_grace_s, [subtask.address for subtask in plan.subtasks])
 
@@ -196,18 +171,8 @@ class Driver:
 
     def stop(self) -> None:
         """Ask for a last checkpoint and the end. Raises PipelineError if the job has no checkpoints."""
-        self.check_can_stop()
+        self.checkpoints.check_can_stop()
         self.deliver(StopJob())
-
-    def check_can_stop(self) -> None:
-        """Raises PipelineError if the job has no checkpoints."""
-        if self._options.checkpoints is None:
-            raise PipelineError(no_checkpoints(self.plan.job))
-
-    @property
-    def checkpoint_records(self) -> list[CheckpointRecord]:
-        """Of the latest checkpoints, oldest first."""
-        return [] if self._checkpoints is None else list(self._checkpoints.records)
 
     def now(self) -> float:
         """Seconds of the job's clock."""
@@ -226,37 +191,12 @@ class Driver:
     def run(self) -> None:
         """Lead the job to its end."""
         self.status = JobStatus.RUNNING
-        self._checkpoints = self._make_checkpoints()
+        self.checkpoints.begin()
         over = self._obey(self._coordinator.start())
         while not over:
-            messages = self._inbox.take(self._next_look)
+            messages = self._inbox.take(min(self._ending.next_look, self.checkpoints.next_look))
             over = any(self._obey(self._handle(message)) for message in messages)
-            over = over or self._look_after_ends() or self._look_after_checkpoints()
-
-    @property
-    def _next_look(self) -> float:
-        checkpoints = self._checkpoints
-        return self._ending.next_look if checkpoints is None else min(self._ending.next_look, checkpoints.next_look)
-
-    def _make_checkpoints(self) -> DriverCheckpoints | None:
-        options = self._options.checkpoints
-        if options is None or self.plan.publishes is not None:
-            return None
-        return DriverCheckpoints(
-            self.plan,
-            options,
-            self._shell,
-            self.collected,
-            self._leader.record,
-            self.deliver,
-            self._shell.wall_ms,
-        )
-
-    def _look_after_checkpoints(self) -> bool:
-        checkpoints = self._checkpoints
-        if checkpoints is None or self._shell.now() < checkpoints.next_look:
-            return False
-        return self._obey(self._told(checkpoints.on_time()))
+            over = over or self._look_after_ends() or self._obey(self.checkpoints.on_time())
 
     def _handle(self, message: DriverEvent) -> Iterable[Decision]:
         match message:
@@ -276,24 +216,13 @@ class Driver:
             case Finished(subtask, report):
                 self._ending.over(subtask)
                 self.reports.note(subtask, report)
-                return chain(self._on_checkpoint_report(message), self._coordinator.on_finished(message))
-            case Snapshotted() | Declined():
-                return self._on_checkpoint_report(message)
-            case Committed(subtask, checkpoint, failure):
-                if failure is None:
-                    self._coordinator.on_committed(subtask, checkpoint)
-                else:
-                    _log.error(
-                        "what checkpoint %d has prepared could not be published, and is tried again with the"
-                        " next one: %s",
-                        checkpoint,
-                        failure.text,
-                    )
-                return self._on_checkpoint_report(message)
+                return chain(self.checkpoints.on_message(message), self._coordinator.on_finished(message))
+            case Snapshotted() | Declined() | Committed():
+                return self.checkpoints.on_message(message)
             case Recorded():
-                return self._on_recorded(message)
+                return self.checkpoints.on_recorded(message)
             case StopJob():
-                return () if self._checkpoints is None else self._told(self._checkpoints.on_stop())
+                return self.checkpoints.on_stop()
             case Published(subtask):
                 self._ending.over(subtask)
                 return self._coordinator.on_published(subtask)
@@ -317,57 +246,10 @@ class Driver:
                     self._ending.over(address)
                 return self._coordinator.on_died(addresses, pack_error(cause))
             case Control():
-                return self._on_rows(self.collected.on_control(message))
+                return self.checkpoints.on_control(message)
             case _:
                 raise ProtocolError(f"the driver cannot take a {type(message).__name__}")
         return ()
-
-    # -- checkpoints ----------------------------------------------------------------------------------------
-
-    def _on_checkpoint_report(self, report: Snapshotted | Declined | Committed | Finished) -> Iterator[Decision]:
-        if self._checkpoints is not None:
-            yield from self._told(self._checkpoints.on_message(report))
-
-    def _on_rows(self, events: Iterator[RowsCut | tuple[int, Exception]]) -> Iterator[Decision]:
-        for event in events:
-            if not isinstance(event, RowsCut):
-                producer, error = event
-                yield from self._coordinator.on_failed(producer, pack_error(error))
-            elif self._checkpoints is not None:
-                yield from self._told(self._checkpoints.on_rows_cut(event))
-
-    def _on_recorded(self, recorded: Recorded) -> Iterator[Decision]:
-        if self._checkpoints is not None:
-            yield from self._told(self._checkpoints.on_recorded(recorded))
-        waiting, self._all_finished = self._all_finished, None
-        if waiting is not None:
-            yield waiting
-
-    def _told(self, decisions: Iterator[DriverCheckpointDecision]) -> Iterator[Decision]:
-        """Tell the subtasks what was decided about a checkpoint."""
-        for decision in decisions:
-            match decision:
-                case Begin(checkpoint, stops):
-                    yield from self._tell_all(BeginCheckpoint(checkpoint, stops))
-                case Aborted(checkpoint, why):
-                    _log.warning("job %s: checkpoint %d failed: %s", self.plan.job, checkpoint, why)
-                    yield from self._tell_all(AbortCheckpoint(checkpoint))
-                    yield from self._on_rows(self.collected.on_abort(checkpoint))
-                case Complete(checkpoint):
-                    yield from self._tell_all(CheckpointComplete(checkpoint))
-                case NoMoreCheckpoints(failures, why):
-                    error = CheckpointError(
-                        f"{failures} checkpoints of job {self.plan.job!r} in a row have failed, and"
-                        f" {failures - 1} are tolerated (tolerable_failures); the last one: {why}"
-                    )
-                    yield from self._coordinator.on_failed(self.plan.subtasks[0].address, pack_error(error))
-                case AllCommitted(failure):
-                    yield from self._coordinator.on_stopped(failure)
-
-    def _tell_all(self, message: Message) -> Iterator[Decision]:
-        for address in self._coordinator.alive:
-            if self._coordinator.takes_part(address):
-                yield Tell(address, message)
 
     def _obey(self, decisions: Iterable[Decision]) -> bool:
         """Carry out decisions; return whether the job is over."""
@@ -383,14 +265,8 @@ class Driver:
                         case Commit() | Publish():
                             self._begin_end([address])
                     self._shell.send(DRIVER, address, message)
-                case AllFinished(prepared):
-                    if self._checkpoints is not None:
-                        self._checkpoints.on_end()
-                        if self._checkpoints.is_recording:
-                            self._all_finished = decision
-                            continue
-                    self.collected.show(None)  # the end is recorded with all rows
-                    if self._leader.decide(prepared) and self._obey(self._coordinator.on_decided()):
+                case AllFinished():
+                    if self.checkpoints.decide(decision) and self._obey(self._coordinator.on_decided()):
                         return True
                 case JobEnded(status, failure):
                     # Callers outside first: nobody would answer them any more.

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.driver import Driver, DriverCalls, DriverOptions
+from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.process_shell import ProcessShell

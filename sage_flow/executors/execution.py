@@ -242,10 +242,6 @@ class LocalExecution(Execution):
     def stop(self) -> None:
         self.driver.stop()
 
-    def check_can_stop(self) -> None:
-        """Raises PipelineError if the job has no checkpoints."""
-        self.driver.check_can_stop()
-
     @property
     def stuck(self) -> list[str]:
         return self.driver.stuck

@@ -25,7 +25,7 @@ from sage_flow.checkpoint.log import (
 )
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import CheckpointError, InternalError, LeaderReplaced, LogUnavailable
-from sage_flow.executors.driver import DriverCalls
+from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import JobOutcome
 from sage_flow.executors.shell import Condition
 from sage_flow.runtime.coordinator import JobStatus
@@ -117,6 +117,15 @@ class NextAttempt:
     calls: DriverCalls
 
 
+@dataclass(slots=True)
+class _Asked:
+    """How the job was asked to end. `cancelled` is the reason."""
+
+    cancelled: str | None = None
+    drains: bool = False
+    stops: bool = False
+
+
 class JobLead:
     """Leads one job.
 
@@ -144,8 +153,7 @@ class JobLead:
         self._kept = kept
         self._attempt: LedAttempt | None = None
         self._handed: deque[LeaderDecision] = deque()  # decisions that `cancel` has led to, for the thread that leads
-        self._cancelled: str | None = None
-        self._drains = self._stops = False
+        self._asked = _Asked()
         self._finished: FinishedJob | None = None
         self._next: LeaderDecision | None = None
         self._begun: LedAttempt | PackedError | None = None
@@ -163,10 +171,10 @@ class JobLead:
         with self._condition.lock:
             for decision in self._leader.on_cancel(reason):
                 if isinstance(decision, CancelAttempt):
-                    self._cancelled = reason
+                    self._asked.cancelled = reason
                 else:
                     self._handed.append(decision)
-            attempt = self._attempt if self._cancelled is not None else None
+            attempt = self._attempt if self._asked.cancelled is not None else None
             self._condition.notify_all()
         if attempt is not None:
             attempt.cancel(reason)
@@ -174,7 +182,7 @@ class JobLead:
     def drain(self) -> None:
         """Let the sources end, also those of a later attempt."""
         with self._condition.lock:
-            self._drains = True
+            self._asked.drains = True
             attempt = self._attempt
         if attempt is not None:
             attempt.drain()
@@ -182,7 +190,7 @@ class JobLead:
     def stop(self) -> None:
         """Ask for a last checkpoint and the end, also those of a later attempt."""
         with self._condition.lock:
-            self._stops = True
+            self._asked.stops = True
             attempt = self._attempt
         if attempt is not None:
             attempt.stop()
@@ -277,13 +285,13 @@ class JobLead:
         attempt = self._make(NextAttempt(run.attempt, restores, self._finished, DriverCalls(self._decide, self.record)))
         with self._condition.lock:
             self._attempt = attempt
-            cancelled, drains, stops = self._cancelled, self._drains, self._stops
-        if drains:
+            asked = replace(self._asked)
+        if asked.drains:
             attempt.drain()
-        if stops:
+        if asked.stops:
             attempt.stop()
-        if cancelled is not None:
-            attempt.cancel(cancelled)
+        if asked.cancelled is not None:
+            attempt.cancel(asked.cancelled)
         return attempt
 
     def _decide(self, prepared: tuple[Prepared, ...]) -> bool:

@@ -15,13 +15,15 @@ from sage_flow.errors import InternalError
 from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.driver import DriverCalls, DriverOptions
+from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.leading import JobLead, LogStore, MemoryLog, NextAttempt
 from sage_flow.executors.shell import Condition
 from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.plan.physical import Plan
 from sage_flow.queues.job_queues import end_job_queues
+from sage_flow.restart import RestartHistory
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError
 from sage_flow.runtime.leader import Leader
@@ -100,19 +102,17 @@ class LedExecution(Execution):
         on_over: Callable[[], None] = lambda: None,
         wall_ms: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._run: CheckpointedRun | None = None
+        run: CheckpointedRun | None = None
         if options.checkpoints is not None:
-            self._run = open_run(options.checkpoints, plan.job, plan.job_id, wall_ms())
-            plan = self._run.plan_for(plan)
-        self.plan = plan
-        self._job = plan
+            run = open_run(options.checkpoints, plan.job, plan.job_id, wall_ms())
+            plan = run.plan_for(plan)
+        self.plan = self._job = plan
+        self._run = run
         self._options = options
         self._start = start
         self._on_over = on_over
-        self._condition = condition
-        self._now = now
-        self._log: LogStore = MemoryLog() if self._run is None else self._run.log
-        self._history = options.restart.history()
+        history, log = options.restart.history(), MemoryLog() if run is None else run.log
+        self._new_lead = partial(_new_lead, run, history, log, self._make, condition, now, self._note_restart)
         self._lead = self._new_lead(None)
         self._current: LocalExecution | None = None
         self._is_restarting = False
@@ -132,15 +132,6 @@ class LedExecution(Execution):
         `lead`, called by a new activation, then continues by the log.
         """
         self._lead = self._new_lead(lost)
-
-    def _new_lead(self, lost: PackedError | None) -> JobLead:
-        run, name = self._run, secrets.token_hex(8)
-        if run is None:
-            leader = Leader(name, self._history, lost=lost)
-        else:
-            continues = run.continues and lost is None
-            leader = Leader(name, self._history, lost=lost, begins_from=run.begins_from, continues=continues)
-        return JobLead(leader, self._log, self._make, self._condition, self._now, self._note_restart)
 
     def lead(self) -> None:
         """Lead the job to its end; the body of an activation."""
@@ -219,7 +210,7 @@ class LedExecution(Execution):
         self._lead.drain()
 
     def stop(self) -> None:
-        self.current.check_can_stop()
+        self.current.driver.checkpoints.check_can_stop()
         self._lead.stop()
 
     @property
@@ -255,3 +246,19 @@ class LedExecution(Execution):
         self, service: str, host: str, port: int, key: bytes | None, ssl_context: ssl.SSLContext | None
     ) -> ServedService:
         return self.current.serve(service, host, port, key, ssl_context)
+
+
+def _new_lead(
+    run: CheckpointedRun | None,
+    history: RestartHistory,
+    log: LogStore,
+    make: Callable[[NextAttempt], LocalAttempt],
+    condition: Condition,
+    now: Callable[[], float],
+    on_restart: Callable[[float, PackedError], None],
+    lost: PackedError | None,
+) -> JobLead:
+    """A new leader. `lost`: the death of the one before."""
+    name = secrets.token_hex(8)
+    leader = Leader(name, history, lost=lost) if run is None else run.leader(name, history, lost)
+    return JobLead(leader, log, make, condition, now, on_restart)

@@ -19,7 +19,8 @@ from functools import partial
 from typing import Final
 
 from sage_flow.errors import InternalError, PipelineError, WorkerDied
-from sage_flow.executors.driver import DriverCalls, DriverOptions
+from sage_flow.executors.driver import DriverOptions
+from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led

@@ -24,7 +24,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sage_flow.errors import PipelineError, WorkerDied
-from sage_flow.executors.driver import Driver, DriverCalls, DriverOptions
+from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt
 from sage_flow.executors.scheduler import Deadlock, Scheduler, SimulatedCondition, VirtualClock

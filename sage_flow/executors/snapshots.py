@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_flow.checkpoint.coordinator import Snapshot, Timing
+from sage_flow.checkpoint.coordinator import CutTimes, StoredPart
 from sage_flow.checkpoint.format import sealed, unsealed
 from sage_flow.checkpoint.metadata import SubtaskPart
 from sage_flow.checkpoint.prepared import Prepared
@@ -103,11 +103,11 @@ class SnapshotWriter:
             size=sum(map(len, cut.blobs)),
             keeping=cut.keeping,
         )
-        timing = Timing(cut.alignment_s, cut.pause_s, self._shell.now() - began)
-        return Snapshotted(address, cut.checkpoint, Snapshot(part, cut.prepared, timing))
+        timing = CutTimes(cut.alignment_s, cut.pause_s, self._shell.now() - began)
+        return Snapshotted(address, cut.checkpoint, StoredPart(part, cut.prepared, timing))
 
 
-def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Prepared, ...]) -> Snapshot:
+def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Prepared, ...]) -> StoredPart:
     """The part of a subtask that has finished. Nothing comes to it any more, so it keeps nothing but its splits."""
     part = SubtaskPart(
         address=subtask.address,
@@ -119,7 +119,7 @@ def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Pre
         size=0,
         finished_splits=splits,
     )
-    return Snapshot(part, prepared)
+    return StoredPart(part, prepared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from sage_flow.errors import ProtocolError
 from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.driver import Driver, DriverCalls, DriverOptions
+from sage_flow.executors.driver import Driver, DriverOptions
+from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led
 from sage_flow.executors.outside import OutsidePort

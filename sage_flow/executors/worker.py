@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from sage_flow.checkpoint.coordinator import Snapshot
+from sage_flow.checkpoint.coordinator import StoredPart
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.checkpoint.storage import open_storage
 from sage_flow.errors import JobCancelled, ProtocolError, ServiceUnavailable
@@ -29,6 +29,7 @@ from sage_flow.runtime.messages import (
     Declined,
     Drain,
     Ended,
+    EndOfInput,
     Failed,
     Finished,
     Message,
@@ -77,7 +78,7 @@ class Worker:
         self._sinks = SubtaskSinks((), subtask.index, lambda error, operator: None)  # until the subtask has its own
         self._writer: SnapshotWriter | None = None
         self._only_publishes = plan.publishes is not None  # nothing runs here: an earlier attempt has done it all
-        self._snapshot: Snapshot | None = None  # the part of this subtask once it has finished
+        self._snapshot: StoredPart | None = None  # the part of this subtask once it has finished
         self._next_progress = 0.0
         self._is_told = True  # the driver has the counts, of a fifth of a second ago at most
         self.port.progress_due_s, self.port.tell_progress = self._progress_due_s, self._report_progress
@@ -169,8 +170,7 @@ class Worker:
 
     def _be_finished(self, before: Restored) -> tuple[Prepared, ...]:
         """Before the checkpoint this subtask had given all its records: nothing of the user's runs, but its sinks."""
-        ended = ChainSubtask(self._plan, self._subtask, self.port)
-        ended.end_at_once()
+        ChainSubtask(self._plan, self._subtask, self.port).runner.broadcast(EndOfInput())
         due = tuple(one for one in before.prepared if one.checkpoint != LAST)
         left = tuple(one for one in before.prepared if one.checkpoint == LAST)
         if due:

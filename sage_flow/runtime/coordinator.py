@@ -90,9 +90,8 @@ class Coordinator:
         self._callers: dict[int, list[int]] = {}  # address of a service's subtask -> its callers'
         self._told_to_end: set[str | None] = set()
         self._failure: Any = None
-        self._cancelled: str | None = None
+        self._ended_as: JobStatus | None = None  # it was ended from outside: cancelled, or stopped
         self._drained = False
-        self._stopped = False
         self._prepared: dict[int, tuple[Prepared, ...]] = {}  # by address
         self._at_least_once: dict[int, None] = {}  # addresses that publish before the end is recorded
         self._publishing: dict[int, None] | None = None  # at-least-once sinks that still do; None: it has not begun
@@ -169,9 +168,8 @@ class Coordinator:
 
     def on_stopped(self, failure: Any) -> Iterator[Decision]:
         """The last checkpoint is complete and published; `failure`: not all of it could be published."""
-        if self._failure is None and self._cancelled is None and not self._committing:
-            self._stopped = failure is None
-            self._failure = failure
+        if self._failure is None and self._ended_as is None and not self._committing:
+            self._ended_as, self._failure = JobStatus.STOPPED, failure
             yield from self._cancel_all("the job was stopped with a checkpoint")
 
     def on_decided(self) -> Iterator[Decision]:
@@ -185,7 +183,7 @@ class Coordinator:
     def on_failed(self, address: int, failure: Any) -> Iterator[Decision]:
         """The first failure is the job's; the rest is its consequence."""
         self._running.pop(address, None)
-        if self._failure is None and self._cancelled is None and not self._stopped:
+        if self._failure is None and self._ended_as is None:
             self._failure = failure
             if self._committing:
                 return
@@ -193,13 +191,13 @@ class Coordinator:
 
     def on_cancel(self, reason: str) -> Iterator[Decision]:
         """The user wants the job to end."""
-        if self._failure is None and self._cancelled is None and not self._committing and not self._stopped:
-            self._cancelled = reason
+        if self._failure is None and self._ended_as is None and not self._committing:
+            self._ended_as = JobStatus.CANCELLED
             yield from self._cancel_all(reason)
 
     def on_drain(self) -> Iterator[Decision]:
         """The user wants the sources to end, and the job behind them."""
-        if self._drained or self._failure is not None or self._cancelled is not None:
+        if self._drained or self._failure is not None or self._ended_as is not None:
             return
         self._drained = True
         for address, subtask in self._running.items():
@@ -208,10 +206,10 @@ class Coordinator:
 
     def on_ended(self, address: int, failure: Any) -> Iterator[Decision]:
         """A subtask's last message. A failure here is one of closing, commit or abort."""
-        if address in self._running and self._failure is None and self._cancelled is None and not self._stopped:
+        if address in self._running and self._failure is None and self._ended_as is None:
             silent = InternalError(f"{self._name(address)} ended without having finished or failed")
             yield from self.on_failed(address, failure or pack_error(silent))
-        if failure is not None and self._failure is None and not self._stopped:
+        if failure is not None and self._failure is None:
             self._failure = failure
         self._running.pop(address, None)
         self._alive.pop(address, None)
@@ -231,12 +229,10 @@ class Coordinator:
     def _status(self) -> JobStatus:
         if self._failure is not None:
             return JobStatus.FAILED
-        if self._stopped:
-            return JobStatus.STOPPED
-        return JobStatus.FINISHED if self._cancelled is None else JobStatus.CANCELLED
+        return JobStatus.FINISHED if self._ended_as is None else self._ended_as
 
     def _go_on(self) -> Iterator[Decision]:
-        if self._failure is not None or self._cancelled is not None or self._stopped:
+        if self._failure is not None or self._ended_as is not None:
             return
         if not self._running:
             self._publishing = self._at_least_once
@@ -247,7 +243,7 @@ class Coordinator:
             yield from self._end_services()
 
     def _decide(self) -> Iterator[Decision]:
-        if not self._publishing and self._failure is None and self._cancelled is None:
+        if not self._publishing and self._failure is None and self._ended_as is None:
             yield AllFinished(tuple(one for prepared in self._prepared.values() for one in prepared))
 
     def _end_services(self) -> Iterator[Decision]:

@@ -45,8 +45,12 @@ class Cutter:
     """The checkpoints of one subtask. `store` passes a cut on; `decline` says why there is none."""
 
     def __init__(
-        self, store: Callable[[Cut], None], decline: Callable[[int, str], None], clock: Callable[[], float]
+        self,
+        store: Callable[[Cut], None] = lambda cut: None,
+        decline: Callable[[int, str], None] = lambda checkpoint, why: None,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """Without arguments it is that of a job without checkpoints, of which nothing ever becomes due."""
         self._store = store
         self._decline = decline
         self._clock = clock

@@ -132,13 +132,16 @@ class _Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Predecessor:
-    """The leader before this one, if there was one.
+class _Before:
+    """What was before this leader: another leader, or a run that it goes on with; see the arguments of `Leader`.
 
-    `noticed`: when this one began. `claimed`: the attempt that begins when the delay after the loss is over.
+    `failure`: the end of the other leader. `noticed`: when this one began. `claimed`: the attempt that begins when the
+    delay after the loss is over.
     """
 
     failure: Any
+    begins_from: ForeignCheckpoint | None = None
+    continues: bool = False
     noticed: float = 0.0
     claimed: AttemptEntry | None = None
 
@@ -176,9 +179,7 @@ class Leader:
         self._phase = _Phase.CLAIMING
         self._append: Append | None = None
         self._attempt = 0
-        self._predecessor = _Predecessor(lost)
-        self._begins_from = begins_from
-        self._continues = continues
+        self._before = _Before(lost, begins_from, continues)
         self._checkpoint = 0  # that is being recorded
         self._finished: tuple[Any] | None = None  # the handles of the end
         self._final: FinalEntry | None = None
@@ -215,7 +216,7 @@ class Leader:
 
     def start(self, now: float = 0.0) -> Iterator[LeaderDecision]:
         """Begin to lead. `now`: as for `on_failed`."""
-        self._predecessor = replace(self._predecessor, noticed=now)
+        self._before = replace(self._before, noticed=now)
         yield from self._write(_Phase.CLAIMING)
 
     def on_read(self, history: LogHistory) -> Iterator[LeaderDecision]:
@@ -223,7 +224,8 @@ class Leader:
         if self._append is None:
             return
         over = history.over
-        if over is not None and not self._goes_on_after(over):
+        goes_on = self._before.continues and self._attempt == 0 and over is not None and over.end is not JobEnd.FINISHED
+        if over is not None and not goes_on:
             self._append, self._phase = None, _Phase.ENDED
             yield self._decided if self._decided.end is over.end else JobDecided(over.end, over.failure, over.note)
             return
@@ -242,10 +244,6 @@ class Leader:
                 yield StepDown(f"attempt {history.latest_attempt} of another process has begun")
             case create:
                 yield create
-
-    def _goes_on_after(self, over: OverEntry) -> bool:
-        """Whether an end that is in the log is not the last word, since this leader was told to go on."""
-        return self._continues and self._attempt == 0 and over.end is not JobEnd.FINISHED
 
     def on_checkpoint(self, checkpoint: int) -> Iterator[LeaderDecision]:
         """All parts of a checkpoint are stored."""
@@ -303,7 +301,7 @@ class Leader:
         """The time of `RestartJob` has come."""
         if self._phase is not _Phase.WAITING:
             return
-        inherited, self._predecessor = self._predecessor.claimed, replace(self._predecessor, claimed=None)
+        inherited, self._before = self._before.claimed, replace(self._before, claimed=None)
         if inherited is None:
             yield from self._write(_Phase.CLAIMING)
         else:
@@ -335,7 +333,7 @@ class Leader:
 
     def _restore_point(self, history: LogHistory) -> DoneEntry | FinalEntry | ForeignCheckpoint | None:
         """The end, else the last checkpoint, else the beginning. Never an older one: its sinks may have published."""
-        return history.final or history.done or history.foreign or self._begins_from
+        return history.final or history.done or history.foreign or self._before.begins_from
 
     def _is_fenced(self, history: LogHistory) -> bool:
         mine = history.latest_attempt_of(self._name)
@@ -369,9 +367,9 @@ class Leader:
         elif self._cancelled is not None:
             yield from self._end(JobEnd.CANCELLED)
             return
-        elif inherits and self._predecessor.failure is not None:
-            self._predecessor = replace(self._predecessor, claimed=claimed)
-            yield from self._restart(self._predecessor.failure, self._predecessor.noticed)
+        elif inherits and self._before.failure is not None:
+            self._before = replace(self._before, claimed=claimed)
+            yield from self._restart(self._before.failure, self._before.noticed)
             return
         else:
             self._phase = _Phase.RUNNING

@@ -15,17 +15,16 @@ is obeyed (`ON_DELIVERY` in `executors/port.py`, `on_message` of the subtask, `D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sage_flow.errors import InternalError
+from sage_flow.runtime.message_table import Family, Lane, MessageRow, MessageTable, Receiver
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from sage_flow.checkpoint.coordinator import Snapshot
+    from sage_flow.checkpoint.coordinator import StoredPart
     from sage_flow.checkpoint.prepared import Prepared
     from sage_flow.runtime.packed_error import PackedError
     from sage_flow.runtime.report import PortReport, SubtaskReport
@@ -218,8 +217,8 @@ class Finished(NamedTuple):
     """Subtask to driver: all input is processed and everything closed; it now waits for `Commit`.
 
     `called` are the addresses of the services' subtasks that it sent requests to. `prepared` is what its sinks have
-    prepared and not published. `publishes`: it has at-least-once sinks, and waits for `Publish` first. `snapshot`: its
-    part in every later checkpoint, if the job has checkpoints.
+    prepared and not published. `publishes`: it has at-least-once sinks, and waits for `Publish` first. `part`: what
+    it gives for every later checkpoint, if the job has any.
     """
 
     subtask: int
@@ -227,7 +226,7 @@ class Finished(NamedTuple):
     called: tuple[int, ...]
     prepared: tuple[Prepared, ...] = ()
     publishes: bool = False
-    snapshot: Snapshot | None = None
+    part: StoredPart | None = None
 
 
 class Snapshotted(NamedTuple):
@@ -235,7 +234,7 @@ class Snapshotted(NamedTuple):
 
     subtask: int
     checkpoint: int
-    snapshot: Snapshot
+    part: StoredPart
 
 
 class Declined(NamedTuple):
@@ -356,32 +355,6 @@ Message = (
 # -- the table ----------------------------------------------------------------------------------------------
 
 
-class Family(Enum):
-    """How a message relates to the records. The module's docstring says what each is."""
-
-    FRAME = "frame"
-    COMMAND = "command"
-    REPORT = "report"
-
-
-class Receiver(Enum):
-    """Who obeys a message."""
-
-    SUBTASK = "subtask"
-    """A subtask, in its turn: the message waits in the inbox of its port."""
-    PORT = "port"
-    """The port of a subtask, on delivery, whatever the subtask is doing."""
-    DRIVER = "driver"
-    OUTSIDE = "outside"
-    """The port of the callers outside the job."""
-    SUPERVISOR = "supervisor"
-    """Whoever watches the processes of the attempt, beside the driver."""
-
-
-Lane = Callable[[int, Any], Hashable]
-"""Of a target and a message: messages of equal lanes between two processes do not overtake each other."""
-
-
 def by_channel(target: int, frame: Frame) -> Hashable:
     """A channel is a lane. The driver's are one with all else that goes there."""
     return DRIVER if target == DRIVER else (Data, frame.channel)
@@ -410,63 +383,6 @@ def by_command(target: int, message: Any) -> Hashable:
     return Commit, target
 
 
-class MessageRow(NamedTuple):
-    """What the engine knows about one class of messages.
-
-    `copied`: the fields with objects of the user, which a wire would copy. Inside a process they are copied, too,
-    those of frames only where that is asked for.
-    """
-
-    type: type[Any]
-    family: Family
-    receivers: frozenset[Receiver]
-    lane: Lane = by_type
-    copied: tuple[str, ...] = ()
-
-
-class MessageTable:
-    """The rows by class, and by their number: a message crosses as its number and its fields, without names.
-
-    `routes`, `types` and `copied` are what a message costs a lookup in. They change in place.
-    """
-
-    def __init__(self, rows: Iterable[MessageRow]) -> None:
-        self.routes: dict[type[Any], tuple[int, Lane]] = {}
-        """Number and lane."""
-        self.types: list[type[Any]] = []
-        """By number."""
-        self.copied: dict[type[Any], tuple[str, ...]] = {}
-        """Of those that have such fields."""
-        self._rows: dict[type[Any], MessageRow] = {}
-        for row in rows:
-            self.add(row)
-
-    def __iter__(self) -> Iterator[MessageRow]:
-        return iter(self._rows.values())
-
-    def obeyed_by(self, receiver: Receiver) -> frozenset[type[Any]]:
-        """The classes of messages that `receiver` obeys."""
-        return frozenset(row.type for row in self if receiver in row.receivers)
-
-    def add(self, row: MessageRow) -> None:
-        """Give a class of messages the next number. Raises InternalError if it has one."""
-        if row.type in self._rows:
-            raise InternalError(f"{row.type.__name__} is in the table of messages twice")
-        self._rows[row.type] = row
-        self.routes[row.type] = (len(self.types), row.lane)
-        self.types.append(row.type)
-        if row.copied:
-            self.copied[row.type] = row.copied
-
-    def remove(self, added: type[Any]) -> None:
-        """Take back the latest addition. Raises InternalError for any other: the numbers of the rest stay."""
-        if not self.types or self.types[-1] is not added:
-            raise InternalError(f"{added.__name__} is not the latest in the table of messages")
-        self.types.pop()
-        del self._rows[added], self.routes[added]
-        self.copied.pop(added, None)
-
-
 def _frame(type: type[Any], copied: tuple[str, ...] = ()) -> MessageRow:
     return MessageRow(type, Family.FRAME, frozenset({Receiver.SUBTASK, Receiver.DRIVER}), by_channel, copied)
 
@@ -476,7 +392,7 @@ def _command(type: type[Any], *receivers: Receiver, lane: Lane = by_type, copied
 
 
 def _report(type: type[Any], receiver: Receiver = Receiver.DRIVER) -> MessageRow:
-    return MessageRow(type, Family.REPORT, frozenset({receiver}))
+    return MessageRow(type, Family.REPORT, frozenset({receiver}), by_type)
 
 
 MESSAGES: Final = MessageTable(

@@ -43,17 +43,16 @@ from sage_flow.runtime.messages import (
 from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import SubtaskReport
+from sage_flow.runtime.rests import keep_rests, kept_rests
 from sage_flow.runtime.runner import Runner
 from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 from sage_flow.split_source import SplitSource
-from sage_flow.splits import FINISHED, WHOLE, SplitSignal
+from sage_flow.splits import FINISHED, SplitSignal
 
 __all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
 
 _OVER = object()
-
-_REST = "rest"  # in the parts of a source without splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class ChainSubtask:
         self._is_finishing = False  # the input has ended, the operators give what they hold back
         self._has_ended = False
         self._work: Iterator[None] | None = None  # what goes on step by step before anything else is taken
-        self._cutter = cutter
+        self._cutter = Cutter() if cutter is None else cutter
         self._rests: deque[tuple[str, list[Any]]] = deque()  # what an earlier attempt has read and not processed
         self.source: Source[Any] | None = self._head.functions[0] if self._head.operator.kind is kinds.SOURCE else None
         """The worker may put another in its place, which reads it in a thread."""
@@ -153,18 +152,10 @@ class ChainSubtask:
         """Return what each operator keeps, by its name, where `can_be_cut`. To be pickled before the next step."""
         parts = {bound.operator.name: bound.parts(self.source) for bound in self.runner.operators}
         if self.source is not None:
-            self._add_rests(parts[self._head.operator.name], self.source)
+            slices = self._inputs.slices
+            under_way = [] if slices is None else [(slices.split, slices.rest)]
+            keep_rests(parts[self._head.operator.name], self.source, [*under_way, *self._rests])
         return parts
-
-    def _add_rests(self, parts: Parts, source: Source[Any]) -> None:
-        """Add what the source has given and what is not processed."""
-        slices = self._inputs.slices
-        rests = list(self._rests) if slices is None else [(slices.split, slices.rest), *self._rests]
-        if source.splits_read() is None:
-            parts.own[_REST] = [[record for _, records in rests for record in records]]
-            return
-        for split, records in rests:
-            parts.rests[split] = parts.rests.get(split, []) + records
 
     def restore(self, parts: Mapping[str, Parts]) -> None:
         """Take over a share of what the former subtasks have kept, for each operator; called once, after `open`."""
@@ -174,18 +165,8 @@ class ChainSubtask:
             if index == 0:
                 self._expect_splits()  # of a source, those that are left
         if self.source is not None and self._head.operator.name in parts:
-            self._take_rests(parts[self._head.operator.name], self.source)
+            self._rests.extend(kept_rests(parts[self._head.operator.name], self.source))
         self._work = self._time.resume()
-
-    def _take_rests(self, parts: Parts, source: Source[Any]) -> None:
-        """What was read and not processed comes first. Of splits, each subtask takes the rests of its own ones."""
-        mine = source.splits_read()
-        rests = [(WHOLE, rest) for rest in parts.own.get(_REST, ())] if mine is None else list(parts.rests.items())
-        self._rests.extend((split, rest) for split, rest in rests if rest and (mine is None or split in mine))
-
-    def end_at_once(self) -> None:
-        """An earlier attempt had given all records: only the readers have to know."""
-        self.runner.broadcast(EndOfInput())
 
     def splits_done(self) -> tuple[str, ...]:
         """The splits that a source has read to their ends; called at its own end."""
@@ -194,8 +175,6 @@ class ChainSubtask:
         return tuple(split for split, position in self.source.snapshot().items() if position is FINISHED)
 
     def _cut(self, checkpoint: int) -> None:
-        if self._cutter is None:
-            raise ProtocolError(f"checkpoint {checkpoint} of a job that has none")
         prepared = self.sinks.prepare(checkpoint)
         self._cutter.cut(checkpoint, prepared, self.parts)
         self.runner.broadcast(Barrier(checkpoint), may_suspend=False)
@@ -203,12 +182,7 @@ class ChainSubtask:
     @property
     def _due(self) -> int | None:
         """The checkpoint that a source cuts for now, between two slices of what it has read."""
-        return None if self._cutter is None or self._work is not None or self._is_finishing else self._cutter.due
-
-    @property
-    def _has_stopped(self) -> bool:
-        """Whether a source has cut for the last checkpoint: it reads nothing more, and what it has read waits."""
-        return self._cutter is not None and self._cutter.has_stopped
+        return None if self._work is not None or self._is_finishing else self._cutter.due
 
     # -- the step loop --------------------------------------------------------------------------------------
 
@@ -217,9 +191,9 @@ class ChainSubtask:
         match message:
             case Drain() if self.source is not None:
                 self._is_drained = True
-            case BeginCheckpoint() if self._cutter is not None:
+            case BeginCheckpoint():
                 self._cutter.on_begin(message, is_source=self.source is not None)
-            case AbortCheckpoint(checkpoint) if self._cutter is not None:
+            case AbortCheckpoint(checkpoint):
                 self._cutter.on_abort(message)
                 self._inputs.on_abort(checkpoint)
             case _:
@@ -233,7 +207,7 @@ class ChainSubtask:
             self._go_on(self._work)  # before results of `map_async`, which move time: it would move inside itself
         elif self._calls.have_async_maps and self._calls.give_out():
             return GoOn()
-        elif (slices := self._inputs.slices) is not None and not self._has_stopped:
+        elif (slices := self._inputs.slices) is not None and not self._cutter.has_stopped:
             self._next_slice(slices)
         elif (message := self._inputs.next()) is not None:
             self._handle(message)
@@ -300,7 +274,7 @@ class ChainSubtask:
 
     def _read(self, source: Source[Any]) -> Step:
         operator = self._head.operator
-        if self._has_stopped:
+        if self._cutter.has_stopped:
             return self._wait(WaitForMessage)
         if self._rests:
             self._begin_batch(*self._rests.popleft())

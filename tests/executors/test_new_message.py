@@ -6,11 +6,9 @@ import pytest
 
 from sage_flow.executors.port import ON_DELIVERY
 from sage_flow.executors.threads import LocalTransport
+from sage_flow.runtime.message_table import Family, MessageRow, Receiver
 from sage_flow.runtime.messages import (
     MESSAGES,
-    Family,
-    MessageRow,
-    Receiver,
     by_caller,
 )
 from tests.executors.exchanges import directory, open_end

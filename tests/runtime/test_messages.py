@@ -10,6 +10,7 @@ import pytest
 
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import InternalError
+from sage_flow.runtime.message_table import Family, MessageRow, MessageTable, Receiver
 from sage_flow.runtime.messages import (
     DRIVER,
     MESSAGES,
@@ -19,13 +20,9 @@ from sage_flow.runtime.messages import (
     Data,
     EndOfInput,
     EndOfRequests,
-    Family,
     Finished,
     Message,
-    MessageRow,
-    MessageTable,
     Progress,
-    Receiver,
     Reply,
     Request,
 )

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from sage_flow.errors import InternalError, JobCancelled, PipelineError, WorkerDied
-from sage_flow.executors.driver import DriverCalls
+from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.driver_process import DriverProcess
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.ray.actors import (

@@ -23,7 +23,7 @@ import ray
 from sage_flow.errors import InternalError, LeaderReplaced, PipelineError, ServiceUnavailable, WorkerDied
 from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.condition import BareCondition
-from sage_flow.executors.driver import no_checkpoints
+from sage_flow.executors.driver_checkpoints import no_checkpoints
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.leading import JobLead, LogStore, NextAttempt
 from sage_flow.executors.ray.attempt import Attempt
@@ -276,8 +276,7 @@ class JobMaster:
         else:
             run = open_run(self._options.driver.checkpoints, self._plan.job, self._id, wall_ms())
             self._plan, log = run.plan_for(self._plan), run.log
-            continues = run.continues and lost is None
-            leader = Leader(name, history, lost=lost, begins_from=run.begins_from, continues=continues)
+            leader = run.leader(name, history, lost)
         lead = JobLead(
             leader,
             log,
