@@ -85,7 +85,10 @@ def test_the_fields_are_those_of_format_1():
     fields = {kind.__name__: [f.name for f in dataclasses.fields(kind)] for kind in (OperatorPlace, SubtaskPart)}
     assert fields == {
         "OperatorPlace": ["name", "kind", "is_named", "key", "upstream", "parallelism"],
-        "SubtaskPart": ["address", "chain", "index", "parallelism", "is_finished", "chunks", "size"],
+        "SubtaskPart": [
+            *("address", "chain", "index", "parallelism", "is_finished", "chunks", "size"),
+            *("keeping", "finished_splits"),
+        ],
     }
 
 

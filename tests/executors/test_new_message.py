@@ -10,6 +10,7 @@ from sage_flow.runtime.message_table import Family, MessageRow, Receiver
 from sage_flow.runtime.messages import (
     MESSAGES,
     by_caller,
+    by_type,
 )
 from tests.executors.exchanges import directory, open_end
 from tests.executors.test_port import port_of
@@ -76,7 +77,7 @@ class Note(NamedTuple):
 
 
 def test_a_new_message_for_the_subtask_waits_in_its_inbox():
-    MESSAGES.add(MessageRow(Note, Family.COMMAND, frozenset({Receiver.SUBTASK})))
+    MESSAGES.add(MessageRow(Note, Family.COMMAND, frozenset({Receiver.SUBTASK}), by_type))
     try:
         port = port_of().port
         port.deliver(Note("later"))

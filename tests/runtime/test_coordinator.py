@@ -471,4 +471,4 @@ def test_any_order_of_events_ends_the_job_exactly_once(data):
 
 @pytest.mark.parametrize("status", list(JobStatus))
 def test_final_statuses_are_those_that_cannot_change(status):
-    assert status.is_final == (status in ("FINISHED", "FAILED", "CANCELLED"))
+    assert status.is_final == (status in ("FINISHED", "FAILED", "CANCELLED", "STOPPED"))

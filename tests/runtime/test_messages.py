@@ -8,6 +8,8 @@ from typing import NamedTuple, get_args
 
 import pytest
 
+from sage_flow.checkpoint.coordinator import StoredPart
+from sage_flow.checkpoint.metadata import SubtaskPart
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.errors import InternalError
 from sage_flow.runtime.message_table import Family, MessageRow, MessageTable, Receiver
@@ -25,19 +27,22 @@ from sage_flow.runtime.messages import (
     Progress,
     Reply,
     Request,
+    by_type,
 )
 from sage_flow.runtime.packed_error import PackedError
 from sage_flow.runtime.report import PortReport, SubtaskReport
 from sage_flow.wire.frames import WIRE_VERSION
 from sage_flow.wire.packed import Packed
 
-DIGESTS = {4: "26a3c8a7e01449dd", 5: "36f82c4d1b08677f"}
+DIGESTS = {4: "26a3c8a7e01449dd", 5: "36f82c4d1b08677f", 6: "c15dc6194a651d0c"}
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 
 NAMES = {
     "Fraction": Fraction,
     "Packed": Packed,
     "Prepared": Prepared,
+    "StoredPart": StoredPart,
+    "SubtaskPart": SubtaskPart,
     "PackedError": PackedError,
     "PortReport": PortReport,
     "SubtaskReport": SubtaskReport,
@@ -116,7 +121,7 @@ class Carries(NamedTuple):
 
 
 def row(kind):
-    return MessageRow(kind, Family.COMMAND, frozenset({Receiver.SUBTASK}))
+    return MessageRow(kind, Family.COMMAND, frozenset({Receiver.SUBTASK}), by_type)
 
 
 def test_the_digest_knows_names_order_and_number():
