@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from abc import ABC, abstractmethod
@@ -19,6 +20,7 @@ from sage_flow.job import JobHandle, JobResult
 from sage_flow.plan import kinds
 from sage_flow.plan.arguments import with_own_arguments
 from sage_flow.plan.builder import Graph, checked_seconds, make_operator
+from sage_flow.plan.checkpoints import check_checkpoints, services_told
 from sage_flow.plan.drawing import draw, explain
 from sage_flow.plan.graph import ServiceDefinition, Tap
 from sage_flow.plan.picture import Picture, picture_of
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("sage_flow")
 
 
 class Environment(HasSources, ABC):
@@ -68,6 +72,7 @@ class Environment(HasSources, ABC):
             close_grace_s=checked_seconds(close_grace_s, "close_grace_s of job", name),
             restart=_checked_strategy(restart),
         )
+        self._has_strategy = restart is not None
         self._executor = _checked_executor(executor)
         self._scope = new_scope(name)
         self._queues: JobQueues | None = None
@@ -214,8 +219,8 @@ class Environment(HasSources, ABC):
     ) -> None:
         """Let jobs of this environment make checkpoints, from which they go on after a failure.
 
-        Without `restart=` such a job is restarted by `ExponentialDelay()`. See docs/fault-tolerance.md for what is
-        guaranteed.
+        Without `restart=` such a job is restarted by `ExponentialDelay()`; `restart=NoRestart()` says that it is not.
+        See docs/fault-tolerance.md for what is guaranteed.
 
         Args:
             storage: a path or URL; checkpoints are stored below it, by job and run. All processes of the job must reach
@@ -236,7 +241,7 @@ class Environment(HasSources, ABC):
             checkpoints=checkpoint_options(
                 storage, interval, timeout, min_pause, tolerable_failures, keep, restore, allow_dropped
             ),
-            restart=ExponentialDelay() if isinstance(self._options.restart, NoRestart) else self._options.restart,
+            restart=self._options.restart if self._has_strategy else ExponentialDelay(),
         )
 
     def explain(self) -> str:
@@ -260,7 +265,12 @@ class Environment(HasSources, ABC):
             self._take_new_queues()
         shared = SharedRecords() if self._check_shared_records else None
         plan = replace(plan, queues=self._queues_now(), job_id=self._scope, shared_records=shared)
-        execution = self._runs_by().start(plan, self._options)
+        executor = self._runs_by()
+        storage = None if self._options.checkpoints is None else self._options.checkpoints.storage
+        check_checkpoints(plan, storage, is_one_process=getattr(executor, "is_one_process", False))
+        if storage is not None and (told := services_told(plan)):
+            _log.info("job %s: %s", self.name, told)
+        execution = executor.start(plan, self._options)
         execution.plan = plan
         self._latest = weakref.ref(execution)
         return self._handle(execution, picture_of(plan))

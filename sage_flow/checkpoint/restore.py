@@ -4,7 +4,8 @@ Operators are found by their names. An operator whose parallelism has not change
 subtask with its index; otherwise each subtask reads those of all former ones and keeps its keys. What has no key is
 small, so every subtask reads it of all former ones.
 
-A subtask is restored as finished if all former subtasks of its operators had finished: it gives no more records.
+A subtask is restored as finished if its former self had finished or, at another parallelism, all former subtasks of its
+operators: it gives no more records.
 
 Pure: metadata and plan in, names of files out.
 """
@@ -53,7 +54,8 @@ def share_for(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask) -> Sub
     """Return what `subtask` takes over."""
     shares = [_share_of_operator(metadata, plan, subtask, operator) for operator in subtask.chain.operators]
     known = [share for share in shares if share.parts]
-    is_finished = bool(known) and all(part.is_finished for share in known for part in share.parts)
+    former = [part for share in known for i, part in enumerate(share.parts) if i in share.with_keys]
+    is_finished = bool(former) and all(part.is_finished for part in former)
     return SubtaskShare(tuple(known), is_finished)
 
 

@@ -80,7 +80,9 @@ def open_run(options: CheckpointOptions, job: str, owner: str, now_ms: int) -> C
     Raises StorageError if the storage cannot be used, CheckpointError if its log cannot be read, PipelineError if
     `restore` names no checkpoint.
     """
-    jobs = open_storage(options.storage).at(job_folder(job))
+    storage = open_storage(options.storage)
+    storage.check()
+    jobs = storage.at(job_folder(job))
     mark = f"owners/{owner}"
     for name in reversed(runs_of(jobs)):
         if owner in jobs.at(name).names("owners"):

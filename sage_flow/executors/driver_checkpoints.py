@@ -30,6 +30,7 @@ from sage_flow.checkpoint.metadata import CheckpointMetadata, SubtaskPart
 from sage_flow.checkpoint.options import CheckpointOptions
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.checkpoint.restore import places_of
+from sage_flow.checkpoint.retention import Retention
 from sage_flow.checkpoint.runs import metadata_name
 from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.errors import CheckpointError, InternalError, PipelineError, StorageError
@@ -120,6 +121,8 @@ class DriverCheckpoints:
         self._deliver = deliver
         self._rows: StoredRows | None = None
         self._coordinator: CheckpointCoordinator | None = None
+        self._retention: Retention | None = None
+        self._aborted: list[int] = []  # since the latest complete one
         self._storage: Storage | None = None
         self._uncommitted: dict[int, None] | None = None  # addresses that still publish for the last checkpoint
         self._commit_failure: Any = None
@@ -132,6 +135,9 @@ class DriverCheckpoints:
             return
         self._storage = open_storage(plan.checkpoints)
         self._rows = StoredRows(self._storage, plan, self._collected)
+        point = plan.restores
+        restored = None if point is None or point.location != plan.checkpoints else point.metadata
+        self._retention = Retention(self._storage, plan.attempt, options.keep, restored)
         participants = [subtask.address for subtask in plan.subtasks if plan.takes_part(subtask)]
         if not self._collected.is_empty:
             participants.append(DRIVER)
@@ -201,6 +207,10 @@ class DriverCheckpoints:
 
     def on_recorded(self, recorded: Recorded) -> Iterator[Decision]:
         """The activation that records has done its work. Raises its fault."""
+        if isinstance(recorded.fault, (StorageError, CheckpointError)):
+            # It is not known whether it is in the log, so it can be neither complete nor aborted.
+            yield from self._job.on_failed(self._plan.subtasks[0].address, pack_error(recorded.fault))
+            return
         if recorded.fault is not None:
             raise recorded.fault
         if self._coordinator is not None:
@@ -269,6 +279,7 @@ class DriverCheckpoints:
                     yield from self._tell_all(CheckpointComplete(checkpoint))
                 case Aborted(checkpoint, why):
                     _log.warning("job %s: checkpoint %d failed: %s", self._plan.job, checkpoint, why)
+                    self._aborted.append(checkpoint)
                     yield from self._tell_all(AbortCheckpoint(checkpoint))
                     yield from self._on_rows(self._collected.on_abort(checkpoint))
                 case NoMoreCheckpoints(failures, why):
@@ -302,10 +313,20 @@ class DriverCheckpoints:
             is_recorded = self._leader.record(checkpoint)
         except Exception as error:
             self._deliver(Recorded(checkpoint, fault=error))
-        else:
-            if is_recorded:
-                self._rows.note_stored(checkpoint, rows)
-            self._deliver(Recorded(checkpoint, None if is_recorded else "the job is being cancelled"))
+            return
+        if is_recorded:
+            self._rows.note_stored(checkpoint, rows)
+            self._clean_up(metadata)
+        self._deliver(Recorded(checkpoint, None if is_recorded else "the job is being cancelled"))
+
+    def _clean_up(self, metadata: CheckpointMetadata) -> None:
+        if self._retention is None:
+            return
+        aborted, self._aborted = self._aborted, []  # no other one begins before this one is reported
+        try:
+            self._retention.on_complete(metadata, aborted, [DRIVER, *(s.address for s in self._plan.subtasks)])
+        except StorageError as error:
+            _log.warning("job %s: old checkpoints are not deleted: %s", self._plan.job, error)
 
     def _metadata(self, record: Record, rows: tuple[str, ...]) -> CheckpointMetadata:
         parts = tuple(s.part for s in record.snapshots if s.part.address != DRIVER)

@@ -38,7 +38,7 @@ _LAST_REPLIES_S = 1.0
 
 
 class Executor(Protocol):
-    """A way to run plans."""
+    """A way to run plans. One whose jobs are wholly in this process says `is_one_process = True`."""
 
     def start(self, plan: Plan, options: DriverOptions) -> Execution:
         """Start a job and return at once."""

@@ -24,7 +24,7 @@ from sage_flow.checkpoint.log import (
     ReadLog,
 )
 from sage_flow.checkpoint.prepared import Prepared
-from sage_flow.errors import CheckpointError, InternalError, LeaderReplaced, LogUnavailable
+from sage_flow.errors import CheckpointError, InternalError, LeaderReplaced, LogUnavailable, StorageError
 from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import JobOutcome
 from sage_flow.executors.shell import Condition
@@ -62,6 +62,9 @@ class LogStore(Protocol):
         Raises LogUnavailable if that is not known.
         """
 
+    def trim(self, history: LogHistory, attempt: int) -> None:
+        """Delete the entries that the leader of `attempt` does not need any more; see `StoredLog.trim`."""
+
 
 class MemoryLog:
     """The log of a job that is led in this process; it ends with the process."""
@@ -74,6 +77,9 @@ class MemoryLog:
 
     def create(self, position: int, entry: Entry) -> None:
         self._entries.setdefault(position, entry)
+
+    def trim(self, history: LogHistory, attempt: int) -> None:
+        """It has no checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +206,8 @@ class JobLead:
     def record(self, checkpoint: int) -> bool:
         """Record a checkpoint of the attempt that runs; False if it is cancelled, or has ended meanwhile.
 
-        Raises LeaderReplaced, or what the log raises.
+        While the log cannot be used it tries again: data goes on, and nobody knows whether the entry is stored. Raises
+        LeaderReplaced; CheckpointError if an entry is damaged.
         """
         with self._condition.lock:
             todo = deque(self._leader.on_checkpoint(checkpoint))
@@ -208,17 +215,43 @@ class JobLead:
         while todo:
             match todo.popleft():
                 case CompleteCheckpoint():
+                    self._trim()
                     return True
                 case StepDown(reason):
                     raise LeaderReplaced(reason)
-                case CreateEntry(position, entry):
-                    self._create(position, entry)
-            history = self._read()
+                case CreateEntry() as create:
+                    history = self._created(create)
+                case _:
+                    history = self._created(None)
             with self._condition.lock:
                 if self._leader.writes is not mine:
                     return False  # the attempt has ended: the thread that leads goes on, by what the log says
-                todo.extend(self._leader.on_read(history))
+                todo.extend([ReadLog()] if history is None else self._leader.on_read(history))
         return False
+
+    def _created(self, create: CreateEntry | None) -> LogHistory | None:
+        """Create an entry and read the log; None if the log cannot be read now."""
+        try:
+            if create is not None:
+                self._log.create(create.position, create.entry)
+        except (LogUnavailable, StorageError) as error:
+            self._tell_and_wait("an entry of the log of a job may not be stored", error)
+        try:
+            return self._log.read()
+        except (LogUnavailable, StorageError) as error:
+            self._tell_and_wait("the log of a job cannot be read", error)
+            return None
+
+    def _tell_and_wait(self, what: str, error: Exception) -> None:
+        _log.warning("%s: %s", what, error)
+        with self._condition.lock:
+            self._condition.wait(_AGAIN_S)
+
+    def _trim(self) -> None:
+        try:
+            self._log.trim(self._log.read(), self._leader.attempt)
+        except (LogUnavailable, StorageError) as error:  # the next checkpoint tries again
+            _log.warning("old entries of the log of a job are not deleted: %s", error)
 
     # -- the thread that leads ------------------------------------------------------------------------------
 
@@ -366,15 +399,11 @@ class JobLead:
         try:
             self._log.create(position, entry)
         except LogUnavailable as error:  # it may be stored all the same: the next read tells
-            _log.warning("an entry of the log of a job may not be stored: %s", error)
+            self._tell_and_wait("an entry of the log of a job may not be stored", error)
 
     def _read(self) -> LogHistory:
-        tries = 0
         while True:
             try:
                 return self._log.read()
             except LogUnavailable as error:
-                tries += 1
-                _log.warning("the log of a job cannot be read (try %d): %s", tries, error)
-            with self._condition.lock:
-                self._condition.wait(_AGAIN_S)
+                self._tell_and_wait("the log of a job cannot be read", error)

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sage_flow.errors import PipelineError, WorkerDied
 from sage_flow.executors.driver import Driver, DriverOptions
@@ -219,6 +219,7 @@ class SimulationExecutor:
     deaths: Sequence[ProcessDeath] = ()
     clock: VirtualClock = field(default_factory=VirtualClock)
     trace: list[str] = field(default_factory=list, repr=False)
+    is_one_process: ClassVar[bool] = True
 
     def start(self, plan: Plan, options: DriverOptions) -> SimulatedExecution:
         """Start the scheduler in a separate thread. Raises PipelineError for what the simulation cannot do."""

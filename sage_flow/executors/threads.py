@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from sage_flow.errors import ProtocolError
 from sage_flow.executors.condition import BareCondition
@@ -151,6 +151,7 @@ class ThreadExecutor:
     """
 
     copies_records: bool = False
+    is_one_process: ClassVar[bool] = True
 
     def start(self, plan: Plan, options: DriverOptions) -> LedExecution:
         """Start the job's threads."""

@@ -35,6 +35,9 @@ class RayLog:
         content = by_value.dumps(entry)
         _reached(lambda: self._store.create(f"{self._prefix}{position}", content))
 
+    def trim(self, history: LogHistory, attempt: int) -> None:
+        """It has no checkpoints: those of a job with a storage have their log there."""
+
 
 class KeptHistory:
     """The restart history of a job, which the next master reads if this one dies."""
