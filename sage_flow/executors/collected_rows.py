@@ -203,9 +203,9 @@ class CollectedRows:
     # -- from any thread ------------------------------------------------------------------------------------
 
     def rows(self) -> dict[str, list[Any]]:
-        """Return the rows that others may see and that are not forgotten."""
+        """Return the rows that others may see. Where these are all rows, the lists still change: rows are forgotten."""
         with self._lock:
-            return {name: self._visible(name) for name in self._rows}
+            return dict(self._rows) if self._shown is None else {name: self._visible(name) for name in self._rows}
 
     def _visible(self, name: str) -> list[Any]:
         if self._shown is None:

@@ -271,7 +271,7 @@ class LocalExecution(Execution):
         return ServedService(self.outside, self.services[service], TcpAddress(host, port, ssl_context), key)
 
     def collected(self) -> dict[str, list[Any]]:
-        return self.driver.collected.rows()
+        return {name: list(rows) for name, rows in self.driver.collected.rows().items()}
 
     def take_rows(self, name: str, attempt: int, number: int) -> TakenRows:
         return self.driver.collected.take(name, attempt, number)
