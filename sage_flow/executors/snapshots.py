@@ -6,9 +6,10 @@ storage that is slow, full or gone costs a checkpoint and never stops data.
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from sage_flow.plan.physical import Plan, Subtask, prepared_for
 from sage_flow.runtime.cut import Cut
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import Declined, Failed, Message, Snapshotted
-from sage_flow.runtime.parts import Parts, share_of
+from sage_flow.runtime.parts import Entries, Parts, share_of
 from sage_flow.splits import FINISHED
 
 __all__ = ["Restored", "SnapshotWriter", "finished_part", "restored"]
@@ -90,9 +91,11 @@ class SnapshotWriter:
     def _stored(self, cut: Cut) -> Snapshotted:
         began = self._shell.now()
         address = self._subtask.address
-        names = [chunk_name(self._plan.attempt, cut.checkpoint, address, n) for n in range(len(cut.blobs))]
-        for name, blob in zip(names, cut.blobs, strict=True):
-            self._storage.write(name, sealed(_PARTS, blob))
+        names, size = [], 0
+        for number, blob in enumerate(cut.blobs()):
+            names.append(chunk_name(self._plan.attempt, cut.checkpoint, address, number))
+            self._storage.write(names[-1], sealed(_PARTS, blob))
+            size += len(blob)
         part = SubtaskPart(
             address=address,
             chain=tuple(operator.name for operator in self._subtask.chain.operators),
@@ -100,7 +103,7 @@ class SnapshotWriter:
             parallelism=self._subtask.chain.parallelism,
             is_finished=False,
             chunks=tuple(names),
-            size=sum(map(len, cut.blobs)),
+            size=size,
             keeping=cut.keeping,
         )
         timing = CutTimes(cut.alignment_s, cut.pause_s, self._shell.now() - began)
@@ -160,7 +163,7 @@ class _Reader:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._loaded: dict[str, dict[str, Any]] = {}
+        self._loaded: dict[str, list[Any]] = {}
 
     def parts(self, share: OperatorShare) -> list[Parts]:
         return [self._part(share.operator, part, with_keys=i in share.with_keys) for i, part in enumerate(share.parts)]
@@ -169,15 +172,24 @@ class _Reader:
         if part.is_finished:
             return Parts(splits={split: [FINISHED] for split in part.finished_splits})
         small, keyed = part.chunks
-        splits, rests, own, lowest = self._load(small)[operator]
-        by_key = self._load(keyed).get(operator, {}) if with_keys else {}
+        splits, rests, own, lowest = self._loaded_of(small)[0][operator]
+        by_key: dict[Hashable, Entries] = {}
+        for chunks in self._loaded_of(keyed) if with_keys else ():
+            for owner, table, entries in chunks:
+                if owner == operator:
+                    by_key.setdefault(table, []).extend(entries)
         return Parts(by_key, splits, rests, own, lowest)
 
-    def _load(self, name: str) -> dict[str, Any]:
+    def _loaded_of(self, name: str) -> list[Any]:
+        """The pickles in a file."""
         if name not in self._loaded:
-            blob = unsealed(_PARTS, self._storage.read(name), self._storage.place_of(name))
+            place = self._storage.place_of(name)
+            blob = io.BytesIO(unsealed(_PARTS, self._storage.read(name), place))
+            found, size = [], blob.getbuffer().nbytes
             try:
-                self._loaded[name] = pickle.loads(blob)
+                while blob.tell() < size:
+                    found.append(pickle.load(blob))
             except Exception as error:
-                raise CheckpointError(f"{self._storage.place_of(name)}: cannot be loaded: {error}") from error
+                raise CheckpointError(f"{place}: cannot be loaded: {error}") from error
+            self._loaded[name] = found
         return self._loaded[name]

@@ -7,38 +7,69 @@
 
 A subtask whose input has ended cuts no more: it finishes, and its end counts as its part in every later checkpoint.
 
+Pickling is what takes long, so as much of it as possible is done later and elsewhere: entries whose values nobody can
+change are handed over as they are, and are pickled in chunks by whoever stores them. What could be changed by the next
+record is pickled at once.
+
 A checkpoint that was aborted before the cut is passed over. After the cut nothing has to be taken back: what was
 prepared stays pending, and is named by every later checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from types import NoneType
 from typing import Any
 
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
-from sage_flow.runtime.parts import Parts
+from sage_flow.runtime.parts import Entries, Parts
 from sage_flow.wire import by_value
 from sage_flow.wire.culprit import find_culprit
 
-__all__ = ["Cut", "Cutter", "packed_parts"]
+__all__ = ["CHUNK", "Cut", "Cutter", "KeyedChunk"]
+
+
+_UNCHANGING = frozenset({int, float, complex, bool, str, bytes, NoneType, Fraction, Decimal, date, datetime, timedelta})
+"""Exact types of values that nobody can change."""
+
+CHUNK = 5_000
+"""Entries that are pickled at a time: pickling holds the interpreter's lock, here for about 2 ms."""
+
+KeyedChunk = tuple[str, Hashable, Entries]
+"""Some entries of a table of an operator, as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """What a subtask gives for a checkpoint.
 
-    `blobs`: first the parts without keys, then those by key. `keeping`: the operators that keep something.
+    `small`: a pickle of the parts without keys. `keyed`: pickles of lists of `KeyedChunk`. `unchanging`: entries that
+    are still to be pickled. `keeping`: the operators that keep something.
     """
 
     checkpoint: int
-    blobs: tuple[bytes, ...]
+    small: bytes
+    keyed: tuple[bytes, ...]
+    unchanging: tuple[KeyedChunk, ...]
     keeping: tuple[str, ...]
     prepared: tuple[Prepared, ...]
     alignment_s: float
     pause_s: float
+
+    def blobs(self) -> Iterator[bytes]:
+        """Yield the content of each file. Takes long where there is much to pickle, in steps of a chunk."""
+        yield self.small
+        yield b"".join([*self.keyed, *self._pickled()])
+
+    def _pickled(self) -> Iterator[bytes]:
+        for operator, table, entries in self.unchanging:
+            for start in range(0, len(entries), CHUNK):
+                yield by_value.dumps_state([(operator, table, entries[start : start + CHUNK])])
 
 
 class Cutter:
@@ -88,13 +119,22 @@ class Cutter:
         self._pass(checkpoint)
         self.has_stopped = self._stops_at == checkpoint
         kept = parts()
+        chunks = [(name, table, entries) for name, part in kept.items() for table, entries in part.keyed.items()]
+        unchanging = tuple(chunk for chunk in chunks if _is_unchanging(chunk[2]))
+        later = {(name, table) for name, table, _ in unchanging}
         try:
-            blobs = packed_parts(kept)
+            small = _packed({name: (part.splits, part.rests, part.own, part.lowest) for name, part in kept.items()})
+            by_operator: dict[str, list[KeyedChunk]] = {}
+            for chunk in chunks:
+                if chunk[:2] not in later and chunk[2]:
+                    by_operator.setdefault(chunk[0], []).append(chunk)
+            keyed = tuple(_packed({name: found}, found) for name, found in by_operator.items())
         except CannotBeStored as error:
             self._decline(checkpoint, str(error))
             return
         keeping = tuple(name for name, part in kept.items() if part.is_worth_keeping)
-        self._store(Cut(checkpoint, blobs, keeping, prepared, now - began, self._clock() - now))
+        pause_s = self._clock() - now
+        self._store(Cut(checkpoint, small, keyed, unchanging, keeping, prepared, now - began, pause_s))
 
     def _pass(self, checkpoint: int) -> None:
         self._newest = max(self._newest, checkpoint)
@@ -107,19 +147,15 @@ class CannotBeStored(Exception):
     """The state of an operator cannot be pickled."""
 
 
-def packed_parts(parts: Mapping[str, Parts]) -> tuple[bytes, bytes]:
-    """Pickle the parts of the operators of one subtask: what is small and wanted by many, and what has keys.
-
-    Raises CannotBeStored.
-    """
-    small = {name: (part.splits, part.rests, part.own, part.lowest) for name, part in parts.items()}
-    keyed = {name: part.keyed for name, part in parts.items() if any(part.keyed.values())}
-    return _packed(small), _packed(keyed)
+def _is_unchanging(entries: Entries) -> bool:
+    """Whether nobody can change the values of these entries. Keys never change."""
+    return bool(entries) and {type(value) for _, value in entries} <= _UNCHANGING
 
 
-def _packed(by_operator: dict[str, Any]) -> bytes:
+def _packed(by_operator: Mapping[str, Any], value: Any = None) -> bytes:
+    """Pickle `value`, by default `by_operator`. Raises CannotBeStored naming the operator that cannot be pickled."""
     try:
-        return by_value.dumps_state(by_operator)
+        return by_value.dumps_state(by_operator if value is None else value)
     except Exception:
         for name, part in by_operator.items():
             try:
