@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sage_flow.errors import CodecError, CollectLimitError, PipelineError, ProtocolError
-from sage_flow.executors.shell import Shell
+from sage_flow.executors.shell import Shell, first_window
 from sage_flow.plan import kinds
 from sage_flow.plan.physical import DRIVER_CHAIN, Plan
 from sage_flow.runtime.barrier import AbandonAndHold, BarrierAlignment, Hold, TakeSnapshot
 from sage_flow.runtime.credits import ConsumedCredit
 from sage_flow.runtime.failure import add_notes
-from sage_flow.runtime.messages import DRIVER, Barrier, Control, Credit, Data, EndOfInput
+from sage_flow.runtime.messages import DRIVER, Barrier, Control, Data, EndOfInput
 
 __all__ = ["CollectedRows", "RowsCut", "TakenRows"]
 
@@ -63,7 +63,10 @@ class CollectedRows:
         self._lock = threading.Lock()
         self._count = self._size = 0
         self._channels = {c.id: c for c in plan.channels if c.edge.target == DRIVER_CHAIN}
-        self._credits = {c.id: ConsumedCredit(shell.window(c.producer, DRIVER)) for c in self._channels.values()}
+        self._credits = {
+            c.id: ConsumedCredit(c.id, shell.most_cost(c.producer, DRIVER), first_window(DRIVER))
+            for c in self._channels.values()
+        }
         self._next_seq = dict.fromkeys(self._channels, 0)
         self._alignment = BarrierAlignment(self._channels)
         self._held: dict[int, list[Data | Control]] = {}
@@ -159,9 +162,9 @@ class CollectedRows:
             )
         with self._lock:
             self._rows[name].extend(records)
-        amount = self._credits[data.channel].consume(data.cost)
-        if amount:
-            self._shell.send(DRIVER, self.producer(data.channel), Credit(data.channel, amount))
+        credit = self._credits[data.channel]
+        if (due := credit.consume(len(records), data.cost, credit.told)) is not None:
+            self._shell.send(DRIVER, self.producer(data.channel), due)
         return None
 
     # -- checkpoints ----------------------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from sage_flow.errors import ProtocolError
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
 from sage_flow.executors.shell import Condition
-from sage_flow.runtime.messages import CancelRequest, Data, Message, Request
+from sage_flow.runtime.credits import InputCredits
+from sage_flow.runtime.messages import CancelRequest, Control, Credit, Data, EndOfInput, Message, Request
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics
 
@@ -24,7 +25,12 @@ class Inbox:
     """
 
     def __init__(
-        self, name: str, condition: Condition, incoming: dict[int, IncomingFrames], requests: IncomingRequests | None
+        self,
+        name: str,
+        condition: Condition,
+        incoming: dict[int, IncomingFrames],
+        requests: IncomingRequests | None,
+        credits: InputCredits,
     ) -> None:
         self._name = name
         self._condition = condition
@@ -32,6 +38,7 @@ class Inbox:
         self._messages: deque[Message] = deque()
         self._incoming = incoming
         self._requests = requests
+        self._credits = credits
         self._is_poked = False
         self.is_open = False
         """The subtask is open, so the time limits of requests have begun."""
@@ -53,6 +60,14 @@ class Inbox:
         with self._lock:
             self._incoming[data.channel].arrived(data, now)
             self._messages.append(data)
+            self._condition.notify_all()
+
+    def put_control(self, control: Control) -> None:
+        """Add a control element."""
+        with self._lock:
+            if isinstance(control.element, EndOfInput):
+                self._credits.ended(control.channel)
+            self._messages.append(control)
             self._condition.notify_all()
 
     def put_request(self, request: Request, now: float) -> None:
@@ -89,6 +104,7 @@ class Inbox:
         """The subtask is open. The time limits of the requests that have waited for that begin now."""
         with self._lock:
             self.is_open = True
+            self._credits.opened(now)
             for index, message in enumerate(self._messages):
                 if isinstance(message, Request):
                     self._messages[index] = message._replace(deadline=now + message.remaining_s)
@@ -115,10 +131,17 @@ class Inbox:
         with self._lock:
             return self._requests is None or self._requests.begun(request, now)
 
-    def processed(self, channel: int, cost: int) -> tuple[int, int]:
-        """The oldest frame of a channel was processed; return its producer and the credit to return now, mostly 0."""
-        incoming = self._incoming[channel]
-        return incoming.channel.producer, incoming.processed(cost)
+    def waited(self, seconds: float) -> None:
+        """The subtask has waited for messages, with nothing to do."""
+        self._credits.waited(seconds)
+
+    def processed(self, channel: int, cost: int, now: float) -> Iterable[Credit]:
+        """The oldest frame of a channel was processed; return the credits to send now, to the `producer` of each."""
+        return self._credits.consumed(channel, self._incoming[channel].processed(), cost, now)
+
+    def producer(self, channel: int) -> int:
+        """Return the address that sends on a channel."""
+        return self._incoming[channel].channel.producer
 
     # -- what is to be seen from outside --------------------------------------------------------------------
 

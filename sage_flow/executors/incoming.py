@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 
 from sage_flow.plan.physical import Channel
-from sage_flow.runtime.credits import ConsumedCredit
 from sage_flow.runtime.messages import Data, Request
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics, Histogram
@@ -17,13 +16,12 @@ __all__ = ["IncomingFrames", "IncomingRequests"]
 class IncomingFrames:
     """The receiving end of a channel."""
 
-    __slots__ = ("_bytes", "_credit", "_medium", "_name", "_received", "_waiting", "channel")
+    __slots__ = ("_bytes", "_medium", "_name", "_received", "_waiting", "channel")
 
-    def __init__(self, channel: Channel, name: str, medium: str, window: int) -> None:
+    def __init__(self, channel: Channel, name: str, medium: str) -> None:
         self.channel = channel
         self._name = name
         self._medium = medium
-        self._credit = ConsumedCredit(window)
         self._waiting: deque[tuple[float, int]] = deque()  # arrival and records of each frame
         self._received = self._bytes = 0
 
@@ -34,10 +32,9 @@ class IncomingFrames:
         self._received += count
         self._bytes += frame.cost
 
-    def processed(self, cost: int) -> int:
-        """The oldest frame was processed; return the credit to return now."""
-        self._waiting.popleft()
-        return self._credit.consume(cost)
+    def processed(self) -> int:
+        """The oldest frame was processed; return the number of its records."""
+        return self._waiting.popleft()[1]
 
     @property
     def depth(self) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from sage_flow.executors.shell import Condition, Transport
+from sage_flow.executors.shell import Condition, Transport, first_window
 from sage_flow.plan.physical import Channel
 from sage_flow.runtime.credits import SendCredit
-from sage_flow.runtime.messages import Barrier, Control, ControlElement, Data, EndOfInput, Ticket, Watermark
+from sage_flow.runtime.messages import Barrier, Control, ControlElement, Credit, Data, EndOfInput, Ticket, Watermark
 
 __all__ = ["OutgoingFrames"]
 
@@ -18,32 +18,55 @@ _FREE: Final = (Barrier, EndOfInput)
 """Elements that need no credit: a checkpoint and the end of a job wait for the records before them, not for room."""
 
 
+_Records = tuple[list[Any], list[Ticket] | None]
+"""Records that wait, and the tickets beside them."""
+
+
 class _Outgoing:
-    """The sending end of a channel: frames that wait for credit. The first of them may be about to be sent."""
+    """The sending end of a channel: what waits for credit. The first of it may be about to be sent."""
 
-    __slots__ = ("consumer", "credit", "frames", "next_seq")
+    __slots__ = ("consumer", "credit", "id", "next_seq", "sent", "waiting")
 
-    def __init__(self, channel: Channel, window: int) -> None:
+    def __init__(self, channel: Channel, most_cost: int) -> None:
+        self.id = channel.id
         self.consumer = channel.consumer
-        self.credit = SendCredit(window)
-        self.frames: deque[Data | Control] = deque()
+        self.credit = SendCredit(most_cost, first_window(channel.consumer))
+        self.waiting: deque[_Records | ControlElement] = deque()
+        self.sent = 0  # how many records of the first have been sent
         self.next_seq = 0
 
-    @property
-    def may_send(self) -> bool:
-        """Whether the first frame may be sent now, if there is one."""
-        if not self.frames:
-            return False
-        if self.credit.may_start:
-            return True
-        first = self.frames[0]
-        return isinstance(first, Control) and isinstance(first.element, _FREE)
+    def next_frame(self) -> Data | Control:
+        """Return the next frame: a control element, or as many records as may go together."""
+        first = self.waiting[0]
+        if not isinstance(first, tuple):
+            return Control(self.id, self.next_seq, first)
+        records, tickets = first
+        begin, most = self.sent, self.credit.most_records
+        if begin or most < len(records):
+            records = records[begin : begin + most]
+            tickets = None if tickets is None else tickets[begin : begin + most]
+        return Data(self.id, self.next_seq, records, tickets, len(records))
+
+    def sent_frame(self, frame: Data | Control, cost: int) -> bool:
+        """The next frame was sent; return whether nothing is left of what was first in `waiting`."""
+        self.next_seq += 1
+        first = self.waiting[0]
+        if isinstance(frame, Data) and isinstance(first, tuple):
+            count = len(frame.records)
+            self.credit.take(count, cost)
+            if self.sent + count < len(first[0]):
+                self.sent += count
+                return False
+            self.sent = 0
+        self.waiting.popleft()
+        return True
 
 
 class OutgoingFrames:
     """The sending ends of one address. All state is guarded by the lock of its port, `condition`.
 
-    `channels` come with their windows. `on_gap(error)` is called when a frame could not be sent: nothing may follow it.
+    `channels` come with the largest cost of what may be under way.
+    `on_gap(error)` is called when a frame could not be sent: nothing may follow it.
     """
 
     def __init__(
@@ -58,45 +81,42 @@ class OutgoingFrames:
         self._transport = transport
         self._condition = condition
         self._lock = condition.lock
-        self._channels = {channel.id: _Outgoing(channel, window) for channel, window in channels}
+        self._channels = {channel.id: _Outgoing(channel, cost) for channel, cost in channels}
         self._on_gap = on_gap
-        self._sending: _Outgoing | None = None  # whose first frame is being sent
+        self._sending: _Outgoing | None = None  # whose next frame is being sent
         self.waiting = 0
-        """How many frames wait, of all channels."""
+        """How much waits, on all channels: batches of records and control elements."""
 
     def consumer(self, channel: int) -> int:
         """Return the address that reads a channel."""
         return self._channels[channel].consumer
 
-    def frames(self, channel: int) -> deque[Data | Control]:
-        """Return the waiting frames of a channel, a deque that becomes empty when all are sent."""
-        return self._channels[channel].frames
+    def waiting_on(self, channel: int) -> Sequence[object]:
+        """Return what waits on a channel, a view that becomes empty when all is sent."""
+        return self._channels[channel].waiting
 
     def add_records(self, channel: int, records: list[Any], tickets: list[Ticket] | None) -> None:
-        """Add a frame of records."""
+        """Add records, which are sent in one frame or in several."""
         out = self._channels[channel]
         with self._lock:
-            out.frames.append(Data(channel, out.next_seq, records, tickets, len(records)))
-            out.next_seq += 1
+            out.waiting.append((records, tickets))
             self.waiting += 1
 
     def add_element(self, channel: int, element: ControlElement) -> None:
         """Add a control element. A watermark takes the place of one that waits directly before it."""
         out = self._channels[channel]
         with self._lock:
-            if isinstance(element, Watermark) and len(out.frames) > (self._sending is out):
-                last = out.frames[-1]
-                if isinstance(last, Control) and isinstance(last.element, Watermark):
-                    out.frames[-1] = Control(channel, last.seq, element)
-                    return
-            out.frames.append(Control(channel, out.next_seq, element))
-            out.next_seq += 1
-            self.waiting += 1
+            waits = len(out.waiting) > (self._sending is out)
+            if waits and isinstance(element, Watermark) and isinstance(out.waiting[-1], Watermark):
+                out.waiting[-1] = element
+            else:
+                out.waiting.append(element)
+                self.waiting += 1
 
-    def grant(self, channel: int, amount: int) -> None:
+    def grant(self, credit: Credit) -> None:
         """The consumer of a channel has returned credit. This wakes the activation, which sends waiting frames."""
         with self._lock:
-            self._channels[channel].credit.grant(amount)
+            self._channels[credit.channel].credit.grant(credit)
             self._condition.notify_all()
 
     def may_sleep(self) -> bool:
@@ -111,7 +131,7 @@ class OutgoingFrames:
                 if out is None:
                     return
                 self._sending = out
-                frame = out.frames[0]
+                frame = out.next_frame()
             cost = 0
             try:
                 cost = self._transport.send(self._address, out.consumer, frame)
@@ -120,9 +140,7 @@ class OutgoingFrames:
                 raise
             finally:
                 with self._lock:
-                    out.frames.popleft()
-                    self.waiting -= 1
-                    out.credit.take(cost)
+                    self.waiting -= out.sent_frame(frame, cost)
                     self._sending = None
                     self._condition.notify_all()
 
@@ -130,6 +148,6 @@ class OutgoingFrames:
         if self._sending is not None:
             return None
         for out in self._channels.values():
-            if out.may_send:
+            if out.waiting and (out.credit.may_start or isinstance(out.waiting[0], _FREE)):
                 return out
         return None

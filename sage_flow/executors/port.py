@@ -47,10 +47,12 @@ from sage_flow.executors.shell_port import ShellPort
 from sage_flow.plan.physical import Plan, ServicePlan, Subtask
 from sage_flow.queues.job_queues import job_queue
 from sage_flow.runtime.calls import Outcome
+from sage_flow.runtime.credits import InputChannel, InputCredits
 from sage_flow.runtime.messages import (
     DRIVER,
     Cancel,
     CancelRequest,
+    Control,
     ControlElement,
     Credit,
     Data,
@@ -85,10 +87,11 @@ class WorkerPort(ShellPort):
         super().__init__(plan, subtask.address, shell, first_replica=subtask.index)
         self._name = subtask.name
         self._service = subtask.chain.service
-        windows = ((c, shell.window(c.producer, c.consumer)) for c in plan.channels if c.producer == self._address)
-        self._outgoing = OutgoingFrames(self._address, shell, self._condition, windows, on_gap=self._fail)
+        costs = ((c, shell.most_cost(c.producer, c.consumer)) for c in plan.channels if c.producer == self._address)
+        self._outgoing = OutgoingFrames(self._address, shell, self._condition, costs, on_gap=self._fail)
         requests = IncomingRequests(self._service) if subtask.address in _heads(plan) else None
-        self.inbox = Inbox(self._name, self._condition, dict(_incoming(plan, subtask, shell)), requests)
+        credits = InputCredits(_input_channels(plan, subtask, shell))
+        self.inbox = Inbox(self._name, self._condition, dict(_incoming(plan, subtask, shell)), requests, credits)
         self.activations = Activations(shell, self._name, self._lock)
         self._holding = Holding()
         self._allowed: set[str] = set()  # services that this service may call
@@ -120,7 +123,6 @@ class WorkerPort(ShellPort):
 
         Raises JobCancelled.
         """
-        deadline = None if timeout_s is None else self.now() + timeout_s
         taken: list[Message] = []  # `ready` fills it under the lock, when it ends the wait
         ready = partial(self.inbox.take_all, taken)
         if timeout_s == 0:
@@ -131,7 +133,9 @@ class WorkerPort(ShellPort):
                     self._check()
                     ready()
         else:
-            self._suspend(ready, deadline)
+            began = self.now()
+            self._suspend(ready, None if timeout_s is None else began + timeout_s)
+            self.inbox.waited(self.now() - began)
         return taken
 
     def take_one(self) -> Message | None:
@@ -173,9 +177,8 @@ class WorkerPort(ShellPort):
         self._outgoing.send()
 
     def consumed(self, channel: int, cost: int) -> None:
-        producer, amount = self.inbox.processed(channel, cost)
-        if amount:
-            self._shell.send(self._address, producer, Credit(channel, amount))
+        for credit in self.inbox.processed(channel, cost, self.now()):
+            self._shell.send(self._address, self.inbox.producer(credit.channel), credit)
 
     def reply(self, caller: int, reply: Reply) -> None:
         # The caller may learn later than this service that the job is cancelled. Until then it waits, so that its call
@@ -248,11 +251,11 @@ class WorkerPort(ShellPort):
             raise (JobRestarting if self._cancelled.restarts else JobCancelled)(self._cancelled.reason)
 
     def _await_sent(self, channel: int) -> None:
-        frames = self._outgoing.frames(channel)
-        if frames:
+        waiting = self._outgoing.waiting_on(channel)
+        if waiting:
             self._story.note(self.now(), f"channel {channel}: waits for credit")
-        if frames or self._is_stopped:
-            self.suspend_until(lambda: not frames)
+        if waiting or self._is_stopped:
+            self.suspend_until(lambda: not waiting)
 
 
 def _heads(plan: Plan) -> set[int]:
@@ -266,7 +269,13 @@ def _incoming(plan: Plan, subtask: Subtask, shell: Shell) -> Iterator[tuple[int,
         if channel.consumer == subtask.address:
             ends = (channel.producer, channel.consumer)
             name = f"{names[channel.producer]} => {subtask.name}"
-            yield channel.id, IncomingFrames(channel, name, shell.medium(*ends), shell.window(*ends))
+            yield channel.id, IncomingFrames(channel, name, shell.medium(*ends))
+
+
+def _input_channels(plan: Plan, subtask: Subtask, shell: Shell) -> Iterator[InputChannel]:
+    for channel in plan.channels:
+        if channel.consumer == subtask.address:
+            yield InputChannel(channel.id, channel.edge.id, shell.most_cost(channel.producer, channel.consumer))
 
 
 # -- what is obeyed on delivery -----------------------------------------------------------------------------
@@ -280,8 +289,12 @@ def _on_data(port: WorkerPort, data: Data) -> None:
     port.inbox.put_data(data, port.now())
 
 
+def _on_control(port: WorkerPort, control: Control) -> None:
+    port.inbox.put_control(control)
+
+
 def _on_credit(port: WorkerPort, credit: Credit) -> None:
-    port._outgoing.grant(credit.channel, credit.amount)
+    port._outgoing.grant(credit)
 
 
 def _on_request(port: WorkerPort, request: Request) -> None:
@@ -350,6 +363,7 @@ def _on_service_opened(port: WorkerPort, opened: ServiceOpened) -> None:
 
 ON_DELIVERY: Final[dict[type[Any], Callable[[WorkerPort, Any], None]]] = {
     Data: _on_data,
+    Control: _on_control,
     Credit: _on_credit,
     Request: _on_request,
     CancelRequest: _on_cancel_request,

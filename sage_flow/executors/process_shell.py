@@ -7,14 +7,14 @@ from typing import Final
 
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.reading_condition import ReadingCondition
-from sage_flow.executors.shell import Condition, record_window
+from sage_flow.executors.shell import Condition, records_in_memory
 from sage_flow.executors.threads import LocalTransport, ThreadShell
 from sage_flow.runtime.messages import Message
 
-__all__ = ["BYTE_WINDOW", "ProcessShell"]
+__all__ = ["MOST_BYTES", "ProcessShell"]
 
-BYTE_WINDOW: Final = 8 * 1024 * 1024
-"""The credit window of a channel between two processes, in encoded bytes."""
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""The most encoded bytes that may be under way on a channel between two processes."""
 
 
 class ProcessShell(ThreadShell):
@@ -45,5 +45,5 @@ class ProcessShell(ThreadShell):
     def shares_objects(self, producer: int, consumer: int) -> bool:
         return self._process_of[producer] == self._process_of[consumer] and super().shares_objects(producer, consumer)
 
-    def window(self, producer: int, consumer: int) -> int:
-        return record_window(consumer) if self.medium(producer, consumer) == "memory" else BYTE_WINDOW
+    def most_cost(self, producer: int, consumer: int) -> int:
+        return records_in_memory(consumer) if self.medium(producer, consumer) == "memory" else MOST_BYTES

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sage_flow.runtime.credits import FIRST_WINDOW, MOST_RECORDS
 from sage_flow.runtime.messages import DRIVER, Message
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Condition", "Transport", "Shell", "record_window"]
+__all__ = ["Condition", "Transport", "Shell", "first_window", "records_in_memory"]
 
-_RECORD_WINDOW = 8192
-_DRIVER_WINDOW = 65_536
+_RECORDS: Final = 8192
+_DRIVER_RECORDS: Final = 65_536
 
 
-def record_window(consumer: int) -> int:
-    """Return the credit window of a channel inside a process, in records.
+def records_in_memory(consumer: int) -> int:
+    """Return the most records that may be under way on a channel inside a process.
 
     The driver keeps all rows that it gets, so a larger window costs no memory there, and saves most of the switches
     between threads.
     """
-    return _DRIVER_WINDOW if consumer == DRIVER else _RECORD_WINDOW
+    return _DRIVER_RECORDS if consumer == DRIVER else _RECORDS
+
+
+def first_window(consumer: int) -> int:
+    """Return the record window that a channel begins with. The driver is never slow, so its channels keep theirs."""
+    return MOST_RECORDS if consumer == DRIVER else FIRST_WINDOW
 
 
 class Condition(Protocol):
@@ -79,5 +85,5 @@ class Shell(Transport, Protocol):
     def shares_objects(self, producer: int, consumer: int) -> bool:
         """Whether records between these addresses arrive as the objects themselves, not as pickles."""
 
-    def window(self, producer: int, consumer: int) -> int:
-        """Return the credit window of a channel between these addresses, in the unit that `send` returns."""
+    def most_cost(self, producer: int, consumer: int) -> int:
+        """Return how much may be under way on a channel between these addresses, in the unit that `send` returns."""

@@ -29,7 +29,7 @@ from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt
 from sage_flow.executors.scheduler import Deadlock, Scheduler, SimulatedCondition, VirtualClock
-from sage_flow.executors.shell import record_window
+from sage_flow.executors.shell import records_in_memory
 from sage_flow.executors.simulated_processes import ProcessDeath, SimulatedProcesses
 from sage_flow.executors.threads import LocalTransport, queues_of_process
 from sage_flow.executors.worker import Worker
@@ -87,8 +87,8 @@ class SimulationShell:
     def shares_objects(self, producer: int, consumer: int) -> bool:
         return not self._transport.copies_records
 
-    def window(self, producer: int, consumer: int) -> int:
-        return record_window(consumer)
+    def most_cost(self, producer: int, consumer: int) -> int:
+        return records_in_memory(consumer)
 
 
 class SimulatedExecution(LedExecution):

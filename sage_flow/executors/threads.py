@@ -17,7 +17,7 @@ from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led
 from sage_flow.executors.outside import OutsidePort
 from sage_flow.executors.reading_condition import ReadingCondition
-from sage_flow.executors.shell import Condition, record_window
+from sage_flow.executors.shell import Condition, records_in_memory
 from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.executors.worker import Worker
 from sage_flow.plan.physical import Plan
@@ -139,8 +139,8 @@ class ThreadShell:
     def shares_objects(self, producer: int, consumer: int) -> bool:
         return not self._transport.copies_records
 
-    def window(self, producer: int, consumer: int) -> int:
-        return record_window(consumer)
+    def most_cost(self, producer: int, consumer: int) -> int:
+        return records_in_memory(consumer)
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,15 @@ class Control(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """The consumer of `channel` has used up frames of this cost: its producer may send as much again."""
+    """The consumer of `channel` has processed so many records, of this cost: its producer may send as much again.
+
+    `window`: how many records may be under way from now on.
+    """
 
     channel: int
-    amount: int
+    records: int
+    cost: int
+    window: int
 
 
 class Request(NamedTuple):

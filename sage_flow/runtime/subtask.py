@@ -329,8 +329,9 @@ class ChainSubtask:
         else:
             for record, ticket in zip(records, slices.next_tickets(), strict=True):
                 self._calls.answer(slices.entry, record, ticket)
-        pace.took(len(records), self._port.now() - began)
+        processed = self._port.now()
         self.runner.flush()
+        pace.took(len(records), processed - began, self._port.now() - processed)
         if slices.is_over:
             self._inputs.slices = None
             if slices.channel is not None:

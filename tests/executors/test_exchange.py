@@ -52,14 +52,14 @@ def test_messages_cross_and_cost_what_they_take(open_end):
 
 def test_an_exchange_reaches_itself(open_end):
     one = open_end(1)
-    one.send(1, 5, Credit(1, 2))
-    assert one.next() == (5, Credit(1, 2))
+    one.send(1, 5, Credit(1, 2, 2, 9))
+    assert one.next() == (5, Credit(1, 2, 2, 9))
 
 
 def test_a_peer_may_be_dialed_before_it_exists(open_end):
     one = open_end(1)
     for number in range(10):
-        one.send(2, number, Credit(number, 1))
+        one.send(2, number, Credit(number, 1, 1, 9))
     assert one.exchange.statistics()["queued_bytes"] > 0
     two = open_end(2)
     assert [two.next()[0] for _ in range(10)] == list(range(10))
@@ -67,19 +67,19 @@ def test_a_peer_may_be_dialed_before_it_exists(open_end):
 
 def test_a_peer_whose_process_is_watched_may_take_any_time_to_listen(open_end):
     one = open_end(1, connect_timeout_s=PATIENCE_S, bind_timeout_s=None)
-    one.send(2, 7, Credit(0, 1))
+    one.send(2, 7, Credit(0, 1, 1, 9))
     other = open_end(1_000, bind_timeout_s=0.05)
-    other.send(3, 0, Credit(0, 1))
+    other.send(3, 0, Credit(0, 1, 1, 9))
     assert other.loss()[0] == 3  # so long that one with a limit would be lost
     two = open_end(2)
-    assert two.next() == (7, Credit(0, 1))
+    assert two.next() == (7, Credit(0, 1, 1, 9))
     assert one.losses.empty()
 
 
 def test_process_0_which_started_the_others_is_gone_if_it_does_not_listen(open_end, monkeypatch):
     monkeypatch.setattr("sage_flow.executors.outlets.BIND_S", 0.05)
     one = open_end(1, bind_timeout_s=None)
-    one.send(0, 0, Credit(1, 1))
+    one.send(0, 0, Credit(1, 1, 1, 9))
     peer, reason = one.loss()
     assert peer == 0
     assert "it did not listen for 0.05 s" in reason
@@ -87,18 +87,18 @@ def test_process_0_which_started_the_others_is_gone_if_it_does_not_listen(open_e
 
 def test_messages_may_be_sent_before_the_start(open_end):
     one, two = open_end(1, start=False), open_end(2)
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     one.exchange.start()
-    assert two.next() == (0, Credit(1, 1))
+    assert two.next() == (0, Credit(1, 1, 1, 9))
 
 
 def test_a_peer_that_never_comes_is_lost(open_end):
     one = open_end(1, bind_timeout_s=0.05)
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     peer, reason = one.loss()
     assert peer == 2
     assert "it did not listen for 0.05 s" in reason
-    assert one.send(2, 0, Credit(1, 1)) == 0
+    assert one.send(2, 0, Credit(1, 1, 1, 9)) == 0
     statistics = one.exchange.statistics()
     assert statistics["dropped_messages"] == 1
     assert statistics["dropped_bytes"] > 0
@@ -110,7 +110,7 @@ def test_a_peer_that_does_not_answer_the_handshake_is_lost(open_end, directory):
         mute.bind(f"{directory}/2.sock")
         mute.listen()
         one = open_end(1, connect_timeout_s=0.05)
-        one.send(2, 0, Credit(1, 1))
+        one.send(2, 0, Credit(1, 1, 1, 9))
         assert one.loss() == (2, "no handshake within 0.05 s")
 
 
@@ -186,11 +186,11 @@ def test_two_that_send_large_messages_to_each_other_do_not_block(open_end):
     size = 100 << 20
     for end, peer in ((one, 2), (two, 1)):
         end.send(peer, 0, Data(1, 0, [bytes(size)]))
-        end.send(peer, 0, Credit(1, 1))
+        end.send(peer, 0, Credit(1, 1, 1, 9))
     for end in (one, two):
         _, data = end.next()
         assert len(data.unpacked()[0]) == size
-        assert end.next() == (0, Credit(1, 1))
+        assert end.next() == (0, Credit(1, 1, 1, 9))
 
 
 def test_an_array_is_received_without_a_copy(open_end):
@@ -221,8 +221,8 @@ def test_what_cannot_be_pickled_is_told_to_the_sender_and_breaks_nothing(open_en
         one.send(2, 0, Data(1, 0, ["fine", {"lock": threading.Lock()}]))
     with pytest.raises(ProtocolError, match="a str is not a message"):
         one.send(2, 0, "text")
-    one.send(2, 0, Credit(1, 1))
-    assert two.next() == (0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
+    assert two.next() == (0, Credit(1, 1, 1, 9))
 
 
 class SendsWhilePickled:
@@ -230,7 +230,7 @@ class SendsWhilePickled:
         self.end = end
 
     def __reduce__(self):
-        self.end.send(2, 1, Credit(1, 1))
+        self.end.send(2, 1, Credit(1, 1, 1, 9))
         return str, ("outer",)
 
 
@@ -244,8 +244,8 @@ def test_messages_sent_from_on_message_arrive(open_end):
     one = open_end(1)
     two = open_end(2, on_message=lambda target, message: two.send(1, target, message))
     for number in range(100):
-        one.send(2, number, Credit(number, 1))
-    assert [one.next() for _ in range(100)] == [(number, Credit(number, 1)) for number in range(100)]
+        one.send(2, number, Credit(number, 1, 1, 9))
+    assert [one.next() for _ in range(100)] == [(number, Credit(number, 1, 1, 9)) for number in range(100)]
 
 
 # The end of a peer.
@@ -254,9 +254,9 @@ def test_messages_sent_from_on_message_arrive(open_end):
 @pytest.mark.race
 def test_a_peer_that_closes_is_lost_once_and_after_its_last_message(open_end):
     one, two = open_end(1), open_end(2)
-    two.send(1, 0, Credit(0, 1))
+    two.send(1, 0, Credit(0, 1, 1, 9))
     one.next()
-    one.send(2, 0, Credit(0, 1))  # connections in both directions
+    one.send(2, 0, Credit(0, 1, 1, 9))  # connections in both directions
     two.next()
     for number in range(100):
         two.send(1, number, Data(1, number, ["x" * 10_000]))
@@ -264,7 +264,7 @@ def test_a_peer_that_closes_is_lost_once_and_after_its_last_message(open_end):
     assert one.loss() == (2, "it closed its connection")
     assert [one.next()[0] for _ in range(100)] == list(range(100))
     assert one.messages.empty()
-    assert one.send(2, 0, Credit(1, 1)) == 0
+    assert one.send(2, 0, Credit(1, 1, 1, 9)) == 0
     one.exchange.close()
     assert one.losses.empty()
     assert two.losses.empty()
@@ -278,7 +278,7 @@ def test_what_a_peer_wrote_before_its_end_counts_also_if_the_end_shows_first(ope
         busy.wait()  # meanwhile the peer writes and closes, so that all of it is noticed at once
 
     one, two = open_end(1, on_message=on_message), open_end(2, flush_s=PATIENCE_S)
-    one.send(2, 0, Credit(1, 1))  # connections in both directions
+    one.send(2, 0, Credit(1, 1, 1, 9))  # connections in both directions
     two.next()
     for number in range(15):
         two.send(1, number, Data(1, number, ["x" * 10_000]))  # more than one read, less than a buffer
@@ -293,8 +293,8 @@ def test_what_a_peer_wrote_is_read_before_the_end_of_the_connection_to_it_is_tol
     reading, go_on, seen = threading.Event(), threading.Event(), []
     one = open_end(1, on_message=lambda target, message: seen.append(target))
     two = open_end(2, flush_s=PATIENCE_S)
-    one.send(2, 0, Credit(1, 1))
-    two.send(1, 100, Credit(1, 1))  # connections in both directions
+    one.send(2, 0, Credit(1, 1, 1, 9))
+    two.send(1, 100, Credit(1, 1, 1, 9))  # connections in both directions
     two.next()
     wait_for(lambda: seen == [100])
     outlet = one.exchange._outlets.links[2]
@@ -317,7 +317,7 @@ def test_what_a_peer_wrote_is_read_before_the_end_of_the_connection_to_it_is_tol
 def test_closing_writes_what_is_queued(open_end, directory):
     one, two = open_end(1, flush_s=PATIENCE_S), open_end(2)
     one.send(2, 0, Data(1, 0, ["x" * (50 << 20)]))
-    one.send(2, 1, Credit(1, 1))
+    one.send(2, 1, Credit(1, 1, 1, 9))
     assert os.path.exists(f"{directory}/1.sock")
     one.exchange.close()
     assert not os.path.exists(f"{directory}/1.sock")
@@ -327,20 +327,20 @@ def test_closing_writes_what_is_queued(open_end, directory):
 
 def test_closing_gives_up_after_a_while_and_counts_the_rest(open_end):
     one = open_end(1, flush_s=0.05)
-    cost = one.send(2, 0, Credit(1, 1))
+    cost = one.send(2, 0, Credit(1, 1, 1, 9))
     one.exchange.close()
     assert one.exchange.statistics()["dropped_bytes"] > cost
-    assert one.send(2, 0, Credit(1, 1)) == 0
-    assert one.send(3, 0, Credit(1, 1)) == 0
+    assert one.send(2, 0, Credit(1, 1, 1, 9)) == 0
+    assert one.send(3, 0, Credit(1, 1, 1, 9)) == 0
     assert one.exchange.statistics()["dropped_messages"] == 2
     assert one.losses.empty()
 
 
 def test_a_peer_that_goes_while_we_close_is_no_news(open_end):
     one, two = open_end(1, flush_s=PATIENCE_S), open_end(2)
-    two.send(1, 0, Credit(1, 1))
+    two.send(1, 0, Credit(1, 1, 1, 9))
     one.next()
-    one.send(3, 0, Credit(1, 1))  # keeps the exchange up until process 3 is there
+    one.send(3, 0, Credit(1, 1, 1, 9))  # keeps the exchange up until process 3 is there
     closing = threading.Thread(target=one.exchange.close)
     closing.start()
     while not one.exchange.statistics()["lost"]:
@@ -364,8 +364,8 @@ def test_an_exchange_cannot_be_closed_from_its_own_thread(open_end):
         two.messages.put((target, message))
 
     one, two = open_end(1), open_end(2, on_message=close)
-    one.send(2, 0, Credit(1, 1))
-    assert two.next() == (0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
+    assert two.next() == (0, Credit(1, 1, 1, 9))
 
 
 def test_a_failure_to_deliver_costs_the_sender_its_connection_and_nobody_else(open_end):
@@ -376,14 +376,14 @@ def test_a_failure_to_deliver_costs_the_sender_its_connection_and_nobody_else(op
 
     one, two, three = open_end(1), open_end(2, on_message=fail), open_end(3)
     for target in (12, 13, 14):
-        one.send(2, target, Credit(1, 1))
+        one.send(2, target, Credit(1, 1, 1, 9))
     peer, reason = two.loss()
     assert peer == 1
     assert "its Credit for 13 could not be delivered" in reason
     assert "no inbox for 13" in reason
     assert 'raise BlockingIOError("no inbox for 13")' in reason
     assert one.loss()[0] == 2
-    three.send(2, 15, Credit(1, 1))
+    three.send(2, 15, Credit(1, 1, 1, 9))
     assert [two.next()[0], two.next()[0]] == [12, 15]
 
 
@@ -402,9 +402,9 @@ def test_an_exchange_that_dies_loses_all_its_peers(open_end):
         raise SystemError if target == 1 else KeyboardInterrupt("not an Exception")
 
     one, two, three = open_end(1), open_end(2, on_message=die), open_end(3)
-    two.send(3, 0, Credit(1, 1))
+    two.send(3, 0, Credit(1, 1, 1, 9))
     three.next()
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     reasons = dict([two.loss(), two.loss()])
     assert reasons.keys() == {1, 3}
     assert all("the exchange of process 2 failed: KeyboardInterrupt" in reason for reason in reasons.values())
@@ -416,7 +416,7 @@ def test_an_exchange_that_dies_loses_all_its_peers(open_end):
 
 def test_a_wrong_key_is_refused(open_end):
     one, two = open_end(1, key=b"guess"), open_end(2)
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     assert one.loss() == (2, "the acceptor does not know the key of 'job'")
     assert two.messages.empty()
     assert two.losses.empty()
@@ -424,16 +424,16 @@ def test_a_wrong_key_is_refused(open_end):
 
 def test_a_refused_peer_is_lost_once_and_not_again_when_its_time_is_over(open_end):
     one, _ = open_end(1, key=b"guess", connect_timeout_s=0.1, bind_timeout_s=0.3), open_end(2)
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     assert one.loss()[0] == 2
-    one.send(3, 0, Credit(1, 1))
+    one.send(3, 0, Credit(1, 1, 1, 9))
     assert one.loss()[0] == 3  # not there, and its time ends after that of 2
     assert one.losses.empty()
 
 
 def test_an_older_attempt_is_refused_and_told_so(open_end):
     one, two = open_end(1, attempt=1), open_end(2, attempt=2)
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     assert "attempt 1 is an older one, this process belongs to attempt 2" in one.loss()[1]
     two.exchange.close()
     statistics = two.exchange.statistics()
@@ -450,8 +450,8 @@ def test_noise_from_a_stranger_is_refused_and_disturbs_nobody(open_end, director
         assert b"not a sage_flow process" in stranger.recv(4096)
         with contextlib.suppress(ConnectionResetError):  # what it wrote behind that was not read
             assert stranger.recv(4096) == b""
-    one.send(2, 0, Credit(1, 1))
-    assert two.next() == (0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
+    assert two.next() == (0, Credit(1, 1, 1, 9))
     assert two.exchange.statistics()["refused_connections"] == 1
 
 
@@ -465,7 +465,7 @@ def test_a_stranger_that_says_nothing_is_shown_out(open_end, directory):
 
 def test_a_second_process_with_the_same_number_is_refused(open_end, directory):
     one, two = open_end(1), open_end(2)
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     two.next()
     dialer = Dialer(Identity(1, "job", 1, KEY), os.urandom(32), 2)
     with socket.socket(socket.AF_UNIX) as twin:
@@ -477,8 +477,8 @@ def test_a_second_process_with_the_same_number_is_refused(open_end, directory):
         assert dialer.receive(twin.recv(4096)) == [Established(2)]
         assert twin.recv(4096) == b""
     assert "process 1 has been connected before" in str(two.exchange.statistics()["story"])
-    one.send(2, 0, Credit(2, 2))
-    assert two.next() == (0, Credit(2, 2))
+    one.send(2, 0, Credit(2, 2, 2, 9))
+    assert two.next() == (0, Credit(2, 2, 2, 9))
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701])
@@ -562,8 +562,8 @@ def test_classes_of_main_cross_between_processes_and_come_home(open_end, child):
 def test_a_killed_process_is_lost_within_seconds(open_end, child):
     end = open_end(0)
     end.next(), end.next()
-    end.send(1, 9, Credit(1, 1))
-    assert end.next() == (9, Credit(1, 1))
+    end.send(1, 9, Credit(1, 1, 1, 9))
+    assert end.next() == (9, Credit(1, 1, 1, 9))
     os.kill(child.pid, signal.SIGKILL)
     peer, reason = end.losses.get(timeout=5)
     assert peer == 1
@@ -609,14 +609,14 @@ def test_messages_cross_by_tcp(over_tcp, tls):
     for number in range(100):
         one.send(2, number, Data(1, number, [b"x" * 100_000]))
     assert [two.next()[0] for _ in range(100)] == list(range(100))
-    two.send(1, 5, Credit(1, 2))
-    assert one.next() == (5, Credit(1, 2))
+    two.send(1, 5, Credit(1, 2, 2, 9))
+    assert one.next() == (5, Credit(1, 2, 2, 9))
 
 
 def test_a_peer_that_does_not_listen_any_more_is_lost(over_tcp):
     one, two = over_tcp(1), over_tcp(2)
     two.exchange.close()
-    one.send(2, 1, Credit(1, 1))
+    one.send(2, 1, Credit(1, 1, 1, 9))
     assert one.loss()[0] == 2
 
 

@@ -30,6 +30,7 @@ from sage_flow.runtime.messages import (
     Watermark,
 )
 from sage_flow.service import Call
+from sage_flow.testing import VirtualClock
 
 SOON_S = 0.05  # long enough to see that something does not happen
 NEVER_S = 10.0  # a thread that is not back by then never comes
@@ -53,7 +54,7 @@ class RecordingShell:
     def wall_ms(self):
         return int(time.time() * 1000)
 
-    def window(self, producer, consumer):
+    def most_cost(self, producer, consumer):
         return self._window
 
     def shares_objects(self, producer, consumer):
@@ -81,6 +82,11 @@ class RecordingShell:
             assert self.changed.wait_for(lambda: len(self.sent) >= count, NEVER_S), self.sent
 
 
+def credit(channel, amount, window=1 << 20):
+    """Credit for as many records as their cost. The window in time has room, unless it is given."""
+    return Credit(channel, amount, amount, window)
+
+
 class Echo:
     def process(self, value):
         return value
@@ -101,9 +107,13 @@ def port_of(operator="step", window=8, max_pending=256, replicas=1):
     for name in plan.services:
         port.note_open(name)
     outs = [c.id for c in plan.channels if c.producer == subtask.address]
+    for out in outs:
+        port.deliver(credit(out, 0))
     ins = [c.id for c in plan.channels if c.consumer == subtask.address]
     addresses = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
-    return SimpleNamespace(port=port, shell=shell, outs=outs, ins=ins, plan=plan, subtask=subtask, at=addresses)
+    return SimpleNamespace(
+        port=port, clock=VirtualClock(), shell=shell, outs=outs, ins=ins, plan=plan, subtask=subtask, at=addresses
+    )
 
 
 class InThread(threading.Thread):
@@ -151,9 +161,9 @@ def test_a_frame_may_start_on_the_last_credit_and_the_next_one_waits_for_more():
     it.port.emit(out, list(range(100)))
     emitting = InThread(it.port.emit, out, ["waits"])
     assert emitting.is_blocked
-    it.port.deliver(Credit(out, 99))  # 8 - 107 + 99 = 0
+    it.port.deliver(credit(out, 99))  # 8 - 107 + 99 = 0
     assert emitting.is_blocked
-    it.port.deliver(Credit(out, 1))
+    it.port.deliver(credit(out, 1))
     emitting.result()
     assert it.shell.records()[-1] == "waits"
 
@@ -165,7 +175,7 @@ def test_an_element_waits_behind_the_records_that_have_no_credit():
     it.port.queue(out, [2])
     ending = InThread(it.port.emit_element, out, EndOfInput())
     assert ending.is_blocked
-    it.port.deliver(Credit(out, 5))
+    it.port.deliver(credit(out, 5))
     ending.result()
     assert [type(frame) for frame in it.shell.frames()] == [Data, Data, Control]
 
@@ -184,7 +194,7 @@ def test_other_elements_wait_for_credit(element):
     it.port.emit(it.outs[0], [1])
     it.port.queue_element(it.outs[0], element)
     assert it.shell.records() == [1]
-    it.port.deliver(Credit(it.outs[0], 1))
+    it.port.deliver(credit(it.outs[0], 1))
     it.port.take(0)
     assert it.shell.frames()[-1] == Control(it.outs[0], 1, element)
 
@@ -197,7 +207,7 @@ def test_a_queued_barrier_waits_behind_its_records_and_blocks_nobody():
     for out in it.outs:
         it.port.queue_element(out, Barrier(1))
     assert it.shell.frames() == [Data(first, 0, [1], None, 1), Control(second, 0, Barrier(1))]
-    it.port.deliver(Credit(first, 1))  # the second record takes it, and the barrier needs none
+    it.port.deliver(credit(first, 1))  # the second record takes it, and the barrier needs none
     it.port.take(0)
     assert it.shell.frames()[2:] == [Data(first, 1, [2], None, 1), Control(first, 2, Barrier(1))]
 
@@ -210,7 +220,7 @@ def test_a_watermark_that_waits_is_replaced_by_a_newer_one_directly_behind_it():
         it.port.queue_element(out, Watermark(timestamp))
     it.port.queue(out, [2])
     it.port.queue_element(out, Watermark(100))
-    it.port.deliver(Credit(out, 2))
+    it.port.deliver(credit(out, 2))
     it.port.take(0)
     assert it.shell.frames()[1:] == [
         Control(out, 1, Watermark(99)),
@@ -249,21 +259,78 @@ def test_queue_never_blocks_and_what_it_left_goes_out_while_the_subtask_waits():
     assert it.shell.records() == [0]
     taking = InThread(it.port.take)
     for sent in range(2, 6):
-        it.port.deliver(Credit(out, 1))
+        it.port.deliver(credit(out, 1))
         it.shell.wait_for(sent)
     it.port.deliver(Commit())
     assert taking.result() == [Commit()]
     assert it.shell.records() == [0, 1, 2, 3, 4]
 
 
-def test_credit_of_consumed_frames_is_returned_by_the_quarter():
-    it = port_of(window=8)
-    for seq in range(2):
+def consume(it, frames, seconds=0.0):
+    """Let the subtask process frames of one record, each in so many seconds; return what it told its producer."""
+    it.port.now = it.clock.now
+    it.port.opened()
+    for seq in range(frames):
         it.port.deliver(Data(it.ins[0], seq, ["record"], None, 1))
-    it.port.consumed(it.ins[0], 1)
-    assert it.shell.sent == []
-    it.port.consumed(it.ins[0], 1)
-    assert it.shell.sent == [Credit(it.ins[0], 2)]
+        it.port.take(1.0)
+        it.clock.advance(seconds)
+        it.port.consumed(it.ins[0], 1)
+    return [message for message in it.shell.sent if isinstance(message, Credit)]
+
+
+def test_a_consumer_that_is_quick_widens_the_window_and_returns_credit_by_its_quarter():
+    credits = consume(port_of(window=1000), 400)
+    assert credits[0] == Credit(credits[0].channel, 1, 1, 2)
+    assert credits[-1].window > 100
+    assert 100 < credits[-1].records <= 250  # a quarter of the cost
+    assert 150 < sum(credit.records for credit in credits) <= 400
+
+
+def test_a_consumer_that_is_slow_has_only_what_it_processes_in_half_a_second_before_it():
+    it = port_of(window=1000)
+    it.port.deliver(Control(it.ins[1], 0, EndOfInput()))
+    assert 45 <= consume(it, 400, 0.01)[-1].window <= 50
+
+
+def test_a_wait_for_messages_does_not_make_a_consumer_slow():
+    it = port_of(window=1000)
+    it.port.inbox.take_all = waits_a_minute(it.port.inbox.take_all, it)
+    assert consume(it, 400)[-1].window > 100
+
+
+def waits_a_minute(take_all, it):
+    """The clock goes on by a minute while messages are taken."""
+
+    def take(taken):
+        it.clock.advance(60.0)
+        return take_all(taken)
+
+    return take
+
+
+def test_records_leave_in_frames_of_a_quarter_of_the_window_with_their_tickets():
+    it = port_of(window=100)
+    out = it.outs[0]
+    it.port.deliver(credit(out, 0, window=8))
+    it.port.queue(out, [1, 2, 3, 4, 5], ["a", "b", "c", "d", "e"])
+    frames = [Data(out, 0, [1, 2], ["a", "b"], 2), Data(out, 1, [3, 4], ["c", "d"], 2), Data(out, 2, [5], ["e"], 1)]
+    assert it.shell.sent == frames
+
+
+def test_a_window_that_shrinks_cuts_records_that_wait_already():
+    it = port_of(window=100)
+    out = it.outs[0]
+    it.port.deliver(credit(out, 0, window=4))
+    it.port.queue(out, list(range(6)))
+    it.port.queue_element(out, Watermark(1))
+    assert it.shell.records() == [0, 1, 2, 3]
+    it.port.deliver(credit(out, 4, window=1))
+    it.port.take(0)
+    assert it.shell.records() == [0, 1, 2, 3, 4]
+    for _ in range(2):
+        it.port.deliver(credit(out, 1, window=1))
+        it.port.take(0)
+    assert it.shell.frames()[-2:] == [Data(out, 5, [5], None, 1), Control(out, 6, Watermark(1))]
 
 
 @pytest.mark.race
@@ -275,7 +342,7 @@ def test_frames_of_many_threads_leave_in_the_order_of_their_numbers():
     def pay():
         for _ in range(400):
             unpaid.acquire()
-            it.port.deliver(Credit(out, 1))
+            it.port.deliver(credit(out, 1))
 
     it.shell.answer = lambda target, message: unpaid.release()
     paying = InThread(pay)
@@ -298,7 +365,7 @@ def test_whatever_the_order_of_frames_and_credits_nothing_is_lost_or_overtaken(e
             it.port.queue(out, queued[-1])
         else:
             available -= event
-            it.port.deliver(Credit(out, -event))
+            it.port.deliver(credit(out, -event))
             it.port.take(0)
             it.port.queue(it.outs[1], [])  # any sending sends what has credit by now
     frames = [frame.records for frame in it.shell.frames() if frame.channel == out]
@@ -406,7 +473,7 @@ def test_what_is_queued_without_credit_goes_out_while_a_call_waits():
     it.port.queue(out, [2])
     calling = InThread(call, it)
     it.shell.wait_for(2)
-    it.port.deliver(Credit(out, 1))
+    it.port.deliver(credit(out, 1))
     it.shell.wait_for(3)
     assert it.shell.records() == [1, 2]
     request = next(m for m in it.shell.sent if isinstance(m, Request))
@@ -559,8 +626,7 @@ def element_without_credit(it):
 
 
 def call_without_place(it):
-    InThread(call, it)
-    it.shell.wait_for(1)
+    it.port.call(it.plan.services["svc"], Call("svc", "process", (1,), {}), NEVER_S, None)  # takes the only place
     call(it)
 
 

@@ -21,11 +21,11 @@ def test_what_comes_before_its_subtask_is_made_waits_and_keeps_its_order():
     transport, seen = LocalTransport(), []
     transport.hold_early()
     for number in range(3):
-        transport.deliver(7, Credit(number, 1))
+        transport.deliver(7, Credit(number, 1, 1, 9))
     transport.register(7, seen.append)
-    transport.deliver(7, Credit(3, 1))
+    transport.deliver(7, Credit(3, 1, 1, 9))
     transport.end_early()
-    transport.deliver(7, Credit(4, 1))
+    transport.deliver(7, Credit(4, 1, 1, 9))
     assert [credit.channel for credit in seen] == [0, 1, 2, 3, 4]
 
 
@@ -33,11 +33,11 @@ def test_what_comes_for_a_subtask_of_another_process_is_refused_once_all_are_mad
     transport = LocalTransport()
     transport.hold_early()
     transport.register(7, lambda message: None)
-    transport.deliver(8, Credit(0, 1))
+    transport.deliver(8, Credit(0, 1, 1, 9))
     with pytest.raises(ProtocolError, match=r"received messages for \[8\]"):
         transport.end_early()
     with pytest.raises(KeyError):
-        transport.deliver(8, Credit(0, 1))
+        transport.deliver(8, Credit(0, 1, 1, 9))
 
 
 class Slow:

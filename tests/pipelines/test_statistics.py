@@ -15,7 +15,7 @@ from sage_flow.executors.threads import ThreadExecutor
 
 
 def stuck_job(executor):
-    """A job whose map waits for a gate that nobody opens, with records queued in front of it."""
+    """A job whose map waits for a gate that nobody opens."""
     env = LocalEnvironment("stuck", executor=executor, cancel_grace_s=5)
     env.register_service("gate", Gate, timeout=60)
     env.register_service("adder", Adder)
@@ -55,8 +55,8 @@ def test_a_job_that_is_stuck_tells_where(make):
         edges = [c for c in told["channels"] if c["kind"] == "edge" and c["host"].startswith("map-1")]
         assert {edge["host"] for edge in edges} == {"map-1[1/2]", "map-1[2/2]"}
         assert all(edge["producers"] == ["collection-1[1/1]"] for edge in edges)
-        assert sum(edge["received"] for edge in edges) == 3000
-        assert sum(edge["depth"] for edge in edges) > 2000
+        assert [edge["received"] for edge in edges] == [1, 1]  # no more before consumers that have done nothing
+        assert [edge["depth"] for edge in edges] == [1, 1]
         assert all(edge["oldest_s"] > 0 for edge in edges)
         wires = [edge for edge in edges if edge["medium"] == "unix socket"]
         assert all(edge["bytes"] > edge["received"] for edge in wires)

@@ -7,7 +7,7 @@ import pytest
 from sage_flow import LocalEnvironment
 from sage_flow.plan import kinds
 from sage_flow.runtime.calls import OpenCall, Outcome
-from sage_flow.runtime.messages import Barrier, Control, Credit, Data, EndOfInput, Idle, Reply, Ticket, Watermark
+from sage_flow.runtime.messages import Barrier, Control, Data, EndOfInput, Idle, Reply, Ticket, Watermark
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.subtask import ChainSubtask, GoOn
 from sage_flow.testing import VirtualClock
@@ -53,7 +53,7 @@ class FakePort:
     def __init__(self):
         self.clock = VirtualClock()
         self.sent = []
-        self.credits = []
+        self.consumed_frames = []
         self.replies = []
         self.queued = []
         self.answer = lambda service, method, args: None
@@ -84,7 +84,7 @@ class FakePort:
         return True
 
     def consumed(self, channel, cost):
-        self.credits.append(Credit(channel, cost))
+        self.consumed_frames.append((channel, cost))
 
     def reply(self, caller, reply):
         self.replies.append((caller, reply))

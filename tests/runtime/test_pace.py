@@ -49,3 +49,13 @@ def test_a_slice_has_at_least_one_record_and_at_most_4096(slices):
     for records, seconds in slices:
         pace.took(records, seconds)
         assert 1 <= pace.size <= 4096
+
+
+def test_a_slice_whose_results_are_sent_slowly_shrinks_it_to_what_is_sent_in_fifty_milliseconds():
+    pace = at_sixteen()
+    pace.took(16, 0.0, 0.1)
+    assert pace.size == 32
+    pace.took(32, 0.0, 0.32)
+    assert pace.size == 5
+    pace.took(5, 0.0, 100.0)
+    assert pace.size == 1

@@ -30,10 +30,10 @@ def test_a_long_frame_is_worked_off_in_slices_and_its_credit_returned_at_its_end
     made.subtask.advance()
     made.subtask.advance()
     assert 0 < len(made.port.records(made.outs[0])) < 100
-    assert made.port.credits == []
+    assert made.port.consumed_frames == []
     assert made.run() == WaitForMessage()
     assert made.port.records(made.outs[0]) == list(range(100))
-    assert made.port.credits == [(a, 777)]
+    assert made.port.consumed_frames == [(a, 777)]
 
 
 def test_no_frame_is_longer_than_1024_records():

@@ -75,9 +75,9 @@ def test_no_credit_is_returned_for_what_is_held(made):
     a, b = made.ins
     made.give(a, Barrier(1))
     made.give(a, 1, 2)
-    assert made.port.credits == []
+    assert made.port.consumed_frames == []
     made.give(b, Barrier(1))
-    assert made.port.credits == [(a, 2)]
+    assert made.port.consumed_frames == [(a, 2)]
 
 
 def test_held_frames_keep_their_order_when_some_arrived_with_the_barrier_and_some_after_it(made):

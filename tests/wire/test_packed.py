@@ -61,17 +61,17 @@ def test_many_arrays_are_received_without_a_copy(open_end):
 def test_records_that_cannot_be_decoded_concern_only_who_needs_them(open_end, records, text):
     one, two = open_end(1), open_end(2)
     one.send(2, 0, Data(1, 0, records))
-    one.send(2, 0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
     data = two.next()[1]
     assert len(data.records) == len(records)
     with pytest.raises(CodecError, match=f"^{text} .ValueError: invalid literal"):
         data.unpacked()
-    assert two.next() == (0, Credit(1, 1))
+    assert two.next() == (0, Credit(1, 1, 1, 9))
 
 
 def test_a_record_among_many_that_cannot_be_pickled_is_named(open_end):
     one, two = open_end(1), open_end(2)
     with pytest.raises(CodecError, match=r"cannot pickle a .*Data: records\[70\]\['lock'\] is a _thread\.lock"):
         one.send(2, 0, Data(1, 0, [{"lock": threading.Lock() if n == 70 else n} for n in range(100)]))
-    one.send(2, 0, Credit(1, 1))
-    assert two.next() == (0, Credit(1, 1))
+    one.send(2, 0, Credit(1, 1, 1, 9))
+    assert two.next() == (0, Credit(1, 1, 1, 9))
