@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
 from sage_flow.keys import stable_hash
+from sage_flow.runtime.pairs import Pairs
 from sage_flow.timestamps import checked_duration, duration_text
 
 __all__ = ["KeyTable", "KeyedState", "ListState", "MapState", "ReducingState", "ValueState"]
@@ -85,6 +86,10 @@ class KeyTable(dict[Any, Any]):
     def entries(self) -> Iterable[tuple[Any, Any]]:
         """All keys and their entries, in the order in which the keys came. The table must not change meanwhile."""
         return self.items()
+
+    def pairs(self) -> Pairs:
+        """The same as they are now."""
+        return Pairs(list(self), list(self.values()))
 
 
 class ExpiringTable(KeyTable):
@@ -316,7 +321,9 @@ class KeyedState:
     def __init__(self, context: HasKey) -> None:
         self._context = context
         self._handles: dict[str, _Handle] = {}
-        self._restored: dict[str, tuple[int | None, list[tuple[Any, Any]]]] = {}  # of names that nobody has asked for
+        self._restored: dict[
+            str, tuple[int | None, Pairs | list[tuple[Any, Any]]]
+        ] = {}  # of names that nobody has asked for
         self.tables: dict[str, KeyTable] = {}
         self.wall_ms: Callable[[], int] = lambda: 0
         """The wall clock; the engine sets it."""
@@ -327,14 +334,14 @@ class KeyedState:
         other.tables, other.wall_ms, other._restored = self.tables, self.wall_ms, self._restored
         return other
 
-    def parts(self) -> Iterator[tuple[str, int | None, list[tuple[Any, Any]]]]:
+    def parts(self) -> Iterator[tuple[str, int | None, Pairs | list[tuple[Any, Any]]]]:
         """Yield the name, ttl and entries of each state, for a snapshot."""
         for name, (ttl_ms, entries) in self._restored.items():
             yield name, ttl_ms, entries
         for name, table in self.tables.items():
-            yield name, table.ttl_ms, list(table.entries())
+            yield name, table.ttl_ms, table.pairs()
 
-    def restore(self, name: str, ttl_ms: int | None, entries: list[tuple[Any, Any]]) -> None:
+    def restore(self, name: str, ttl_ms: int | None, entries: Pairs | list[tuple[Any, Any]]) -> None:
         """Fill a state, when somebody asks for it: only then its default is known."""
         self._restored[name] = ttl_ms, entries
         if name in self.tables:

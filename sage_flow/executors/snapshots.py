@@ -26,7 +26,7 @@ from sage_flow.plan.physical import Plan, Subtask, prepared_for
 from sage_flow.runtime.cut import Cut
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import Declined, Failed, Message, Snapshotted
-from sage_flow.runtime.parts import Entries, Parts, share_of
+from sage_flow.runtime.parts import Parts, share_of
 from sage_flow.splits import FINISHED
 
 __all__ = ["Restored", "SnapshotWriter", "finished_part", "restored"]
@@ -173,12 +173,12 @@ class _Reader:
             return Parts(splits={split: [FINISHED] for split in part.finished_splits})
         small, keyed = part.chunks
         splits, rests, own, lowest = self._loaded_of(small)[0][operator]
-        by_key: dict[Hashable, Entries] = {}
+        by_key: dict[Hashable, list[tuple[Any, Any]]] = {}
         for chunks in self._loaded_of(keyed) if with_keys else ():
             for owner, table, entries in chunks:
                 if owner == operator:
                     by_key.setdefault(table, []).extend(entries)
-        return Parts(by_key, splits, rests, own, lowest)
+        return Parts({**by_key}, splits, rests, own, lowest)
 
     def _loaded_of(self, name: str) -> list[Any]:
         """The pickles in a file."""

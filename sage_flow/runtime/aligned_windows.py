@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.runtime.early_results import EarlyResults
 from sage_flow.runtime.firing import FIRED_RECORDS, results_of
 from sage_flow.runtime.held import Held
-from sage_flow.runtime.parts import Entries, Parts
+from sage_flow.runtime.parts import Parts
 from sage_flow.windows import AlignedWindow, Firing
 
 if TYPE_CHECKING:
@@ -105,13 +105,13 @@ class AlignedWindows(Held):
 
     def parts(self) -> Parts:
         """How far windows have fired, and the keys that those which are firing have given."""
-        keyed: dict[Hashable, Entries] = {}
+        keyed: dict[Hashable, list[tuple[Any, Any]]] = {}
         for end in {**self._already, **self._given}:
             keyed[_GIVEN, end] = [(key, None) for key in self._already.get(end, ())]
         for end, given in self._given.items():
             keys = islice(self._keys_of(end) if given.keys is None else given.keys, given.count)
             keyed[_GIVEN, end].extend((key, None) for key in keys)
-        return Parts(keyed, lowest={"fired": self._fired})
+        return Parts({**keyed}, lowest={"fired": self._fired})
 
     def restore(self, parts: Parts) -> None:
         """A subclass fills its tables, for which it must know how far windows have fired."""

@@ -27,6 +27,7 @@ from typing import Any
 
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
+from sage_flow.runtime.pairs import Pairs
 from sage_flow.runtime.parts import Entries, Parts
 from sage_flow.wire import by_value
 from sage_flow.wire.culprit import find_culprit
@@ -55,7 +56,7 @@ class Cut:
     checkpoint: int
     small: bytes
     keyed: tuple[bytes, ...]
-    unchanging: tuple[KeyedChunk, ...]
+    unchanging: tuple[tuple[str, Hashable, Pairs], ...]
     keeping: tuple[str, ...]
     prepared: tuple[Prepared, ...]
     alignment_s: float
@@ -67,9 +68,9 @@ class Cut:
         yield b"".join([*self.keyed, *self._pickled()])
 
     def _pickled(self) -> Iterator[bytes]:
-        for operator, table, entries in self.unchanging:
-            for start in range(0, len(entries), CHUNK):
-                yield by_value.dumps_state([(operator, table, entries[start : start + CHUNK])])
+        for operator, table, pairs in self.unchanging:
+            for start in range(0, len(pairs), CHUNK):
+                yield by_value.dumps_state([(operator, table, pairs.part(start, start + CHUNK))])
 
 
 class Cutter:
@@ -119,22 +120,23 @@ class Cutter:
         self._pass(checkpoint)
         self.has_stopped = self._stops_at == checkpoint
         kept = parts()
-        chunks = [(name, table, entries) for name, part in kept.items() for table, entries in part.keyed.items()]
-        unchanging = tuple(chunk for chunk in chunks if _is_unchanging(chunk[2]))
-        later = {(name, table) for name, table, _ in unchanging}
+        unchanging: list[tuple[str, Hashable, Pairs]] = []
+        by_operator: dict[str, list[KeyedChunk]] = {}
+        for name, part in kept.items():
+            for table, entries in part.keyed.items():
+                if isinstance(entries, Pairs) and _are_unchanging(entries.values):
+                    unchanging.append((name, table, entries))
+                elif entries:
+                    by_operator.setdefault(name, []).append((name, table, entries))
         try:
             small = _packed({name: (part.splits, part.rests, part.own, part.lowest) for name, part in kept.items()})
-            by_operator: dict[str, list[KeyedChunk]] = {}
-            for chunk in chunks:
-                if chunk[:2] not in later and chunk[2]:
-                    by_operator.setdefault(chunk[0], []).append(chunk)
             keyed = tuple(_packed({name: found}, found) for name, found in by_operator.items())
         except CannotBeStored as error:
             self._decline(checkpoint, str(error))
             return
         keeping = tuple(name for name, part in kept.items() if part.is_worth_keeping)
         pause_s = self._clock() - now
-        self._store(Cut(checkpoint, small, keyed, unchanging, keeping, prepared, now - began, pause_s))
+        self._store(Cut(checkpoint, small, keyed, tuple(unchanging), keeping, prepared, now - began, pause_s))
 
     def _pass(self, checkpoint: int) -> None:
         self._newest = max(self._newest, checkpoint)
@@ -147,9 +149,9 @@ class CannotBeStored(Exception):
     """The state of an operator cannot be pickled."""
 
 
-def _is_unchanging(entries: Entries) -> bool:
-    """Whether nobody can change the values of these entries. Keys never change."""
-    return bool(entries) and {type(value) for _, value in entries} <= _UNCHANGING
+def _are_unchanging(values: list[Any]) -> bool:
+    """Whether nobody can change these values. Keys never change."""
+    return set(map(type, values)) <= _UNCHANGING
 
 
 def _packed(by_operator: Mapping[str, Any], value: Any = None) -> bytes:

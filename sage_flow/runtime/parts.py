@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_flow.keys import group_to_subtask, key_group
+from sage_flow.runtime.pairs import Pairs
 
 __all__ = ["Entries", "Parts", "share_of"]
 
 _log = logging.getLogger("sage_flow")
 
-Entries = list[tuple[Any, Any]]
+Entries = list[tuple[Any, Any]] | Pairs
 """Pairs of a key and what is kept for it."""
 
 
@@ -78,10 +79,12 @@ def share_of(
         mine = parts[index]
         return Parts(mine.keyed, splits, rests, mine.own, mine.lowest)
     share = Parts(splits=splits, rests=rests, lowest=_lowest(parts))
+    keyed: dict[Hashable, list[tuple[Any, Any]]] = {}
     for part in parts:
         for name, entries in part.keyed.items():
             own = [entry for entry in entries if _owner(entry[0], parallelism, max_parallelism) == index]
-            share.keyed.setdefault(name, []).extend(own)
+            keyed.setdefault(name, []).extend(own)
+    share.keyed = {**keyed}
     if alike and parts:
         share.own = parts[index % len(parts)].own
         return share

@@ -7,6 +7,7 @@ import pytest
 
 from sage_flow.runtime.cut import CHUNK, Cutter
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
+from sage_flow.runtime.pairs import Pairs
 from sage_flow.runtime.parts import Parts
 
 
@@ -38,22 +39,22 @@ def test_values_that_change_in_place_after_the_cut_are_stored_as_they_were():
 @pytest.mark.parametrize("value", [1, 2.5, "text", True, None, b"bytes"])
 def test_values_that_nobody_can_change_are_pickled_after_the_cut(value):
     taken = Taken()
-    entries = [(key, value) for key in range(CHUNK + 1)]
-    taken.cut({"op": Parts(keyed={"table": entries})})
+    keys = list(range(CHUNK + 1))
+    taken.cut({"op": Parts(keyed={"table": Pairs(keys, [value] * len(keys))})})
     assert taken.cuts[0].keyed == ()
-    assert keyed_of(taken.cuts[0]) == {("op", "table"): entries}
+    assert keyed_of(taken.cuts[0]) == {("op", "table"): [(key, value) for key in keys]}
 
 
 def test_one_value_that_can_be_changed_lets_all_of_its_table_be_pickled_at_once():
     taken, odd = Taken(), [0]
-    taken.cut({"op": Parts(keyed={"even": [("a", 1)], "odd": [("a", 1), ("b", odd)]})})
+    taken.cut({"op": Parts(keyed={"even": Pairs(["a"], [1]), "odd": Pairs(["a", "b"], [1, odd])})})
     odd.append(1)
     assert keyed_of(taken.cuts[0]) == {("op", "even"): [("a", 1)], ("op", "odd"): [("a", 1), ("b", [0])]}
 
 
 def test_a_tuple_may_hold_what_changes():
     taken, inner = Taken(), [0]
-    taken.cut({"op": Parts(keyed={"table": [("a", (inner, 5))]})})
+    taken.cut({"op": Parts(keyed={"table": Pairs(["a"], [(inner, 5)])})})
     inner.append(1)
     assert keyed_of(taken.cuts[0]) == {("op", "table"): [("a", ([0], 5))]}
 
