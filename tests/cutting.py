@@ -18,8 +18,8 @@ def cut_subtasks(monkeypatch, seed):
     rng, cuts = random.Random(seed), []
     make, advance = ChainSubtask.__init__, ChainSubtask.advance
 
-    def remember(self, plan, subtask, port):
-        make(self, plan, subtask, port)
+    def remember(self, plan, subtask, port, cutter=None):
+        make(self, plan, subtask, port, cutter)
         functions = [function for operator in subtask.chain.operators for function in operator.functions]
         if subtask.chain.service is None and not any(isinstance(function, Sink) for function in functions):
             self.made_of = plan, subtask, port
