@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
 from sage_flow.keys import stable_hash
-from sage_flow.runtime.pairs import Pairs
+from sage_flow.runtime.table_copy import TableCopy
 from sage_flow.timestamps import checked_duration, duration_text
 
 __all__ = ["KeyTable", "KeyedState", "ListState", "MapState", "ReducingState", "ValueState"]
@@ -87,9 +87,9 @@ class KeyTable(dict[Any, Any]):
         """All keys and their entries, in the order in which the keys came. The table must not change meanwhile."""
         return self.items()
 
-    def pairs(self) -> Pairs:
+    def copied(self) -> TableCopy:
         """The same as they are now."""
-        return Pairs(list(self), list(self.values()))
+        return TableCopy(list(self), list(self.values()))
 
 
 class ExpiringTable(KeyTable):
@@ -322,7 +322,7 @@ class KeyedState:
         self._context = context
         self._handles: dict[str, _Handle] = {}
         self._restored: dict[
-            str, tuple[int | None, Pairs | list[tuple[Any, Any]]]
+            str, tuple[int | None, TableCopy | list[tuple[Any, Any]]]
         ] = {}  # of names that nobody has asked for
         self.tables: dict[str, KeyTable] = {}
         self.wall_ms: Callable[[], int] = lambda: 0
@@ -334,14 +334,14 @@ class KeyedState:
         other.tables, other.wall_ms, other._restored = self.tables, self.wall_ms, self._restored
         return other
 
-    def parts(self) -> Iterator[tuple[str, int | None, Pairs | list[tuple[Any, Any]]]]:
+    def parts(self) -> Iterator[tuple[str, int | None, TableCopy | list[tuple[Any, Any]]]]:
         """Yield the name, ttl and entries of each state, for a snapshot."""
         for name, (ttl_ms, entries) in self._restored.items():
             yield name, ttl_ms, entries
         for name, table in self.tables.items():
-            yield name, table.ttl_ms, table.pairs()
+            yield name, table.ttl_ms, table.copied()
 
-    def restore(self, name: str, ttl_ms: int | None, entries: Pairs | list[tuple[Any, Any]]) -> None:
+    def restore(self, name: str, ttl_ms: int | None, entries: TableCopy | list[tuple[Any, Any]]) -> None:
         """Fill a state, when somebody asks for it: only then its default is known."""
         self._restored[name] = ttl_ms, entries
         if name in self.tables:

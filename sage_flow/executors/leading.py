@@ -46,6 +46,9 @@ __all__ = ["FinishedJob", "JobLead", "LedAttempt", "LogStore", "MemoryLog", "Nex
 
 _log = logging.getLogger("sage_flow")
 
+_POISON = 3
+"""The same failure so often in a row is told."""
+
 _AGAIN_S = 1.0
 """Seconds between two tries to reach the log."""
 
@@ -132,6 +135,22 @@ class _Asked:
     stops: bool = False
 
 
+class _Repeated:
+    """Counts how often in a row attempts have ended by the same failure, as one record lets each of them fail."""
+
+    def __init__(self) -> None:
+        self._text, self._count = "", 0
+
+    def note(self, failure: PackedError) -> PackedError:
+        """Return the failure, with a note if it has come too often."""
+        self._count = self._count + 1 if failure.text == self._text else 1
+        self._text = failure.text
+        if self._count < _POISON:
+            return failure
+        why = f"the same failure has ended {self._count} attempts in a row, so the next one will probably meet it, too"
+        return replace(failure, notes=(*failure.notes, why))
+
+
 class JobLead:
     """Leads one job.
 
@@ -164,6 +183,7 @@ class JobLead:
         self._next: LeaderDecision | None = None
         self._begun: LedAttempt | PackedError | None = None
         self._last = JobOutcome(JobStatus.CREATED)  # the outcome of the attempt that ran last
+        self._repeated = _Repeated()
 
     @property
     def is_recorded(self) -> bool:
@@ -270,7 +290,7 @@ class JobLead:
                 case RunAttempt() as run:
                     self._next = self._run(run)
                 case RestartJob(delay_s, failure):
-                    self._on_restart(delay_s, failure)
+                    self._on_restart(delay_s, self._repeated.note(failure))
                     self._next = self._wait(delay_s)
                 case JobDecided() as decided:
                     return self._outcome(decided)

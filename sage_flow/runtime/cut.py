@@ -27,8 +27,8 @@ from typing import Any
 
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
-from sage_flow.runtime.pairs import Pairs
 from sage_flow.runtime.parts import Entries, Parts
+from sage_flow.runtime.table_copy import TableCopy
 from sage_flow.wire import by_value
 from sage_flow.wire.culprit import find_culprit
 
@@ -56,7 +56,7 @@ class Cut:
     checkpoint: int
     small: bytes
     keyed: tuple[bytes, ...]
-    unchanging: tuple[tuple[str, Hashable, Pairs], ...]
+    unchanging: tuple[tuple[str, Hashable, TableCopy], ...]
     keeping: tuple[str, ...]
     prepared: tuple[Prepared, ...]
     alignment_s: float
@@ -120,11 +120,11 @@ class Cutter:
         self._pass(checkpoint)
         self.has_stopped = self._stops_at == checkpoint
         kept = parts()
-        unchanging: list[tuple[str, Hashable, Pairs]] = []
+        unchanging: list[tuple[str, Hashable, TableCopy]] = []
         by_operator: dict[str, list[KeyedChunk]] = {}
         for name, part in kept.items():
             for table, entries in part.keyed.items():
-                if isinstance(entries, Pairs) and _are_unchanging(entries.values):
+                if isinstance(entries, TableCopy) and _are_unchanging(entries.values):
                     unchanging.append((name, table, entries))
                 elif entries:
                     by_operator.setdefault(name, []).append((name, table, entries))

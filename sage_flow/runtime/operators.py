@@ -118,7 +118,7 @@ class BoundOperator:
         parts = self.held.parts()
         parts.lowest["now"] = self.now
         if self.held is NOTHING_HELD and self.table is not None:
-            parts.keyed[_TABLE] = self.table.pairs()
+            parts.keyed[_TABLE] = self.table.copied()
         if self.operator.keyed:
             for name, ttl_ms, entries in self.context.state.parts():
                 parts.keyed[_STATE, (name, ttl_ms)] = entries

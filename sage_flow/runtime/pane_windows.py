@@ -213,7 +213,7 @@ class PaneWindows(AlignedWindows):
         """The value of each key in each pane, and the keys that have to be given again, or early."""
         parts = super().parts()
         for start, table in self._panes.items():
-            parts.keyed[_PANE, start] = table.pairs()
+            parts.keyed[_PANE, start] = table.copied()
             if isinstance(table, _Changed) and table.changed:
                 parts.keyed[_CHANGED, start] = [(key, None) for key in table.changed]
         for start, keys in self._touched.items():

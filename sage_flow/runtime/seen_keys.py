@@ -62,7 +62,7 @@ class SeenKeys(Held):
 
     def parts(self) -> Parts:
         """The time of the last record of each key."""
-        return Parts(keyed={"seen": self.table.pairs()})
+        return Parts(keyed={"seen": self.table.copied()})
 
     def restore(self, parts: Parts) -> None:
         """These keys were seen."""

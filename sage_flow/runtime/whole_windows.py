@@ -94,7 +94,7 @@ class WholeWindows(AlignedWindows):
     def parts(self) -> Parts:
         """The value of each key in each window, and the keys that have to be given again, or early."""
         parts = super().parts()
-        parts.keyed |= {(_WINDOW, end): table.pairs() for end, table in self._tables.items()}
+        parts.keyed |= {(_WINDOW, end): table.copied() for end, table in self._tables.items()}
         parts.keyed |= {(_CHANGED, end): list(keys.items()) for end, keys in self._changed.items()}
         parts.keyed |= {(_TOUCHED, end): [(key, None) for key in keys] for end, keys in self._touched.items()}
         return parts

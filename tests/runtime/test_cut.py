@@ -7,8 +7,8 @@ import pytest
 
 from sage_flow.runtime.cut import CHUNK, Cutter
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
-from sage_flow.runtime.pairs import Pairs
 from sage_flow.runtime.parts import Parts
+from sage_flow.runtime.table_copy import TableCopy
 
 
 class Taken:
@@ -40,21 +40,21 @@ def test_values_that_change_in_place_after_the_cut_are_stored_as_they_were():
 def test_values_that_nobody_can_change_are_pickled_after_the_cut(value):
     taken = Taken()
     keys = list(range(CHUNK + 1))
-    taken.cut({"op": Parts(keyed={"table": Pairs(keys, [value] * len(keys))})})
+    taken.cut({"op": Parts(keyed={"table": TableCopy(keys, [value] * len(keys))})})
     assert taken.cuts[0].keyed == ()
     assert keyed_of(taken.cuts[0]) == {("op", "table"): [(key, value) for key in keys]}
 
 
 def test_one_value_that_can_be_changed_lets_all_of_its_table_be_pickled_at_once():
     taken, odd = Taken(), [0]
-    taken.cut({"op": Parts(keyed={"even": Pairs(["a"], [1]), "odd": Pairs(["a", "b"], [1, odd])})})
+    taken.cut({"op": Parts(keyed={"even": TableCopy(["a"], [1]), "odd": TableCopy(["a", "b"], [1, odd])})})
     odd.append(1)
     assert keyed_of(taken.cuts[0]) == {("op", "even"): [("a", 1)], ("op", "odd"): [("a", 1), ("b", [0])]}
 
 
 def test_a_tuple_may_hold_what_changes():
     taken, inner = Taken(), [0]
-    taken.cut({"op": Parts(keyed={"table": Pairs(["a"], [(inner, 5)])})})
+    taken.cut({"op": Parts(keyed={"table": TableCopy(["a"], [(inner, 5)])})})
     inner.append(1)
     assert keyed_of(taken.cuts[0]) == {("op", "table"): [("a", ([0], 5))]}
 

@@ -80,7 +80,7 @@ class KeyedJoin(Held):
 
     def parts(self) -> Parts:
         """The rows of both sides by key."""
-        return Parts(keyed={"rows": self.table.pairs()})
+        return Parts(keyed={"rows": self.table.copied()})
 
     def restore(self, parts: Parts) -> None:
         """These rows have come."""

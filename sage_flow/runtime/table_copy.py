@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Pairs"]
+__all__ = ["TableCopy"]
 
 
-class Pairs:
-    """Pairs of `keys` and `values`, which have one length."""
+class TableCopy:
+    """TableCopy of `keys` and `values`, which have one length."""
 
     __slots__ = ("keys", "values")
 
@@ -31,4 +31,4 @@ class Pairs:
         return list(zip(self.keys[start:stop], self.values[start:stop], strict=True))
 
     def __repr__(self) -> str:
-        return f"Pairs({list(self)!r})"
+        return f"TableCopy({list(self)!r})"
