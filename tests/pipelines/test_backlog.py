@@ -3,10 +3,14 @@
 import asyncio
 import os
 import time
+from datetime import timedelta
 
 import pytest
 
 from sage_flow import LocalEnvironment, PipelineService, Service
+from sage_flow.checkpoint.metadata import CheckpointMetadata
+from sage_flow.checkpoint.runs import job_folder, latest_run
+from sage_flow.checkpoint.storage import open_storage
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.testing import SimulationExecutor
 
@@ -64,6 +68,25 @@ def test_an_operator_of_a_second_for_each_record_has_one_in_work_and_one_in_its_
 
 def test_a_function_that_gives_several_records_for_one_is_not_far_ahead_either():
     assert oldest(1, 60, 0.01, consumers=2, expand=10) <= 2.0
+
+
+@pytest.mark.parametrize("producers", [1, 8])
+def test_a_barrier_passes_an_operator_of_ten_milliseconds_in_two_seconds(producers):
+    """In virtual time: the simulation gives the same times again."""
+    storage = f"memory://backlog-{producers}"
+    env = LocalEnvironment("barriers", executor=SimulationExecutor(seed=1))
+    env.enable_checkpointing(storage, interval=timedelta(seconds=1), keep=100)
+    env.register_service("clock", Clock)
+    sent = env.from_collection(range(1000)).map(lambda n: n, name="send", parallelism=producers).rebalance()
+    sent.map(wait, name="slow", parallelism=3 - min(2, producers)).collect("out")
+    assert len(env.execute().collected["out"]) == 1000
+    jobs = open_storage(storage).at(job_folder("barriers"))
+    run = jobs.at(latest_run(jobs))
+    files = [f"checkpoints/{name}" for name in run.names("checkpoints")]
+    aligned_ms = [CheckpointMetadata.from_bytes(run.read(name), name).alignment_ms for name in files]
+    assert len(aligned_ms) >= 5
+    assert max(aligned_ms) <= 2500
+    assert sorted(aligned_ms)[len(aligned_ms) // 2] <= 1500
 
 
 def slow_pipeline(requests):
