@@ -124,7 +124,7 @@ class Cutter:
         by_operator: dict[str, list[KeyedChunk]] = {}
         for name, part in kept.items():
             for table, entries in part.keyed.items():
-                if isinstance(entries, TableCopy) and _are_unchanging(entries.values):
+                if isinstance(entries, TableCopy) and _are_unchanging(entries.value_list):
                     unchanging.append((name, table, entries))
                 elif entries:
                     by_operator.setdefault(name, []).append((name, table, entries))

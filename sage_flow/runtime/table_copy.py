@@ -1,4 +1,4 @@
-"""Keys and their values as they are at a moment: two lists, which are made much faster than a list of pairs.
+"""The keys and values of a table as they are at a moment: two lists, which are made much faster than one of pairs.
 
 A million pairs are a million objects for the garbage collector to look at.
 """
@@ -12,23 +12,23 @@ __all__ = ["TableCopy"]
 
 
 class TableCopy:
-    """TableCopy of `keys` and `values`, which have one length."""
+    """The pairs of a table. `key_list` and `value_list` have one length."""
 
-    __slots__ = ("keys", "values")
+    __slots__ = ("key_list", "value_list")
 
-    def __init__(self, keys: list[Any], values: list[Any]) -> None:
-        self.keys = keys
-        self.values = values
+    def __init__(self, key_list: list[Any], value_list: list[Any]) -> None:
+        self.key_list = key_list
+        self.value_list = value_list
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.key_list)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return zip(self.keys, self.values, strict=True)
+        return zip(self.key_list, self.value_list, strict=True)
 
     def part(self, start: int, stop: int) -> list[tuple[Any, Any]]:
         """The pairs from `start` to before `stop`, as a list."""
-        return list(zip(self.keys[start:stop], self.values[start:stop], strict=True))
+        return list(zip(self.key_list[start:stop], self.value_list[start:stop], strict=True))
 
     def __repr__(self) -> str:
         return f"TableCopy({list(self)!r})"

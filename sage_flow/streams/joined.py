@@ -199,7 +199,7 @@ class HasJoins(Generic[K, T]):
     ) -> WindowResults[U, Any]:
         """Join each record with those of its key from `before` earlier to `after` later, both ends included.
 
-        Needs timestamps on both sides. TableCopy go out as they come, with the later timestamp of the two.
+        Needs timestamps on both sides. Pairs go out as they come, with the later timestamp of the two.
 
         >>> orders = env.from_collection([(0, "a"), (9, "b")]).assign_timestamps(
         ...     lambda pair: pair[0] * 1000, max_out_of_order=timedelta(0))

@@ -347,7 +347,7 @@ windows(
 )
 
 
-class TableCopy:
+class Pairs:
     """Two outputs for each record of a window."""
 
     def __call__(self, records, ctx):
@@ -359,7 +359,7 @@ class TableCopy:
 
 @case(timed=True)
 def processed_windows(env, p):
-    shown(timed_keyed(env).window(TumblingWindow(SECOND)).process(TableCopy(), name="op", parallelism=p), p)
+    shown(timed_keyed(env).window(TumblingWindow(SECOND)).process(Pairs(), name="op", parallelism=p), p)
 
 
 # -- joins --------------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_on_end_needs_no_key_and_no_time(mode):
     assert sum(run(env, env.from_collection(range(10)).process(Sums))) == 45
 
 
-class TableCopy(CoProcessFunction):
+class Pairs(CoProcessFunction):
     """A record of the left waits for one of the right, for 100 ms at most."""
 
     def process_left(self, value, ctx):
@@ -214,7 +214,7 @@ class TableCopy(CoProcessFunction):
         yield "end", "end"
 
 
-@pytest.mark.parametrize("function", [TableCopy, TableCopy()])
+@pytest.mark.parametrize("function", [Pairs, Pairs()])
 def test_both_sides_of_a_co_process_function_share_state_and_timers(mode, function):
     env = mode.environment()
     left = keyed(env, ("a", 0), ("b", 0))
