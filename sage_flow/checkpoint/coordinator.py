@@ -55,11 +55,16 @@ class CutTimes:
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """What one subtask has stored: its part, and all that its sinks have prepared and not published."""
+    """What one subtask has stored: its part, and all that its sinks have prepared and not published.
+
+    `cut`: of a subtask that has finished, the latest checkpoint that it had cut for before. Its end belongs to later
+    ones only.
+    """
 
     part: SubtaskPart
     prepared: tuple[Prepared, ...] = ()
     timing: CutTimes = CutTimes()
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +236,9 @@ class CheckpointCoordinator:
             return
         self._finished[address] = snapshot
         pending = self._pending
-        if pending is not None and address in pending.waits_for:
-            # What it gave before it finished is before the barrier, wherever that was.
+        if pending is not None and address in pending.waits_for and pending.number > snapshot.cut:
+            # It has met no barrier, so all that it gave is before it. If it has cut, its part may still be on the way:
+            # its end, with what came behind the barrier, must not take the place of that.
             pending.snapshots[address] = snapshot
             del pending.waits_for[address]
             yield from self._check_complete(now)

@@ -179,10 +179,10 @@ class _Simulation:
             self._processes.deliver(target, message)
 
     def _on_crash(self, name: str) -> None:
-        if name == _DRIVER:
-            self._crash_all()
-        elif self._processes is not None:
+        if self._processes is not None and self._processes.addresses_of(name):
             self._processes.crash(name)
+        else:  # the driver, or what it has beside itself, such as the activation that records a checkpoint
+            self._crash_all()
 
     def _crash_all(self) -> None:
         """Crash the process of the driver, and so all others; a new driver leads the job by the log."""
@@ -229,12 +229,16 @@ class SimulationExecutor:
                 f"service {taking[0]!r} takes requests from a queue, which the simulation cannot support: the times at"
                 " which they arrive would not be repeatable"
             )
-        scheduler = Scheduler(self.seed, self.crash_at, self.clock)
+        scheduler = self.new_scheduler()
         self.trace = scheduler.trace
         simulation = _Simulation(scheduler, plan, options, self)
         simulation.start()
         threading.Thread(target=simulation.run, name=f"simulation of {plan.job}", daemon=True).start()
         return simulation.job
+
+    def new_scheduler(self) -> Scheduler:
+        """Of one job; a subclass may give one that does more."""
+        return Scheduler(self.seed, self.crash_at, self.clock)
 
     def queues(self, scope: str) -> JobQueues:
         """In this process."""

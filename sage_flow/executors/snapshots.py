@@ -110,8 +110,13 @@ class SnapshotWriter:
         return Snapshotted(address, cut.checkpoint, StoredPart(part, cut.prepared, timing))
 
 
-def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Prepared, ...]) -> StoredPart:
-    """The part of a subtask that has finished. Nothing comes to it any more, so it keeps nothing but its splits."""
+def finished_part(
+    subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Prepared, ...], cut: int = 0
+) -> StoredPart:
+    """The part of a subtask that has finished. Nothing comes to it any more, so it keeps nothing but its splits.
+
+    `cut`: see `StoredPart`.
+    """
     part = SubtaskPart(
         address=subtask.address,
         chain=tuple(operator.name for operator in subtask.chain.operators),
@@ -122,7 +127,7 @@ def finished_part(subtask: Subtask, splits: tuple[str, ...], prepared: tuple[Pre
         size=0,
         finished_splits=splits,
     )
-    return StoredPart(part, prepared)
+    return StoredPart(part, prepared, cut=cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ class Worker:
             self._begin_end()
             prepared = self._sinks.prepare()
             if self._writer is not None:
-                self._snapshot = finished_part(self._subtask, chain.splits_done(), prepared)
+                self._snapshot = finished_part(self._subtask, chain.splits_done(), prepared, chain.latest_cut)
             chain.close()
             return prepared
 

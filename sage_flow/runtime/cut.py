@@ -87,6 +87,8 @@ class Cutter:
         self._decline = decline
         self._clock = clock
         self._newest = 0  # cut or aborted
+        self.latest = 0
+        """The latest checkpoint that was cut for."""
         self._began: dict[int, float] = {}
         self._stops_at: int | None = None
         self.due: int | None = None
@@ -118,6 +120,7 @@ class Cutter:
         began = self._began.get(checkpoint, self._clock())
         now = self._clock()
         self._pass(checkpoint)
+        self.latest = checkpoint
         self.has_stopped = self._stops_at == checkpoint
         kept = parts()
         unchanging: list[tuple[str, Hashable, TableCopy]] = []
