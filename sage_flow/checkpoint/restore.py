@@ -18,6 +18,7 @@ from typing import Any
 
 from sage_flow.checkpoint.metadata import CheckpointMetadata, OperatorPlace, SubtaskPart
 from sage_flow.errors import CheckpointError, PipelineError
+from sage_flow.plan import kinds
 from sage_flow.plan.graph import Operator, Partitioning
 from sage_flow.plan.physical import Plan, Subtask
 
@@ -86,6 +87,9 @@ def _places(plan: Plan) -> Iterator[OperatorPlace]:
         before = tuple(sorted(by_id[edge.source].operators[edge.operator].name for edge in incoming))
         key = ",".join(sorted(_told(edge.key.functions[0]) for edge in incoming if edge.key is not None))
         for operator in chain.operators:
+            if operator.kind is kinds.KEY_BY:  # in a chain where a single subtask reads it, else on the edge
+                key = _told(operator.functions[0])
+                continue
             yield OperatorPlace(operator.name, str(operator.kind), operator.is_named, key, before, chain.parallelism)
             before, key = (operator.name,), ""
 

@@ -26,9 +26,11 @@ from sage_flow.runtime.messages import (
     Closing,
     Commit,
     Committed,
+    Control,
     Declined,
     Drain,
     Ended,
+    EndOfInput,
     EndOfInput,
     Failed,
     Finished,
@@ -251,6 +253,8 @@ class Worker:
                         self._tell(Published(self._address))
                     case CheckpointComplete(checkpoint):
                         self._commit_through(checkpoint)
+                    case Control(element=EndOfInput()) if self._only_publishes:
+                        pass  # those before it were restored as finished, too, and say it again
                     case Drain() | BeginCheckpoint() | AbortCheckpoint():
                         pass  # the source has ended by itself; the end of a subtask is its part in every checkpoint
                     case Request(reply_to, call_id):
