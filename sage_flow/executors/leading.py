@@ -151,11 +151,20 @@ class _Repeated:
         return replace(failure, notes=(*failure.notes, why))
 
 
+@dataclass(frozen=True)
+class _NotMade:
+    """The storage or the checkpoint does not let an attempt begin. `why_last`: no other one can; empty: one may."""
+
+    failure: PackedError
+    why_last: str
+
+
 class JobLead:
     """Leads one job.
 
     `make(attempt)` makes an attempt; a CheckpointError that it raises ends the job, as the checkpoint will not get
-    better. `on_restart(delay_s, failure)` is called before the job waits for its next attempt.
+    better, and a StorageError counts as a failure of the attempt. `on_restart(delay_s, failure)` is called before the
+    job waits for its next attempt.
     """
 
     def __init__(
@@ -181,7 +190,7 @@ class JobLead:
         self._asked = _Asked()
         self._finished: FinishedJob | None = None
         self._next: LeaderDecision | None = None
-        self._begun: LedAttempt | PackedError | None = None
+        self._begun: LedAttempt | _NotMade | None = None
         self._last = JobOutcome(JobStatus.CREATED)  # the outcome of the attempt that ran last
         self._repeated = _Repeated()
 
@@ -304,10 +313,9 @@ class JobLead:
             return self._settled(self._leader.on_committed())
         begun = self._attempt or self._begun or self._prepared(run)
         self._begun = None
-        if isinstance(begun, PackedError):
-            self._last = JobOutcome(JobStatus.FAILED, begun)
-            why = "the job cannot be restored from its last checkpoint, and an older one would publish rows again"
-            return self._settled(self._leader.on_failed(begun, self._now(), why_last=why))
+        if isinstance(begun, _NotMade):
+            self._last = JobOutcome(JobStatus.FAILED, begun.failure)
+            return self._settled(self._leader.on_failed(begun.failure, self._now(), why_last=begun.why_last))
         try:
             outcome = begun.run()
         finally:
@@ -319,12 +327,17 @@ class JobLead:
             return self._settled(self._leader.on_stopped())
         return self._settled(self._leader.on_failed(outcome.failure, self._now(), why_last=begun.why_last))
 
-    def _prepared(self, run: RunAttempt) -> LedAttempt | PackedError:
+    def _prepared(self, run: RunAttempt) -> LedAttempt | _NotMade:
         """Make the attempt; or return the error of its checkpoint."""
         try:
             return self._prepare(run)
         except CheckpointError as error:
-            return pack_error(error)
+            return _NotMade(
+                pack_error(error),
+                "the job cannot be restored from its last checkpoint, and an older one would publish rows again",
+            )
+        except StorageError as error:
+            return _NotMade(pack_error(error), "" if error.may_pass else "its last checkpoint cannot be read")
 
     def _is_published(self, run: RunAttempt) -> bool:
         """Whether the job has finished, and its sinks have prepared nothing."""

@@ -31,7 +31,6 @@ from sage_flow.runtime.messages import (
     Drain,
     Ended,
     EndOfInput,
-    EndOfInput,
     Failed,
     Finished,
     Message,
