@@ -53,11 +53,39 @@ class SubtaskShare:
 
 def share_for(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask) -> SubtaskShare:
     """Return what `subtask` takes over."""
+    return SubtaskShare(_shares(metadata, plan, subtask), _is_finished(metadata, plan, subtask))
+
+
+def _shares(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask) -> tuple[OperatorShare, ...]:
     shares = [_share_of_operator(metadata, plan, subtask, operator) for operator in subtask.chain.operators]
-    known = [share for share in shares if share.parts]
-    former = [part for share in known for i, part in enumerate(share.parts) if i in share.with_keys]
-    is_finished = bool(former) and all(part.is_finished for part in former)
-    return SubtaskShare(tuple(known), is_finished)
+    return tuple(share for share in shares if share.parts)
+
+
+def _is_finished(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask) -> bool:
+    """Whether a subtask had given all its records, and nobody before it gives any more.
+
+    Who sends it records may have changed with the parallelism of a source.
+    """
+    if not _had_finished(metadata, plan, subtask):
+        return False
+    producers: dict[int, set[int]] = {}
+    for channel in plan.channels:
+        producers.setdefault(channel.consumer, set()).add(channel.producer)
+    by_address = {other.address: other for other in plan.subtasks}
+    before, todo = {subtask.address}, [subtask.address]
+    while todo:
+        new = producers.get(todo.pop(), set()) - before
+        if not all(_had_finished(metadata, plan, by_address[address]) for address in new):
+            return False
+        before |= new
+        todo += new
+    return True
+
+
+def _had_finished(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask) -> bool:
+    shares = _shares(metadata, plan, subtask)
+    former = [part for share in shares for i, part in enumerate(share.parts) if i in share.with_keys]
+    return bool(former) and all(part.is_finished for part in former)
 
 
 def _share_of_operator(metadata: CheckpointMetadata, plan: Plan, subtask: Subtask, operator: Operator) -> OperatorShare:

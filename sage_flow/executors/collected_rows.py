@@ -70,6 +70,8 @@ class CollectedRows:
         self._next_seq = dict.fromkeys(self._channels, 0)
         self._alignment = BarrierAlignment(self._channels)
         self._held: dict[int, list[Data | Control]] = {}
+        self.is_complete = False
+        """All rows have come, and the end is being decided. Others see them when that is recorded (`show`)."""
 
     @property
     def is_empty(self) -> bool:
@@ -204,6 +206,13 @@ class CollectedRows:
             return self._firsts[name]
 
     # -- from any thread ------------------------------------------------------------------------------------
+
+    def rows_at_end(self) -> dict[str, list[Any]]:
+        """Return the rows that belong to the outcome: all of them once the end is being decided, see `is_complete`."""
+        if not self.is_complete:
+            return self.rows()
+        with self._lock:
+            return {name: list(rows) for name, rows in self._rows.items()}
 
     def rows(self) -> dict[str, list[Any]]:
         """Return the rows that others may see. Where these are all rows, the lists still change: rows are forgotten."""

@@ -233,8 +233,11 @@ class DriverCheckpoints:
             if self._coordinator.is_recording:
                 self._waiting_end = finished
                 return False
-        self._collected.show(None)  # the end is recorded with all rows
-        return self._leader.decide(finished.prepared)
+        self._collected.is_complete = True  # so the end is recorded with all rows
+        is_decided = self._collected.is_complete = self._leader.decide(finished.prepared)
+        if is_decided:
+            self._collected.show(None)
+        return is_decided
 
     def _on_rows(self, events: Iterator[RowsCut | tuple[int, Exception]]) -> Iterator[Decision]:
         for event in events:

@@ -323,7 +323,9 @@ class LocalExecution(Execution):
 
 def outcome_of(driver: Driver) -> JobOutcome:
     """Return the outcome of the job of a driver."""
-    return JobOutcome(driver.status, driver.failure, driver.collected.rows(), driver.reports.counts(), driver.stuck)
+    return JobOutcome(
+        driver.status, driver.failure, driver.collected.rows_at_end(), driver.reports.counts(), driver.stuck
+    )
 
 
 def _ages(report: PortReport) -> list[str]:

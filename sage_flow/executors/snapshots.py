@@ -134,12 +134,13 @@ def finished_part(
 class Restored:
     """What a subtask takes over: `parts` by operator, and what former subtasks have prepared and not published.
 
-    `is_finished`: there is nothing left for it to do but to publish.
+    `is_finished`: there is nothing left for it to do but to publish. `finished_splits`: what a source has read then.
     """
 
     parts: dict[str, Parts] = field(default_factory=dict)
     prepared: tuple[Prepared, ...] = ()
     is_finished: bool = False
+    finished_splits: tuple[str, ...] = ()
 
 
 def restored(plan: Plan, subtask: Subtask) -> Restored | None:
@@ -153,7 +154,8 @@ def restored(plan: Plan, subtask: Subtask) -> Restored | None:
     share = share_for(point.metadata, plan, subtask)
     prepared = prepared_for(subtask, pickle.loads(point.metadata.prepared))
     if share.is_finished:
-        return Restored(prepared=prepared, is_finished=True)
+        splits = {split: None for one in share.operators for part in one.parts for split in part.finished_splits}
+        return Restored(prepared=prepared, is_finished=True, finished_splits=tuple(splits))
     reader = _Reader(open_storage(point.location))
     count, most = subtask.chain.parallelism, plan.max_parallelism
     parts = {

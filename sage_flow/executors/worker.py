@@ -181,7 +181,7 @@ class Worker:
             finally:
                 publishing.close()
         self._only_publishes = True
-        self._snapshot = finished_part(self._subtask, (), left)
+        self._snapshot = finished_part(self._subtask, before.finished_splits, left)
         return left
 
     def _commit_through(self, checkpoint: int) -> None:

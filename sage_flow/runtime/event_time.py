@@ -183,6 +183,11 @@ class EventTime:
         bound.now = math.inf
         yield from self._give_due(index, math.inf)
 
+    def pass_end(self, index: int, reached: float) -> Iterator[None]:
+        """An operator has given all that it kept: what held its time back, `reached`, at the end is gone."""
+        if not isinstance(self._operators[index].held, AssignedTime):
+            yield from self.advance(index + 1, reached)
+
     def watermarks(self) -> dict[str, int]:
         """Return how far the operators are whose records have timestamps, by name. Any thread may ask."""
         timed = (bound for bound in self._operators if bound.operator.timed and bound.operator.kind.is_counted)

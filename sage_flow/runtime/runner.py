@@ -161,6 +161,7 @@ class Runner:
         May suspend. Yields after each batch.
         """
         bound = self.operators[index]
+        reached = bound.now
         try:
             yield from self.time.end(index)
             kept = bound.at_end()
@@ -168,6 +169,7 @@ class Runner:
             while batch := list(islice(records, FRAME_RECORDS)):
                 self.give(index, batch)
                 yield
+            yield from self.time.pass_end(index, reached)
         except UNWINDING:
             raise
         except BaseException as error:

@@ -352,5 +352,6 @@ class ChainSubtask:
             self._calls.end(index)
             yield from self.runner.end(index)
         self.runner.flush()
+        self._time.send()  # what held time back has left: readers know how far it was, and what is due only at the end
         self.runner.broadcast(EndOfInput())
         self._has_ended = True
