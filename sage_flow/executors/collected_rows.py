@@ -54,8 +54,7 @@ class CollectedRows:
     def __init__(self, plan: Plan, shell: Shell, most_rows: int, most_bytes: int) -> None:
         self._plan = plan
         self._shell = shell
-        self._most_rows = most_rows
-        self._most_bytes = most_bytes
+        self._limits = most_rows, most_bytes
         operators = [operator for chain in plan.chains for operator in chain.operators]
         self._rows: dict[str, list[Any]] = {o.label: [] for o in operators if o.kind is kinds.COLLECT}
         self._firsts = dict.fromkeys(self._rows, 0)  # the number of the first row that is still there
@@ -157,9 +156,10 @@ class CollectedRows:
         with self._lock:
             self._count += len(records)
             self._size += _estimated_size(records)
-        if self._count > self._most_rows or self._size > self._most_bytes:
+        most_rows, most_bytes = self._limits
+        if self._count > most_rows or self._size > most_bytes:
             return CollectLimitError(
-                f"collect {name!r} received more than {self._most_rows:,} rows or {self._most_bytes:,} bytes:"
+                f"collect {name!r} received more than {most_rows:,} rows or {most_bytes:,} bytes:"
                 " write such results to a file (write_csv, write_jsonl), or aggregate them first"
             )
         with self._lock:

@@ -20,13 +20,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from sage_flow.checkpoint.options import CheckpointOptions
-from sage_flow.errors import CheckpointError, CloseTimeout, ProtocolError, StorageError
+from sage_flow.errors import CloseTimeout, ProtocolError
 from sage_flow.executors.collected_rows import CollectedRows
 from sage_flow.executors.driver_checkpoints import (
     WITHOUT_LEADER,
@@ -191,18 +191,11 @@ class Driver:
     def run(self) -> None:
         """Lead the job to its end."""
         self.status = JobStatus.RUNNING
-        over = self._obey(self._begin())
+        over = self._obey(chain(self.checkpoints.begin(), self._coordinator.start()))
         while not over:
             messages = self._inbox.take(min(self._ending.next_look, self.checkpoints.next_look))
             over = any(self._obey(self._handle(message)) for message in messages)
             over = over or self._look_after_ends() or self._obey(self.checkpoints.on_time())
-
-    def _begin(self) -> Iterator[Decision]:
-        try:
-            self.checkpoints.begin()
-        except (CheckpointError, StorageError) as error:  # the subtasks run already: they are to end
-            yield from self._coordinator.on_failed(self.plan.subtasks[0].address, pack_error(error))
-        yield from self._coordinator.start()
 
     def _handle(self, message: DriverEvent) -> Iterable[Decision]:
         match message:

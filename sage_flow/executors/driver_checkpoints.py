@@ -128,8 +128,14 @@ class DriverCheckpoints:
         self._commit_failure: Any = None
         self._waiting_end: AllFinished | None = None  # while a checkpoint is being recorded
 
-    def begin(self) -> None:
-        """The attempt begins: put back the rows of its checkpoint. Raises CheckpointError, StorageError."""
+    def begin(self) -> Iterator[Decision]:
+        """The attempt begins: put back the rows of its checkpoint. If they cannot be read, it fails."""
+        try:
+            self._begin()
+        except (CheckpointError, StorageError) as error:  # the subtasks run already: they are to end
+            yield from self._job.on_failed(self._plan.subtasks[0].address, pack_error(error))
+
+    def _begin(self) -> None:
         plan, options = self._plan, self._options
         if options is None or plan.checkpoints is None or plan.publishes is not None:
             return

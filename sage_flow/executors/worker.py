@@ -136,7 +136,8 @@ class Worker:
             before = restored(self._plan, self._subtask)
             if before is not None and before.is_finished:
                 return self._be_finished(before)
-            chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port, self._cutter())
+            cutter = self._cutter()
+            chain = self._unit = ChainSubtask(self._plan, self._subtask, self.port, cutter)
             self._sinks = chain.sinks
             self.port.given_up_at = chain.given_up_at
             chain.open()
@@ -152,8 +153,8 @@ class Worker:
                     feeder.stop()
             self._begin_end()
             prepared = self._sinks.prepare()
-            if self._writer is not None:
-                self._snapshot = finished_part(self._subtask, chain.splits_done(), prepared, chain.latest_cut)
+            if cutter is not None:
+                self._snapshot = finished_part(self._subtask, chain.splits_done(), prepared, cutter.latest)
             chain.close()
             return prepared
 

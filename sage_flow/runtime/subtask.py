@@ -174,11 +174,6 @@ class ChainSubtask:
             return ()
         return tuple(split for split, position in self.source.snapshot().items() if position is FINISHED)
 
-    @property
-    def latest_cut(self) -> int:
-        """The latest checkpoint that was cut for; 0: none."""
-        return 0 if self._cutter is None else self._cutter.latest
-
     def _cut(self, checkpoint: int) -> None:
         prepared = self.sinks.prepare(checkpoint)
         self._cutter.cut(checkpoint, prepared, self.parts)
