@@ -272,6 +272,7 @@ class Environment(HasSources, ABC):
             _log.info("job %s: %s", self.name, told)
         execution = executor.start(plan, self._options)
         execution.plan = plan
+        execution.stores_checkpoints = self._options.checkpoints is not None
         self._latest = weakref.ref(execution)
         return self._handle(execution, picture_of(plan))
 

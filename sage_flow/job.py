@@ -24,6 +24,7 @@ from sage_flow.service import ServiceHandle
 if TYPE_CHECKING:
     import ssl
 
+    from sage_flow.executors.checkpoint_reports import CheckpointInfo
     from sage_flow.executors.remote_service import ServedService
     from sage_flow.plan.picture import Picture
 
@@ -45,7 +46,7 @@ class JobResult:
     """What a job came to.
 
     Attributes:
-        status: FINISHED or CANCELLED; a job that failed raises instead.
+        status: FINISHED, CANCELLED or STOPPED; a job that failed raises instead.
         collected: the rows of each `collect` sink, by name.
         counts: records each operator emitted (a sink: received), by name; and the number of rows of each `collect`
             sink, by the label of the rows, unless an operator has that name.
@@ -92,7 +93,7 @@ class JobHandle:
 
     A job that is neither waited for nor used with `with` is cancelled when the interpreter exits, with a message on
     stderr; the exit code does not change. A handle of a detached job, or one that `Cluster.job` returned, leaves the
-    job alone: only `cancel` and `drain` end such a job.
+    job alone: only `cancel`, `drain` and `stop` end such a job.
     """
 
     def __init__(self, execution: Execution, *, is_owner: bool = True, picture: Picture | None = None) -> None:
@@ -123,7 +124,7 @@ class JobHandle:
 
     @property
     def status(self) -> JobStatus:
-        """CREATED, RUNNING, FINISHED, FAILED or CANCELLED."""
+        """CREATED, RUNNING, RESTARTING, FINISHED, STOPPED, FAILED or CANCELLED."""
         return self._execution.status
 
     @property
@@ -196,7 +197,7 @@ class JobHandle:
             raise TimeoutError(f"job {self.name!r} is still running after {timeout} s")
         outcome = self._execution.outcome()
         if outcome.failure is not None and outcome.status is JobStatus.FAILED:
-            raise self._error(outcome, outcome.failure)
+            raise _error(self.name, outcome, outcome.failure)
         if not outcome.has_rows:
             raise ClusterError(
                 f"job {self.name!r} is {outcome.status}, but its rows did not fit into Ray's records, and its"
@@ -298,8 +299,18 @@ class JobHandle:
         `operators`: counts by name. `queued`: records that wait, by chain. `services`: by name and method, `calls`
         that have ended, `errors` among them, `in_flight`, `latency_ms` as callers see it and `queue_ms` until a
         call was begun (p50, p90, p99; None without calls). What runs tells of itself five times a second.
+        `checkpoints`: as `checkpoints()` has them.
         """
         return self._execution.metrics()
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """The latest checkpoints, of all attempts, at most 100: their sizes and times, and why those failed that did.
+
+        The oldest is the first. `CheckpointInfo.path` is what `restore=` takes. A job on Ray that is over tells nothing
+        of them; `sage-flow checkpoints --checkpoints STORAGE` shows what is stored.
+        """
+        told: list[CheckpointInfo] = self._execution.metrics()["checkpoints"]
+        return told
 
     def statistics(self) -> dict[str, Any]:
         """What every channel and service of the job is doing; asks them all, whatever they are doing.
@@ -337,14 +348,15 @@ class JobHandle:
                 _log.warning("job %r ended while user code was still running: %s", self.name, "; ".join(stuck))
         _open_handles.discard(self)
 
-    def _error(self, outcome: JobOutcome, failure: PackedError) -> BaseException:
-        error = unpack_error(failure)
-        if outcome.stuck:
-            add_notes(error, [f"the job ended while user code was still running: {'; '.join(outcome.stuck)}"])
-        if isinstance(error, JobCancelled) or not isinstance(error, Exception):
-            add_notes(error, [f"raised in job {self.name!r}"])
-        fold_engine_frames(error)
-        return error
+
+def _error(job: str, outcome: JobOutcome, failure: PackedError) -> BaseException:
+    error = unpack_error(failure)
+    if outcome.stuck:
+        add_notes(error, [f"the job ended while user code was still running: {'; '.join(outcome.stuck)}"])
+    if isinstance(error, JobCancelled) or not isinstance(error, Exception):
+        add_notes(error, [f"raised in job {job!r}"])
+    fold_engine_frames(error)
+    return error
 
 
 def _result(outcome: JobOutcome, picture: Picture | None) -> JobResult:

@@ -26,7 +26,8 @@ from sage_flow.runtime.leader import Leader
 
 __all__ = ["CheckpointedRun", "open_run"]
 
-_log = logging.getLogger("sage_flow")
+_log = logging.getLogger("sage_flow.checkpoints")
+"""Of its own: `sage-flow run` prints what comes here."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _can_continue(jobs: Storage, run: str) -> bool:
 
 def _tell(job: str, run: str, state: RunState) -> None:
     if state is RunState.FINISHED:
-        _log.info("job %s: its run %s has finished; nothing is run or published again", job, run)
+        _log.warning("job %s: its run %s has finished; nothing is run or published again", job, run)
     elif state is RunState.OPEN:
         _log.info(
             "job %s continues its run %s, whose end is not recorded; if it still runs elsewhere, it ends there",

@@ -19,7 +19,6 @@ from sage_flow.checkpoint.coordinator import (
     Begin,
     CheckpointCoordinator,
     CheckpointDecision,
-    CheckpointRecord,
     Complete,
     CutTimes,
     NoMoreCheckpoints,
@@ -34,6 +33,7 @@ from sage_flow.checkpoint.retention import Retention
 from sage_flow.checkpoint.runs import metadata_name
 from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.errors import CheckpointError, InternalError, PipelineError, StorageError
+from sage_flow.executors.checkpoint_reports import CheckpointInfo, reported
 from sage_flow.executors.collected_rows import CollectedRows, RowsCut
 from sage_flow.executors.shell import Shell
 from sage_flow.executors.stored_rows import StoredRows
@@ -167,10 +167,10 @@ class DriverCheckpoints:
         """When `on_time` has something to do."""
         return math.inf if self._coordinator is None else self._coordinator.next_look
 
-    @property
-    def records(self) -> list[CheckpointRecord]:
-        """Of the latest checkpoints, oldest first."""
-        return [] if self._coordinator is None else list(self._coordinator.records)
+    def told(self) -> list[CheckpointInfo]:
+        """What is known of the latest checkpoints, oldest first; from any thread."""
+        records = [] if self._coordinator is None else list(self._coordinator.records)
+        return reported(self._plan, records, self._shell.now(), self._shell.wall_ms())
 
     # -- events ---------------------------------------------------------------------------------------------
 

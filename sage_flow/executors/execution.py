@@ -86,6 +86,9 @@ class Execution(ABC):
     plan: Plan | None = None
     """The plan, if this process has made it."""
 
+    stores_checkpoints = False
+    """Whether this process has submitted it with checkpoints."""
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -291,6 +294,7 @@ class LocalExecution(Execution):
             "queued": self.driver.reports.queued(),
             "watermarks": self.driver.reports.watermarks(),
             "services": _in_plain_types(self.driver.services()),
+            "checkpoints": self.driver.checkpoints.told(),
         }
 
     def statistics(self) -> dict[str, Any]:

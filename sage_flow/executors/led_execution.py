@@ -11,12 +11,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.errors import InternalError
+from sage_flow.errors import InternalError, PipelineError, ServiceUnavailable
+from sage_flow.executors.checkpoint_reports import CheckpointInfo, latest_infos
 from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverOptions
-from sage_flow.executors.driver_checkpoints import DriverCalls
+from sage_flow.executors.driver_checkpoints import DriverCalls, no_checkpoints
 from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
 from sage_flow.executors.leading import JobLead, LogStore, MemoryLog, NextAttempt
 from sage_flow.executors.shell import Condition
@@ -115,6 +116,7 @@ class LedExecution(Execution):
         self._new_lead = partial(_new_lead, run, history, log, self._make, condition, now, self._note_restart)
         self._lead = self._new_lead(None)
         self._current: LocalExecution | None = None
+        self._earlier: list[CheckpointInfo] = []  # of earlier attempts
         self._is_restarting = False
         self._outcome: JobOutcome | None = None
         self.crash: BaseException | None = None
@@ -162,7 +164,7 @@ class LedExecution(Execution):
         made = self._start(plan, self._options, attempt.calls)
         self._is_restarting = False
         if attempt.finished is None:
-            self._current = made.execution
+            self._earlier, self._current = self.metrics()["checkpoints"], made.execution
         return made
 
     def _note_restart(self, delay_s: float, failure: PackedError) -> None:
@@ -174,9 +176,12 @@ class LedExecution(Execution):
 
     @property
     def current(self) -> LocalExecution:
-        """The attempt that runs, or ran last."""
+        """The attempt that runs, or ran last. Raises ServiceUnavailable if there is none.
+
+        A run that has finished needs none, nor does one that has only its output to publish.
+        """
         if self._current is None:
-            raise InternalError("the job has no attempt")
+            raise ServiceUnavailable(f"job {self.name!r} does not run: its records were processed earlier")
         return self._current
 
     @property
@@ -189,12 +194,12 @@ class LedExecution(Execution):
             return JobStatus.FAILED if self._outcome is None else self._outcome.status
         if self._is_restarting:
             return JobStatus.RESTARTING
-        status = self.current.status
+        status = JobStatus.RUNNING if self._current is None else self._current.status
         return JobStatus.RUNNING if status.is_final else status
 
     @property
     def is_announced(self) -> bool:  # type: ignore[override]
-        return self.current.is_announced
+        return self._current is not None and self._current.is_announced
 
     @property
     def is_over(self) -> bool:
@@ -210,7 +215,8 @@ class LedExecution(Execution):
         self._lead.drain()
 
     def stop(self) -> None:
-        self.current.driver.checkpoints.check_can_stop()
+        if self._run is None:
+            raise PipelineError(no_checkpoints(self.name))
         self._lead.stop()
 
     @property
@@ -225,19 +231,32 @@ class LedExecution(Execution):
         return self._outcome
 
     def metrics(self) -> dict[str, Any]:
-        return self.current.metrics()
+        if self._current is None:
+            counts = {} if self._outcome is None else self._outcome.counts
+            return {"operators": counts, "queued": {}, "watermarks": {}, "services": {}, "checkpoints": []}
+        told = self._current.metrics()
+        keep = 0 if self._options.checkpoints is None else self._options.checkpoints.keep
+        return {**told, "checkpoints": latest_infos([*self._earlier, *told["checkpoints"]], keep)}
 
     def statistics(self) -> dict[str, Any]:
-        return self.current.statistics()
+        if self._current is None:
+            return {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
+        return self._current.statistics()
 
     def collected(self) -> dict[str, list[Any]]:
-        return self.current.collected()
+        if self._current is None:
+            return {} if self._outcome is None else self._outcome.collected
+        return self._current.collected()
 
     def take_rows(self, name: str, attempt: int, number: int) -> TakenRows:
-        return self.current.take_rows(name, attempt, number)
+        if self._current is None:
+            if self._outcome is not None and name not in self._outcome.collected:
+                raise PipelineError(f"no collect sink has the name {name!r}")
+            return TakenRows(attempt, self.collected().get(name, [])[number:], number)
+        return self._current.take_rows(name, attempt, number)
 
     def subtasks(self) -> list[SubtaskInfo]:
-        return self.current.subtasks()
+        return [] if self._current is None else self._current.subtasks()
 
     def service(self, service: str | type) -> ServiceHandle:
         return self.current.service(service)

@@ -249,7 +249,7 @@ class RayExecution(Execution):
         if told is not None:
             return told
         counts = {} if self._outcome is None else self._outcome.counts
-        return {"operators": counts, "queued": {}, "watermarks": {}, "services": {}}
+        return {"operators": counts, "queued": {}, "watermarks": {}, "services": {}, "checkpoints": []}
 
     def statistics(self) -> dict[str, Any]:
         told: dict[str, Any] | None = self._command(lambda master: master.statistics.remote())

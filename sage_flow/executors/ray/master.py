@@ -21,6 +21,7 @@ from typing import Any, Final
 import ray
 
 from sage_flow.errors import InternalError, LeaderReplaced, PipelineError, ServiceUnavailable, WorkerDied
+from sage_flow.executors.checkpoint_reports import CheckpointInfo, latest_infos
 from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver_checkpoints import no_checkpoints
@@ -78,6 +79,7 @@ class JobMaster:
         self._options = JobOptions()
         self._plan: Plan | None = None
         self._attempt: Attempt | None = None
+        self._earlier: list[CheckpointInfo] = []  # checkpoints of earlier attempts
         self._doors: ServiceDoors | None = None
         self._doors_changed = threading.Condition()
         self._cancelled = self._records.requested_end(job_id, "cancel")
@@ -146,7 +148,10 @@ class JobMaster:
         """See `JobHandle.metrics`."""
         execution = self._execution()
         if execution is not None:
-            return execution.metrics()
+            told = execution.metrics()
+            checkpoints = self._options.driver.checkpoints
+            keep = 0 if checkpoints is None else checkpoints.keep
+            return {**told, "checkpoints": latest_infos([*self._earlier, *told["checkpoints"]], keep)}
         self._loaded.wait()
         chains = () if self._plan is None else self._plan.chains
         operators = [o for chain in chains for o in chain.operators if o.kind.is_counted]
@@ -155,6 +160,7 @@ class JobMaster:
             "queued": {},
             "watermarks": {},
             "services": {},
+            "checkpoints": self._earlier,
         }
 
     def statistics(self) -> dict[str, Any]:
@@ -284,7 +290,7 @@ class JobMaster:
             BareCondition(),
             history.now,
             self._note_restart,
-            kept=small,
+            kept=small if run is None else lambda outcome: outcome,  # a storage holds all rows
         )
         self._lead = lead
         if self._cancelled is not None:  # mostly a request to the last master
@@ -308,6 +314,7 @@ class JobMaster:
             if run is not None:
                 plan = run.restored(plan, attempt.restores)
         made = Attempt(self._id, plan, payload, self._options, self._namespace, attempt.calls)
+        self._earlier = self.metrics()["checkpoints"]
         self._attempt = made
         return RayLedAttempt(made, partial(self._open, made, publishes=publishes), publishes=publishes)
 
