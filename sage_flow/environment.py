@@ -40,7 +40,7 @@ __all__ = ["Environment", "LocalEnvironment", "RemoteEnvironment"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger("sage_flow")
+_log = logging.getLogger("sage_flow.checkpoints")  # `sage-flow run` prints what comes here
 
 
 class Environment(HasSources, ABC):

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.cli.cluster_queries import cancel, drain, list_jobs, show_logs, show_statistics, show_status
+from sage_flow.cli.checkpoint_arguments import add_checkpoint_options
+from sage_flow.cli.cluster_queries import cancel, drain, list_jobs, show_logs, show_statistics, show_status, stop
 from sage_flow.cli.console import fail
 from sage_flow.cli.placement import add_working_dir
 from sage_flow.cli.submit_command import submit
@@ -44,7 +45,7 @@ dashboard, "http://host:8265": then the command is run on the cluster, by a shor
 
 """
 
-_ORDERS: Final = ("drain", "cancel")
+_ORDERS: Final = ("drain", "stop", "cancel")
 """Without an address they are for jobs of this machine, too."""
 
 
@@ -61,6 +62,7 @@ def add_commands(commands: Any) -> None:
     for name, summary, query in (
         ("cancel", "end a job and publish nothing", cancel),
         ("drain", "end a job's sources; it processes their records and finishes", drain),
+        ("stop", "let a job make a last checkpoint and end; --restore latest goes on from it", stop),
     ):
         order = _add_query(commands, name, summary, query)
         order.description = (
@@ -79,6 +81,7 @@ def _add_submit(commands: Any) -> None:
     parser.add_argument("--parallelism", type=int, default=1, metavar="N", help="as of `sage-flow run`")
     parser.add_argument("--name", help="the job's name; default: that of the file")
     add_working_dir(parser)
+    add_checkpoint_options(parser)
     waits = parser.add_mutually_exclusive_group()
     waits.add_argument("--wait", dest="waits", action="store_true", help="show its log until it ends; the default")
     waits.add_argument("--detach", dest="waits", action="store_false", help="print the submission's id and return")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sage_flow.executors.ray.records import JobRecord
     from sage_flow.job import JobHandle
 
-__all__ = ["cancel", "drain", "list_jobs", "show_logs", "show_statistics", "show_status"]
+__all__ = ["cancel", "drain", "list_jobs", "show_logs", "show_statistics", "show_status", "stop"]
 
 _FOLLOW_S: Final = 1.0
 _REPORT_S: Final = 5.0
@@ -140,6 +140,11 @@ def _cancel_submission(job: JoblessSubmission, arguments: argparse.Namespace) ->
 def drain(cluster: Cluster, arguments: argparse.Namespace) -> int:
     """End the sources of a job and wait for its end."""
     return _end(cluster, arguments, lambda job: job.drain())
+
+
+def stop(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    """Let a job make a last checkpoint and wait for its end."""
+    return _end(cluster, arguments, lambda job: job.stop())
 
 
 def _end(cluster: Cluster, arguments: argparse.Namespace, end: Callable[[Execution], None]) -> int:

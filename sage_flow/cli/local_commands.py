@@ -1,9 +1,10 @@
-"""`sage-flow drain` and `sage-flow cancel` for a job that runs on this machine, for this user, without Ray."""
+"""`sage-flow drain`, `stop` and `cancel` for a job that runs on this machine, for this user, without Ray."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Final
 
 from sage_flow.cli.console import FAILED, OK, tell
 from sage_flow.errors import ChannelNotReachable
@@ -11,6 +12,12 @@ from sage_flow.executors.running_jobs import find_job, jobs_called
 from sage_flow.runtime.coordinator import JobStatus
 
 __all__ = ["end_local"]
+
+_WHAT: Final = {
+    "drain": "its sources end, and it processes the records that they emitted",
+    "stop": "it makes a last checkpoint, and --restore latest goes on from it",
+    "cancel": "it publishes nothing",
+}
 
 
 def end_local(arguments: argparse.Namespace) -> int | None:
@@ -25,11 +32,7 @@ def end_local(arguments: argparse.Namespace) -> int | None:
         tell(f"sage-flow: cannot look for jobs on this machine: {error}")
         return None
     job = find_job(arguments.job)
-    what = (
-        "its sources end, and it processes the records that they emitted"
-        if arguments.name == "drain"
-        else "it publishes nothing"
-    )
+    what = _WHAT[arguments.name]
     status = job.end(arguments.name, lambda: tell(f"sage-flow: {arguments.name} of job {job} has begun: {what}"))
     told = {"name": job.name, "pid": job.pid, "status": str(status)}
     print(json.dumps(told, indent=2) if arguments.json else f"job {job} is: {status}")

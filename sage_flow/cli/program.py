@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
 from sage_flow.cli import cluster_commands, placement
+from sage_flow.cli.checkpoint_arguments import add_checkpoint_options, apply_checkpoints, told_checkpoints
 from sage_flow.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -49,8 +50,8 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
-    0: done; 1: the job failed, or the output cannot be written; 2: wrong use; 3: no cluster can be reached;
-    130: Ctrl-C; 143: a second SIGTERM has cancelled the job.
+    0: done, also if the job was stopped with a last checkpoint; 1: the job failed, or the output cannot be written;
+    2: wrong use; 3: no cluster can be reached; 130: Ctrl-C; 143: a second SIGTERM has cancelled the job.
     """
     occupy_standard_files()
     code = OK
@@ -122,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         help="show the progress on stderr; default: if that is a terminal",
     )
     placement.add_run_options(run)
+    add_checkpoint_options(run)
     _add_job_command(commands, "explain", _explain, "print the plan of a job file as text")
     _add_job_command(commands, "draw", _draw, "print the plan of a job file as a Mermaid flowchart")
     _add_inspection(commands, "channels", "show what the channels of a running job hold")
@@ -175,8 +177,10 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         job, options = _load(arguments)
         env = _written(job, options, placement.environment(job, arguments))
+        apply_checkpoints(env, arguments)
         is_shown = not arguments.quiet and arguments.progress is not False and env.progress is not False
-        result, code = _finish(env, env.progress if progress is None else progress, is_shown)
+        with told_checkpoints(is_quiet=arguments.quiet):
+            result, code = _finish(env, env.progress if progress is None else progress, is_shown)
     except Exception as error:
         return fail(error, in_use=True)
     if result is None or arguments.quiet:
@@ -258,7 +262,7 @@ def _written(job: JobFile, options: Any, env: Environment) -> Environment:
 def _finish(env: Environment, progress: bool | None, announces: bool) -> tuple[JobResult | None, int]:
     """Run the job to its end; return its result if it has finished, and the exit code."""
     from sage_flow.cli.metrics import watching
-    from sage_flow.cli.stopping import exit_code, stoppable
+    from sage_flow.cli.stopping import exit_code, how_to_continue, stoppable
     from sage_flow.job import JobStatus
 
     with stoppable(env.submit, announces=announces) as (job, signals):
@@ -269,12 +273,15 @@ def _finish(env: Environment, progress: bool | None, announces: bool) -> tuple[J
             if isinstance(failure, KeyboardInterrupt) and not job.status.is_final:
                 raise
             return None, fail(failure)
-    is_cancelled = result.status is JobStatus.CANCELLED
+    has_report = result.status is JobStatus.FINISHED  # that of a job which goes on later would be half a report
     if signals.came:
-        return None if is_cancelled else result, exit_code(signals, result.status)
-    if is_cancelled:  # by somebody else
+        return result if has_report else None, exit_code(signals, result.status)
+    if result.status is JobStatus.CANCELLED:  # by somebody else
         tell(f"sage-flow: job {job.name!r} was cancelled")
         return None, FAILED
+    if result.status is JobStatus.STOPPED:  # by somebody else, too
+        tell(how_to_continue(job.name))
+        return None, OK
     return result, OK
 
 

@@ -1,7 +1,8 @@
 """How a job is stopped from its own program: the first Ctrl-C drains it, the second one cancels it.
 
-The same for SIGTERM, so that a service manager's stop keeps the output, and for SIGHUP, so that a terminal that is
-closed leaves nothing behind; by `sage-flow run` and by `env.execute()`.
+A job with checkpoints makes a last one at the first Ctrl-C and ends, so that it can go on later. The same for SIGTERM,
+so that a service manager's stop keeps the output, and for SIGHUP, so that a terminal that is closed leaves nothing
+behind; by `sage-flow run` and by `env.execute()`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sage_flow.job import JobHandle
     from sage_flow.plan.physical import Plan
 
-__all__ = ["endless_sources", "exit_code", "how_to_stop", "sinks_at_a_stop", "stoppable"]
+__all__ = ["endless_sources", "exit_code", "how_to_continue", "how_to_stop", "sinks_at_a_stop", "stoppable"]
 
 _NOBODY_READS: Final = "nobody reads its output any more"
 _NEVER_SECOND: Final = (_NOBODY_READS, "SIGHUP")
@@ -48,10 +49,11 @@ def stoppable(submit: Callable[[], JobHandle], *, announces: bool) -> Iterator[t
 def exit_code(signals: StopSignals, status: JobStatus) -> int:
     """Of a program whose job was stopped by signals.
 
-    A job that SIGTERM or SIGHUP has drained has done what was asked: 0. After Ctrl-C a script should not go on as if
-    the job had come to its own end: 130. A job that was cancelled has published nothing: 128 and the signal's number.
+    A job that was stopped with a last checkpoint has done what was asked, and so has one that SIGTERM or SIGHUP has
+    drained: 0. After Ctrl-C a script should not go on as if the job had come to its own end: 130. A job that was
+    cancelled has published nothing: 128 and the signal's number.
     """
-    if status is JobStatus.FINISHED and signals.came[0] != signal.SIGINT:
+    if status is JobStatus.STOPPED or (status is JobStatus.FINISHED and signals.came[0] != signal.SIGINT):
         return 0
     return _SIGNAL_CODE + signals.came[-1]
 
@@ -81,8 +83,15 @@ def _obeyed(job: JobHandle, signals: StopSignals) -> Iterator[None]:
 
 
 def _stop_in_order(job: JobHandle, reason: str) -> None:
-    """The first stop. Today it drains the job; with checkpoints it takes a last one instead (`JobHandle.stop`)."""
+    """The first stop: with a last checkpoint if the job has any, else it drains the job."""
     again = f"{reason} again" if reason == "Ctrl-C" else "Ctrl-C, or SIGTERM,"
+    if job._execution.stores_checkpoints:
+        tell(
+            f"sage-flow: {reason}: stopping job {job.name!r} with a last checkpoint, from which it can go on later;"
+            f" {again} cancels it"
+        )
+        job.stop(wait=False)
+        return
     tell(
         f"sage-flow: {reason}: draining job {job.name!r}: its sources end, and their records are processed and"
         f" published; {again} cancels it",
@@ -101,13 +110,24 @@ def _tell_outcome(job: JobHandle) -> None:
     if job.status is JobStatus.FINISHED:
         published = ", ".join(_published(job._execution.plan))
         tell(f"sage-flow: job {job.name!r} is FINISHED" + (f"; published: {published}" if published else ""))
+    elif job.status is JobStatus.STOPPED:
+        tell(how_to_continue(job.name))
     elif job.status is JobStatus.CANCELLED:
-        tell(f"sage-flow: job {job.name!r} is CANCELLED, nothing is published")
+        what = "nothing more" if job._execution.stores_checkpoints else "nothing"
+        tell(f"sage-flow: job {job.name!r} is CANCELLED, {what} is published")
         if job._execution.stuck:
             tell("user code that is still running:", *(f"  {where}" for where in job._execution.stuck))
 
 
 # -- what a plan says of it -------------------------------------------------------------------------------------
+
+
+def how_to_continue(job: str) -> str:
+    """The line for the end of a job that was stopped with a last checkpoint."""
+    return (
+        f'sage-flow: job {job!r} is STOPPED with a last checkpoint; --restore latest, in a program restore="latest",'
+        " goes on from it"
+    )
 
 
 def how_to_stop(job: JobHandle) -> list[str]:
@@ -116,6 +136,11 @@ def how_to_stop(job: JobHandle) -> list[str]:
     if not endless:
         return []
     sources = f"its source{'s' * (len(endless) > 1)} {', '.join(map(repr, endless))} may have no end"
+    if job._execution.stores_checkpoints:
+        return [
+            f"sage-flow: job {job.name!r} runs until it is stopped ({sources}); Ctrl-C, SIGTERM, or `sage-flow stop"
+            f" {job.id}` from another terminal, stops it with a last checkpoint, from which it can go on later"
+        ]
     return [
         f"sage-flow: job {job.name!r} runs until it is stopped ({sources}); Ctrl-C, SIGTERM, or `sage-flow drain"
         f" {job.id}` from another terminal, drains it:",

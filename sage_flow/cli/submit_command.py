@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Final
 
+from sage_flow.cli.checkpoint_arguments import apply_checkpoints, check_reachable, passed_on
 from sage_flow.cli.console import FAILED, INTERRUPTED, OK, fail, tell
 from sage_flow.errors import PipelineError
 from sage_flow.runtime.failure import add_notes
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["submit"]
 
-_NEXT: Final = ("status", "logs -f", "drain", "cancel")
+_NEXT: Final = ("status", "logs -f", "drain", "stop", "cancel")
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -23,6 +24,7 @@ def submit(arguments: argparse.Namespace) -> int:
     from sage_flow.cli.submission import JobServer, entrypoint, metadata_of, shipped
 
     try:
+        check_reachable(arguments)
         runtime_env = shipped(arguments.working_dir)
         command = entrypoint(arguments.jobfile, arguments.working_dir, _passed_on(arguments))
         name = arguments.name or os.path.splitext(os.path.basename(arguments.jobfile))[0]
@@ -72,6 +74,7 @@ def _check_job(arguments: argparse.Namespace, name: str) -> None:
         env = RemoteEnvironment(name, arguments.parallelism)
         try:
             job.build_pipeline(env, options)
+            apply_checkpoints(env, arguments)
             env._graph.plan()
         except Exception as error:
             add_notes(
@@ -87,7 +90,7 @@ def _passed_on(arguments: argparse.Namespace) -> list[str]:
     found = [word for option in arguments.option for word in ("--option", option)]
     if arguments.parallelism != 1:
         found += ["--parallelism", str(arguments.parallelism)]
-    return found + (["--name", arguments.name] if arguments.name else [])
+    return found + (["--name", arguments.name] if arguments.name else []) + passed_on(arguments)
 
 
 def _default_server() -> str:

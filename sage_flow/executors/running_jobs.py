@@ -39,7 +39,9 @@ _FILE, _SOCKET, _PART = ".json", ".sock", ".part"
 _OLD_S = 60.0  # seconds; a job announces itself in less time
 _ACCEPTED = "accepted"
 
-Order = Literal["drain", "cancel"]
+_REFUSED = "refused"
+
+Order = Literal["drain", "stop", "cancel"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,18 @@ class RunningJob:
         return answer
 
     def end(self, order: Order, on_accepted: Callable[[], object] = lambda: None) -> JobStatus:
-        """Drain or cancel it, wait until it is over, and return its status. `on_accepted` is called when it has begun.
+        """Drain, stop or cancel it, wait until it is over, and return its status.
 
-        Raises: ChannelNotReachable if it does not answer, or ends without reporting the outcome.
+        `on_accepted` is called when it has begun.
+
+        Raises: ChannelNotReachable if it does not answer, or ends without reporting the outcome; PipelineError if it
+        cannot do that, such as stop without checkpoints.
         """
         with self._asked(order) as answers:
-            if self._next(answers) != _ACCEPTED:
+            answer = self._next(answers)
+            if isinstance(answer, dict) and _REFUSED in answer:
+                raise PipelineError(answer[_REFUSED])
+            if answer != _ACCEPTED:
                 raise ChannelNotReachable(f"job {self.name!r} (process {self.pid}) does not support {order!r}")
             on_accepted()
             told = answers.get()
@@ -128,8 +136,12 @@ def announced(job: JobHandle) -> Iterator[None]:
             link.send({**job.statistics(), "queues": queues_here()})
 
     def end(link: Link, order: Order) -> None:
-        (job.drain if order == "drain" else job.cancel)(wait=False)
         with contextlib.suppress(ConnectionError):
+            try:
+                {"drain": job.drain, "stop": job.stop, "cancel": job.cancel}[order](wait=False)
+            except PipelineError as error:
+                link.send({_REFUSED: str(error)})
+                return
             link.send(_ACCEPTED)
             job.wait()
             link.send(str(job.status))

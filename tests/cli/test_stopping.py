@@ -147,7 +147,7 @@ class Recorder:
     """A job that notes what it is asked for."""
 
     name, status, is_owner = "recorder", JobStatus.RUNNING, True
-    _execution = SimpleNamespace(plan=None)
+    _execution = SimpleNamespace(plan=None, stores_checkpoints=False)
 
     def __init__(self):
         self.asked = []
