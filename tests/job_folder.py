@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,15 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Wait; return the exit code, the output and the errors."""
     out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
+
+
+def await_announced(process: subprocess.Popen[str]) -> None:
+    """Wait until other processes can find the job of this program."""
+    from sage_flow.executors.running_jobs import running_jobs
+
+    for _ in range(100 * PATIENCE_S):
+        if any(job.pid == process.pid for job in running_jobs()):
+            return
+        assert process.poll() is None
+        threading.Event().wait(0.01)
+    raise AssertionError("the job was not announced")

@@ -19,10 +19,13 @@ import xxhash
 
 from sage_flow.errors import CheckpointError
 
-__all__ = ["FORMAT_VERSION", "sealed", "unsealed"]
+__all__ = ["FORMAT_VERSION", "PARTS", "sealed", "unsealed"]
 
 FORMAT_VERSION = 1
 """The version of the header and of all payloads. A release reads the versions up to its own."""
+
+PARTS = "parts"
+"""The kind of the files with what subtasks keep."""
 
 _MAGIC = b"sflow\r\n\x1a"
 _HEADER = struct.Struct("<8sHHQ")

@@ -30,6 +30,7 @@ __all__ = [
     "latest_run",
     "metadata_name",
     "new_run",
+    "number_of",
     "runs_of",
     "state_of",
 ]
@@ -108,6 +109,16 @@ def chunk_name(attempt: int, checkpoint: int, address: int, number: int) -> str:
 def metadata_name(attempt: int, checkpoint: int) -> str:
     """The metadata of a checkpoint."""
     return f"checkpoints/a{attempt}-n{checkpoint}"
+
+
+def number_of(name: str) -> tuple[int, int] | None:
+    """The attempt and the number of a checkpoint, by the name of its metadata; None: it is no such name.
+
+    >>> number_of("a2-n7"), number_of("notes.txt")
+    ((2, 7), None)
+    """
+    found = re.fullmatch(r"a([0-9]+)-n([0-9]+)", name)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def attempt_of(name: str) -> int | None:

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.cli.checkpoint_arguments import add_checkpoint_options
-from sage_flow.cli.cluster_queries import cancel, drain, list_jobs, show_logs, show_statistics, show_status, stop
+from sage_flow.cli.cluster_queries import (
+    cancel,
+    drain,
+    list_jobs,
+    show_checkpoints,
+    show_logs,
+    show_statistics,
+    show_status,
+    stop,
+)
 from sage_flow.cli.console import fail
 from sage_flow.cli.placement import add_working_dir
 from sage_flow.cli.submit_command import submit
@@ -167,8 +176,9 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    """Do `sage-flow channels` and `services` for a job on a cluster."""
+    """Do `sage-flow channels`, `services` and `checkpoints` for a job on a cluster."""
     if arguments.job is None:
         return fail(PipelineError("say which job of the cluster: its id or its name"), in_use=True)
-    arguments.query, arguments.name = show_statistics, arguments.what
+    arguments.query = show_checkpoints if arguments.what == "checkpoints" else show_statistics
+    arguments.name = arguments.what
     return _asking(arguments)

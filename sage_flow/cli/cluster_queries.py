@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.cli.console import FAILED, OK, tell
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sage_flow.executors.ray.records import JobRecord
     from sage_flow.job import JobHandle
 
-__all__ = ["cancel", "drain", "list_jobs", "show_logs", "show_statistics", "show_status", "stop"]
+__all__ = ["cancel", "drain", "list_jobs", "show_checkpoints", "show_logs", "show_statistics", "show_status", "stop"]
 
 _FOLLOW_S: Final = 1.0
 _REPORT_S: Final = 5.0
@@ -45,7 +45,7 @@ def show_status(cluster: Cluster, arguments: argparse.Namespace) -> int:
     from sage_flow.cli.inspection import job_text
 
     job = KnownJobs(cluster).find(arguments.job)
-    told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}, "watermarks": {}}
+    told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}, "watermarks": {}, "checkpoints": []}
     if not isinstance(job, JoblessSubmission):
         handle, record = _handle_of(cluster, job)
         metrics = handle.metrics()
@@ -54,6 +54,7 @@ def show_status(cluster: Cluster, arguments: argparse.Namespace) -> int:
             "subtasks": [vars(subtask) for subtask in handle.subtasks()],
             "operators": {name: counts._asdict() for name, counts in metrics["operators"].items()},
             "watermarks": metrics["watermarks"],
+            "checkpoints": [asdict(info) for info in metrics["checkpoints"]],
         }
     _print(arguments, told, lambda: job_text(told))
     return _code(told["status"])
@@ -157,6 +158,18 @@ def _end(cluster: Cluster, arguments: argparse.Namespace, end: Callable[[Executi
         record = _handle_of(cluster, record)[1]
     _print(arguments, record.as_dict(), lambda: f"job {record.id} {'was over' if was_over else 'is'}: {record.status}")
     return _code(record.status)
+
+
+def show_checkpoints(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    """The latest checkpoints of a running job."""
+    from sage_flow.cli.checkpoint_commands import told_by_job
+
+    handle, record = _found(cluster, arguments.job)
+    if record.status.is_final:
+        raise PipelineError(f"job {record.id} is over: {record.status}; --checkpoints URL shows what is stored")
+    infos = [asdict(info) for info in handle.checkpoints()]
+    print(told_by_job(arguments, infos, name=record.name, id=record.id))
+    return OK
 
 
 def show_statistics(cluster: Cluster, arguments: argparse.Namespace) -> int:

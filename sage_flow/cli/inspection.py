@@ -7,7 +7,16 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["channels_text", "job_text", "jobs_text", "services_text", "statistics_text"]
+__all__ = [
+    "channels_text",
+    "checkpoints_text",
+    "duration_of",
+    "job_text",
+    "jobs_text",
+    "services_text",
+    "statistics_text",
+    "text_table",
+]
 
 
 def channels_text(statistics: dict[str, Any]) -> str:
@@ -28,7 +37,7 @@ def channels_text(statistics: dict[str, Any]) -> str:
             channel["kind"],
             channel["medium"],
             f"{channel['depth']:,}",
-            _duration(channel["oldest_s"]),
+            duration_of(channel["oldest_s"]),
             f"{channel['received']:,}",
             f"{channel['rate_per_s']:,.0f}",
             "-" if channel["bytes"] is None else f"{channel['bytes']:,}",
@@ -38,7 +47,7 @@ def channels_text(statistics: dict[str, Any]) -> str:
     ]
     titles = ("channel", "kind", "medium", "waiting", "oldest", "received", "per s", "bytes", "producers")
     queues = statistics.get("queues", [])
-    return "\n".join([_table(titles, rows, left=3), *_queues(queues), *_notes(statistics)])
+    return "\n".join([text_table(titles, rows, left=3), *_queues(queues), *_notes(statistics)])
 
 
 def services_text(statistics: dict[str, Any]) -> str:
@@ -78,7 +87,7 @@ def services_text(statistics: dict[str, Any]) -> str:
         "p90",
         "p99",
     )
-    return "\n".join([_table(titles, rows, left=2), *_notes(statistics)])
+    return "\n".join([text_table(titles, rows, left=2), *_notes(statistics)])
 
 
 def jobs_text(jobs: Sequence[dict[str, Any]]) -> str:
@@ -100,7 +109,7 @@ def jobs_text(jobs: Sequence[dict[str, Any]]) -> str:
         )
         for job in jobs
     ]
-    return _table(("job", "name", "status", "attempt", "submitted", "submission"), rows, left=6)
+    return text_table(("job", "name", "status", "attempt", "submitted", "submission"), rows, left=6)
 
 
 def job_text(job: dict[str, Any]) -> str:
@@ -111,6 +120,7 @@ def job_text(job: dict[str, Any]) -> str:
         "submitted": _when(job["submitted"]) + (f" as {job['submission_id']}" if job["submission_id"] else ""),
         "ended": _when(job["ended"]) if job["ended"] else "",
         "message": job["message"],
+        "checkpoint": checkpoints_text(job.get("checkpoints", ())),
     }
     subtasks = [
         (s["name"], s["status"], s["node"][:8] or "-", str(s["pid"] or "-"), s["actor"]) for s in job["subtasks"]
@@ -118,12 +128,31 @@ def job_text(job: dict[str, Any]) -> str:
     counts = [_counts_of(name, counted, job["watermarks"]) for name, counted in job["operators"].items()]
     parts = ["\n".join(f"{title:<11}{value}" for title, value in told.items() if value)]
     if subtasks:
-        parts.append(_table(("subtask", "status", "node", "process", "actor"), subtasks, left=5))
+        parts.append(text_table(("subtask", "status", "node", "process", "actor"), subtasks, left=5))
     if counts:
         titles = ("operator", "records", "skipped", "dead letters", "late", "event time (UTC)")
         used = titles if job["watermarks"] else titles[:4]
-        parts.append(_table(used, [row[: len(used)] for row in counts], left=1))
+        parts.append(text_table(used, [row[: len(used)] for row in counts], left=1))
     return "\n\n".join(parts)
+
+
+def checkpoints_text(infos: Sequence[dict[str, Any]]) -> str:
+    """How many of the latest checkpoints are complete, and of the last one what it took.
+
+    >>> info = {"checkpoint": 7, "failed": None, "took_s": 0.25, "size": 12_000}
+    >>> checkpoints_text([info, {**info, "checkpoint": 8, "failed": "it was not complete after 10 s"}])
+    '1 complete, the latest is 7 (250 ms, 12,000 bytes); 1 failed, the latest is 8: it was not complete after 10 s'
+    """
+    complete = [info for info in infos if info["failed"] is None]
+    failed = [info for info in infos if info["failed"] is not None]
+    told = []
+    if complete:
+        last = complete[-1]
+        what = f"the latest is {last['checkpoint']} ({duration_of(last['took_s'])}, {last['size']:,} bytes)"
+        told.append(f"{len(complete)} complete, {what}")
+    if failed:
+        told.append(f"{len(failed)} failed, the latest is {failed[-1]['checkpoint']}: {failed[-1]['failed']}")
+    return "; ".join(told)
 
 
 def _counts_of(name: str, counted: dict[str, int], watermarks: dict[str, int]) -> tuple[str, ...]:
@@ -159,7 +188,7 @@ def _queues(queues: Sequence[dict[str, Any]]) -> Iterable[str]:
             queue["kind"],
             queue["host"],
             f"{queue['depth']:,}",
-            _duration(queue["oldest_s"]),
+            duration_of(queue["oldest_s"]),
             f"{queue['puts']:,}",
             f"{queue['puts_per_s']:,.0f}",
             f"{queue['gets']:,}",
@@ -172,7 +201,7 @@ def _queues(queues: Sequence[dict[str, Any]]) -> Iterable[str]:
     ]
     if rows:
         titles = ("queue", "kind", "host", "waiting", "oldest", "puts", "per s", "gets", "per s")
-        yield "\n" + _table((*titles, "bytes", "producers", "blocked"), rows, left=3)
+        yield "\n" + text_table((*titles, "bytes", "producers", "blocked"), rows, left=3)
     for queue in queues:
         if queue["returned"]:
             yield f"\nstory of queue {queue['channel_id']}"
@@ -187,13 +216,16 @@ def _notes(statistics: dict[str, Any]) -> Iterable[str]:
         yield f"\nno answer within a second: {', '.join(statistics['unresponsive'])}"
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Columns two spaces apart; the first `left` begin at the left, the others end at the right."""
+def text_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, is_last_text: bool = False) -> str:
+    """Columns two spaces apart; the first `left` begin at the left, the others end at the right.
+
+    `is_last_text`: the last one begins at the left, too.
+    """
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
-    lines = []
+    lines, last = [], len(titles) - 1
     for row in (titles, *rows):
         cells = [
-            f"{cell:<{width}}" if column < left else f"{cell:>{width}}"
+            f"{cell:<{width}}" if column < left or (is_last_text and column == last) else f"{cell:>{width}}"
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -202,10 +234,11 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -
 
 def _percentiles(milliseconds: dict[str, float | None]) -> list[str]:
     found = (milliseconds.get(name) for name in ("p50", "p90", "p99"))
-    return [_duration(None if ms is None else ms / 1000) for ms in found]
+    return [duration_of(None if ms is None else ms / 1000) for ms in found]
 
 
-def _duration(seconds: float | None) -> str:
+def duration_of(seconds: float | None) -> str:
+    """A duration as tables show it; "-" if it is not known."""
     if seconds is None:
         return "-"
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

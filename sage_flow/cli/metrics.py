@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from sage_flow.executors.checkpoint_reports import CheckpointInfo
     from sage_flow.job import JobHandle
     from sage_flow.runtime.report import OperatorCounts
 
@@ -77,12 +78,13 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A job at one moment, `elapsed_s` after its start."""
+    """A job at one moment, `elapsed_s` after its start. `checkpoint`: what is known of its last one, if it has any."""
 
     job: str
     status: str
     elapsed_s: float
     rows: tuple[Row, ...]
+    checkpoint: str = ""
 
 
 class Speedometer:
@@ -117,7 +119,8 @@ def line_of(snapshot: Snapshot) -> str:
     """
     active = [row for row in snapshot.rows if any(row.counts) or row.queued]
     shown = ", ".join(f"{row.name} {row.counts.emitted:,}{_details(row)}" for row in active)
-    return f"{snapshot.job} {snapshot.status} {snapshot.elapsed_s:.1f} s: {shown or 'no records yet'}"
+    last = f"; {snapshot.checkpoint}" if snapshot.checkpoint else ""
+    return f"{snapshot.job} {snapshot.status} {snapshot.elapsed_s:.1f} s: {shown or 'no records yet'}{last}"
 
 
 def _details(row: Row) -> str:
@@ -183,7 +186,15 @@ class _Watch:
             Row(name, counts, rates[name], queued.get(name, 0), times.get(name, ""))
             for name, counts in operators.items()
         )
-        return Snapshot(self._job.name, str(self._job.status), now_s - self._start_s, tuple(rows))
+        last = _last_checkpoint(metrics.get("checkpoints", ()))
+        return Snapshot(self._job.name, str(self._job.status), now_s - self._start_s, tuple(rows), last)
+
+
+def _last_checkpoint(infos: Sequence[CheckpointInfo]) -> str:
+    if not infos:
+        return ""
+    last = infos[-1]
+    return f"checkpoint {last.checkpoint} {'failed' if last.failed else f'took {last.took_s:.1f} s'}"
 
 
 def event_time(watermark: int, now_s: float) -> str:
@@ -322,6 +333,7 @@ def _table(snapshot: Snapshot) -> Table:
     late = any(row.counts.late for row in snapshot.rows)
     timed = any(row.event_time for row in snapshot.rows)
     title = f"{snapshot.job}  {snapshot.status}  {snapshot.elapsed_s:.1f} s"
+    title += f"  {snapshot.checkpoint}" if snapshot.checkpoint else ""
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("operator")  # the one that gives way
     columns = ["records", "records/s", "waiting", *["skipped"] * skips, *["dead letters"] * letters]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sage_flow._version import __version__
 from sage_flow.cli import cluster_commands, placement
 from sage_flow.cli.checkpoint_arguments import add_checkpoint_options, apply_checkpoints, told_checkpoints
+from sage_flow.cli.checkpoint_commands import add_checkpoint_commands, told_by_job
 from sage_flow.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -21,6 +22,7 @@ from sage_flow.cli.console import (
     occupy_standard_files,
     tell,
 )
+from sage_flow.runtime.failure import add_notes
 from sage_flow.timestamps import duration_text
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_job_command(commands, "draw", _draw, "print the plan of a job file as a Mermaid flowchart")
     _add_inspection(commands, "channels", "show what the channels of a running job hold")
     _add_inspection(commands, "services", "show the calls of the services of a running job")
+    add_checkpoint_commands(commands, _add_inspection)
     cluster_commands.add_commands(commands)
     new = commands.add_parser("new", help="start a project", description="Start a project in a new folder.")
     new.add_argument("project", metavar="PROJECT", help="the folder to make; its name is the project's")
@@ -135,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_inspection(commands: Any, name: str, summary: str) -> None:
+def _add_inspection(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary.capitalize()}, on this machine, of this user; or on a cluster."
     )
@@ -146,6 +149,7 @@ def _add_inspection(commands: Any, name: str, summary: str) -> None:
     parser.add_argument("--namespace", default="sage_flow", metavar="NAME", help="of the job on the cluster")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(command=_inspect, what=name)
+    return parser
 
 
 def _add_job_command(
@@ -226,10 +230,15 @@ def _inspect(arguments: argparse.Namespace) -> int:
         return cluster_commands.inspect(arguments)
     try:
         job = find_job(arguments.job)
-        statistics = job.ask()
+        if arguments.what == "checkpoints":
+            shown = told_by_job(arguments, job.checkpoints(), name=job.name, process=job.pid)
+        else:
+            shown = statistics_text(arguments, job.ask(), name=job.name, process=job.pid)
     except Exception as error:
+        if arguments.what == "checkpoints":
+            add_notes(error, ["what jobs have stored is shown, whether they run or not, by --checkpoints URL"])
         return fail(error, in_use=True)
-    print(statistics_text(arguments, statistics, name=job.name, process=job.pid))
+    print(shown)
     return 0
 
 

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -40,6 +40,7 @@ _OLD_S = 60.0  # seconds; a job announces itself in less time
 _ACCEPTED = "accepted"
 
 _REFUSED = "refused"
+_CHECKPOINTS = "checkpoints"
 
 Order = Literal["drain", "stop", "cancel"]
 
@@ -64,6 +65,13 @@ class RunningJob:
         with self._asked("statistics") as answers:
             answer: dict[str, Any] = self._next(answers)
         return answer
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Return the fields of its `JobHandle.checkpoints()`. Raises ChannelNotReachable if it does not answer."""
+        with self._asked(_CHECKPOINTS) as answers:
+            answer: dict[str, Any] = self._next(answers)
+        infos: list[dict[str, Any]] = answer[_CHECKPOINTS]
+        return infos
 
     def end(self, order: Order, on_accepted: Callable[[], object] = lambda: None) -> JobStatus:
         """Drain, stop or cancel it, wait until it is over, and return its status.
@@ -131,9 +139,12 @@ def announced(job: JobHandle) -> Iterator[None]:
 
     ending: list[threading.Thread] = []
 
-    def answer(link: Link) -> None:
+    def answer(link: Link, question: str) -> None:
         with contextlib.suppress(ConnectionError):  # the process that asked has ended
-            link.send({**job.statistics(), "queues": queues_here()})
+            if question == _CHECKPOINTS:
+                link.send({_CHECKPOINTS: [asdict(info) for info in job.checkpoints()]})
+            else:
+                link.send({**job.statistics(), "queues": queues_here()})
 
     def end(link: Link, order: Order) -> None:
         with contextlib.suppress(ConnectionError):
@@ -152,7 +163,7 @@ def announced(job: JobHandle) -> Iterator[None]:
             thread = threading.Thread(target=end, args=(link, message), name=f"ends {job.name}", daemon=True)
             ending.append(thread)
         else:
-            thread = threading.Thread(target=answer, args=(link,), name=f"answer of {job.name}", daemon=True)
+            thread = threading.Thread(target=answer, args=(link, message), name=f"answer of {job.name}", daemon=True)
         thread.start()
 
     listener = Listener(UnixAddress(str(path.with_suffix(_SOCKET))), key, _NAME, on_message=on_message)

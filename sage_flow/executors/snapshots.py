@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_flow.checkpoint.coordinator import CutTimes, StoredPart
-from sage_flow.checkpoint.format import sealed, unsealed
+from sage_flow.checkpoint.format import PARTS, sealed, unsealed
 from sage_flow.checkpoint.metadata import SubtaskPart
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.checkpoint.restore import OperatorShare, share_for
@@ -30,8 +30,6 @@ from sage_flow.runtime.parts import Parts, share_of
 from sage_flow.splits import FINISHED
 
 __all__ = ["Restored", "SnapshotWriter", "finished_part", "restored"]
-
-_PARTS = "parts"  # the kind of the sealed files
 
 
 class SnapshotWriter:
@@ -94,7 +92,7 @@ class SnapshotWriter:
         names, size = [], 0
         for number, blob in enumerate(cut.blobs()):
             names.append(chunk_name(self._plan.attempt, cut.checkpoint, address, number))
-            self._storage.write(names[-1], sealed(_PARTS, blob))
+            self._storage.write(names[-1], sealed(PARTS, blob))
             size += len(blob)
         part = SubtaskPart(
             address=address,
@@ -191,7 +189,7 @@ class _Reader:
         """The pickles in a file."""
         if name not in self._loaded:
             place = self._storage.place_of(name)
-            blob = io.BytesIO(unsealed(_PARTS, self._storage.read(name), place))
+            blob = io.BytesIO(unsealed(PARTS, self._storage.read(name), place))
             found, size = [], blob.getbuffer().nbytes
             try:
                 while blob.tell() < size:

@@ -23,7 +23,10 @@ from weakref import WeakSet
 if TYPE_CHECKING:
     from cloudpickle import Pickler
 
-__all__ = ["dumps", "dumps_state"]
+__all__ = ["CLASS_NAMED", "class_named", "dumps", "dumps_state"]
+
+CLASS_NAMED = "_class_named"
+"""Pickles of state call a function of this name, in this module."""
 
 _pickler: type[Pickler] | None = None
 _state_pickler: type[Pickler] | None = None
@@ -66,7 +69,11 @@ def _state_pickler_class() -> type[Pickler]:
 
 
 def _class_named(module: str, name: str) -> type:
-    """Return the class of this name that the plan has brought, or that the program has."""
+    return class_named(module, name)
+
+
+def class_named(module: str, name: str) -> type:
+    """Return the class of this name that the plan has brought, or that the program has. Raises LookupError."""
     for known in (_unpickled, _in_state, _written_here):
         for found in known:
             if found.__module__ == module and found.__qualname__ == name:

@@ -5,7 +5,7 @@ import signal
 import tempfile
 
 import pytest
-from job_folder import finish, start, write
+from job_folder import await_announced, finish, start, write
 
 JOB = """
 import pathlib
@@ -137,6 +137,7 @@ def test_a_run_that_has_finished_is_told_and_publishes_nothing_again(tmp_path):
 
 def test_sage_flow_stop_stops_a_job_of_this_machine_which_ends_with_exit_code_0(tmp_path):
     process = running(tmp_path)
+    await_announced(process)
     code, out, err = command(tmp_path, "stop", "slow")
     assert (code, out) == (0, f"job 'slow' (process {process.pid}) is: STOPPED\n"), err
     assert "stop of job 'slow'" in err
@@ -151,6 +152,7 @@ def test_a_job_without_checkpoints_refuses_to_be_stopped_and_goes_on(tmp_path):
     write(tmp_path / "slow.py", JOB)
     process = run(tmp_path)
     assert process.stdout.readline() == "ready\n"
+    await_announced(process)
     code, out, err = command(tmp_path, "stop", str(process.pid))
     assert (code, out) == (2, "")
     assert "job 'slow' has no checkpoints, so it cannot stop with one and go on later" in err
@@ -240,6 +242,7 @@ def test_a_job_that_was_stopped_by_another_program_gives_a_result_that_says_so(t
     write(tmp_path / "program.py", PROGRAM)
     process = started("program.py", "threads", cwd=tmp_path)
     assert process.stdout.readline() == "ready\n"
+    await_announced(process)
     assert command(tmp_path, "stop", "slow")[0] == 0
     code, out, err = finish(process)
     assert (code, out) == (0, "STOPPED []\n"), err
