@@ -285,8 +285,9 @@ class Environment(HasSources, ABC):
 
         Ctrl-C drains the job - its sources end, their records are processed and published - and `execute` then raises
         KeyboardInterrupt; a second Ctrl-C cancels the job, which publishes nothing. SIGTERM and SIGHUP also drain the
-        job, and then end the program. This applies if `execute` runs in the main thread and the program has no handlers
-        for these signals; to end a job differently use `submit()`.
+        job, and then end the program. A job with checkpoints is not drained: it makes a last one. This applies if
+        `execute` runs in the main thread and the program has no handlers for these signals; to end a job differently
+        use `submit()`.
         """
         from sage_flow.cli.metrics import is_shown, watching
         from sage_flow.cli.stopping import stoppable
@@ -310,7 +311,8 @@ class LocalEnvironment(Environment):
             service's method whose callers have given up, a coroutine that was cancelled. After that the job fails with
             CloseTimeout, which names the line.
         restart: what to do when the job fails, by default nothing: see `FixedDelay` and its like. Each restart begins
-            at the beginning, in this program; if the program dies, so does the job.
+            at the beginning, or at the last checkpoint (`enable_checkpointing`), in this program. If the program dies,
+            so does the job; with checkpoints another run continues it.
         executor: how to run: "threads" (default), a thread per subtask; "processes", subtasks spread over two plain
             processes; or an executor object, such as `ProcessExecutor(workers=4)`.
         check_shared_records: for development: if an operator changes a record that another reader, the program or the
@@ -357,7 +359,7 @@ class RemoteEnvironment(Environment):
         namespace: jobs of different namespaces do not see each other.
         runtime_env: what Ray installs or ships for the job's actors, as `ray.init` takes it.
         restart: what to do when the job fails, by default nothing: see `FixedDelay` and its like. Each restart
-            begins at the beginning.
+            begins at the beginning, or at the last checkpoint (`enable_checkpointing`).
         detached: the job outlives this process; else it is cancelled when this process is gone.
         cancel_grace_s: seconds that user code has to return after a cancel or a failure; then its actor is killed.
         close_grace_s: seconds that user code has to return at the normal end; then the job fails with CloseTimeout.

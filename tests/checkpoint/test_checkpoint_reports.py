@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from sage_flow import FixedDelay, JobStatus, LocalEnvironment
+from sage_flow import FixedDelay, JobStatus, LocalEnvironment, Sink
 from sage_flow.errors import PipelineError, ServiceUnavailable
 from sage_flow.executors.checkpoint_reports import CheckpointInfo, latest_infos
 
@@ -134,3 +134,46 @@ def test_the_latest_run_has_finished_so_nothing_runs_and_the_handle_has_its_rows
     with pytest.raises(ServiceUnavailable):
         job.service("none")
     assert job.stop() is job.drain() is job.cancel() is JobStatus.FINISHED
+
+
+class Broken(Sink):
+    """Publishes into a file, unless another one says that it cannot."""
+
+    def __init__(self, folder):
+        self.folder, self.rows = folder, []
+
+    def write(self, value):
+        self.rows.append(value)
+
+    def prepare(self, checkpoint):
+        rows, self.rows = self.rows, []
+        return rows or None
+
+    def commit(self, handle):
+        if (self.folder / "broken").exists():
+            raise OSError("cannot publish")
+        (self.folder / "published").write_text(repr(handle))
+
+
+def test_a_run_that_has_finished_and_not_published_only_publishes(tmp_path):
+    calls = []
+
+    def made(**options):
+        env = LocalEnvironment("job")
+        env.enable_checkpointing(str(tmp_path / "storage"), interval=timedelta(hours=1), **options)
+        rows = env.from_collection([1, 2]).map(lambda n: calls.append(n) or n)
+        rows.add_sink(Broken(tmp_path))
+        rows.collect("rows")
+        return env
+
+    (tmp_path / "broken").touch()
+    with pytest.raises(OSError, match="cannot publish"):
+        made().execute()
+    assert not (tmp_path / "published").exists()
+    (tmp_path / "broken").unlink()
+    with made(restore="latest").submit() as job:
+        assert job.status in (JobStatus.RUNNING, JobStatus.FINISHED)
+        assert job.result().collected == {"rows": [1, 2]}
+        assert list(job.rows("rows")) == [1, 2]
+    assert (tmp_path / "published").read_text() == "[1, 2]"
+    assert calls == [1, 2]

@@ -1,0 +1,51 @@
+"""The walk-through of docs/fault-tolerance.md: its commands kill a job and continue it to the same answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from job_folder import write
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 300
+
+
+def commands() -> list[str]:
+    page = (ROOT / "docs/fault-tolerance.md").read_text("utf-8")
+    chapter = page.partition("## A job that is killed, and the same answer")[2].partition("\n## ")[0]
+    block = re.search(r"```console\n(.*?)```", chapter, re.DOTALL)
+    assert block is not None
+    return re.findall(r"^\$ (.*)$", block[1], re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_walk_through_works_as_written(tmp_path):
+    """Each command is run in turn by one shell, in a folder with the jobs of the project."""
+    for folder in ("jobs", "operators"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    program = write(tmp_path / "bin" / "sage-flow", f'#!/bin/sh\nexec {sys.executable} -m sage_flow.cli "$@"\n')
+    program.chmod(0o755)
+    told = commands()
+    assert sum("kill -9" in command for command in told) == 1
+    script = "\n".join(line for command in told for line in (command, 'echo "exit code $?"'))
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert re.findall(r"exit code (\d+)", done.stdout) == ["0"] * len(told), done.stdout + done.stderr
+    reports = [line for line in done.stdout.splitlines() if line.startswith("most visited:")]
+    assert len(reports) == 3  # that of the run which was killed is missing
+    assert len(set(reports)) == 1
+    assert "the same answer" in done.stdout
+    assert re.search(r"^job 'visits', run \S+: open$", done.stdout, re.MULTILINE)
+    assert "whose end is not recorded" in done.stderr
+    assert "has finished; nothing is run or published again" in done.stderr
