@@ -51,6 +51,13 @@ class RayCluster:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[RayCluster]:
     """Two nodes of four CPUs each, and this process as a driver."""
+    with two_nodes() as cluster:
+        yield cluster
+
+
+@contextmanager
+def two_nodes() -> Iterator[RayCluster]:
+    """The same for a program."""
     import ray
     from ray.cluster_utils import Cluster
 
