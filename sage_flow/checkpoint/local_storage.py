@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sage_flow.checkpoint.storage_contract import Storage, checked_name, missing_text
 from sage_flow.errors import CheckpointError, CheckpointMissing, StorageError
@@ -117,8 +117,8 @@ def _make_folder(path: str) -> None:
         os.mkdir(path)
     except FileNotFoundError:
         _make_folder(os.path.dirname(path))
-        _make_folder(path)
-        return
+        with suppress(FileExistsError):
+            os.mkdir(path)  # /proc says again that something is not there
     except FileExistsError:
         pass  # another process has made it, and not flushed it yet, perhaps
     _sync_folder(os.path.dirname(path))

@@ -280,6 +280,21 @@ def test_a_file_in_place_of_the_folder_is_told_apart_from_an_empty_storage(tmp_p
         assert not refused.value.may_pass
 
 
+def test_a_folder_that_cannot_be_made_and_is_said_to_be_missing_is_an_error(tmp_path, monkeypatch):
+    """As below /proc, where the folder above is there."""
+
+    make = os.mkdir
+
+    def refuse(path, *mode):
+        if path == str(tmp_path / "storage"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        make(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(StorageError, match=r"cannot be created.*is mounted"):
+        open_storage(tmp_path / "storage").create("a", b"")
+
+
 def test_a_folder_in_place_of_a_file_is_reported(local):
     os.makedirs(f"{local.location}/log/0")
     with pytest.raises(CheckpointError, match=rf"^{local.location}/log/0: is a folder"):

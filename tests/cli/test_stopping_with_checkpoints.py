@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import threading
 
 import pytest
 from job_folder import await_announced, finish, start, write
@@ -253,3 +254,34 @@ def test_a_job_killed_at_once_goes_on_to_the_same_answer(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     finish(process)
     assert "whose end is not recorded" in finished(tmp_path)
+
+
+def test_a_damaged_last_checkpoint_is_named_and_an_older_one_is_restored_by_its_path(tmp_path):
+    process = running(tmp_path)
+    while len(list(tmp_path.glob("kept/slow/*/checkpoints/*"))) < 2:
+        assert process.poll() is None
+        threading.Event().wait(0.01)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    (run_folder,) = (tmp_path / "kept" / "slow").iterdir()
+    stored = sorted((run_folder / "checkpoints").iterdir(), key=lambda file: int(file.name.partition("-n")[2]))
+    stored[-1].write_bytes(stored[-1].read_bytes()[:100])
+    write(tmp_path / "go", "")
+    code, out, err = finish(run(tmp_path, "--checkpoints", "kept", "--restore", "latest"))
+    assert (code, out) == (1, ""), err
+    assert f"{stored[-1]}: is cut off" in err
+    assert "an older one would publish rows again" in err
+    older = str(stored[-2].relative_to(tmp_path))
+    code, out, err = finish(run(tmp_path, "--checkpoints", "kept", "--restore", older))
+    assert (code, out.splitlines()[-1]) == (0, f"reported FINISHED {SUMS}"), err
+    assert sorted((tmp_path / "counts.txt").read_text().splitlines()) == COUNTS
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "a_file"])
+def test_a_storage_that_cannot_be_written_is_told_before_anything_runs(tmp_path, place):
+    write(tmp_path / "slow.py", JOB)
+    write(tmp_path / "a_file", "")
+    code, out, err = finish(run(tmp_path, "--checkpoints", place))
+    assert (code, out) == (2, "")
+    assert err.startswith("sage-flow: error: ")
+    assert place in err
