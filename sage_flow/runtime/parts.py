@@ -88,8 +88,11 @@ def share_of(
     if alike and parts:
         share.own = parts[index % len(parts)].own
         return share
-    for name, items in _merged([part.own for part in parts]).items():
-        share.own[name] = items[index::parallelism]
+    for former, part in enumerate(parts):
+        for name, items in part.own.items():
+            # The first item of former subtask i goes to i modulo the new number, as do the handles of its sinks: who
+            # removes what that subtask has left behind is who knows what of it is still wanted.
+            share.own.setdefault(name, []).extend(items[(index - former) % parallelism :: parallelism])
     return share
 
 
