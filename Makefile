@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit race random test-all soak regression bench test-pythons clean
+.PHONY: demo test lint types unit race random test-all soak regression prove bench test-pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sage-flow run jobs/flights.py
@@ -43,6 +43,10 @@ soak: $(VENV)/.test
 # What fails is told with the command that runs it again.
 regression: $(VENV)/.test
 	$(BIN)/python tests/regression
+
+# Any process may die at any moment: SEEDS random jobs, schedules and faults in the simulation, about eight a second.
+prove: $(VENV)/.test
+	$(BIN)/python tests/prove --seeds $(or $(SEEDS),1000)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks

@@ -1,0 +1,218 @@
+"""Faults that the engine does not have, put into it for a while: the proof has to find each of them."""
+
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from sage_flow.checkpoint.log import LogHistory
+from sage_flow.checkpoint.stored_log import StoredLog
+from sage_flow.executors import snapshots, worker
+from sage_flow.executors.collected_rows import CollectedRows
+from sage_flow.executors.driver_checkpoints import DriverCheckpoints
+from sage_flow.executors.scheduler import Scheduler
+from sage_flow.executors.worker import Worker
+from sage_flow.runtime import cut, subtask
+from sage_flow.runtime.barrier import BarrierAlignment, TakeSnapshot
+from sage_flow.runtime.event_time import EventTime
+from sage_flow.runtime.leader import Leader
+from sage_flow.runtime.messages import AbortCheckpoint, Data
+from sage_flow.runtime.operators import BoundOperator
+from sage_flow.runtime.sinks import LAST, SubtaskSinks
+from sage_flow.runtime.subtask import ChainSubtask
+from sage_flow.split_source import SplitSource
+
+__all__ = ["PLANTED", "planted"]
+
+PLANTED = {}
+"""By name: the class, the name of its method, and what makes the wrong method of the right one."""
+
+
+def plants(name, owner, method):
+    """Register the wrong method that `make(right)` returns."""
+
+    def register(make):
+        PLANTED[name] = (owner, method, make)
+        return make
+
+    return register
+
+
+@contextmanager
+def planted(name):
+    """The engine has this fault meanwhile."""
+    owner, method, make = PLANTED[name]
+    with patch.object(owner, method, make(getattr(owner, method))):
+        yield
+
+
+# -- the cut -------------------------------------------------------------------------------------------------
+
+
+@plants("alignment skipped", BarrierAlignment, "on_barrier")
+def _(right):
+    def on_barrier(self, channel, checkpoint):
+        if checkpoint <= self._latest:
+            return None
+        self._latest = checkpoint
+        return TakeSnapshot(checkpoint, ())
+
+    return on_barrier
+
+
+@plants("driver without barrier", CollectedRows, "cut_of_all")
+def _(right):
+    return lambda self, checkpoint: self._cut(checkpoint)
+
+
+@plants("end in the place of a part", worker, "finished_part")
+def _(right):
+    return lambda subtask, splits, prepared, cut=0: right(subtask, splits, prepared)
+
+
+@plants("in-place mutation after the cut", cut, "_are_unchanging")
+def _(right):
+    return lambda values: True
+
+
+# -- sources and state ---------------------------------------------------------------------------------------
+
+
+@plants("lost offset", SplitSource, "snapshot")
+def _(right):
+    return lambda self: dict(list(right(self).items())[:-1])
+
+
+@plants("finished split forgotten", ChainSubtask, "splits_done")
+def _(right):
+    return lambda self: ()
+
+
+@plants("double restore", subtask, "kept_rests")
+def _(right):
+    return lambda parts, source: right(parts, source) * 2
+
+
+@plants("rest of a batch forgotten", subtask, "keep_rests")
+def _(right):
+    return lambda parts, source, rests: None
+
+
+@plants("forgotten watermark", BoundOperator, "restore")
+def _(right):
+    def restore(self, parts):
+        parts.lowest.clear()
+        right(self, parts)
+
+    return restore
+
+
+@plants("watermark not sent again", EventTime, "resume")
+def _(right):
+    return lambda self: iter(())
+
+
+@plants("zombie frame", Scheduler, "forget")
+def _(right):
+    def forget(self, kept=""):
+        paths = self._paths
+        right(self, kept)
+        if kept:
+            self._paths = {ends: path for ends, path in paths.items() if path.messages}
+            for path in self._paths.values():
+                path.messages = type(path.messages)(m for m in path.messages if isinstance(m[1], Data))
+
+    return forget
+
+
+# -- sinks ---------------------------------------------------------------------------------------------------
+
+
+@plants("commit before the record", SubtaskSinks, "prepare")
+def _(right):
+    def prepare(self, checkpoint=LAST):
+        prepared = right(self, checkpoint)
+        if checkpoint != LAST:
+            self.commit_through(checkpoint)
+        return prepared
+
+    return prepare
+
+
+@plants("only own handles in the metadata", SubtaskSinks, "prepare")
+def _(right):
+    def prepare(self, checkpoint=LAST):
+        before = self.pending
+        return tuple(one for one in right(self, checkpoint) if one not in before)
+
+    return prepare
+
+
+@plants("prepared handle aborted at a cancel", SubtaskSinks, "take_back")
+def _(right):
+    return lambda self, *, keeps_prepared=False: right(self, keeps_prepared=False)
+
+
+@plants("prepared handle aborted with its checkpoint", ChainSubtask, "on_message")
+def _(right):
+    def on_message(self, message):
+        if isinstance(message, AbortCheckpoint):
+            self.sinks.pending = tuple(p for p in self.sinks.pending if p.checkpoint != message.checkpoint)
+            self.sinks.recover(self.sinks.pending)
+        right(self, message)
+
+    return on_message
+
+
+@plants("end without what was pending", Worker, "_be_finished")
+def _(right):
+    def be_finished(self, before):
+        right(self, before)
+        self._snapshot = snapshots.finished_part(self._subtask, before.finished_splits, ())
+        return ()
+
+    return be_finished
+
+
+# -- the log and its leader ----------------------------------------------------------------------------------
+
+
+@plants("older checkpoint after a commit", LogHistory, "done")
+def _(right):
+    def done(self):
+        latest = right.fget(self)
+        older = [e for e in self.entries.values() if isinstance(e, type(latest)) and e.checkpoint < latest.checkpoint]
+        return max(older, key=lambda e: e.checkpoint) if older else latest
+
+    return property(lambda self: None if right.fget(self) is None else done(self))
+
+
+@plants("remembered restore point", Leader, "_restore_point")
+def _(right):
+    def restore_point(self, history):
+        if not hasattr(self, "remembered"):
+            self.remembered = right(self, history)
+        return history.final or self.remembered
+
+    return restore_point
+
+
+@plants("end forgotten by the next leader", LogHistory, "final")
+def _(right):
+    return property(lambda self: None)
+
+
+@plants("trimmed log", StoredLog, "trim")
+def _(right):
+    def trim(self, history, attempt):
+        self._storage.delete([f"log/{position:012d}" for position in list(history.entries)[:-1]])
+        self._entries.clear()
+
+    return trim
+
+
+@plants("rows shown before the end is recorded", DriverCheckpoints, "decide")
+def _(right):
+    def decide(self, finished):
+        self._collected.show(None)
+        return right(self, finished)
+
+    return decide
