@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from sage_flow.errors import PipelineError
 from sage_flow.service import Call, ServiceCaller, ServiceFuture, ServiceHandle
@@ -88,6 +88,13 @@ class DeadLetter:
     operator: str
 
 
+class _Shared(NamedTuple):
+    """The doors to what an operator shares with others of its job; None outside of a job."""
+
+    open_queue: Callable[[str, int], BaseQueueDescriptor] | None
+    resource: Callable[..., Any] | None
+
+
 class RuntimeContext(Generic[KeyT]):
     """What a function knows about where it runs, and its doors: state, timers, side outputs, services, queues.
 
@@ -120,6 +127,7 @@ class RuntimeContext(Generic[KeyT]):
         services: ServiceCaller | None = None,
         side_output: Callable[[str, Any], None] | None = None,
         open_queue: Callable[[str, int], BaseQueueDescriptor] | None = None,
+        resource: Callable[..., Any] | None = None,
         job_id: str = "",
         attempt: int = 1,
     ) -> None:
@@ -131,7 +139,7 @@ class RuntimeContext(Generic[KeyT]):
         self.parallelism = parallelism
         self._services = services
         self._side_output = side_output
-        self._open_queue = open_queue
+        self._shared = _Shared(open_queue, resource)
         self._state = KeyedState(self) if keyed else None
         self.watermark_of: Callable[[], int] | None = None  # the engine sets it where records have timestamps
         self.own_timers: Timers | None = None  # and this where a function may set timers
@@ -241,9 +249,23 @@ class RuntimeContext(Generic[KeyT]):
         the job is over: who waits gets QueueClosed. A get or put that waits is not woken by a cancel before the
         job has given up waiting for it, so give it a timeout, or put an end mark into the queue.
         """
-        if self._open_queue is None:
+        if self._shared.open_queue is None:
             raise PipelineError(f"{self.operator_name!r} has no queues here: it does not run in a job")
-        return self._open_queue(queue_id, maxsize)
+        return self._shared.open_queue(queue_id, maxsize)
+
+    def resource(self, name: str, factory: Callable[[], T], *, close: Callable[[T], object] | None = None) -> T:
+        """Return what `factory()` has made: once per process and job, for all subtasks of the job in this process.
+
+        For what is expensive to make and holds no state of the stream: a client, a pool of connections, a model. It is
+        kept when the job restarts; if it has a method `reset()`, that is called between two attempts, and has to end
+        transactions and sessions that the failed attempt left open. `close(resource)` is called at the end of the job,
+        and never if the process is killed. Several threads may use it at the same time. Asked again, also by another
+        operator, the resource of this name is returned, and the arguments behind the name do not matter.
+        """
+        if self._shared.resource is None:
+            raise PipelineError(f"{self.operator_name!r} has no resources here: it does not run in a job")
+        made: T = self._shared.resource(self.operator_name, name, factory, close)
+        return made
 
     def _caller(self) -> ServiceCaller:
         if self._services is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import nexmark
+from benchmarks import nexmark, recovery
 from benchmarks.__main__ import main
 from benchmarks.case import Case, Figure
 from benchmarks.cases import CASES
@@ -119,6 +119,22 @@ def test_the_page_has_a_place_for_the_tables_and_names_every_case_with_a_bar():
     for name, one in CASES.items():
         if one.bar is not None and not name.startswith("memory-"):
             assert f"| `{name}` |" in page
+
+
+def test_a_row_of_the_recoveries_has_medians_and_says_whether_their_bar_is_met():
+    found = [recovery.Recovery(0.1, 1.0), recovery.Recovery(0.2, 3.0), recovery.Recovery(0.3, 1.5)]
+    assert recovery.row("kept", found, 2.0) == (
+        "| kept | 3 | **0.20 s** (0.10 - 0.30) | **1.50 s** (1.00 - 3.00) | ≤ 2 s: met |"
+    )
+    assert recovery.row("new", found, 1.0).endswith("| ≤ 1 s: missed |")
+    assert recovery.row("new", found, None).endswith("|  |")
+
+
+def test_the_page_has_a_place_for_the_recoveries():
+    written = recovery.with_table(PAGE.read_text(encoding="utf-8"), "| the table |")
+    assert f"{recovery.BEGIN}\n\n| the table |\n\n{recovery.END}" in written
+    with pytest.raises(ValueError, match="recovery: begin"):
+        recovery.with_table("no markers", "")
 
 
 def test_the_command_for_nexmark_prints_a_line_for_each_query(capsys):

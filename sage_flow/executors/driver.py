@@ -41,7 +41,7 @@ from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Plan
 from sage_flow.restart import NoRestart, RestartStrategy
 from sage_flow.runtime.coordinator import AllFinished, Coordinator, Decision, JobEnded, JobStatus, Tell
-from sage_flow.runtime.ending import Blocked, EndWatch
+from sage_flow.runtime.ending import ANSWER_S, Blocked, EndWatch
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.messages import (
     DRIVER,
@@ -87,6 +87,8 @@ class DriverOptions:
     `close_grace_s`: how long it may take to return at the normal end before the job fails.
     `collect_rows`, `collect_bytes`: what one job's `collect` sinks may hold together.
     `restart`: whether and when a job that has failed starts again. `checkpoints`: where it then begins.
+    `unwind_s`: how long user code may take to return before a restart, where whatever has not is killed; None: as long
+    as after a cancel.
     """
 
     cancel_grace_s: float = 5.0
@@ -95,6 +97,7 @@ class DriverOptions:
     collect_bytes: int = 1_000_000_000
     restart: RestartStrategy = field(default_factory=NoRestart)
     checkpoints: CheckpointOptions | None = None
+    unwind_s: float | None = None
 
     @property
     def restarts(self) -> bool:
@@ -256,8 +259,8 @@ class Driver:
             match decision:
                 case Tell(address, message):
                     match message:
-                        case Cancel(reason):
-                            self._begin_cancel(reason)
+                        case Cancel(reason, restarts):
+                            self._begin_cancel(reason, restarts=restarts)
                         case EndService():
                             message = self._with_outside(address, message)
                             self._begin_end(self._openings.replicas(address))
@@ -301,9 +304,12 @@ class Driver:
         for address in addresses:
             self._ending.begin(address, self._shell.now())
 
-    def _begin_cancel(self, reason: str) -> None:
+    def _begin_cancel(self, reason: str, *, restarts: bool) -> None:
         if not self.is_cancelled:
-            self._ending.on_cancel(self._shell.now() + self._options.cancel_grace_s)
+            grace_s, answer_s = self._options.cancel_grace_s, ANSWER_S
+            if restarts and self._options.unwind_s is not None:
+                grace_s, answer_s = min(grace_s, self._options.unwind_s), self._options.unwind_s
+            self._ending.on_cancel(self._shell.now() + grace_s, answer_s)
             self._close_outside(reason)
 
     def _look_after_ends(self) -> bool:

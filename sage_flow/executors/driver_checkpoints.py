@@ -279,7 +279,7 @@ class DriverCheckpoints:
                     if not self._collected.is_empty and (cut := self._collected.cut_of_all(checkpoint)) is not None:
                         yield from self._on_rows_cut(cut)
                 case Record():
-                    self._shell.spawn(f"checkpoint {decision.checkpoint}", partial(self._store, decision))
+                    self._shell.spawn(f"checkpoint {decision.checkpoint}", partial(self._store, decision), stores=True)
                 case Complete(checkpoint, stops):
                     if self._rows is not None:
                         self._rows.on_complete(checkpoint)

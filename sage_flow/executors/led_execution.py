@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.errors import InternalError, PipelineError, ServiceUnavailable
 from sage_flow.executors.checkpoint_reports import CheckpointInfo, latest_infos
@@ -40,19 +40,28 @@ __all__ = ["LedExecution", "LocalAttempt", "start_led"]
 
 _log = logging.getLogger("sage_flow")
 
+_STILL_RUNS: Final = "code of the failed attempt still runs in this process"
+
 
 class LocalAttempt:
     """One attempt whose driver is in this process. `clean_up` is called after its end.
 
-    `ends_stuck`: `clean_up` also ends user code that has not returned.
+    `ends_stuck`: `clean_up` also ends user code that has not returned. `left` waits a while for the ends of all threads
+    of the attempt, and returns those that still run.
     """
 
     def __init__(
-        self, execution: LocalExecution, clean_up: Callable[[], None] = lambda: None, *, ends_stuck: bool = False
+        self,
+        execution: LocalExecution,
+        clean_up: Callable[[], None] = lambda: None,
+        *,
+        ends_stuck: bool = False,
+        left: Callable[[], list[str]] = list,
     ) -> None:
         self.execution = execution
         self._clean_up = clean_up
         self._ends_stuck = ends_stuck
+        self._left = left
 
     def run(self) -> JobOutcome:
         self.execution.lead(self._clean_up)
@@ -72,16 +81,30 @@ class LocalAttempt:
 
     @property
     def why_last(self) -> str:
-        may_follow = self._ends_stuck or not self.execution.stuck
-        return "" if may_follow else "code of the failed attempt still runs in this process"
+        if self._ends_stuck:
+            return ""
+        if self.execution.stuck:
+            return _STILL_RUNS
+        left = self._left()
+        return f"{_STILL_RUNS}: {', '.join(left)}" if left else ""
 
 
 def start_led(
-    plan: Plan, options: DriverOptions, start: Callable[[Plan, DriverOptions, DriverCalls], LocalAttempt]
+    plan: Plan,
+    options: DriverOptions,
+    start: Callable[[Plan, DriverOptions, DriverCalls], LocalAttempt],
+    on_over: Callable[[], None] = lambda: None,
 ) -> LedExecution:
-    """Start the first attempt, and a thread that leads the job to its end. Raises what `start` raises."""
-    on_over = partial(end_job_queues, plan.queues)
-    job = LedExecution(plan, options, start, BareCondition(), time.monotonic, on_over, wall_ms)
+    """Start the first attempt, and a thread that leads the job to its end. Raises what `start` raises.
+
+    `on_over` is called when the job is over.
+    """
+
+    def end() -> None:
+        on_over()
+        end_job_queues(plan.queues)
+
+    job = LedExecution(plan, options, start, BareCondition(), time.monotonic, end, wall_ms)
     job.begin()
     threading.Thread(target=job.lead, name=f"driver of {plan.job}", daemon=True).start()
     return job

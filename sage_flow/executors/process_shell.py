@@ -7,6 +7,7 @@ from typing import Final
 
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.reading_condition import ReadingCondition
+from sage_flow.executors.resources import Resources
 from sage_flow.executors.shell import Condition, records_in_memory
 from sage_flow.executors.threads import LocalTransport, ThreadShell
 from sage_flow.runtime.messages import Message
@@ -20,8 +21,14 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 class ProcessShell(ThreadShell):
     """Subtasks are threads of this process; messages for other processes go over the exchange."""
 
-    def __init__(self, process: int, process_of: Mapping[int, int], transport: LocalTransport) -> None:
-        super().__init__(transport)
+    def __init__(
+        self,
+        process: int,
+        process_of: Mapping[int, int],
+        transport: LocalTransport,
+        resources: Resources | None = None,
+    ) -> None:
+        super().__init__(transport, resources)
         self._process = process
         self._process_of = process_of
         self.exchange: Exchange | None = None

@@ -13,11 +13,14 @@ import signal
 import sys
 
 from sage_flow.executors.processes import HANDSHAKE_S, Bootstrap
+from sage_flow.executors.resources import Resources
 from sage_flow.executors.subtasks import SWITCH_S, WorkerProcess
 from sage_flow.links.address import sockets_in
 from sage_flow.queues.job_queues import end_job_queues
 
 _DRIVER_GONE = 70
+_CLOSE_S = 30.0
+"""Seconds for resources to close, if the driver does not end this process before that."""
 
 
 def main() -> None:
@@ -30,7 +33,9 @@ def main() -> None:
     process.listen()
     where = f"worker process {bootstrap.process} of job {bootstrap.job!r}"
     plan = process.load(lambda: pickle.load(sys.stdin.buffer), bootstrap.process_of, where)
-    process.run(plan, bootstrap.process_of)
+    resources = Resources()
+    process.run(plan, bootstrap.process_of, resources)
+    resources.close(_CLOSE_S)
     end_job_queues(plan.queues, is_owner=False)
 
 

@@ -12,6 +12,8 @@ from sage_flow.runtime.messages import DRIVER, Message
 if TYPE_CHECKING:
     import asyncio
 
+    from sage_flow.executors.resources import Resources
+
 __all__ = ["Condition", "Transport", "Shell", "first_window", "records_in_memory"]
 
 _RECORDS: Final = 8192
@@ -73,11 +75,14 @@ class Shell(Transport, Protocol):
     feeds_sources: bool
     """Whether a blocking source is read by a separate thread; otherwise the subtask's own thread reads it."""
 
+    resources: Resources
+    """What the subtasks of the job share in this process."""
+
     def wall_ms(self) -> int:
         """The wall clock in ms since 1970; it never goes back."""
 
-    def spawn(self, name: str, run: Callable[[], None]) -> None:
-        """Start an activation."""
+    def spawn(self, name: str, run: Callable[[], None], *, stores: bool = False) -> None:
+        """Start an activation. `stores`: all it does is to store checkpoints, so it runs no code of the user's."""
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         """Make an event loop, to be run by an activation."""

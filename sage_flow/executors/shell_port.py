@@ -15,6 +15,7 @@ class ShellPort(CallingPort):
     def __init__(self, plan: Plan, address: int, shell: Shell, first_replica: int) -> None:
         super().__init__(plan, address, shell, first_replica=first_replica)
         self._shell = shell
+        self.resource = shell.resources.get
 
     def wall_ms(self) -> int:
         return self._shell.wall_ms()

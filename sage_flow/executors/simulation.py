@@ -20,7 +20,6 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from sage_flow.errors import PipelineError, WorkerDied
@@ -28,6 +27,7 @@ from sage_flow.executors.driver import Driver, DriverOptions
 from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import JobOutcome, LocalExecution
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt
+from sage_flow.executors.resources import Resources
 from sage_flow.executors.scheduler import Deadlock, Scheduler, SimulatedCondition, VirtualClock
 from sage_flow.executors.shell import records_in_memory
 from sage_flow.executors.simulated_processes import ProcessDeath, SimulatedProcesses
@@ -52,14 +52,15 @@ class SimulationShell:
 
     feeds_sources = False
 
-    def __init__(self, scheduler: Scheduler, transport: LocalTransport) -> None:
+    def __init__(self, scheduler: Scheduler, transport: LocalTransport, resources: Resources) -> None:
+        self.resources = resources
         self._scheduler = scheduler
         self._transport = transport
 
     def condition(self, address: int | None = None) -> SimulatedCondition:
         return SimulatedCondition(self._scheduler)
 
-    def spawn(self, name: str, run: Callable[[], None]) -> None:
+    def spawn(self, name: str, run: Callable[[], None], *, stores: bool = False) -> None:
         self._scheduler.spawn(name, run)
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
@@ -101,8 +102,12 @@ class SimulatedExecution(LedExecution):
         start: Callable[[Plan, DriverOptions, DriverCalls], LocalAttempt],
         scheduler: Scheduler,
         seed: int,
+        resources: Resources,
     ) -> None:
-        on_over = partial(end_job_queues, plan.queues)
+        def on_over() -> None:
+            resources.close(options.close_grace_s)
+            end_job_queues(plan.queues)
+
         condition, clock = SimulatedCondition(scheduler), scheduler.clock
         super().__init__(plan, options, start, condition, lambda: scheduler.now, on_over, clock.wall_ms)
         self._scheduler = scheduler
@@ -145,7 +150,8 @@ class _Simulation:
         self._processes: SimulatedProcesses | None = None  # of the attempt that runs, as are the next two
         self._workers: dict[int, Worker] = {}
         self._driver: Driver | None = None
-        self.job = SimulatedExecution(plan, options, self._start_attempt, scheduler, executor.seed)
+        self._resources = Resources(SimulatedCondition(scheduler))
+        self.job = SimulatedExecution(plan, options, self._start_attempt, scheduler, executor.seed, self._resources)
         scheduler.on_crash, scheduler.patience_s = self._on_crash, self._patience_s
 
     def start(self) -> None:
@@ -162,7 +168,8 @@ class _Simulation:
 
     def _start_attempt(self, plan: Plan, options: DriverOptions, calls: DriverCalls) -> LocalAttempt:
         self._scheduler.forget(kept=_DRIVER)
-        shell = SimulationShell(self._scheduler, LocalTransport(copies_records=True))
+        shell = SimulationShell(self._scheduler, LocalTransport(copies_records=True), self._resources)
+        self._resources.reset()
         driver = self._driver = Driver(plan, shell, options, leader=calls)
         deaths = self._executor.deaths if plan.attempt == 1 else ()
         count = self._executor.processes

@@ -8,18 +8,34 @@ from collections.abc import Callable, Mapping
 
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.process_shell import ProcessShell
-from sage_flow.executors.threads import LocalTransport
+from sage_flow.executors.resources import Resources
+from sage_flow.executors.threads import UNWIND_S, LocalTransport
 from sage_flow.executors.worker import Worker
 from sage_flow.links.address import Address
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.failure import add_notes, pack_error
 from sage_flow.runtime.messages import DRIVER, Failed, PeerLost
 
-__all__ = ["SWITCH_S", "WorkerProcess"]
+__all__ = ["SWITCH_S", "WorkerProcess", "freeze_imports"]
 
 SWITCH_S = 0.0005
 """The interpreter's switch interval where there is an exchange: at the default of 5 ms a CPU-bound operator would keep
 its thread waiting for as long."""
+_LAST_S = 0.1
+"""Seconds for the threads beside the subtasks to end when these have ended normally."""
+
+_are_frozen = threading.Event()
+
+
+def freeze_imports() -> None:
+    """Let full collections skip Ray and everything else that was imported, once in a process.
+
+    A second time would also freeze the garbage of the time between, which nobody would collect any more.
+    """
+    if not _are_frozen.is_set():
+        _are_frozen.set()
+        gc.collect()
+        gc.freeze()
 
 
 class WorkerProcess:
@@ -76,9 +92,12 @@ class WorkerProcess:
             self.exchange.close()
             raise
 
-    def run(self, plan: Plan, process_of: Mapping[int, int]) -> None:
-        """Run the subtasks of this process to the end, and close the exchange."""
-        shell = ProcessShell(self._process, process_of, self._transport)
+    def run(self, plan: Plan, process_of: Mapping[int, int], resources: Resources | None = None) -> list[str]:
+        """Run the subtasks of this process to the end, and close the exchange. They share `resources`.
+
+        Returns the threads of the attempt that have not ended: with any of them, no other attempt may run here.
+        """
+        shell = ProcessShell(self._process, process_of, self._transport, resources)
         shell.exchange = self.exchange
         mine = [subtask for subtask in plan.subtasks if process_of[subtask.address] == self._process]
         workers = [(subtask.name, Worker(plan, subtask, shell)) for subtask in mine]
@@ -86,15 +105,16 @@ class WorkerProcess:
             self._transport.register(subtask.address, worker.port.deliver)
         self._workers = [worker for _, worker in workers]
         self._transport.end_early()
-        gc.collect()
-        gc.freeze()  # so that full collections skip Ray and everything else that was imported
+        freeze_imports()
         threads = [threading.Thread(target=worker.run, name=name, daemon=True) for name, worker in workers]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        unwinds = any(worker.port.is_cancelled for _, worker in workers)
+        left = shell.left(UNWIND_S if unwinds else _LAST_S, also_storing=True)
         self.exchange.close()
-        gc.unfreeze()
+        return left
 
     @property
     def is_done(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,9 @@ from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import LocalExecution
 from sage_flow.executors.led_execution import LedExecution, LocalAttempt, start_led
 from sage_flow.executors.outside import OutsidePort
+from sage_flow.executors.positions import thread_place
 from sage_flow.executors.reading_condition import ReadingCondition
+from sage_flow.executors.resources import Resources
 from sage_flow.executors.shell import Condition, records_in_memory
 from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.executors.worker import Worker
@@ -28,12 +31,16 @@ from sage_flow.wire.codec import copy_value
 
 if TYPE_CHECKING:
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
 
     from sage_flow.links.loop import EventLoop
 
-__all__ = ["LocalTransport", "ThreadExecutor", "ThreadShell", "queues_of_process"]
+__all__ = ["LocalTransport", "ThreadExecutor", "ThreadShell", "UNWIND_S", "queues_of_process"]
 
 _COPIED: Final = MESSAGES.copied
+
+UNWIND_S: Final = 1.0
+"""Seconds for the threads of a failed attempt to end, before another attempt begins in the same process."""
 
 
 class LocalTransport:
@@ -104,9 +111,13 @@ class ThreadShell:
 
     feeds_sources = True
 
-    def __init__(self, transport: LocalTransport) -> None:
+    def __init__(self, transport: LocalTransport, resources: Resources | None = None) -> None:
+        self.resources = Resources() if resources is None else resources
         self._transport = transport
         self._loops: dict[int, EventLoop] = {}  # by address: the loop over whose sockets it is called
+        self._spawning = threading.Lock()
+        self._threads: dict[threading.Thread, bool] = {}  # that may run, and whether they only store
+        self._pools: deque[ThreadPoolExecutor] = deque()  # of the event loops
 
     def condition(self, address: int | None = None) -> Condition:
         return BareCondition() if address is None else ReadingCondition(partial(self._loops.get, address))
@@ -115,13 +126,36 @@ class ThreadShell:
         """Note that these addresses are called over sockets of `loop`, too: their threads read it while they wait."""
         self._loops.update(dict.fromkeys(addresses, loop))
 
-    def spawn(self, name: str, run: Callable[[], None]) -> None:
-        threading.Thread(target=run, name=name, daemon=True).start()
+    def spawn(self, name: str, run: Callable[[], None], *, stores: bool = False) -> None:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        with self._spawning:  # a job without end starts threads without end, for example one for each checkpoint
+            self._threads = {other: s for other, s in self._threads.items() if other.is_alive()} | {thread: stores}
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         import asyncio
+        from concurrent.futures import ThreadPoolExecutor
 
-        return asyncio.new_event_loop()
+        loop = asyncio.new_event_loop()
+        pool = ThreadPoolExecutor(thread_name_prefix="coroutines")  # what asyncio would make, but known to `left`
+        loop.set_default_executor(pool)
+        self._pools.append(pool)
+        return loop
+
+    def left(self, limit_s: float, *, also_storing: bool) -> list[str]:
+        """Wait for the ends of the threads that were started; return those that have not ended in time, and where.
+
+        Code of users may be in a thread that has not ended. A new attempt in the same process would run beside it.
+        `also_storing`: count those that only store checkpoints, which a slow storage holds up.
+        """
+        until = self.now() + limit_s
+        while self._pools:  # a thread waits for each, because a pool has no wait with a limit
+            self.spawn("threads of coroutines", partial(self._pools.popleft().shutdown, wait=True, cancel_futures=True))
+        with self._spawning:
+            threads = [thread for thread, stores in self._threads.items() if also_storing or not stores]
+        for thread in threads:
+            thread.join(max(0.0, until - self.now()))
+        return [_described(thread) for thread in threads if thread.is_alive()]
 
     now = staticmethod(time.monotonic)
 
@@ -143,6 +177,11 @@ class ThreadShell:
         return records_in_memory(consumer)
 
 
+def _described(thread: threading.Thread) -> str:
+    place = None if thread.ident is None else thread_place(thread.ident)
+    return thread.name if place is None else f"{thread.name} at {place}"
+
+
 @dataclass(frozen=True)
 class ThreadExecutor:
     """Runs a job in this process, a thread per subtask.
@@ -155,11 +194,16 @@ class ThreadExecutor:
 
     def start(self, plan: Plan, options: DriverOptions) -> LedExecution:
         """Start the job's threads."""
-        return start_led(plan, options, self._start_attempt)
+        resources = Resources()
+        on_over = partial(resources.close, options.close_grace_s)
+        return start_led(plan, options, partial(self._start_attempt, resources), on_over)
 
-    def _start_attempt(self, plan: Plan, options: DriverOptions, calls: DriverCalls) -> LocalAttempt:
+    def _start_attempt(
+        self, resources: Resources, plan: Plan, options: DriverOptions, calls: DriverCalls
+    ) -> LocalAttempt:
+        resources.reset()
         transport = LocalTransport(copies_records=self.copies_records)
-        shell = ThreadShell(transport)
+        shell = ThreadShell(transport, resources)
         outside = OutsidePort(plan, shell, shell.read_at)
         driver = Driver(plan, shell, options, outside=outside, leader=calls)
         transport.register(DRIVER, driver.deliver)
@@ -169,7 +213,8 @@ class ThreadExecutor:
             transport.register(subtask.address, worker.port.deliver)
         for subtask, worker in workers:
             shell.spawn(subtask.name, worker.run)
-        return LocalAttempt(LocalExecution(driver))
+        left = partial(shell.left, UNWIND_S, also_storing=False) if options.restarts else list
+        return LocalAttempt(LocalExecution(driver), left=left)
 
     def queues(self, scope: str) -> JobQueues:
         """In this process."""

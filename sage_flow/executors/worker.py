@@ -114,7 +114,7 @@ class Worker:
     def _publish(self) -> None:
         """Publish what this subtask had prepared in an earlier attempt."""
         prepared = self._plan.prepared_by(self._subtask) if self._snapshot is None else self._snapshot.prepared
-        publishing = PublishingSubtask(self._plan, self._subtask, prepared, self.port.open_queue)
+        publishing = PublishingSubtask(self._plan, self._subtask, prepared, self.port)
         try:
             publishing.publish(prepared)
         finally:
@@ -164,7 +164,7 @@ class Worker:
             return None
         storage = open_storage(self._plan.checkpoints)
         writer = self._writer = SnapshotWriter(storage, self._plan, self._subtask, self._shell, self._tell)
-        self._shell.spawn(f"{self._subtask.name} #checkpoints", writer.run)
+        self._shell.spawn(f"{self._subtask.name} #checkpoints", writer.run, stores=True)
         return Cutter(writer.put, self._decline, self._shell.now)
 
     def _decline(self, checkpoint: int, why: str) -> None:
@@ -176,7 +176,7 @@ class Worker:
         due = tuple(one for one in before.prepared if one.checkpoint != LAST)
         left = tuple(one for one in before.prepared if one.checkpoint == LAST)
         if due:
-            publishing = PublishingSubtask(self._plan, self._subtask, before.prepared, self.port.open_queue)
+            publishing = PublishingSubtask(self._plan, self._subtask, before.prepared, self.port)
             try:
                 publishing.publish(due)
             finally:

@@ -40,6 +40,7 @@ class EndWatch:
         self._due: dict[int, float] = {}  # when to ask each
         self._asked: dict[int, Located | None] = {}
         self._answer_by = math.inf
+        self._answer_s = ANSWER_S
 
     def begin(self, address: int, now: float) -> None:
         """Only its end is left of a subtask, or its next step."""
@@ -63,9 +64,13 @@ class EndWatch:
         self._due.pop(address, None)
         self._asked.pop(address, None)
 
-    def on_cancel(self, give_up_at: float) -> None:
-        """The end of the job is not the normal one any more: nothing ends, until `give_up_at`."""
+    def on_cancel(self, give_up_at: float, answer_s: float = ANSWER_S) -> None:
+        """The end of the job is not the normal one any more: nothing ends, until `give_up_at`.
+
+        `answer_s`: how long the answers of those who are asked then are waited for.
+        """
         self.give_up_at = give_up_at
+        self._answer_s = answer_s
         self._due.clear()
         self._asked.clear()
         self._ends_at_start.clear()
@@ -100,7 +105,7 @@ class EndWatch:
         for address in addresses:
             self._due.pop(address, None)
             self._asked[address] = None
-        self._answer_by = now + ANSWER_S
+        self._answer_by = now + self._answer_s
 
     def on_located(self, told: Located) -> None:
         """An answer has come."""

@@ -128,5 +128,11 @@ class Port(CallPort, Protocol):
     def suspend_until(self, is_ready: Callable[[], bool]) -> None:
         """Suspend until `is_ready()`, which is asked whenever the subtask is woken."""
 
+    def resource(self, asker: str, name: str, factory: Callable[[], Any], close: Callable[[Any], object] | None) -> Any:
+        """Return what the subtasks of this process share under this name; `asker` is the operator that asks.
+
+        Suspends while another activation makes it. Raises: PipelineError; what the factory raises.
+        """
+
     def open_queue(self, queue_id: str, maxsize: int) -> BaseQueueDescriptor:
         """Return the job's queue of this name. Raises: ValueError."""

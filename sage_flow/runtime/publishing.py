@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.functions import RuntimeContext, Sink
@@ -11,10 +10,8 @@ from sage_flow.plan.graph import Operator
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.runtime.failure import explain_failure
 from sage_flow.runtime.operators import own_copy
+from sage_flow.runtime.port import Port
 from sage_flow.runtime.sinks import SinkOperator, SubtaskSinks, call_all, prepares
-
-if TYPE_CHECKING:
-    from sage_flow.queues.descriptor import BaseQueueDescriptor
 
 __all__ = ["PublishingSubtask"]
 
@@ -22,15 +19,9 @@ __all__ = ["PublishingSubtask"]
 class PublishingSubtask:
     """Opens only the sinks that have prepared something; no source, no function and no service."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        subtask: Subtask,
-        prepared: Sequence[Prepared],
-        open_queue: Callable[[str, int], BaseQueueDescriptor],
-    ) -> None:
+    def __init__(self, plan: Plan, subtask: Subtask, prepared: Sequence[Prepared], port: Port) -> None:
         self._plan = plan
-        self._open_queue = open_queue
+        self._port = port
         self._subtask = subtask
         self._prepared = prepared
         names = {entry.operator for entry in prepared}
@@ -71,7 +62,8 @@ class PublishingSubtask:
             operator.name,
             self._subtask.index,
             self._subtask.chain.parallelism,
-            open_queue=None if self._plan.queues is None else self._open_queue,
+            open_queue=None if self._plan.queues is None else self._port.open_queue,
+            resource=self._port.resource,
             job_id=self._plan.job_id,
             attempt=self._plan.attempt,
         )

@@ -73,6 +73,7 @@ class Runner:
             services=self._caller,
             side_output=partial(self._put_aside, index, operator.name),
             open_queue=None if self._plan.queues is None else self._port.open_queue,
+            resource=self._port.resource,
             job_id=self._plan.job_id,
             attempt=self._plan.attempt,
         )

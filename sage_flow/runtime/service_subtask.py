@@ -54,6 +54,7 @@ class ServiceSubtask:
             self.subtask.chain.parallelism,
             services=self._caller,
             open_queue=None if self.plan.queues is None else self._port.open_queue,
+            resource=self._port.resource,
             job_id=self.plan.job_id,
             attempt=self.plan.attempt,
         )

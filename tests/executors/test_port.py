@@ -12,6 +12,7 @@ from sage_flow import LocalEnvironment
 from sage_flow.errors import CodecError, JobCancelled, JobRestarting, ProtocolError, ServiceOverloaded, ServiceTimeout
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.port import WorkerPort
+from sage_flow.executors.resources import Resources
 from sage_flow.runtime.calls import CallTable
 from sage_flow.runtime.messages import (
     DRIVER,
@@ -40,6 +41,7 @@ class RecordingShell:
     """Keeps what is sent; a record costs one credit. `answer(message)` may deliver something in return."""
 
     def __init__(self, window=8):
+        self.resources = Resources()
         self._window = window
         self.sent = []
         self.answer = lambda target, message: None

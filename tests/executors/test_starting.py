@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from sage_flow.executors import driver_process, process_worker, processes
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.ray import worker as ray_worker
 from sage_flow.executors.subtasks import WorkerProcess
-from sage_flow.executors.threads import LocalTransport
+from sage_flow.executors.threads import LocalTransport, ThreadShell
 from sage_flow.links.address import UnixAddress
 from sage_flow.runtime.messages import DRIVER, Credit, PeerLost
 
@@ -151,3 +152,17 @@ def test_a_worker_tells_the_driver_which_process_it_has_lost_and_goes_on(exits, 
     process.on_peer_lost(2, "it closed its connection")
     assert sent == [(0, DRIVER, PeerLost(1, 2, "it closed its connection"))]
     assert exits == []
+
+
+def test_a_shell_tells_which_of_its_threads_are_left_and_forgets_those_that_have_ended():
+    shell, gate = ThreadShell(LocalTransport()), threading.Event()
+    for _ in range(100):
+        shell.spawn("short", lambda: None)
+        assert shell.left(10.0, also_storing=True) == []
+    shell.spawn("stores", gate.wait, stores=True)
+    shell.spawn("stays", gate.wait)
+    assert shell.left(0.05, also_storing=True) == ["stores", "stays"]
+    assert shell.left(0.05, also_storing=False) == ["stays"]
+    assert len(shell._threads) == 2
+    gate.set()
+    assert shell.left(10.0, also_storing=True) == []

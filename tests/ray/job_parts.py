@@ -8,6 +8,9 @@ from pathlib import Path
 from sage_flow import IDLE, Service, Source
 from sage_flow.executors.ray.master import _GOODBYE_S
 
+SEEN = []
+"""A global of a module that workers import."""
+
 
 class Ticking(Source):
     """Gives 0, 1, 2 ... without end. `gate`: a file that must be there before it gives more than 10."""

@@ -58,6 +58,7 @@ class FakePort:
         self.queued = []
         self.answer = lambda service, method, args: None
         self.before_emit = lambda frame: None
+        self.resource = lambda asker, name, factory, close: factory()
         self.while_suspended = lambda: None
         self.queue_emitted = lambda: None
         self.answers_at_once = False

@@ -114,3 +114,13 @@ def test_after_a_cancel_nothing_ends_and_all_that_are_left_are_asked_once():
     assert made.look_once((1, 2), 5.0) == (1, 2)
     assert made.look_once((1, 2), 6.0) == ()
     assert made.next_look == 5.0 + ANSWER_S
+
+
+def test_before_a_restart_answers_are_waited_for_only_as_long_as_the_cancel_says():
+    made = EndWatch(30.0)
+    made.on_cancel(1.0, answer_s=0.5)
+    assert made.look_once((1, 2), 1.0) == (1, 2)
+    made.on_located(Located(1, 0.0, ("job.py:3 in f",)))
+    assert not made.is_answered(1.4)
+    assert made.is_answered(1.5)
+    assert made.answers() == {1: ("job.py:3 in f",), 2: None}

@@ -10,7 +10,7 @@ from sage_flow.errors import PipelineError
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.resources import ActorOptions
 
-__all__ = ["ActorSpec", "actor_specs", "check_cluster", "pooled_specs", "ray_options", "wanted"]
+__all__ = ["ActorSpec", "actor_specs", "check_cluster", "is_plain", "pooled_specs", "ray_options", "wanted"]
 
 DEFAULT_CPUS: Final = 0.01
 """CPUs of an actor whose operators set none: so few that many such actors fit on a small machine."""
@@ -67,6 +67,11 @@ def ray_options(spec: ActorSpec) -> dict[str, Any]:
         "scheduling_strategy": _strategy(options.placement),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def is_plain(spec: ActorSpec) -> bool:
+    """Whether it asks for nothing of its own, so that any other plain actor can take its place."""
+    return ray_options(spec) == {"num_cpus": DEFAULT_CPUS}
 
 
 def wanted(spec: ActorSpec) -> dict[str, float]:

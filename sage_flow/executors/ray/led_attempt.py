@@ -17,7 +17,7 @@ class RayLedAttempt:
     """`on_running` is called when its actors run. `publishes`: it only publishes what an earlier one has prepared."""
 
     why_last = ""
-    """The actors are killed at the end of an attempt, so no user code of it still runs, and another one can follow."""
+    """Actors in which code of an attempt still runs are killed at its end, so another one can follow."""
 
     def __init__(self, attempt: Attempt, on_running: Callable[[], None], *, publishes: bool) -> None:
         self._attempt = attempt

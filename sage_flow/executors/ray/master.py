@@ -32,7 +32,9 @@ from sage_flow.executors.ray.job_log import KeptHistory, RayLog, small
 from sage_flow.executors.ray.led_attempt import RayLedAttempt
 from sage_flow.executors.ray.records import JobOptions, JobRecords
 from sage_flow.executors.ray.service_door import ServiceAddress, ServiceDoors
+from sage_flow.executors.ray.staff import Staff, end_actors_of
 from sage_flow.executors.subtasks import SWITCH_S
+from sage_flow.executors.threads import UNWIND_S
 from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.functions import Sink
 from sage_flow.links.silence import Silence
@@ -190,12 +192,12 @@ class JobMaster:
             SubtaskInfo(
                 subtask.name,
                 statuses.get(subtask.address, "CREATED"),
-                f"{self._id}/{spec.name}",
-                "" if place is None else place.node,
-                0 if place is None else place.pid,
+                member.name,
+                "" if member.place is None else member.place.node,
+                0 if member.place is None else member.place.pid,
             )
-            for spec, place in attempt.places()
-            for subtask in spec.subtasks
+            for member in attempt.members()
+            for subtask in member.spec.subtasks
         ]
 
     @ray.method(concurrency_group="calls")  # type: ignore[untyped-decorator]
@@ -267,12 +269,16 @@ class JobMaster:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _lead_attempts(self) -> JobOutcome:
-        payload, self._options = self._records.plan(self._id)
+        payload, options = self._records.plan(self._id)
+        self._options = replace(options, driver=replace(options.driver, unwind_s=UNWIND_S))
         self._plan = self._load(payload)
         self._loaded.set()
         if self._options.is_attached:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
         self._announce(self._plan)
+        if self._record.attempt:
+            end_actors_of(self._id, self._namespace, self._options.lease_s)
+        staff = Staff(self._id, self._namespace, self._options, payload)
         history = KeptHistory(self._records, self._id, self._options.driver.restart)
         name, lost = f"{self._id}/{secrets.token_hex(8)}", self._failure_of_last_master()
         run: CheckpointedRun | None = None
@@ -286,7 +292,7 @@ class JobMaster:
         lead = JobLead(
             leader,
             log,
-            partial(self._make_attempt, payload, run),
+            partial(self._make_attempt, payload, run, staff),
             BareCondition(),
             history.now,
             self._note_restart,
@@ -299,9 +305,14 @@ class JobMaster:
             lead.drain()
         if self._stops:
             lead.stop()
-        return lead.lead()
+        try:
+            return lead.lead()
+        finally:
+            staff.dismiss()
 
-    def _make_attempt(self, payload: bytes, run: CheckpointedRun | None, attempt: NextAttempt) -> RayLedAttempt:
+    def _make_attempt(
+        self, payload: bytes, run: CheckpointedRun | None, staff: Staff, attempt: NextAttempt
+    ) -> RayLedAttempt:
         if self._plan is None:
             raise InternalError("an attempt of a plan that is not loaded")
         self._record = replace(self._record, attempt=attempt.number)
@@ -313,7 +324,7 @@ class JobMaster:
             plan = replace(self._plan, attempt=attempt.number)
             if run is not None:
                 plan = run.restored(plan, attempt.restores)
-        made = Attempt(self._id, plan, payload, self._options, self._namespace, attempt.calls)
+        made = Attempt(self._id, plan, payload, self._options, staff, attempt.calls)
         self._earlier = self.metrics()["checkpoints"]
         self._attempt = made
         return RayLedAttempt(made, partial(self._open, made, publishes=publishes), publishes=publishes)

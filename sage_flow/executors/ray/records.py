@@ -56,7 +56,7 @@ class JobOptions:
     attempt to start. `is_attached`: the job is cancelled if the program that submitted it does not renew its lease.
     `encrypts`: TLS between nodes. `actors`: the options of actors whose operators set none. `pool`: names of worker
     actors to use instead of new ones. `search_path`: where the user's modules are. `queues`: those of the job, which
-    end with it.
+    end with it. `keeps_actors`: an attempt takes over the actors of the one before, if the job may restart.
     """
 
     driver: DriverOptions = field(default_factory=DriverOptions)
@@ -68,6 +68,7 @@ class JobOptions:
     pool: tuple[str, ...] = ()
     search_path: SearchPath = field(default_factory=SearchPath)
     queues: JobQueues | None = None
+    keeps_actors: bool = True
 
 
 @dataclass(frozen=True)

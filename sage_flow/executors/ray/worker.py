@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sage_flow.checkpoint.restore import RestorePoint
 from sage_flow.errors import InternalError
 from sage_flow.executors.exchange import Exchange
 from sage_flow.executors.ray.search_path import SearchPath
-from sage_flow.executors.subtasks import SWITCH_S, WorkerProcess
+from sage_flow.executors.resources import Resources
+from sage_flow.executors.subtasks import SWITCH_S, WorkerProcess, freeze_imports
 from sage_flow.links.address import Address, TcpAddress, UnixAddress
 from sage_flow.links.endpoint import Credentials, Endpoint
 
-__all__ = ["AddressBook", "Assignment", "Place", "WorkerActor"]
+__all__ = ["AddressBook", "Assignment", "Place", "Remains", "WorkerActor", "this_node"]
 
 _FENCED = 70
 
@@ -25,7 +27,8 @@ _FENCED = 70
 class Assignment:
     """The part of one process in an attempt. The key travels through Ray only, and is in no repr.
 
-    Of a job with checkpoints: the name of its run, where that is stored, and where the attempt begins.
+    `name`: of this actor, in messages. Of a job with checkpoints: the name of its run, where that is stored, and where
+    the attempt begins.
     """
 
     process: int
@@ -35,6 +38,7 @@ class Assignment:
     start_timeout_s: float
     search_path: SearchPath = field(repr=False)
     key: bytes = field(repr=False)
+    name: str = ""
     run: str = ""
     checkpoints: str | None = None
     restores: RestorePoint | None = field(default=None, repr=False)
@@ -47,6 +51,16 @@ class Place:
     node: str
     pid: int
     actor_id: str
+
+
+class Remains(NamedTuple):
+    """What is left in an actor after a run.
+
+    With `threads` that have not ended it must not run again. `has_resources`: `leave` closes them.
+    """
+
+    threads: tuple[str, ...]
+    has_resources: bool
 
 
 class AddressBook:
@@ -81,13 +95,17 @@ class AddressBook:
 
 
 class WorkerActor:
-    """A worker actor. The master calls its methods in this order. After a run it can run again."""
+    """A worker actor. For each attempt the master calls `join`, then `run`; before the first one perhaps `warm`.
+
+    After the last attempt of a job it calls `leave` if there are resources.
+    """
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._process: WorkerProcess | None = None
         self._book: AddressBook | None = None
         self._assignment: Assignment | None = None
+        self._resources = Resources()
         sys.setswitchinterval(SWITCH_S)
 
     def __repr__(self) -> str:
@@ -100,9 +118,19 @@ class WorkerActor:
         context = ray.get_runtime_context()
         return Place(context.get_node_id(), os.getpid(), context.get_actor_id())
 
+    def warm(self, search_path: SearchPath, plan: bytes) -> None:
+        """Import what a plan needs, so that a later attempt begins sooner."""
+        search_path.follow()
+        pickle.loads(plan)
+        freeze_imports()
+
     def join(self, assignment: Assignment, listens: bool, credentials: Credentials | None) -> Endpoint:
         """Take part in an attempt; return the endpoint of this process. `listens`: for other nodes, too."""
+        if self._process is not None:  # of an attempt that has ended before it ran
+            self._process.exchange.close()
         self._assignment = assignment
+        if assignment.name:
+            self._label = f"{assignment.job}/{assignment.name}"
         self._book = AddressBook(assignment.process)
         self._process = WorkerProcess(
             assignment.process,
@@ -117,11 +145,15 @@ class WorkerActor:
         )
         return self._book.own_endpoint(self._process.exchange, listens, credentials)
 
-    def run(self, plan: bytes, process_of: dict[int, int], endpoints: dict[int, Endpoint]) -> None:
-        """Run the subtasks of this actor to their end."""
+    def run(self, plan: bytes, process_of: dict[int, int], endpoints: dict[int, Endpoint]) -> Remains:
+        """Run the subtasks of this actor to their end.
+
+        The plan is loaded anew for each attempt, so nothing in it remembers the attempt before.
+        """
         assignment, process, book = self._assignment, self._process, self._book
         if assignment is None or process is None or book is None:
             raise InternalError("a worker runs before it has joined")
+        self._process = None
         book.learn(endpoints)
         process.listen()
         assignment.search_path.follow()
@@ -129,7 +161,7 @@ class WorkerActor:
         try:
             loaded = process.load(lambda: pickle.loads(plan), process_of, where)
         except BaseException:
-            return  # `load` has told the master
+            return Remains((), has_resources=bool(self._resources))  # `load` has told the master
         begun = replace(
             loaded,
             job_id=assignment.run or assignment.job,
@@ -137,7 +169,15 @@ class WorkerActor:
             checkpoints=assignment.checkpoints,
             restores=assignment.restores,
         )
-        process.run(begun, process_of)
+        self._resources.reset()
+        left = process.run(begun, process_of, self._resources)
+        del process, loaded, begun
+        gc.collect()  # the state of this attempt, before the next one restores it beside that
+        return Remains(tuple(left), has_resources=bool(self._resources))
+
+    def leave(self, limit_s: float) -> None:
+        """The job is over: close what its functions have shared."""
+        self._resources.close(limit_s)
 
     def _on_driver_lost(self, reason: str) -> None:
         print(f"{self._label}: lost the job master ({reason}), this process ends", file=sys.stderr, flush=True)
