@@ -16,6 +16,7 @@
     ├── StorageError             the storage of checkpoints cannot be reached, is full, or may not be written
     ├── CheckpointError          a stored file is damaged, foreign, or of a newer version of sage_flow
     │   └── CheckpointMissing    a stored file is not there (any more)
+    ├── CheckpointsFail          more checkpoints in a row have failed than are tolerated
     ├── ChannelError             what a channel outside the job's own can do to you
     │   ├── ChannelNotReachable  nobody is there, the key is wrong, or the queue belongs to another process
     │   ├── LinkClosed           the connection is gone
@@ -60,6 +61,7 @@ __all__ = [
     "StorageError",
     "CheckpointError",
     "CheckpointMissing",
+    "CheckpointsFail",
     "ChannelError",
     "ChannelNotReachable",
     "LinkClosed",
@@ -151,6 +153,10 @@ class StorageError(SageFlowError):
 
 class CheckpointError(SageFlowError):
     """A stored file is damaged, cut off, foreign, or of a newer version of sage_flow; the text starts with its name."""
+
+
+class CheckpointsFail(SageFlowError):
+    """More checkpoints in a row have failed than `tolerable_failures` allows, which ends the attempt."""
 
 
 class CheckpointMissing(CheckpointError):

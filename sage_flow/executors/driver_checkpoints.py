@@ -32,7 +32,7 @@ from sage_flow.checkpoint.restore import places_of
 from sage_flow.checkpoint.retention import Retention
 from sage_flow.checkpoint.runs import metadata_name
 from sage_flow.checkpoint.storage import Storage, open_storage
-from sage_flow.errors import CheckpointError, InternalError, PipelineError, StorageError
+from sage_flow.errors import CheckpointError, CheckpointsFail, InternalError, PipelineError, StorageError
 from sage_flow.executors.checkpoint_reports import CheckpointInfo, reported
 from sage_flow.executors.collected_rows import CollectedRows, RowsCut
 from sage_flow.executors.shell import Shell
@@ -292,7 +292,7 @@ class DriverCheckpoints:
                     yield from self._tell_all(AbortCheckpoint(checkpoint))
                     yield from self._on_rows(self._collected.on_abort(checkpoint))
                 case NoMoreCheckpoints(failures, why):
-                    error = CheckpointError(
+                    error = CheckpointsFail(
                         f"{failures} checkpoints of job {self._plan.job!r} in a row have failed, and {failures - 1} are"
                         f" tolerated (tolerable_failures); the last one: {why}"
                     )

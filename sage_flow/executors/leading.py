@@ -24,7 +24,14 @@ from sage_flow.checkpoint.log import (
     ReadLog,
 )
 from sage_flow.checkpoint.prepared import Prepared
-from sage_flow.errors import CheckpointError, InternalError, LeaderReplaced, LogUnavailable, StorageError
+from sage_flow.errors import (
+    CheckpointError,
+    CheckpointMissing,
+    InternalError,
+    LeaderReplaced,
+    LogUnavailable,
+    StorageError,
+)
 from sage_flow.executors.driver_checkpoints import DriverCalls
 from sage_flow.executors.execution import JobOutcome
 from sage_flow.executors.shell import Condition
@@ -45,6 +52,8 @@ from sage_flow.runtime.leader import (
 __all__ = ["FinishedJob", "JobLead", "LedAttempt", "LogStore", "MemoryLog", "NextAttempt"]
 
 _log = logging.getLogger("sage_flow")
+
+_NOT_RESTORED = "the job cannot be restored from its last checkpoint, and an older one would publish rows again"
 
 _POISON = 3
 """The same failure so often in a row is told."""
@@ -157,6 +166,12 @@ class _NotMade:
 
     failure: PackedError
     why_last: str
+
+
+def _why_not_restored(failure: PackedError | None) -> str:
+    """Why no other attempt can run if a subtask could not restore its part; empty: it was another failure."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in (CheckpointError, CheckpointMissing)}
+    return _NOT_RESTORED if failure is not None and failure.type_name in names else ""
 
 
 class JobLead:
@@ -325,17 +340,15 @@ class JobLead:
         self._last = outcome
         if outcome.status is JobStatus.STOPPED:
             return self._settled(self._leader.on_stopped())
-        return self._settled(self._leader.on_failed(outcome.failure, self._now(), why_last=begun.why_last))
+        why_last = begun.why_last or _why_not_restored(outcome.failure)
+        return self._settled(self._leader.on_failed(outcome.failure, self._now(), why_last=why_last))
 
     def _prepared(self, run: RunAttempt) -> LedAttempt | _NotMade:
         """Make the attempt; or return the error of its checkpoint."""
         try:
             return self._prepare(run)
         except CheckpointError as error:
-            return _NotMade(
-                pack_error(error),
-                "the job cannot be restored from its last checkpoint, and an older one would publish rows again",
-            )
+            return _NotMade(pack_error(error), _NOT_RESTORED)
         except StorageError as error:
             return _NotMade(pack_error(error), "" if error.may_pass else "its last checkpoint cannot be read")
 

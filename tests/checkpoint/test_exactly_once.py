@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from sage_flow import END, FixedDelay, JobStatus, LocalEnvironment, NoRestart, Sink, Source, SplitReader, SplitSource
-from sage_flow.errors import CheckpointError, PipelineError, StorageError
+from sage_flow.errors import CheckpointError, CheckpointsFail, PipelineError, StorageError
 
 SOON = timedelta(milliseconds=20)
 
@@ -204,9 +204,18 @@ def test_rule_5_an_automatic_restart_does_not_take_an_older_checkpoint(storage):
             return n
 
     damages = Damages()
-    env = env_with(storage, 1)
+    env = env_with(storage, 1, restart=FixedDelay(attempts=1000, delay_s=0.01))
     env.from_collection(range(1000)).map(lambda n: damages(n)).collect("all")
     with pytest.raises(CheckpointError, match="/chunks/"):
+        env.execute()
+
+
+def test_more_failed_checkpoints_than_are_tolerated_end_the_attempt(storage):
+    env = env_with(storage, 1, restart=NoRestart(), tolerable_failures=1)
+    env.from_collection(range(3000)).map(lambda n: time.sleep(0.001) or n).key_by(lambda n: n % 3).fold(
+        lambda: [], lambda kept, n: [*kept[:1], (m for m in ())], name="folds"
+    ).map(lambda pair: pair[0]).collect("keys")
+    with pytest.raises(CheckpointsFail, match=r"2 checkpoints .* 1 are tolerated .*'folds'"):
         env.execute()
 
 
