@@ -21,8 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-GROUPS = {"ray": "ray and not soak", "rest": "not ray and not soak"}
-"""The marks that each process selects. A test belongs to exactly one of them, or to `make soak`."""
+GROUPS = {"ray": "(ray or proof) and not soak", "rest": "not ray and not proof and not soak"}
+"""The marks that each process selects. A test belongs to exactly one of them, or to `make soak`.
+
+The proof by simulation goes with Ray only because both processes then take about the same time.
+"""
 
 _LOOK_S = 0.2
 _END_S = 60.0  # for the fixtures of an interrupted pytest, which end clusters of Ray

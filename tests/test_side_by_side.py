@@ -114,7 +114,7 @@ def test_each_process_has_its_marks_its_cache_and_all_options():
     ]
     assert rest == [
         *("-m", "pytest", "-q", "-x", "-p", "randomly"),
-        *("-m", "not ray and not soak", "-o", "cache_dir=.pytest_cache/rest"),
+        *("-m", "not ray and not proof and not soak", "-o", "cache_dir=.pytest_cache/rest"),
     ]
 
 

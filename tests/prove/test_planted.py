@@ -23,7 +23,10 @@ FIRST = {
 MOST = 40
 MOST_OF_ALL = 2000
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of coroutines whose process has died
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.filterwarnings("ignore"),  # of coroutines whose process has died
+]
 
 
 def is_found(fault, seeds):

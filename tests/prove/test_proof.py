@@ -6,7 +6,10 @@ from proof import prove
 SEEDS = 500
 TOGETHER = 25
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of coroutines whose process has died
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.filterwarnings("ignore"),  # of coroutines whose process has died
+]
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, TOGETHER))
