@@ -110,7 +110,7 @@ def test_each_process_has_its_marks_its_cache_and_all_options():
     ray, rest = (command[1:] for command in commands_with(["-x", "-p", "randomly"]).values())
     assert ray == [
         *("-m", "pytest", "-q", "-x", "-p", "randomly"),
-        *("-m", "ray and not soak", "-o", "cache_dir=.pytest_cache/ray"),
+        *("-m", "(ray or proof) and not soak", "-o", "cache_dir=.pytest_cache/ray"),
     ]
     assert rest == [
         *("-m", "pytest", "-q", "-x", "-p", "randomly"),
