@@ -184,8 +184,11 @@ class EventTime:
         yield from self._give_due(index, math.inf)
 
     def pass_end(self, index: int, reached: float) -> Iterator[None]:
-        """An operator has given all that it kept: what held its time back, `reached`, at the end is gone."""
-        if not isinstance(self._operators[index].held, AssignedTime):
+        """An operator has given all that it kept: what held back the time `reached` is gone.
+
+        Infinity: a snapshot was taken amid the end, and those behind had been told.
+        """
+        if reached < math.inf and not isinstance(self._operators[index].held, AssignedTime):
             yield from self.advance(index + 1, reached)
 
     def watermarks(self) -> dict[str, int]:

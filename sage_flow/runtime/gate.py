@@ -43,6 +43,15 @@ class InputGate:
         """The inputs that have not ended."""
         return tuple(self._open)
 
+    @property
+    def furthest(self) -> float:
+        """How far in time the furthest input has come, whether it has ended or not."""
+        return self._watermarks.furthest
+
+    def restore(self, furthest: float) -> None:
+        """In an earlier attempt an input had come so far in time; it may have ended then, and sends nothing now."""
+        self._watermarks.furthest = furthest
+
     def check_sequence(self, channel: int, seq: int, *, is_last: bool = False) -> None:
         """A gap, a repeat, an unknown channel, or what follows the last frame is an error, never data.
 

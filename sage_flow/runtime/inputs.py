@@ -6,6 +6,7 @@ others has come too. Records of one frame are processed in slices, whose length 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from sage_flow.runtime.chain import CompiledChain
 from sage_flow.runtime.gate import AllInputsEnded, InputGate
 from sage_flow.runtime.messages import Control, Data, EndOfInput, Message, Ticket
 from sage_flow.runtime.pace import Pace
+from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.watermark import Advance, BecomeIdle
 from sage_flow.splits import WHOLE
 
@@ -24,6 +26,9 @@ __all__ = ["InputDecision", "Inputs", "Slices"]
 
 InputDecision = Advance | BecomeIdle | TakeSnapshot | AllInputsEnded
 """What a control element leads to; `Hold` and its like are obeyed here."""
+
+
+_FURTHEST = "inputs"  # in the parts of the first operator; negative, as the lowest number counts there
 
 
 class Inputs:
@@ -42,6 +47,16 @@ class Inputs:
     def have_ended(self) -> bool:
         """Every input has ended, or there is none."""
         return not self._gate.open_channels
+
+    def keep(self, parts: Parts) -> None:
+        """Add to the parts of the first operator how far in time the inputs have come."""
+        if self._gate.furthest > -math.inf:
+            parts.lowest[_FURTHEST] = -self._gate.furthest  # of several subtasks the furthest counts
+
+    def restore(self, parts: Parts) -> None:
+        """Take over what `keep` has added."""
+        if _FURTHEST in parts.lowest:
+            self._gate.restore(-parts.lowest[_FURTHEST])
 
     def edge(self, channel: int) -> Edge:
         """Return the edge that a channel belongs to."""

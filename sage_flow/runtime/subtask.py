@@ -151,6 +151,7 @@ class ChainSubtask:
     def parts(self) -> dict[str, Parts]:
         """Return what each operator keeps, by its name, where `can_be_cut`. To be pickled before the next step."""
         parts = {bound.operator.name: bound.parts(self.source) for bound in self.runner.operators}
+        self._inputs.keep(parts[self._head.operator.name])
         if self.source is not None:
             slices = self._inputs.slices
             under_way = [] if slices is None else [(slices.split, slices.rest)]
@@ -164,8 +165,10 @@ class ChainSubtask:
                 bound.restore(parts[bound.operator.name])
             if index == 0:
                 self._expect_splits()  # of a source, those that are left
-        if self.source is not None and self._head.operator.name in parts:
-            self._rests.extend(kept_rests(parts[self._head.operator.name], self.source))
+        if (of_head := parts.get(self._head.operator.name)) is not None:
+            self._inputs.restore(of_head)
+            if self.source is not None:
+                self._rests.extend(kept_rests(of_head, self.source))
         self._work = self._time.resume()
 
     def splits_done(self) -> tuple[str, ...]:
