@@ -8,14 +8,11 @@ from sage_flow.checkpoint.stored_log import StoredLog
 from sage_flow.executors import snapshots, worker
 from sage_flow.executors.collected_rows import CollectedRows
 from sage_flow.executors.driver_checkpoints import DriverCheckpoints
-from sage_flow.executors.scheduler import Scheduler
 from sage_flow.executors.worker import Worker
 from sage_flow.runtime import cut, subtask
 from sage_flow.runtime.barrier import BarrierAlignment, TakeSnapshot
-from sage_flow.runtime.event_time import EventTime
 from sage_flow.runtime.leader import Leader
-from sage_flow.runtime.messages import AbortCheckpoint, Data
-from sage_flow.runtime.operators import BoundOperator
+from sage_flow.runtime.messages import AbortCheckpoint
 from sage_flow.runtime.sinks import LAST, SubtaskSinks
 from sage_flow.runtime.subtask import ChainSubtask
 from sage_flow.split_source import SplitSource
@@ -94,33 +91,6 @@ def _(right):
 @plants("rest of a batch forgotten", subtask, "keep_rests")
 def _(right):
     return lambda parts, source, rests: None
-
-
-@plants("forgotten watermark", BoundOperator, "restore")
-def _(right):
-    def restore(self, parts):
-        parts.lowest.clear()
-        right(self, parts)
-
-    return restore
-
-
-@plants("watermark not sent again", EventTime, "resume")
-def _(right):
-    return lambda self: iter(())
-
-
-@plants("zombie frame", Scheduler, "forget")
-def _(right):
-    def forget(self, kept=""):
-        paths = self._paths
-        right(self, kept)
-        if kept:
-            self._paths = {ends: path for ends, path in paths.items() if path.messages}
-            for path in self._paths.values():
-                path.messages = type(path.messages)(m for m in path.messages if isinstance(m[1], Data))
-
-    return forget
 
 
 # -- sinks ---------------------------------------------------------------------------------------------------

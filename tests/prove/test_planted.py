@@ -12,11 +12,16 @@ FIRST = {
     "end forgotten by the next leader": 0,
     "end in the place of a part": 20,
     "end without what was pending": 8,
+    "finished split forgotten": 175,
     "in-place mutation after the cut": 80,
     "lost offset": 45,
     "only own handles in the metadata": 20,
+    "older checkpoint after a commit": 210,
+    "prepared handle aborted at a cancel": 90,
     "prepared handle aborted with its checkpoint": 40,
+    "remembered restore point": 90,
     "rest of a batch forgotten": 67,
+    "rows shown before the end is recorded": 150,
     "trimmed log": 64,
 }
 """For each fault, a seed shortly before one that finds it. The others take more seeds: they are in the soak test."""

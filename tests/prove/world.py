@@ -18,7 +18,7 @@ __all__ = ["Crash", "Faults", "PowerCut", "ProofExecutor", "StorageFaults", "Wor
 
 _IN_DRIVER = ("driver", "checkpoint ")
 _BYSTANDERS = ("supervisor", "end of process")
-_LOOK_EVERY = 97  # steps
+_LOOK_EVERY = 7  # steps
 
 
 class PowerCut(BaseException):
