@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sage_flow.checkpoint.log import DoneEntry, ForeignCheckpoint
+from sage_flow.checkpoint.log import AttemptEntry, DoneEntry, ForeignCheckpoint
 from sage_flow.checkpoint.metadata import CheckpointMetadata
 from sage_flow.checkpoint.options import LATEST, CheckpointOptions
 from sage_flow.checkpoint.restore import RestorePoint, check_restore
@@ -87,7 +87,7 @@ def open_run(options: CheckpointOptions, job: str, owner: str, now_ms: int) -> C
     mark = f"owners/{owner}"
     for name in reversed(runs_of(jobs)):
         if owner in jobs.at(name).names("owners"):
-            return _run(jobs, name, options)
+            return _taken_up(_run(jobs, name, options), owner, options)
     latest = latest_run(jobs)
     if options.restore == LATEST and latest is not None:
         run = replace(_run(jobs, latest, options), continues=True)
@@ -107,6 +107,14 @@ def open_run(options: CheckpointOptions, job: str, owner: str, now_ms: int) -> C
             )
     run.storage.create(mark, b"")
     return run
+
+
+def _taken_up(run: CheckpointedRun, owner: str, options: CheckpointOptions) -> CheckpointedRun:
+    """The run that another process of this job has taken before: it may have died before its leader's first entry."""
+    attempts = (entry for entry in run.log.read().entries.values() if isinstance(entry, AttemptEntry))
+    has_claimed = any(entry.nonce[0].startswith(f"{owner}/") for entry in attempts)
+    begins_from = None if options.restore in (None, LATEST) else _named(str(options.restore))
+    return replace(run, continues=not has_claimed, begins_from=begins_from)
 
 
 def _run(jobs: Storage, name: str, options: CheckpointOptions) -> CheckpointedRun:

@@ -108,7 +108,7 @@ class CollectedRows:
         yield from self._release(self._alignment.on_abort(checkpoint))
 
     def cut_of_all(self, checkpoint: int) -> RowsCut | None:
-        """The cut of a checkpoint that begins after all channels have ended; None while one has not."""
+        """The cut of a checkpoint after all channels have ended; None while one has not."""
         return self._cut(checkpoint) if self._alignment.is_over and not self._held else None
 
     def _on_element(self, control: Control) -> Iterator[RowsCut | tuple[int, Exception]]:

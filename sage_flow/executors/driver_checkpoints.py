@@ -210,6 +210,16 @@ class DriverCheckpoints:
     def on_control(self, control: Control) -> Iterator[Decision]:
         """A control element has come on a channel of collected rows."""
         yield from self._on_rows(self._collected.on_control(control))
+        under_way = None if self._coordinator is None else self._coordinator.under_way
+        if under_way is not None:
+            yield from self._cut_rows_at_the_end(under_way)
+
+    def _cut_rows_at_the_end(self, checkpoint: int) -> Iterator[Decision]:
+        """No barrier comes any more if all channels have ended: the rows of a checkpoint are those that are there."""
+        if self._rows is None or self._collected.is_empty or checkpoint in self._rows.cuts:
+            return
+        if (cut := self._collected.cut_of_all(checkpoint)) is not None:
+            yield from self._on_rows_cut(cut)
 
     def on_recorded(self, recorded: Recorded) -> Iterator[Decision]:
         """The activation that records has done its work. Raises its fault."""
@@ -276,8 +286,7 @@ class DriverCheckpoints:
             match decision:
                 case Begin(checkpoint, stops):
                     yield from self._tell_all(BeginCheckpoint(checkpoint, stops))
-                    if not self._collected.is_empty and (cut := self._collected.cut_of_all(checkpoint)) is not None:
-                        yield from self._on_rows_cut(cut)
+                    yield from self._cut_rows_at_the_end(checkpoint)
                 case Record():
                     self._shell.spawn(f"checkpoint {decision.checkpoint}", partial(self._store, decision), stores=True)
                 case Complete(checkpoint, stops):
