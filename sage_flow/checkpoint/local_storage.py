@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from sage_flow.checkpoint.storage_contract import Storage, checked_name, missing_text
+from sage_flow.connectors.prepared_file import sync_folder
 from sage_flow.errors import CheckpointError, CheckpointMissing, StorageError
 
 __all__ = ["LocalStorage"]
@@ -29,13 +30,13 @@ class LocalStorage(Storage):
         path = self._path(name)
         with _reported("written", path), _scratch_file(path, data) as scratch:
             os.replace(scratch, path)
-            _sync_folder(os.path.dirname(path))
+            sync_folder(os.path.dirname(path))
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._path(name)
         with _reported("created", path), _scratch_file(path, data) as scratch:
             is_new = _is_linked(scratch, path)
-            _sync_folder(os.path.dirname(path))
+            sync_folder(os.path.dirname(path))
             return is_new
 
     def read(self, name: str) -> bytes:
@@ -70,7 +71,7 @@ class LocalStorage(Storage):
         path = self._path(folder)
         with _reported("flushed to the disk", path):
             try:
-                _sync_folder(path)
+                sync_folder(path)
             except FileNotFoundError:
                 pass
 
@@ -121,19 +122,7 @@ def _make_folder(path: str) -> None:
             os.mkdir(path)  # /proc says again that something is not there
     except FileExistsError:
         pass  # another process has made it, and not flushed it yet, perhaps
-    _sync_folder(os.path.dirname(path))
-
-
-def _sync_folder(path: str) -> None:
-    """Wait until the names in a folder are on the disk."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    except OSError as fault:
-        if fault.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot do this for folders
-            raise
-    finally:
-        os.close(folder)
+    sync_folder(os.path.dirname(path))
 
 
 def _is_linked(scratch: str, path: str) -> bool:
