@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from sage_flow.checkpoint.local_storage import LocalStorage
-from sage_flow.checkpoint.object_storage import ObjectStorage
 from sage_flow.checkpoint.storage_contract import Storage, checked_name, missing_text
-from sage_flow.connectors.remote_files import is_url, local_path
 from sage_flow.errors import CheckpointMissing, StorageError
 
 __all__ = ["MemoryStorage", "Storage", "open_storage"]
@@ -25,6 +22,10 @@ def open_storage(location: str | os.PathLike[str]) -> Storage:
         raise StorageError(f"{location!r} is no place for checkpoints: give a path, or a URL", may_pass=False)
     if place.startswith("memory://"):
         return MemoryStorage(place)
+    from sage_flow.checkpoint.local_storage import LocalStorage  # most jobs need none of these modules
+    from sage_flow.checkpoint.object_storage import ObjectStorage
+    from sage_flow.connectors.remote_files import is_url, local_path
+
     if not is_url(place):
         return LocalStorage(place)
     path = local_path(place)

@@ -212,7 +212,7 @@ class CollectedRows:
         if not self.is_complete:
             return self.rows()
         with self._lock:
-            return {name: list(rows) for name, rows in self._rows.items()}
+            return dict(self._rows)  # the lists themselves, from which rows are forgotten while they are read
 
     def rows(self) -> dict[str, list[Any]]:
         """Return the rows that others may see. Where these are all rows, the lists still change: rows are forgotten."""

@@ -24,8 +24,8 @@ from sage_flow.errors import SageFlowError
 __all__ = ["VICTIMS", "check_job", "expected"]
 
 VICTIMS = ("subtask", "subtask", "master", "subtask", "raylet")
-PAUSE_S = 0.12
-"""Between two batches of a source: a job takes about half a minute in peace."""
+PAUSE_S = 1.0
+"""Between two batches of a source: a job takes about half a minute in peace, so several kills fall into it."""
 PATIENCE_S = 300
 FLIGHTS = 15_000
 THIRD_IP = "127.0.0.4"

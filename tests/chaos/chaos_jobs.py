@@ -53,7 +53,7 @@ def write_q8(env, folder, pause_s):
 
 def write_flights(env, folder, pause_s):
     """The delays of each day and airport, of January; the parts of the output are published at checkpoints."""
-    flights = env.read_csv(folder / "flights.csv", name="rows").map(Slowly(pause_s / 100), name="slowly")
+    flights = env.read_csv(folder / "flights.csv", name="rows").map(Slowly(pause_s / 600), name="slowly")
     times = flights.map(flight_of, name="flights").assign_timestamps(
         lambda flight: flight.left_ms, max_out_of_order=timedelta(days=2), name="departures"
     )

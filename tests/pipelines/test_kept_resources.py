@@ -246,7 +246,7 @@ def test_in_local_mode_no_attempt_begins_beside_a_feeder_that_still_reads():
     Receiving.gate.set()
     (note,) = [note for note in caught.value.__notes__ if note.startswith("not restarted")]
     assert "code of the failed attempt still runs in this process: feeder of source-1" in note
-    assert "test_resources.py" in note
+    assert "test_kept_resources.py" in note
     assert "next_batch" in note
 
 

@@ -33,7 +33,13 @@ def test_keys_that_have_changed_give_the_value_so_far(mode, tmp_path, window):
     env = mode.environment()
     rows = rows_of(env, tmp_path, keyed(env, tmp_path).window(window, early_every=EARLY).count())
     last_of = {key: [row[2:] for row in rows if row[0] == key] for key in "abc"}
-    assert last_of["a"] == [(2, "early"), (3, "early"), (3, "on_time")]
+    # The first frame of a channel has one record, so an early result may come between the first two.
+    *early, last = last_of["a"]
+    values = [value for value, firing in early if firing == "early"]
+    assert last == (3, "on_time")
+    assert len(values) == len(early) >= 2
+    assert values == sorted(set(values))
+    assert values[-1] == 3
     assert last_of["b"] == [(1, "early"), (1, "on_time")]
     assert last_of["c"] == [(1, "early"), (1, "on_time")]
 

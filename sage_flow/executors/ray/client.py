@@ -265,8 +265,8 @@ class RayExecution(Execution):
         if self._outcome is None:
             told: bytes | None = self._command(lambda master: master.take_rows.remote(name, attempt, number), _ROWS_S)
             if told is not None:
-                self._forgotten[name] = attempt, number
                 taken: TakenRows = pickle.loads(told)
+                self._forgotten[name] = taken.attempt, taken.first
                 return taken
         if self._outcome is None:
             return TakenRows(attempt, [])  # before the first attempt, or while the job ends

@@ -30,6 +30,8 @@ _log = logging.getLogger("sage_flow")
 
 _END_S: Final = 10.0  # for a killed actor to be gone
 _GONE_S: Final = 2.0  # the same, before another attempt; one on another node that is frozen ends when it wakes up
+_EXIT_S: Final = 1.0  # for a process that Ray has asked to exit
+_LOOK_S: Final = 0.02
 _RAY_TITLE: Final = b"ray::"  # how the processes of actors call themselves
 _SPARE: Final = ActorSpec(0, "spare", (), ActorOptions())
 _SPARE_AFTER_S: Final = 3.0  # to make an actor takes much CPU time, which an attempt that begins needs itself
@@ -219,10 +221,11 @@ class Staff:
         import ray
 
         for member in members:
-            kill_actor(member)
+            ray.kill(member.actor, no_restart=True)
         runs = [member.run for member in members if member.run is not None]
         if runs:
             ray.wait(runs, num_returns=len(runs), timeout=limit_s)
+        _kill_frozen(members)
 
 
 def _why_unfit(member: Member) -> str | None:
@@ -243,16 +246,44 @@ def _why_unfit(member: Member) -> str | None:
 
 
 def kill_actor(member: Member) -> None:
-    """End an actor, whatever it is doing. Ray asks its process to exit, which a frozen one cannot do."""
+    """End an actor that does not answer. Ray asks its process to exit, which a frozen one cannot do."""
     import ray
 
     ray.kill(member.actor, no_restart=True)
+    if _is_here(member):
+        _kill_process(member)
+
+
+def _kill_frozen(members: Iterable[Member]) -> None:
+    """Kill the processes of actors on this node that Ray has asked to exit, and that have not done so.
+
+    Not at once: of a process that is killed from outside, Ray tells the user that it has died unexpectedly.
+    """
+    until = time.monotonic() + _EXIT_S
+    for member in members:
+        while (is_here := _is_here(member)) and time.monotonic() < until:
+            time.sleep(_LOOK_S)
+        if is_here:
+            _kill_process(member)
+
+
+def _is_here(member: Member) -> bool:
+    """Whether the process of an actor is on this node, and lives."""
     place = member.place
     if place is None or place.node != this_node():
-        return
-    with contextlib.suppress(OSError):  # it is gone
-        if Path(f"/proc/{place.pid}/cmdline").read_bytes().startswith(_RAY_TITLE):  # no other process has this id now
-            os.kill(place.pid, signal.SIGKILL)
+        return False
+    try:
+        return (
+            Path(f"/proc/{place.pid}/cmdline").read_bytes().startswith(_RAY_TITLE)
+        )  # no other process has this id now
+    except OSError:  # it is gone
+        return False
+
+
+def _kill_process(member: Member) -> None:
+    if member.place is not None:
+        with contextlib.suppress(OSError):
+            os.kill(member.place.pid, signal.SIGKILL)
 
 
 def end_actors_of(job_id: str, namespace: str, limit_s: float) -> None:
