@@ -100,13 +100,13 @@ class Cutter:
         """The driver has begun a checkpoint."""
         if begin.checkpoint <= self._newest:
             return
-        self._began.setdefault(begin.checkpoint, self._clock())
         if is_source:
+            self._began.setdefault(begin.checkpoint, self._clock())
             self.due = begin.checkpoint
             self._stops_at = begin.checkpoint if begin.stops else None
 
     def on_barrier(self, checkpoint: int) -> None:
-        """The first barrier of a checkpoint may come before its command."""
+        """A barrier has come: alignment lasts from the first one of a checkpoint on."""
         self._began.setdefault(checkpoint, self._clock())
 
     def on_abort(self, abort: AbortCheckpoint) -> None:
@@ -134,7 +134,7 @@ class Cutter:
         try:
             small = _packed({name: (part.splits, part.rests, part.own, part.lowest) for name, part in kept.items()})
             keyed = tuple(_packed({name: found}, found) for name, found in by_operator.items())
-        except CannotBeStored as error:
+        except _CannotBeStored as error:
             self._decline(checkpoint, str(error))
             return
         keeping = tuple(name for name, part in kept.items() if part.is_worth_keeping)
@@ -148,7 +148,7 @@ class Cutter:
             self.due = None
 
 
-class CannotBeStored(Exception):
+class _CannotBeStored(Exception):
     """The state of an operator cannot be pickled."""
 
 
@@ -158,7 +158,7 @@ def _are_unchanging(values: list[Any]) -> bool:
 
 
 def _packed(by_operator: Mapping[str, Any], value: Any = None) -> bytes:
-    """Pickle `value`, by default `by_operator`. Raises CannotBeStored naming the operator that cannot be pickled."""
+    """Pickle `value`, by default `by_operator`. Raises _CannotBeStored naming the operator."""
     try:
         return by_value.dumps_state(by_operator if value is None else value)
     except Exception:
@@ -167,7 +167,7 @@ def _packed(by_operator: Mapping[str, Any], value: Any = None) -> bytes:
                 by_value.dumps_state(part)
             except Exception as error:
                 _, culprit = find_culprit(part, by_value.dumps_state, by_value.dumps_state, depth=12)
-                raise CannotBeStored(
+                raise _CannotBeStored(
                     f"the state of {name!r} cannot be pickled: a {type(culprit).__name__} is in it ({error})"
                 ) from error
         raise

@@ -263,6 +263,8 @@ class ChainSubtask:
         self._inputs.slices = Slices(entry, records, data.tickets, data.channel, data.cost)
 
     def _on_element(self, control: Control) -> Iterator[None]:
+        if isinstance(control.element, Barrier):
+            self._cutter.on_barrier(control.element.checkpoint)
         for decision in self._inputs.on_element(control):
             match decision:
                 case Advance(timestamp):

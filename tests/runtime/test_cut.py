@@ -13,8 +13,8 @@ from sage_flow.runtime.table_copy import TableCopy
 
 class Taken:
     def __init__(self):
-        self.cuts, self.declined = [], []
-        self.cutter = Cutter(self.cuts.append, lambda n, why: self.declined.append((n, why)), lambda: 0.0)
+        self.cuts, self.declined, self.now = [], [], 0.0
+        self.cutter = Cutter(self.cuts.append, lambda n, why: self.declined.append((n, why)), lambda: self.now)
 
     def cut(self, parts, checkpoint=1):
         self.cutter.cut(checkpoint, (), lambda: parts)
@@ -87,3 +87,22 @@ def test_a_source_that_has_cut_for_the_last_checkpoint_goes_on_if_that_fails():
     assert taken.cutter.has_stopped
     taken.cutter.on_abort(AbortCheckpoint(3))
     assert not taken.cutter.has_stopped
+
+
+def test_alignment_lasts_from_the_first_barrier_and_not_from_the_command():
+    taken = Taken()
+    taken.cutter.on_begin(BeginCheckpoint(1), is_source=False)
+    taken.now = 5.0
+    taken.cutter.on_barrier(1)
+    taken.now = 7.0
+    taken.cutter.on_barrier(1)
+    taken.cut({})
+    assert taken.cuts[0].alignment_s == 2.0
+
+
+def test_a_source_aligns_from_the_command_on():
+    taken = Taken()
+    taken.cutter.on_begin(BeginCheckpoint(1), is_source=True)
+    taken.now = 5.0
+    taken.cut({})
+    assert taken.cuts[0].alignment_s == 5.0
