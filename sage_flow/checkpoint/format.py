@@ -13,7 +13,10 @@ Numbers are little-endian. A checksum finds damage; it is no protection against 
 
 from __future__ import annotations
 
+import io
+import pickle
 import struct
+from typing import Any
 
 import xxhash
 
@@ -75,3 +78,18 @@ def _checksum(head: bytes | memoryview, payload: bytes | memoryview) -> bytes:
     checksum = xxhash.xxh3_128(head)
     checksum.update(payload)
     return bytes(checksum.digest())
+
+
+def unpickled(kind: str, data: bytes, name: str) -> list[Any]:
+    """Return the values of the pickles that follow each other in what was sealed as `kind`; see `unsealed`.
+
+    Raises CheckpointError, also if this process cannot make one of the values, for example for want of its class.
+    """
+    content = unsealed(kind, data, name)
+    file, found = io.BytesIO(content), []
+    try:
+        while file.tell() < len(content):
+            found.append(pickle.load(file))
+    except Exception as error:  # unpickling calls code of the user's classes, which may raise anything
+        raise CheckpointError(f"{name}: cannot be loaded: {error}") from error
+    return found

@@ -21,6 +21,7 @@ from sage_flow.errors import CheckpointError, PipelineError
 from sage_flow.plan import kinds
 from sage_flow.plan.graph import Operator, Partitioning
 from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.split_source import SplitSource
 
 __all__ = ["OperatorShare", "RestorePoint", "SubtaskShare", "check_restore", "places_of", "share_for"]
 
@@ -137,7 +138,8 @@ def check_restore(metadata: CheckpointMetadata, plan: Plan, where: str, *, allow
 
     Raises:
         CheckpointError: it is of another job, or of another number of key groups.
-        PipelineError: an operator that kept something does not exist any more, or is not surely the same.
+        PipelineError: an operator that kept something does not exist any more, is not surely the same, or is a source
+            whose positions cannot be divided anew.
     """
     if metadata.job != plan.job:
         raise CheckpointError(
@@ -156,6 +158,7 @@ def check_restore(metadata: CheckpointMetadata, plan: Plan, where: str, *, allow
             f"{where}: has state of operators that the job does not have any more: {', '.join(sorted(dropped))}; give"
             " them back their names, or let their state go (allow_dropped=True, --allow-dropped)"
         )
+    _check_sources(metadata, plan, where)
     for before in metadata.operators:
         place = now.get(before.name)
         if place is None or (before.is_named and place.is_named and before.kind == place.kind):
@@ -165,6 +168,20 @@ def check_restore(metadata: CheckpointMetadata, plan: Plan, where: str, *, allow
                 f"{where}: the state of {before.name!r} may be that of another operator: {changed}. Automatic names"
                 " count the operators of a kind, so a new one in front takes the name; give it a name="
             )
+
+
+def _check_sources(metadata: CheckpointMetadata, plan: Plan, where: str) -> None:
+    """The position of a source without splits belongs to a subtask, and not to what that reads."""
+    subtasks = {name: part.parallelism for part in metadata.parts for name in part.chain}
+    for chain in plan.chains:
+        source, before = chain.head, subtasks.get(chain.head.name, chain.parallelism)
+        if source.kind is kinds.SOURCE and before != chain.parallelism:
+            given = source.functions[0]  # a source, or its class
+            if not issubclass(given if isinstance(given, type) else type(given), SplitSource):
+                raise PipelineError(
+                    f"{where}: the source {source.name!r} has {before} subtasks there, and {chain.parallelism} now, and"
+                    f" its positions cannot be divided: set parallelism={before}, or make it a SplitSource"
+                )
 
 
 def _changed(before: OperatorPlace, now: OperatorPlace) -> str | None:

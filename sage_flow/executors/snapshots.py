@@ -6,7 +6,6 @@ storage that is slow, full or gone costs a checkpoint and never stops data.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -14,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_flow.checkpoint.coordinator import CutTimes, StoredPart
-from sage_flow.checkpoint.format import PARTS, sealed, unsealed
+from sage_flow.checkpoint.format import PARTS, sealed, unpickled
 from sage_flow.checkpoint.metadata import SubtaskPart
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.checkpoint.restore import OperatorShare, share_for
 from sage_flow.checkpoint.runs import chunk_name
 from sage_flow.checkpoint.storage import Storage, open_storage
-from sage_flow.errors import CheckpointError, StorageError
+from sage_flow.errors import StorageError
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Plan, Subtask, prepared_for
 from sage_flow.runtime.cut import Cut
@@ -188,13 +187,5 @@ class _Reader:
     def _loaded_of(self, name: str) -> list[Any]:
         """The pickles in a file."""
         if name not in self._loaded:
-            place = self._storage.place_of(name)
-            blob = io.BytesIO(unsealed(PARTS, self._storage.read(name), place))
-            found, size = [], blob.getbuffer().nbytes
-            try:
-                while blob.tell() < size:
-                    found.append(pickle.load(blob))
-            except Exception as error:
-                raise CheckpointError(f"{place}: cannot be loaded: {error}") from error
-            self._loaded[name] = found
+            self._loaded[name] = unpickled(PARTS, self._storage.read(name), self._storage.place_of(name))
         return self._loaded[name]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-
-from sage_flow.checkpoint.format import sealed, unsealed
+from sage_flow.checkpoint.format import sealed, unpickled
 from sage_flow.checkpoint.runs import chunk_name
 from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.executors.collected_rows import CollectedRows
@@ -81,7 +79,7 @@ def _put_back(plan: Plan, collected: CollectedRows) -> tuple[tuple[str, dict[str
     storage = open_storage(plan.restores.location)
     files = []
     for name in plan.restores.metadata.rows:
-        chunk = pickle.loads(unsealed(_ROWS, storage.read(name), storage.place_of(name)))
+        (chunk,) = unpickled(_ROWS, storage.read(name), storage.place_of(name))
         collected.put_back(chunk)
         files.append((name, {label: start + len(rows) for label, (start, rows) in chunk.items()}))
     return tuple(files)

@@ -27,6 +27,11 @@ class FailsOnce:
         return value
 
 
+class Row:
+    def __init__(self, number):
+        self.number = number
+
+
 class Numbers(SplitSource):
     """`each` numbers from each of `count` splits; slow if that is said of a split."""
 
@@ -260,6 +265,62 @@ def test_state_of_an_operator_that_is_gone_is_dropped_only_if_that_is_said(stora
     env = env_with(storage, 1, restore="latest", allow_dropped=True)
     write(env, counts=False)
     assert env.execute().collected["all"] == list(range(3000))
+
+
+class Positions(Source):
+    """Several subtasks without splits: nobody can say which position belongs to which of other subtasks."""
+
+    bounded = parallel = True
+
+    def __init__(self):
+        self.at = 0
+
+    def next_batch(self):
+        time.sleep(0.002)
+        self.at += 1
+        return [self.at] if self.at <= 400 else END
+
+    def snapshot(self):
+        return self.at
+
+    def restore(self, position):
+        self.at = position
+
+
+@pytest.mark.parametrize(("after", "is_refused"), [(2, False), (1, True), (3, True)])
+def test_a_source_without_splits_goes_on_at_its_parallelism_only(storage, after, is_refused):
+    env = env_with(storage, 2)
+    env.from_source(Positions(), parallelism=2, name="positions").collect("all")
+    job = env.submit()
+    while not job.collected()["all"]:
+        time.sleep(0.01)
+    assert job.stop() is JobStatus.STOPPED
+    env = env_with(storage, 2, restore="latest")
+    env.from_source(Positions(), parallelism=after, name="positions").collect("all")
+    if is_refused:
+        with pytest.raises(CheckpointError, match=r"'positions' has 2 subtasks.*SplitSource"):
+            env.execute()
+    else:
+        assert sorted(env.execute().collected["all"]) == sorted([*range(1, 401)] * 2)
+
+
+def test_collected_rows_that_cannot_be_loaded_end_the_job_by_name(storage, monkeypatch):
+    def write(env):
+        numbers = env.from_source(Numbers(1, 600, 0.002, slow=("split-0",)), parallelism=1, name="numbers")
+        numbers.map(Row, name="rows").collect("all")
+
+    env = env_with(storage, 1)
+    write(env)
+    job = env.submit()
+    while not job.collected()["all"]:
+        time.sleep(0.01)
+    job.stop()
+    row = Row
+    monkeypatch.setattr(f"{__name__}.Row", None)
+    env = env_with(storage, 1, restart=FixedDelay(attempts=1000, delay_s=0.01), restore="latest")
+    env.from_source(Numbers(1, 600), parallelism=1, name="numbers").map(row, name="rows").collect("all")
+    with pytest.raises(CheckpointError, match=r"/chunks/.*cannot be loaded"):
+        env.execute()
 
 
 def test_state_that_cannot_be_pickled_fails_the_checkpoint_and_not_the_data(storage, caplog):
