@@ -31,10 +31,10 @@ __all__ = [
     "CheckpointDecision",
     "CheckpointRecord",
     "Complete",
+    "CutTimes",
     "NoMoreCheckpoints",
     "Record",
     "StoredPart",
-    "CutTimes",
 ]
 
 _LONGEST_BACK_OFF_S = 60.0
@@ -51,6 +51,16 @@ class CutTimes:
     alignment_s: float = 0.0
     pause_s: float = 0.0
     stored_s: float = 0.0
+
+    @staticmethod
+    def longest(several: Iterable[CutTimes]) -> CutTimes:
+        """The longest of each time."""
+        known = [CutTimes(), *several]
+        return CutTimes(
+            max(times.alignment_s for times in known),
+            max(times.pause_s for times in known),
+            max(times.stored_s for times in known),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +103,13 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All parts are stored: store the metadata and write `Done`. Then call `on_recorded` or `on_not_recorded`."""
+    """All parts are stored: store the metadata and write `Done`. Then call `on_recorded` or `on_not_recorded`.
+
+    `began`: seconds on the coordinator's clock.
+    """
 
     checkpoint: int
+    began: float
     snapshots: tuple[StoredPart, ...]
 
 
@@ -291,7 +305,7 @@ class CheckpointCoordinator:
         if pending is None or pending.is_recording or pending.waits_for:
             return
         pending.is_recording = True
-        yield Record(pending.number, tuple(pending.snapshots[address] for address in self._participants))
+        yield Record(pending.number, pending.began, tuple(pending.snapshots[address] for address in self._participants))
 
     def _abort(self, now: float, why: str, address: int | None = None) -> Iterator[CheckpointDecision]:
         pending, self._pending = self._pending, None
@@ -309,11 +323,7 @@ class CheckpointCoordinator:
 
     def _note(self, pending: _Pending, now: float, why: str | None = None, address: int | None = None) -> None:
         taken = list(pending.snapshots.items())
-        longest = CutTimes(
-            max((s.timing.alignment_s for _, s in taken), default=0.0),
-            max((s.timing.pause_s for _, s in taken), default=0.0),
-            max((s.timing.stored_s for _, s in taken), default=0.0),
-        )
+        longest = CutTimes.longest(part.timing for _, part in taken)
         slowest = taken[-1][0] if address is None and taken else address
         size = sum(s.part.size for _, s in taken)
         self.records.append(

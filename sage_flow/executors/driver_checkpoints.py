@@ -350,11 +350,7 @@ class DriverCheckpoints:
         parts = tuple(s.part for s in record.snapshots if s.part.address != DRIVER)
         prepared: tuple[Prepared, ...] = tuple(p for s in record.snapshots for p in s.prepared)
         keeping = {name for part in parts for name in part.keeping} | {p.operator for p in prepared}
-        longest = CutTimes(
-            max((s.timing.alignment_s for s in record.snapshots), default=0.0),
-            max((s.timing.pause_s for s in record.snapshots), default=0.0),
-            max((s.timing.stored_s for s in record.snapshots), default=0.0),
-        )
+        longest = CutTimes.longest(part.timing for part in record.snapshots)
         return CheckpointMetadata(
             job=self._plan.job,
             run=self._plan.job_id,
@@ -367,7 +363,7 @@ class DriverCheckpoints:
             prepared=by_value.dumps_state(prepared),
             rows=rows,
             size=sum(part.size for part in parts),
-            took_ms=int(1000 * (longest.alignment_s + longest.pause_s + longest.stored_s)),
+            took_ms=int(1000 * (self._shell.now() - record.began)),
             alignment_ms=int(1000 * longest.alignment_s),
             pause_ms=1000 * longest.pause_s,
         )
