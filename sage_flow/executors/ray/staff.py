@@ -199,6 +199,7 @@ class Staff:
                     member.spec, member.actor, member.name, member.place, has_resources=has_resources
                 )
         self._kill(unfit, _GONE_S)
+        _kill_frozen(unfit)
 
     def dismiss(self) -> None:
         """Let go of all that were kept, and the spare: the job is over, or its next attempt gets new actors."""
@@ -225,7 +226,6 @@ class Staff:
         runs = [member.run for member in members if member.run is not None]
         if runs:
             ray.wait(runs, num_returns=len(runs), timeout=limit_s)
-        _kill_frozen(members)
 
 
 def _why_unfit(member: Member) -> str | None:
