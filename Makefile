@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit race random test-all soak regression prove bench test-pythons clean
+.PHONY: demo test lint types unit race random test-all soak regression prove chaos bench test-pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sage-flow run jobs/flights.py
@@ -47,6 +47,10 @@ regression: $(VENV)/.test
 # Any process may die at any moment: SEEDS random jobs, schedules and faults in the simulation, about eight a second.
 prove: $(VENV)/.test
 	$(BIN)/python tests/prove --seeds $(or $(SEEDS),1000)
+
+# Real queries on a Ray of two and three nodes, whose processes are killed every few seconds, for so many MINUTES.
+chaos: $(VENV)/.test
+	$(BIN)/python tests/chaos --minutes $(or $(MINUTES),60)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
