@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from sage_flow.errors import PipelineError
 from sage_flow.service import Call, ServiceCaller, ServiceFuture, ServiceHandle
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVariable
 
     from sage_flow.channels import BaseQueueDescriptor
+    from sage_flow.runtime.user_metrics import UserMetrics
     from sage_flow.timers import Timers
     from sage_flow.windows import Timer, TimeSpan
 
@@ -93,6 +94,7 @@ class _Shared(NamedTuple):
 
     open_queue: Callable[[str, int], BaseQueueDescriptor] | None
     resource: Callable[..., Any] | None
+    metrics: UserMetrics | None
 
 
 class RuntimeContext(Generic[KeyT]):
@@ -130,6 +132,7 @@ class RuntimeContext(Generic[KeyT]):
         resource: Callable[..., Any] | None = None,
         job_id: str = "",
         attempt: int = 1,
+        metrics: UserMetrics | None = None,
     ) -> None:
         self.job_name = job_name
         self.job_id = job_id or job_name
@@ -139,7 +142,7 @@ class RuntimeContext(Generic[KeyT]):
         self.parallelism = parallelism
         self._services = services
         self._side_output = side_output
-        self._shared = _Shared(open_queue, resource)
+        self._shared = _Shared(open_queue, resource, metrics)
         self._state = KeyedState(self) if keyed else None
         self.watermark_of: Callable[[], int] | None = None  # the engine sets it where records have timestamps
         self.own_timers: Timers | None = None  # and this where a function may set timers
@@ -209,6 +212,19 @@ class RuntimeContext(Generic[KeyT]):
                 f"{self.operator_name!r} has no timers: they belong to a key, put .key_by(...) before it"
             )
         raise PipelineError(f"{self.operator_name!r} has no timers: only .process(a ProcessFunction) has them")
+
+    @property
+    def metrics(self) -> UserMetrics:
+        """The metrics of this operator in this subtask: `ctx.metrics.counter("seen").inc()`.
+
+        Also `gauge(name).set(value)` and `histogram(name).observe(value)`. `sage-flow run --metrics-port` and, on Ray,
+        Ray's own endpoint export them. Ask for a metric in `open()` and keep it, or by name where it is needed.
+        """
+        if self._shared.metrics is None:
+            from sage_flow.runtime.user_metrics import UserMetrics
+
+            self._shared = self._shared._replace(metrics=UserMetrics(self.operator_name))
+        return cast("UserMetrics", self._shared.metrics)
 
     def output(self, tag: str, value: Any) -> None:
         """Put `value` on the side output `tag`, which a stream made by `.side_output(tag)` reads."""

@@ -299,7 +299,8 @@ class JobHandle:
         `operators`: counts by name. `queued`: records that wait, by chain. `services`: by name and method, `calls`
         that have ended, `errors` among them, `in_flight`, `latency_ms` as callers see it and `queue_ms` until a
         call was begun (p50, p90, p99; None without calls). What runs tells of itself five times a second.
-        `checkpoints`: as `checkpoints()` has them.
+        `calls`: the same with whole histograms. `checkpoints`: as `checkpoints()` has them. `user`: the metrics of user
+        code (`ctx.metrics`), those of each subtask apart.
         """
         return self._execution.metrics()
 
@@ -318,8 +319,11 @@ class JobHandle:
         `channels`: of each its `kind` (an "edge" between subtasks, "requests" of a service, "responses" of a caller),
         `name`, `medium`, `host` (who receives), `producers`, `depth` (records, requests or calls that wait),
         `oldest_s` (for how long the first of them does), `received`, `rate_per_s` since the last look, `bytes` where
-        they are counted. `services`: as `metrics()` has them. `stories`: the last events of subtasks where there
-        were any. `unresponsive`: subtasks that gave no answer within a second.
+        they are counted. `services`: as `metrics()` has them. `subtasks`: of each its
+        `name`, `chain`, `operators` (counts), `watermarks`, `queued` (records or requests that wait), `oldest_s`, and
+        since it began `flow` (records and bytes in and out) and `work` (seconds busy, idle, waiting for credit, in
+        calls). `stories`: the last events of subtasks where there were any. `pipeline`: its chains as boxes, and the
+        arrows between them. `attempt`: its number. `unresponsive`: subtasks that gave no answer within a second.
 
         A job that is over has no channels. Raises PipelineError for a job in the simulation.
         """

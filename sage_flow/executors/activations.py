@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.executors.positions import thread_place
 from sage_flow.executors.shell import Shell
 from sage_flow.runtime.port import Task
+from sage_flow.runtime.work_time import WorkClock, WorkTimes, mean_of
 
 if TYPE_CHECKING:
     from sage_flow.executors.coroutines import CoroutineRunner
@@ -26,6 +27,7 @@ class Activations:
         self._lock = lock
         self._own: int | None = None
         self._threads: list[int] = []
+        self._clocks: dict[int, WorkClock] = {}  # by thread
         self._coroutines: CoroutineRunner | None = None
         self.have_failed = False
         """The subtask has failed. What its other activations give from now on comes of unwinding."""
@@ -33,11 +35,24 @@ class Activations:
     def enter(self) -> None:
         """The calling thread is the subtask's own."""
         self._own = threading.get_ident()
-        self._threads.append(self._own)
+        self._register(self._own)
 
     def enter_further(self) -> None:
         """The calling thread answers requests of the subtask, too."""
-        self._threads.append(threading.get_ident())
+        self._register(threading.get_ident())
+
+    def _register(self, thread: int) -> None:
+        self._threads.append(thread)
+        self._clocks[thread] = WorkClock(self._shell.now())
+
+    def clock(self) -> WorkClock | None:
+        """Return the clock of the calling thread, None if that is a thread of user code."""
+        return self._clocks.get(threading.get_ident())
+
+    def times(self) -> WorkTimes:
+        """Return how the threads spend their time, on average."""
+        now = self._shell.now()
+        return mean_of([clock.times(now) for clock in list(self._clocks.values())])
 
     def is_own(self) -> bool:
         """Whether the calling thread is the subtask's own."""

@@ -208,7 +208,8 @@ class Driver:
                     return self._coordinator.on_failed(self.collected.producer(message.channel), pack_error(error))
             case Progress(subtask, report):
                 self._ending.start(subtask, self._shell.now())
-                self.reports.note(subtask, report)
+                if (error := self.reports.note(subtask, report)) is not None:
+                    return self._coordinator.on_failed(subtask, pack_error(error))
             case Opened(subtask):
                 self._note_open(subtask)
             case Closing(subtask):
@@ -217,7 +218,8 @@ class Driver:
                 self._ending.on_located(message)
             case Finished(subtask, report):
                 self._ending.over(subtask)
-                self.reports.note(subtask, report)
+                if (error := self.reports.note(subtask, report)) is not None:
+                    return self._coordinator.on_failed(subtask, pack_error(error))
                 return chain(self.checkpoints.on_message(message), self._coordinator.on_finished(message))
             case Snapshotted() | Declined() | Committed():
                 return self.checkpoints.on_message(message)

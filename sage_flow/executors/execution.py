@@ -5,32 +5,43 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_flow.errors import PipelineError
 from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.driver import Driver, DriverOptions
-from sage_flow.plan.physical import Plan, ServicePlan
+from sage_flow.plan.physical import Plan, ServicePlan, Subtask
+from sage_flow.plan.picture import picture_of
 from sage_flow.plan.queues import JobQueues
 from sage_flow.runtime.caller import Caller
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, pack_error
 from sage_flow.runtime.messages import DRIVER, OUTSIDE, Failed
 from sage_flow.runtime.port import Crashed
-from sage_flow.runtime.report import ChannelReport, OperatorCounts, PortReport
+from sage_flow.runtime.report import ChannelReport, OperatorCounts, PortReport, SubtaskReport
 from sage_flow.runtime.statistics import CallStatistics
 from sage_flow.service import ServiceHandle
 
 if TYPE_CHECKING:
     import ssl
 
+    from sage_flow.executors.checkpoint_reports import CheckpointInfo
     from sage_flow.executors.outside import OutsidePort
     from sage_flow.executors.remote_service import ServedService
     from sage_flow.executors.request_door import RequestDoor
 
-__all__ = ["Execution", "Executor", "JobOutcome", "LocalExecution", "SubtaskInfo", "outcome_of"]
+__all__ = [
+    "Execution",
+    "Executor",
+    "JobOutcome",
+    "LocalExecution",
+    "SubtaskInfo",
+    "no_metrics",
+    "no_statistics",
+    "outcome_of",
+]
 
 
 _LAST_REPLIES_S = 1.0
@@ -289,12 +300,15 @@ class LocalExecution(Execution):
         return self.driver.plan.services
 
     def metrics(self) -> dict[str, Any]:
+        calls = self.driver.services()
         return {
             "operators": self.driver.reports.counts(),
             "queued": self.driver.reports.queued(),
             "watermarks": self.driver.reports.watermarks(),
-            "services": _in_plain_types(self.driver.services()),
+            "services": _in_plain_types(calls),
+            "calls": calls,
             "checkpoints": self.driver.checkpoints.told(),
+            "user": self.driver.reports.user_metrics(),
         }
 
     def statistics(self) -> dict[str, Any]:
@@ -309,8 +323,30 @@ class LocalExecution(Execution):
                 self._channel(channel, names, report.now) for report in answered.values() for channel in report.channels
             ],
             "services": _in_plain_types(self.driver.services(answered)),
+            "subtasks": [
+                self._subtask(subtask, answered.get(subtask.address)) for subtask in self.driver.plan.subtasks
+            ],
             "stories": {names[address]: _ages(report) for address, report in answered.items() if report.story},
             "unresponsive": [names[address] for address in told if address not in answered],
+            "attempt": self.driver.plan.attempt,
+            "pipeline": asdict(picture_of(self.driver.plan)),
+        }
+
+    def _subtask(self, subtask: Subtask, port: PortReport | None) -> dict[str, Any]:
+        known = self.driver.reports.latest(subtask.address)
+        report = SubtaskReport({}) if known is None else known
+        waiting = [] if port is None else [one for one in port.channels if one.kind != "responses"]
+        return {
+            "name": subtask.name,
+            "chain": subtask.chain.id,
+            "index": subtask.index,
+            "operators": {name: counts._asdict() for name, counts in report.operators.items()},
+            "watermarks": dict(report.watermarks),
+            "now": None if port is None else port.now,
+            "work": None if port is None else port.work._asdict(),
+            "flow": None if port is None else port.flow._asdict(),
+            "queued": sum(channel.depth for channel in waiting),
+            "oldest_s": max((channel.oldest_s for channel in waiting if channel.oldest_s is not None), default=None),
         }
 
     def _channel(self, channel: ChannelReport, names: dict[int, str], now: float) -> dict[str, Any]:
@@ -323,6 +359,18 @@ class LocalExecution(Execution):
             "producers": [names[producer] for producer in channel.producers],
             "rate_per_s": (channel.received - before) / (now - then) if now > then else 0.0,
         }
+
+
+def no_metrics(counts: Mapping[str, OperatorCounts], checkpoints: Sequence[CheckpointInfo] = ()) -> dict[str, Any]:
+    """What `metrics` tells while no attempt runs."""
+    nothing: dict[str, Any] = {"queued": {}, "watermarks": {}, "services": {}, "calls": {}, "user": []}
+    return {"operators": dict(counts), **nothing, "checkpoints": list(checkpoints)}
+
+
+def no_statistics() -> dict[str, Any]:
+    """What `statistics` tells while no attempt runs."""
+    nothing: dict[str, Any] = {"channels": [], "services": {}, "subtasks": [], "stories": {}, "unresponsive": []}
+    return {**nothing, "attempt": 0, "pipeline": {"job": "", "boxes": (), "arrows": (), "missing": ()}}
 
 
 def outcome_of(driver: Driver) -> JobOutcome:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from sage_flow.errors import ProtocolError
-from sage_flow.executors.incoming import IncomingFrames, IncomingRequests
+from sage_flow.executors.incoming import IncomingFrames, IncomingRequests, total_received
 from sage_flow.executors.shell import Condition
 from sage_flow.runtime.credits import InputCredits
 from sage_flow.runtime.messages import CancelRequest, Control, Credit, Data, EndOfInput, Message, Request
@@ -149,6 +149,11 @@ class Inbox:
     def queued(self) -> int:
         """The number of records that have arrived and are not processed."""
         return sum(incoming.depth for incoming in self._incoming.values())
+
+    @property
+    def received(self) -> tuple[int, int | None]:
+        """The records that have arrived so far, and their bytes; None: nothing was encoded."""
+        return total_received(self._incoming.values())
 
     def statistics(self) -> list[dict[str, CallStatistics]]:
         """How long requests waited; empty if the subtask answers none."""

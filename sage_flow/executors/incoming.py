@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sage_flow.plan.physical import Channel
 from sage_flow.runtime.messages import Data, Request
 from sage_flow.runtime.report import ChannelReport
 from sage_flow.runtime.statistics import CallStatistics, Histogram
 
-__all__ = ["IncomingFrames", "IncomingRequests"]
+__all__ = ["IncomingFrames", "IncomingRequests", "total_received"]
 
 
 class IncomingFrames:
@@ -41,6 +41,11 @@ class IncomingFrames:
         """The number of records that have arrived and are not processed."""
         return sum(count for _, count in self._waiting.copy())
 
+    @property
+    def received(self) -> tuple[int, int | None]:
+        """The records that have arrived so far, and their bytes; None: they are not encoded."""
+        return self._received, None if self._medium == "memory" else self._bytes
+
     def report(self, now: float) -> ChannelReport:
         """Report the state of the channel."""
         waiting = self._waiting.copy()
@@ -52,9 +57,15 @@ class IncomingFrames:
             (self.channel.producer,),
             sum(count for _, count in waiting),
             now - waiting[0][0] if waiting else None,
-            self._received,
-            None if self._medium == "memory" else self._bytes,
+            *self.received,
         )
+
+
+def total_received(channels: Iterable[IncomingFrames]) -> tuple[int, int | None]:
+    """Return what has arrived on all of them: records, and bytes, None if no channel encodes."""
+    counted = [channel.received for channel in channels]
+    sizes = [size for _, size in counted if size is not None]
+    return sum(records for records, _ in counted), sum(sizes) if sizes else None
 
 
 class IncomingRequests:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from sage_flow.errors import PipelineError
 from sage_flow.plan.physical import Plan
 from sage_flow.runtime.report import OperatorCounts, PortReport, SubtaskReport
-from sage_flow.runtime.statistics import CallStatistics, merged
+from sage_flow.runtime.statistics import CallStatistics, Histogram, merged
+from sage_flow.runtime.user_metrics import clash
 
-__all__ = ["JobReports"]
+__all__ = ["JobReports", "UserMetric"]
+
+
+class UserMetric(NamedTuple):
+    """A metric of user code: whose it is, its name, and what `MetricValue` has."""
+
+    operator: str
+    subtask: str
+    name: str
+    kind: str
+    help: str
+    value: float | Histogram
 
 
 class JobReports:
@@ -17,11 +31,28 @@ class JobReports:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._latest: dict[int, SubtaskReport] = {}  # by address
+        self._kinds: dict[str, tuple[str, str]] = {}  # of metrics of user code, by name: kind and operator
 
-    def note(self, subtask: int, report: SubtaskReport | None) -> None:
-        """Keep the report of a subtask."""
-        if report is not None:
-            self._latest[subtask] = report
+    def note(self, subtask: int, report: SubtaskReport | None) -> PipelineError | None:
+        """Keep the report of a subtask. Return an error if a metric of user code has another kind elsewhere."""
+        if report is None:
+            return None
+        self._latest[subtask] = report
+        return clash(self._kinds, report.metrics) if report.metrics else None
+
+    def user_metrics(self) -> list[UserMetric]:
+        """The metrics of user code, those of each subtask apart."""
+        names = {subtask.address: subtask.name for subtask in self._plan.subtasks}
+        return [
+            UserMetric(operator, names[address], name, *metric)
+            for address, report in sorted(self._latest.items())
+            for operator, metrics in report.metrics.items()
+            for name, metric in metrics.items()
+        ]
+
+    def latest(self, subtask: int) -> SubtaskReport | None:
+        """The last report of a subtask, None if there is none."""
+        return self._latest.get(subtask)
 
     def counts(self) -> dict[str, OperatorCounts]:
         """The counts of all operators, added up over their subtasks, in the order of the plan."""

@@ -18,7 +18,7 @@ from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.driver_checkpoints import DriverCalls, no_checkpoints
-from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo
+from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo, no_metrics, no_statistics
 from sage_flow.executors.leading import JobLead, LogStore, MemoryLog, NextAttempt
 from sage_flow.executors.shell import Condition
 from sage_flow.executors.wall_clock import wall_ms
@@ -256,14 +256,14 @@ class LedExecution(Execution):
     def metrics(self) -> dict[str, Any]:
         if self._current is None:
             counts = {} if self._outcome is None else self._outcome.counts
-            return {"operators": counts, "queued": {}, "watermarks": {}, "services": {}, "checkpoints": []}
+            return no_metrics(counts)
         told = self._current.metrics()
         keep = 0 if self._options.checkpoints is None else self._options.checkpoints.keep
         return {**told, "checkpoints": latest_infos([*self._earlier, *told["checkpoints"]], keep)}
 
     def statistics(self) -> dict[str, Any]:
         if self._current is None:
-            return {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
+            return no_statistics()
         return self._current.statistics()
 
     def collected(self) -> dict[str, list[Any]]:

@@ -25,15 +25,17 @@ _Records = tuple[list[Any], list[Ticket] | None]
 class _Outgoing:
     """The sending end of a channel: what waits for credit. The first of it may be about to be sent."""
 
-    __slots__ = ("consumer", "credit", "id", "next_seq", "sent", "waiting")
+    __slots__ = ("bytes", "consumer", "credit", "id", "is_encoded", "next_seq", "records", "sent", "waiting")
 
-    def __init__(self, channel: Channel, most_cost: int) -> None:
+    def __init__(self, channel: Channel, most_cost: int, *, is_encoded: bool) -> None:
         self.id = channel.id
         self.consumer = channel.consumer
         self.credit = SendCredit(most_cost, first_window(channel.consumer))
         self.waiting: deque[_Records | ControlElement] = deque()
         self.sent = 0  # how many records of the first have been sent
         self.next_seq = 0
+        self.is_encoded = is_encoded
+        self.records = self.bytes = 0  # in all frames so far
 
     def next_frame(self) -> Data | Control:
         """Return the next frame: a control element, or as many records as may go together."""
@@ -54,6 +56,8 @@ class _Outgoing:
         if isinstance(frame, Data) and isinstance(first, tuple):
             count = len(frame.records)
             self.credit.take(count, cost)
+            self.records += count
+            self.bytes += cost
             if self.sent + count < len(first[0]):
                 self.sent += count
                 return False
@@ -81,7 +85,12 @@ class OutgoingFrames:
         self._transport = transport
         self._condition = condition
         self._lock = condition.lock
-        self._channels = {channel.id: _Outgoing(channel, cost) for channel, cost in channels}
+        self._channels = {
+            channel.id: _Outgoing(
+                channel, cost, is_encoded=transport.medium(channel.producer, channel.consumer) != "memory"
+            )
+            for channel, cost in channels
+        }
         self._on_gap = on_gap
         self._sending: _Outgoing | None = None  # whose next frame is being sent
         self.waiting = 0
@@ -112,6 +121,12 @@ class OutgoingFrames:
             else:
                 out.waiting.append(element)
                 self.waiting += 1
+
+    def totals(self) -> tuple[int, int | None]:
+        """Return the records sent so far, and their bytes, None if no channel encodes."""
+        channels = self._channels.values()
+        encoded = [out.bytes for out in channels if out.is_encoded]
+        return sum(out.records for out in channels), sum(encoded) if encoded else None
 
     def grant(self, credit: Credit) -> None:
         """The consumer of a channel has returned credit. This wakes the activation, which sends waiting frames."""

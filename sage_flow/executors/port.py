@@ -67,8 +67,9 @@ from sage_flow.runtime.messages import (
     Ticket,
 )
 from sage_flow.runtime.port import Task
-from sage_flow.runtime.report import ChannelReport, PortReport
+from sage_flow.runtime.report import ChannelReport, Flow, PortReport
 from sage_flow.runtime.statistics import CallStatistics, merged
+from sage_flow.runtime.work_time import Wait
 
 if TYPE_CHECKING:
     from sage_flow.queues.descriptor import BaseQueueDescriptor
@@ -118,10 +119,10 @@ class WorkerPort(ShellPort):
     def wake(self) -> None:
         self.inbox.poke()
 
-    def take(self, timeout_s: float | None = None) -> list[Message]:
+    def take(self, timeout_s: float | None = None, wait: Wait = Wait.IDLE) -> list[Message]:
         """Return the messages that wait; wait for the first at most `timeout_s`, None: for ever.
 
-        Raises JobCancelled.
+        `wait`: what it waits for, for the statistics. Raises JobCancelled.
         """
         taken: list[Message] = []  # `ready` fills it under the lock, when it ends the wait
         ready = partial(self.inbox.take_all, taken)
@@ -134,8 +135,14 @@ class WorkerPort(ShellPort):
                     ready()
         else:
             began = self.now()
+            clock = self.activations.clock()
+            if clock is not None:
+                clock.begin(wait, began)
             self._suspend(ready, None if timeout_s is None else began + timeout_s)
-            self.inbox.waited(self.now() - began)
+            ended = self.now()
+            if clock is not None:
+                clock.end(ended)
+            self.inbox.waited(ended - began)
         return taken
 
     def take_one(self) -> Message | None:
@@ -232,17 +239,24 @@ class WorkerPort(ShellPort):
 
     def _await(self, what: Callable[[], T | None], deadline: float | None) -> T | None:
         """Wait inside user code. Before, send the records that it has emitted, because `what` may depend on them."""
-        holding = self._holding
-        if holding.queue_emitted is None or not self.activations.is_own():
+        clock = self.activations.clock()
+        began = self.now()
+        is_noted = clock is not None and clock.begin(Wait.CALLS, began)
+        try:
+            holding = self._holding
+            if holding.queue_emitted is None or not self.activations.is_own():
+                return self._suspend(what, deadline)
+            if (held_until := holding.wait_until(began, deadline)) is not None:
+                found = self._suspend(what, held_until)
+                if found or held_until == deadline:
+                    return found
+            # Called without the lock: it sends, and a message may be delivered in this thread.
+            holding.queue_emitted()
+            holding.begin(self.now())
             return self._suspend(what, deadline)
-        if (held_until := holding.wait_until(self.now(), deadline)) is not None:
-            found = self._suspend(what, held_until)
-            if found or held_until == deadline:
-                return found
-        # Called without the lock: it sends, and a message may be delivered in this thread.
-        holding.queue_emitted()
-        holding.begin(self.now())
-        return self._suspend(what, deadline)
+        finally:
+            if clock is not None and is_noted:
+                clock.end(self.now())
 
     def _check(self) -> None:
         if self._fault is not None:
@@ -255,7 +269,11 @@ class WorkerPort(ShellPort):
         if waiting:
             self._story.note(self.now(), f"channel {channel}: waits for credit")
         if waiting or self._is_stopped:
+            clock = self.activations.clock()
+            is_noted = clock is not None and clock.begin(Wait.CREDIT, self.now())
             self.suspend_until(lambda: not waiting)
+            if clock is not None and is_noted:
+                clock.end(self.now())
 
 
 def _heads(plan: Plan) -> set[int]:
@@ -328,7 +346,8 @@ def _on_inspect(port: WorkerPort, inspect: Inspect) -> None:
         channels = port.inbox.report(port._address, lambda other: port._shell.medium(other, port._address), now)
         if port._called:
             channels.append(_responses(port, now))
-    report = PortReport(now, tuple(channels), calls, port._story.events())
+    flow = Flow(*port.inbox.received, *port._outgoing.totals())
+    report = PortReport(now, tuple(channels), calls, port._story.events(), port.activations.times(), flow)
     port._shell.send(port._address, DRIVER, Inspected(port._address, inspect.number, report))
 
 

@@ -16,6 +16,7 @@ class ShellPort(CallingPort):
         super().__init__(plan, address, shell, first_replica=first_replica)
         self._shell = shell
         self.resource = shell.resources.get
+        self.user_lock = shell.condition().lock
 
     def wall_ms(self) -> int:
         return self._shell.wall_ms()

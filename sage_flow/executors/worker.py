@@ -47,6 +47,7 @@ from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.sinks import LAST, SubtaskSinks
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForMessage, WaitForSource
+from sage_flow.runtime.work_time import Wait
 
 __all__ = ["Worker"]
 
@@ -204,7 +205,7 @@ class Worker:
         timeout_s: float | None = 0.0
         idle_s = _FIRST_IDLE_S
         while True:
-            for message in self.port.take(timeout_s):
+            for message in self.port.take(timeout_s, chain.waits_for()):
                 match message:
                     case Drain() if feeder is not None:
                         self._drain(feeder)  # the source ends after the batches that were read
@@ -358,7 +359,7 @@ class _ServiceLoop:
     def _answer_requests(self) -> None:
         while not self._service.is_over and self._fault is None:
             self._take_place()
-            message = self._port.take_one()
+            message = self._take_one()
             request = None if message is None else self._service.on_message(message)
             if request is None:
                 self._free.append(0)  # without a wake: two activations could wake each other for ever
@@ -366,6 +367,15 @@ class _ServiceLoop:
                 self._service.answer(request, self._release)
             self._after_each()
         self._port.wake()  # so that the other activations check, too
+
+    def _take_one(self) -> Message | None:
+        clock = self._port.activations.clock()
+        if clock is None:
+            return self._port.take_one()
+        clock.begin(Wait.IDLE, self._shell.now())
+        message = self._port.take_one()
+        clock.end(self._shell.now())
+        return message
 
     def _take_place(self) -> None:
         try:

@@ -16,6 +16,7 @@ from sage_flow.runtime.chain import CompiledChain
 from sage_flow.runtime.messages import Message, Request, Ticket
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.runner import Runner
+from sage_flow.runtime.work_time import Wait
 
 __all__ = ["CallRecords"]
 
@@ -46,6 +47,10 @@ class CallRecords:
     def have_async_maps(self) -> bool:
         """Whether results can come later than their records."""
         return bool(self._async_maps)
+
+    def waits_for(self) -> Wait:
+        """What a wait for messages that begins now is for: mostly records, but perhaps results of `map_async`."""
+        return Wait.CALLS if any(not made.is_empty for made in self._async_maps.values()) else Wait.IDLE
 
     @property
     def given_up_at(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_flow.errors import JobCancelled
@@ -78,6 +79,9 @@ class Port(CallPort, Protocol):
 
     A suspended activation whose job is cancelled is unwound with `JobCancelled`.
     """
+
+    user_lock: AbstractContextManager[Any]
+    """Guards what several threads of user code may change; nothing waits while it is held."""
 
     def wall_ms(self) -> int:
         """The wall clock in ms since 1970; it never goes back."""

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.statistics import CallStatistics
+from sage_flow.runtime.user_metrics import MetricValue
+from sage_flow.runtime.work_time import WorkTimes
 
-__all__ = ["ChannelReport", "Counters", "OperatorCounts", "PortReport", "SubtaskReport"]
+__all__ = ["ChannelReport", "Counters", "Flow", "OperatorCounts", "PortReport", "SubtaskReport"]
 
 
 class OperatorCounts(NamedTuple):
@@ -33,13 +35,15 @@ class SubtaskReport(NamedTuple):
     """Counts by operator name; `queued` are the records that wait in the inputs.
 
     `calls`: what came of the calls that were made and answered here, by "service.method". `watermarks`: of the
-    operators whose records have timestamps, by name, in ms since the epoch.
+    operators whose records have timestamps, by name, in ms since the epoch. `metrics`: those of user code, by operator
+    and name.
     """
 
     operators: dict[str, OperatorCounts]
     queued: int = 0
     calls: dict[str, CallStatistics] = {}  # noqa: RUF012 - never changed
     watermarks: dict[str, int] = {}  # noqa: RUF012 - never changed
+    metrics: dict[str, dict[str, MetricValue]] = {}  # noqa: RUF012 - never changed
 
 
 class ChannelReport(NamedTuple):
@@ -62,6 +66,15 @@ class ChannelReport(NamedTuple):
     bytes: int | None = None
 
 
+class Flow(NamedTuple):
+    """What has come to a subtask from others, and what it has sent them. Bytes are None where nothing is encoded."""
+
+    records_in: int = 0
+    bytes_in: int | None = None
+    records_out: int = 0
+    bytes_out: int | None = None
+
+
 class PortReport(NamedTuple):
     """What a subtask's port knows by itself, also while user code runs."""
 
@@ -69,6 +82,8 @@ class PortReport(NamedTuple):
     channels: tuple[ChannelReport, ...]
     calls: dict[str, CallStatistics]
     story: tuple[tuple[float, str], ...]
+    work: WorkTimes = WorkTimes()
+    flow: Flow = Flow()
 
 
 class Counters:

@@ -27,6 +27,7 @@ from sage_flow.runtime.record_watch import RecordWatch
 from sage_flow.runtime.report import Counters
 from sage_flow.runtime.sharing import separate
 from sage_flow.runtime.side_outputs import SideOutputs
+from sage_flow.runtime.user_metrics import MetricValue, UserMetrics
 from sage_flow.timestamps import MAX_TIMESTAMP
 
 __all__ = ["Runner"]
@@ -76,8 +77,14 @@ class Runner:
             resource=self._port.resource,
             job_id=self._plan.job_id,
             attempt=self._plan.attempt,
+            metrics=UserMetrics(operator.name, self._port.user_lock),
         )
         return BoundOperator(operator, index, context, self.counters, self._port.now, self._port.wall_ms)
+
+    def user_metrics(self) -> dict[str, dict[str, MetricValue]]:
+        """The metrics of user code, by operator."""
+        told = {bound.operator.name: bound.context.metrics.told() for bound in [*self.operators, *self.keys]}
+        return {operator: metrics for operator, metrics in told.items() if metrics}
 
     def _put_aside(self, index: int, name: str, tag: str, value: Any) -> None:
         bound = self.operators[index]

@@ -19,6 +19,7 @@ from sage_flow.runtime.failure import explain_service_failure, pack_error, short
 from sage_flow.runtime.messages import Message, Reply, Request
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
+from sage_flow.runtime.user_metrics import UserMetrics
 
 __all__ = ["ServiceSubtask"]
 
@@ -35,6 +36,7 @@ class ServiceSubtask:
         self._port = port
         self._operator = subtask.chain.head
         self._counters = Counters(subtask.chain.operators)
+        self._metrics = UserMetrics(self._operator.name, port.user_lock)
         self._caller = Caller(plan.services, port)
         self._callers = CallersGate()
         self.is_over = self._callers.are_all_gone
@@ -57,6 +59,7 @@ class ServiceSubtask:
             resource=self._port.resource,
             job_id=self.plan.job_id,
             attempt=self.plan.attempt,
+            metrics=self._metrics,
         )
         with self._explained("its constructor"):
             args, kwargs = arguments_of(self._operator)
@@ -92,7 +95,8 @@ class ServiceSubtask:
 
     def report(self, queued: int = 0) -> SubtaskReport:
         """How many calls were answered."""
-        return self._counters.report(queued)
+        metrics = self._metrics.told()
+        return self._counters.report(queued)._replace(metrics={self._operator.name: metrics} if metrics else {})
 
     def given_up_at(self) -> float:
         """When the first caller of a call under way gives up, or has; infinitely long ago without one."""

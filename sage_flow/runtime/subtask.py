@@ -96,6 +96,7 @@ class ChainSubtask:
         self._time = self.runner.time
         self._calls = CallRecords(self.runner, port, in_service=subtask.chain.service is not None)
         self._inputs = Inputs(channel for channel in plan.channels if channel.consumer == subtask.address)
+        self.waits_for = self._calls.waits_for
         runner, follows = self.runner, plan.attempt > 1 and plan.restores is None
         self._lifecycle = Lifecycle(runner.operators, runner.keys, caller, runner.blame, subtask.index, follows=follows)
         self._head = self.runner.operators[0]
@@ -130,7 +131,8 @@ class ChainSubtask:
 
     def report(self, queued: int = 0) -> SubtaskReport:
         """How far this subtask is."""
-        return self.runner.counters.report(queued)._replace(watermarks=self._time.watermarks())
+        told = self.runner.counters.report(queued)
+        return told._replace(watermarks=self._time.watermarks(), metrics=self.runner.user_metrics())
 
     def given_up_at(self) -> float:
         """When the caller of a record under way gives up, or has; infinitely long ago if nobody waits for one."""

@@ -126,3 +126,59 @@ def test_the_simulation_cannot_be_asked_from_outside():
     with pytest.raises(PipelineError, match="simulation"):
         job.statistics()
     job.wait()
+
+
+def work_of(told, name):
+    (found,) = (one["work"] for one in told["subtasks"] if name in one["name"])
+    return found
+
+
+@pytest.mark.parametrize("make", [ThreadExecutor, ProcessExecutor])
+def test_a_subtask_tells_what_it_spends_its_time_on(make):
+    with stuck_job(make()) as job:
+
+        def first_waits():
+            told = job.statistics()
+            times = [one["work"] for one in told["subtasks"] if one["name"].startswith("map-1")]
+            is_clear = len(times) == 2 and all(work and work["calls_s"] > 10 * work["idle_s"] for work in times)
+            return told if is_clear and work_of(told, "collection-1")["credit_s"] > 0.2 else None
+
+        told = until(first_waits)
+        source, *maps = (one["flow"] for one in told["subtasks"] if "map-1" in one["name"] or "coll" in one["name"])
+        assert source["records_in"] == 0
+        assert source["records_out"] == sum(flow["records_in"] for flow in maps) > 0
+        if make is ProcessExecutor:
+            assert source["bytes_out"] >= source["records_out"]
+            assert source["bytes_out"] == sum(flow["bytes_in"] or 0 for flow in maps)
+        else:
+            assert source["bytes_out"] is None
+        assert all(sum(one["work"].values()) > 0 for one in told["subtasks"])
+        boxes = {box["id"]: box["operators"] for box in told["pipeline"]["boxes"]}
+        assert boxes[told["subtasks"][0]["chain"]]
+
+
+def test_a_thread_that_computes_is_busy_and_its_service_idle():
+    begins, ends = threading.Event(), threading.Event()
+
+    def compute(n):
+        begins.set()
+        while not ends.is_set():
+            sum(range(1000))
+        return n
+
+    env = LocalEnvironment("busy")
+    env.register_service("adder", Adder)
+    env.from_collection([1]).rebalance().map(compute, parallelism=2).for_each(str)
+    with env.submit() as job:
+        assert begins.wait(60)
+
+        def is_busy():
+            told = job.statistics()
+            shares = sorted(one["work"]["busy_s"] / sum(one["work"].values()) for one in told["subtasks"])
+            return told if shares[-1] > 0.9 else None
+
+        told = until(is_busy)
+        service = work_of(told, "adder")
+        assert service["idle_s"] > service["busy_s"]
+        ends.set()
+        job.result()

@@ -1,5 +1,6 @@
 """A port that records: drives one subtask by hand, without a thread, a clock or another subtask."""
 
+import contextlib
 from datetime import timedelta
 
 import pytest
@@ -65,6 +66,7 @@ class FakePort:
         self.woken = 0
         self.begun = []
         self.tasks = []
+        self.user_lock = contextlib.nullcontext()
 
     def emit(self, channel, records, tickets=None):
         frame = Data(channel, len(self.on(channel)), list(records), tickets)

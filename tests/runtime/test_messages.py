@@ -40,6 +40,7 @@ DIGESTS = {
     6: "c15dc6194a651d0c",
     7: "7387dbaca079fb9d",
     8: "b2c3853cd1447d40",
+    9: "2324dcc51d08fac5",
 }
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 

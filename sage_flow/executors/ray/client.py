@@ -21,7 +21,7 @@ from sage_flow.errors import (
 )
 from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.driver import DriverOptions
-from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
+from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo, no_metrics, no_statistics
 from sage_flow.executors.processes import pickled_plan
 from sage_flow.executors.ray.answers import ANSWER_S, ClusterSilent, answered
 from sage_flow.executors.ray.cluster import connect_to_ray, this_submission
@@ -249,11 +249,11 @@ class RayExecution(Execution):
         if told is not None:
             return told
         counts = {} if self._outcome is None else self._outcome.counts
-        return {"operators": counts, "queued": {}, "watermarks": {}, "services": {}, "checkpoints": []}
+        return no_metrics(counts)
 
     def statistics(self) -> dict[str, Any]:
         told: dict[str, Any] | None = self._command(lambda master: master.statistics.remote())
-        return told or {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
+        return told or no_statistics()
 
     def collected(self) -> dict[str, list[Any]]:
         if self._outcome is not None:

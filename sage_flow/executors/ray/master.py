@@ -25,7 +25,7 @@ from sage_flow.executors.checkpoint_reports import CheckpointInfo, latest_infos
 from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver_checkpoints import no_checkpoints
-from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo
+from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo, no_metrics, no_statistics
 from sage_flow.executors.leading import JobLead, LogStore, NextAttempt
 from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.job_log import KeptHistory, RayLog, small
@@ -157,19 +157,13 @@ class JobMaster:
         self._loaded.wait()
         chains = () if self._plan is None else self._plan.chains
         operators = [o for chain in chains for o in chain.operators if o.kind.is_counted]
-        return {
-            "operators": {o.name: OperatorCounts() for o in operators},
-            "queued": {},
-            "watermarks": {},
-            "services": {},
-            "checkpoints": self._earlier,
-        }
+        return no_metrics({o.name: OperatorCounts() for o in operators}, self._earlier)
 
     def statistics(self) -> dict[str, Any]:
         """See `JobHandle.statistics`."""
         execution = self._execution()
         if execution is None:
-            return {"channels": [], "services": {}, "stories": {}, "unresponsive": []}
+            return no_statistics()
         return execution.statistics()
 
     def collected(self) -> bytes:

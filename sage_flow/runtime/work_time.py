@@ -1,0 +1,80 @@
+"""How a thread of a subtask spends its time: it works, has nothing to do, waits for credit, or waits for calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ["Wait", "WorkClock", "WorkTimes", "mean_of"]
+
+
+class Wait(Enum):
+    """What a thread waits for, named as the field of `WorkTimes` that counts it."""
+
+    IDLE = "idle_s"
+    CREDIT = "credit_s"
+    CALLS = "calls_s"
+
+
+class WorkTimes(NamedTuple):
+    """Seconds since the subtask began. Everything that is no wait counts as `busy_s`, user code that blocks too.
+
+    `idle_s`: it waited for records or requests. `credit_s`: it waited because the readers of its output are slower.
+    `calls_s`: it waited for replies of services, and for coroutines.
+    """
+
+    busy_s: float = 0.0
+    idle_s: float = 0.0
+    credit_s: float = 0.0
+    calls_s: float = 0.0
+
+
+class WorkClock:
+    """The times of one thread. That thread notes its waits; any thread may read the times.
+
+    The state is one tuple that is replaced as a whole, so a reader never sees half of a change.
+    """
+
+    __slots__ = ("_began", "_state")
+
+    def __init__(self, now: float) -> None:
+        self._began = now
+        self._state: tuple[WorkTimes, Wait | None, float] = WorkTimes(), None, now
+
+    def begin(self, wait: Wait, now: float) -> bool:
+        """A wait begins. False, and no change, if it is part of another one."""
+        times, current, _ = self._state
+        if current is not None:
+            return False
+        self._state = times, wait, now
+        return True
+
+    def end(self, now: float) -> None:
+        """The wait is over."""
+        times, wait, since = self._state
+        if wait is not None:
+            self._state = _waited(times, wait, now - since), None, now
+
+    def times(self, now: float) -> WorkTimes:
+        """Return the times up to now, with the wait under way."""
+        times, wait, since = self._state
+        if wait is not None:
+            times = _waited(times, wait, max(0.0, now - since))
+        waited = times.idle_s + times.credit_s + times.calls_s
+        return times._replace(busy_s=max(0.0, now - self._began - waited))
+
+
+def _waited(times: WorkTimes, wait: Wait, seconds: float) -> WorkTimes:
+    if wait is Wait.IDLE:
+        return times._replace(idle_s=times.idle_s + seconds)
+    if wait is Wait.CREDIT:
+        return times._replace(credit_s=times.credit_s + seconds)
+    return times._replace(calls_s=times.calls_s + seconds)
+
+
+def mean_of(times: Sequence[WorkTimes]) -> WorkTimes:
+    """Return the mean over several threads: its fields add up to the time that has passed."""
+    if not times:
+        return WorkTimes()
+    return WorkTimes(*(sum(column) / len(times) for column in zip(*times, strict=True)))
