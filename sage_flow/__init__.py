@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
 from sage_flow.aggregates import Aggregate
+from sage_flow.batching import batched
 from sage_flow.cluster import Cluster, connect
 from sage_flow.environment import Environment, LocalEnvironment, RemoteEnvironment
 from sage_flow.functions import (
@@ -71,6 +72,7 @@ __all__ = [
     "DeadLetter",
     "Service",
     "PipelineService",
+    "batched",
     "ServiceHandle",
     "ServiceFuture",
     "wait",

@@ -66,6 +66,7 @@ PUBLIC = [
     "DeadLetter",
     "Service",
     "PipelineService",
+    "batched",
     "ServiceHandle",
     "ServiceFuture",
     "wait",

@@ -9,6 +9,7 @@ from typing import Literal
 from sage_flow.errors import ProtocolError
 from sage_flow.executors.incoming import IncomingFrames, IncomingRequests, total_received
 from sage_flow.executors.shell import Condition
+from sage_flow.runtime.call_batches import CallBatch, CallBatches
 from sage_flow.runtime.credits import InputCredits
 from sage_flow.runtime.messages import CancelRequest, Control, Credit, Data, EndOfInput, Message, Request
 from sage_flow.runtime.report import ChannelReport
@@ -125,6 +126,35 @@ class Inbox:
             return message
         is_poked, self._is_poked = self._is_poked, False
         return True if is_poked else None
+
+    def take_call(
+        self, now: Callable[[], float], batches: CallBatches, due_at: float
+    ) -> Message | CallBatch | Literal[True] | None:
+        """Like `take_one`, but requests of batched methods are gathered, and taken out as a batch.
+
+        True also if a batch is due at another time than `due_at`, until which the activation would have waited.
+        """
+        while True:
+            batch = self._gather(batches) or batches.take_due(now())
+            if batch is None or self._requests is None:
+                break
+            begun = self._requests.begun_together(batch.requests, now())
+            if begun:
+                return CallBatch(batch.method, begun)
+        return self.take_one(now) or (True if batches.due_at != due_at else None)
+
+    def _gather(self, batches: CallBatches) -> CallBatch | None:
+        """Gather the requests before the first other message; return a batch as soon as it is whole.
+
+        A batch has no requests from behind another message, so that neither waits for ever for the other's sake.
+        """
+        messages = self._messages
+        while messages and isinstance(request := messages[0], Request) and request.method in batches:
+            messages.popleft()
+            arrived = None if self._requests is None else self._requests.arrival(request)
+            if arrived is not None and batches.add(request, arrived):
+                return batches.take(request.method)
+        return None
 
     def begin(self, request: Request, now: float) -> bool:
         """Begin a request that was taken out earlier. False if its caller has taken it back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from sage_flow.plan.physical import Channel
 from sage_flow.runtime.messages import Data, Request
@@ -77,6 +77,7 @@ class IncomingRequests:
         self._callers: dict[int, None] = {}
         self._received = 0
         self._waited: dict[str, Histogram] = {}  # by method
+        self._batches: dict[str, tuple[int, int]] = {}  # by method that is batched: batches, and calls in them
 
     def arrived(self, request: Request, now: float) -> None:
         """A request has arrived."""
@@ -94,13 +95,31 @@ class IncomingRequests:
         self._waited[request.method].add(now - arrival)
         return True
 
+    def arrival(self, request: Request) -> float | None:
+        """When a request has arrived that has not begun; None: it was dropped."""
+        return self._arrivals.get((request.reply_to, request.call_id))
+
+    def begun_together(self, requests: list[Request], now: float) -> list[Request]:
+        """The requests of a batch begin; return those that were not dropped and whose time has not passed."""
+        begun = [request for request in requests if request.deadline > now and self.begun(request, now)]
+        if begun:
+            batches, calls = self._batches.get(begun[0].method, (0, 0))
+            self._batches[begun[0].method] = batches + 1, calls + len(begun)
+        return begun
+
     def dropped(self, reply_to: int, call_id: int) -> None:
         """A request was taken back by its caller."""
         self._arrivals.pop((reply_to, call_id), None)
 
     def statistics(self) -> dict[str, CallStatistics]:
         """How long requests waited, by "service.method"."""
-        return {f"{self._service}.{method}": CallStatistics(queue=h.copy()) for method, h in self._waited.items()}
+        return dict(self._statistics())
+
+    def _statistics(self) -> Iterator[tuple[str, CallStatistics]]:
+        for method, waited in self._waited.items():
+            batches, calls = self._batches.get(method, (0, 0))
+            found = CallStatistics(queue=waited.copy(), batches=batches, batched_calls=calls)
+            yield f"{self._service}.{method}", found
 
     def report(self, host: int, medium: Callable[[int], str], now: float) -> ChannelReport:
         """Report the state of the channel."""

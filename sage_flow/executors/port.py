@@ -46,6 +46,7 @@ from sage_flow.executors.shell import Shell
 from sage_flow.executors.shell_port import ShellPort
 from sage_flow.plan.physical import Plan, ServicePlan, Subtask
 from sage_flow.queues.job_queues import job_queue
+from sage_flow.runtime.call_batches import CallBatch, CallBatches
 from sage_flow.runtime.calls import Outcome
 from sage_flow.runtime.credits import InputChannel, InputCredits
 from sage_flow.runtime.messages import (
@@ -145,12 +146,21 @@ class WorkerPort(ShellPort):
             self.inbox.waited(ended - began)
         return taken
 
-    def take_one(self) -> Message | None:
+    def take_one(self, batches: CallBatches | None = None) -> Message | CallBatch | None:
         """Return the message that has waited longest, or wait for one; None: woken by `wake`. Raises JobCancelled.
 
-        A request that is taken out begins.
+        A request that is taken out begins. With `batches`, requests of batched methods come together, once their batch
+        is whole or due.
         """
-        taken: Message | Literal[True] | None = self._suspend(lambda: self.inbox.take_one(self.now), None)
+        if batches is None:
+            taken: Message | CallBatch | Literal[True] | None = self._suspend(
+                lambda: self.inbox.take_one(self.now), None
+            )
+            return None if taken is True else taken
+        due_at = batches.due_at
+        taken = self._suspend(
+            partial(self.inbox.take_call, self.now, batches, due_at), None if due_at == math.inf else due_at
+        )
         return None if taken is True else taken
 
     @property

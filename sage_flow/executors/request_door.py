@@ -50,7 +50,7 @@ def doors_of(plan: Plan, port: OutsidePort, on_fault: Callable[[ServicePlan, Exc
 def _capacity(plan: Plan, service: ServicePlan) -> int:
     """Return how many requests the service can work on at once; for a pipeline its `max_pending`."""
     head = next(chain for chain in plan.chains if chain.id == service.chain).head
-    at_once = service.parallelism * service.concurrency if head.kind is kinds.SERVICE else service.max_pending
+    at_once = service.parallelism * service.most_at_once if head.kind is kinds.SERVICE else service.max_pending
     return min(at_once, service.max_pending)
 
 

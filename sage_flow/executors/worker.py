@@ -16,6 +16,7 @@ from sage_flow.executors.shell import Shell
 from sage_flow.executors.snapshots import Restored, SnapshotWriter, finished_part, restored
 from sage_flow.plan import kinds
 from sage_flow.plan.physical import Plan, Subtask
+from sage_flow.runtime.call_batches import CallBatch, CallBatches
 from sage_flow.runtime.cut import Cutter
 from sage_flow.runtime.failure import PackedError, pack_error
 from sage_flow.runtime.messages import (
@@ -314,7 +315,7 @@ class Worker:
 
 
 class _ServiceLoop:
-    """Takes requests from one inbox, and answers at most `concurrency` of them at a time.
+    """Takes requests from one inbox, and answers at most `concurrency` of them at a time, or as many batches.
 
     Plain methods run in that many activations, the first of which is the subtask's own; coroutines need none.
     """
@@ -357,23 +358,26 @@ class _ServiceLoop:
             self._port.wake()
 
     def _answer_requests(self) -> None:
-        while not self._service.is_over and self._fault is None:
+        service = self._service
+        batches = service.batches if service.batches.methods else None
+        while (not service.is_over or service.batches) and self._fault is None:
             self._take_place()
-            message = self._take_one()
-            request = None if message is None else self._service.on_message(message)
-            if request is None:
+            message = self._take_one(batches)
+            if isinstance(message, CallBatch):
+                service.answer_batch(message, self._release)
+            elif (request := None if message is None else service.on_message(message)) is None:
                 self._free.append(0)  # without a wake: two activations could wake each other for ever
             else:
-                self._service.answer(request, self._release)
+                service.answer(request, self._release)
             self._after_each()
         self._port.wake()  # so that the other activations check, too
 
-    def _take_one(self) -> Message | None:
+    def _take_one(self, batches: CallBatches | None) -> Message | CallBatch | None:
         clock = self._port.activations.clock()
         if clock is None:
-            return self._port.take_one()
+            return self._port.take_one(batches)
         clock.begin(Wait.IDLE, self._shell.now())
-        message = self._port.take_one()
+        message = self._port.take_one(batches)
         clock.end(self._shell.now())
         return message
 

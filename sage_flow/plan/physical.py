@@ -77,7 +77,8 @@ class ServicePlan:
     `uses` are the services that it said it calls.
     `methods` are the names that can be called, None where only the running object knows (a factory).
     `type_key` is the class a caller may name instead of the service. `open_timeout_s`: for it to open. `requests`
-    is the queue descriptor of a channel whose requests it answers, too, or a function that makes it.
+    is the queue descriptor of a channel whose requests it answers, too, or a function that makes it. `most_at_once` is
+    how many calls a replica can work on, with those of a batch.
     """
 
     name: str
@@ -93,6 +94,7 @@ class ServicePlan:
     type_key: str | None = None
     open_timeout_s: float = 300.0
     requests: Any = None
+    most_at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)

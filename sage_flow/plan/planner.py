@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from sage_flow.batching import batch_limits
 from sage_flow.errors import PipelineError
 from sage_flow.plan import kinds
 from sage_flow.plan.graph import Node, Operator, Partitioning, ServiceDefinition, Tap
@@ -173,11 +174,17 @@ class _Planner:
         if not isinstance(service.factory, type):
             return _service_plan(service, chain.id)
         kind = service.factory
-        return _service_plan(service, chain.id, methods=public_methods(kind), type_key=type_key(kind))
+        methods = public_methods(kind)
+        batch = max((limits.max_size for limits in batch_limits(kind, methods).values()), default=1)
+        return _service_plan(service, chain.id, methods, type_key(kind), batch)
 
 
 def _service_plan(
-    service: ServiceDefinition, chain: int, methods: frozenset[str] | None = None, type_key: str | None = None
+    service: ServiceDefinition,
+    chain: int,
+    methods: frozenset[str] | None = None,
+    type_key: str | None = None,
+    batch: int = 1,
 ) -> ServicePlan:
     has_state = service.factory is not None and not service.stateless
     return ServicePlan(
@@ -194,4 +201,5 @@ def _service_plan(
         type_key,
         service.open_timeout_s,
         service.requests,
+        max(service.concurrency, batch),
     )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from sage_flow.batching import batch_limits, replies_of, unbatched
 from sage_flow.errors import CodecError, PipelineError, ProtocolError, ServiceError, UnknownService
 from sage_flow.functions import RuntimeContext
 from sage_flow.plan.arguments import arguments_of
 from sage_flow.plan.physical import Plan, Subtask
 from sage_flow.plan.service_methods import check_methods, public_methods
 from sage_flow.runtime.answering import CallersGate, error_for_caller
+from sage_flow.runtime.call_batches import CallBatch, CallBatches
 from sage_flow.runtime.caller import Caller, activation_deadline
 from sage_flow.runtime.failure import explain_service_failure, pack_error, shorten
 from sage_flow.runtime.messages import Message, Reply, Request
@@ -44,8 +46,9 @@ class ServiceSubtask:
         self._object: Any = None
         self._under_way: dict[tuple[int, int], float] = {}  # deadlines of the calls that are being answered
         self._taken_back: set[tuple[int, int]] = set()  # of these, perhaps of some that have just ended
-        self._methods: frozenset[str] = frozenset()
-        self._coroutines: frozenset[str] = frozenset()  # of the methods
+        self._methods: dict[str, bool] = {}  # by name: whether it is a coroutine
+        self.batches = CallBatches({})
+        """Calls of batched methods that wait for others; guarded by the port."""
 
     def open(self) -> None:
         """Make the object and open it."""
@@ -66,8 +69,11 @@ class ServiceSubtask:
             made = self._operator.functions[0](*args, **kwargs)
         with self._explained("open()"):
             check_methods(self._operator.name, made)
-            self._methods = public_methods(made)
-            self._coroutines = frozenset(n for n in self._methods if inspect.iscoroutinefunction(getattr(made, n)))
+            self._methods = {n: inspect.iscoroutinefunction(getattr(made, n)) for n in public_methods(made)}
+            limits = batch_limits(made, self._methods)
+            self.batches = CallBatches(limits)
+            if limits and limits.keys() == self._methods.keys():  # a batch is as many calls at a time as it may have
+                self.concurrency = max(1, self.concurrency // min(limit.max_size for limit in limits.values()))
             _life_cycle(made, "open")(context)
         self._object = made
 
@@ -106,7 +112,8 @@ class ServiceSubtask:
         return min(under_way.values(), default=-math.inf)
 
     def on_taken_back(self, caller: int, call: int) -> None:
-        """The caller has given up, from whatever thread."""
+        """The caller has given up, from whatever thread, which has the lock of the port."""
+        self.batches.drop(caller, call)
         if (caller, call) in self._under_way:
             self._taken_back.add((caller, call))
 
@@ -116,18 +123,18 @@ class ServiceSubtask:
             return message
         if not self._callers.on_message(message):
             raise ProtocolError(f"a service cannot take a {type(message).__name__}")
-        self.is_over = self._callers.are_all_gone
+        self.is_over = self.batches.is_closing = self._callers.are_all_gone
         return None
 
     @property
     def awaits(self) -> bool:
         """Whether some of its methods are coroutines."""
-        return bool(self._coroutines)
+        return any(self._methods.values())
 
     @property
     def blocks(self) -> bool:
         """Whether some of its methods are not."""
-        return self._coroutines != self._methods or not self._methods
+        return not self._methods or not all(self._methods.values())
 
     def answer(self, request: Request, release: Callable[[], None]) -> None:
         """Call the method and reply; `release` is called when that is done, which is later for a coroutine.
@@ -139,7 +146,7 @@ class ServiceSubtask:
             release()
             return
         self._under_way[request.reply_to, request.call_id] = request.deadline
-        if request.method in self._coroutines:
+        if self._methods.get(request.method):
             self._port.start(self._answer_awaiting(request, release), request.deadline - now)
             return
         token = activation_deadline.set(request.deadline)
@@ -147,7 +154,7 @@ class ServiceSubtask:
             self._reply(request, self._outcome(request))
         finally:
             activation_deadline.reset(token)
-            self._done(request, release)
+            self._done((request,), release)
 
     async def _answer_awaiting(self, request: Request, release: Callable[[], None]) -> None:
         activation_deadline.set(request.deadline)  # in this task, whose context is its own
@@ -163,13 +170,74 @@ class ServiceSubtask:
                 reply = self._error_reply(request, error)
             self._reply(request, reply)
         finally:
-            self._done(request, release)
+            self._done((request,), release)
 
-    def _done(self, request: Request, release: Callable[[], None]) -> None:
-        call = request.reply_to, request.call_id
-        self._under_way.pop(call, None)
-        if self._taken_back:
-            self._taken_back.discard(call)
+    def answer_batch(self, batch: CallBatch, release: Callable[[], None]) -> None:
+        """Call a batched method with the values of several calls, and reply to each; see `answer`.
+
+        The calls that the method makes have the time of the call in the batch that waits for longest.
+        """
+        requests = [request for request in batch.requests if self._has_one_value(request)]
+        last = max((request.deadline for request in requests), default=-math.inf)
+        for request in requests:
+            self._under_way[request.reply_to, request.call_id] = request.deadline
+        if requests and self._methods[batch.method]:
+            self._port.start(self._answer_batch_awaiting(requests, last, release), last - self._port.now())
+            return
+        token = activation_deadline.set(last)
+        try:
+            if requests:
+                self._reply_to_all(requests, unbatched(self._method(batch.method))(_values(requests)))
+        except UNWINDING:
+            raise
+        except BaseException as error:
+            self._reply_error_to_all(requests, error)
+        finally:
+            activation_deadline.reset(token)
+            self._done(requests, release)
+
+    async def _answer_batch_awaiting(self, requests: list[Request], last: float, release: Callable[[], None]) -> None:
+        activation_deadline.set(last)
+        try:
+            self._reply_to_all(requests, await unbatched(self._method(requests[0].method))(_values(requests)))
+        except UNWINDING:
+            raise
+        except BaseException as error:
+            if last <= self._port.now() and not isinstance(error, Exception):
+                raise
+            self._reply_error_to_all(requests, error)
+        finally:
+            self._done(requests, release)
+
+    def _has_one_value(self, request: Request) -> bool:
+        """Return whether a call of a batched method has the right form; answer it if not."""
+        if len(request.args) == 1 and not request.kwargs:
+            return True
+        given = f"{len(request.args)} and keywords {sorted(request.kwargs)}"
+        error = ServiceError(f"batched method {request.method!r} takes one positional argument, not {given}")
+        self._reply(request, self._error_reply(request, error))
+        return False
+
+    def _reply_to_all(self, requests: list[Request], returned: Any) -> None:
+        for request, value in zip(requests, replies_of(requests[0].method, returned, len(requests)), strict=True):
+            if isinstance(value, BaseException):
+                self._reply(request, self._error_reply(request, value))
+            else:
+                self._reply(request, Reply(request.call_id, 1, (value,)))
+
+    def _reply_error_to_all(self, requests: list[Request], error: BaseException) -> None:
+        method = requests[0].method
+        self._explain(error, f"method {method!r}", f"{method}(...) with a batch of {len(requests)}")
+        packed = pack_error(error_for_caller(error))
+        for request in requests:
+            self._reply(request, Reply(request.call_id, 0, (), packed))
+
+    def _done(self, requests: Sequence[Request], release: Callable[[], None]) -> None:
+        for request in requests:
+            call = request.reply_to, request.call_id
+            self._under_way.pop(call, None)
+            if self._taken_back:
+                self._taken_back.discard(call)
         release()
 
     def _outcome(self, request: Request) -> Reply:
@@ -220,6 +288,10 @@ class ServiceSubtask:
             told = ServiceError(f"service {self._operator.name!r} {did} in {what}: raise an Exception instead")
             self._explain(told, what)
             raise told.with_traceback(error.__traceback__) from error
+
+
+def _values(requests: list[Request]) -> list[Any]:
+    return [request.args[0] for request in requests]
 
 
 def _call_text(request: Request) -> str:

@@ -70,7 +70,7 @@ class CallStatistics(NamedTuple):
     """Of one method of one service, as callers see it.
 
     `latency` is the time from the call to its outcome; `queue` that from the arrival of a request at the service
-    to its start, which only the service knows.
+    to its start, which only the service knows. `batches` of a batched method have begun, with `batched_calls` in them.
     """
 
     calls: int = 0
@@ -78,6 +78,8 @@ class CallStatistics(NamedTuple):
     in_flight: int = 0
     latency: Histogram = Histogram()
     queue: Histogram = Histogram()
+    batches: int = 0
+    batched_calls: int = 0
 
     def plus(self, other: CallStatistics) -> CallStatistics:
         """Add up."""
@@ -87,16 +89,20 @@ class CallStatistics(NamedTuple):
             self.in_flight + other.in_flight,
             self.latency.plus(other.latency),
             self.queue.plus(other.queue),
+            self.batches + other.batches,
+            self.batched_calls + other.batched_calls,
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it in plain types, times in milliseconds."""
+        """Return it in plain types, times in milliseconds; `batches` and `batched_calls` of a batched method only."""
+        batches = {"batches": self.batches, "batched_calls": self.batched_calls} if self.batches else {}
         return {
             "calls": self.calls,
             "errors": self.errors,
             "in_flight": self.in_flight,
             "latency_ms": self.latency.milliseconds(),
             "queue_ms": self.queue.milliseconds(),
+            **batches,
         }
 
 

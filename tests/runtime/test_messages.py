@@ -41,6 +41,7 @@ DIGESTS = {
     7: "7387dbaca079fb9d",
     8: "b2c3853cd1447d40",
     9: "2324dcc51d08fac5",
+    10: "b03ef85fb371a9b8",
 }
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 
