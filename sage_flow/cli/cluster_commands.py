@@ -90,6 +90,18 @@ def _add_submit(commands: Any) -> None:
     parser.add_argument("--parallelism", type=int, default=1, metavar="N", help="as of `sage-flow run`")
     parser.add_argument("--name", help="the job's name; default: that of the file")
     add_working_dir(parser)
+    parser.add_argument(
+        "--requirements",
+        metavar="FILE",
+        help="packages that Ray installs for the job with pip, for its processes alone; the file has one a line",
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable of the environment of the job's processes; may be repeated; not for secrets: Ray shows it",
+    )
     add_checkpoint_options(parser)
     waits = parser.add_mutually_exclusive_group()
     waits.add_argument("--wait", dest="waits", action="store_true", help="show its log until it ends; the default")

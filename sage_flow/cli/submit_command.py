@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from sage_flow.cli.checkpoint_arguments import apply_checkpoints, check_reachable, passed_on
 from sage_flow.cli.console import FAILED, INTERRUPTED, OK, fail, tell
+from sage_flow.cli.job_environment import environment_set, requirements_of, variables_of
 from sage_flow.errors import PipelineError
 from sage_flow.runtime.failure import add_notes
 
@@ -25,11 +26,17 @@ def submit(arguments: argparse.Namespace) -> int:
 
     try:
         check_reachable(arguments)
+        variables = variables_of(arguments.env)
         runtime_env = shipped(arguments.working_dir)
+        if variables:
+            runtime_env["env_vars"] = variables
+        if arguments.requirements is not None:
+            runtime_env["pip"] = requirements_of(arguments.requirements)
         command = entrypoint(arguments.jobfile, arguments.working_dir, _passed_on(arguments))
         name = arguments.name or os.path.splitext(os.path.basename(arguments.jobfile))[0]
         if not arguments.no_check:
-            _check_job(arguments, name)
+            with environment_set(variables):
+                _check_job(arguments, name)
         server = JobServer(arguments.address or _default_server())
         submission = server.submit(command, metadata_of(name), runtime_env)
         if not arguments.waits:
