@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from sage_flow.splits import SplitSignal
 
 __all__ = ["Feeder"]
 
-_AHEAD = 1000
+_AHEAD = 1000  # records
 _IDLE_S = 0.005  # between two questions to a source that has nothing and did not wait for it
 _NOT_YET = object()
 
@@ -57,15 +58,17 @@ class _Positions:
 class Feeder(Source[Any]):
     """Takes the place of a blocking source: `next_batch()` returns what was read already and never blocks.
 
-    At most 1000 records (and one batch) are read ahead.
+    At most 1000 records (and one batch) are read ahead, or what the source may give in one second if that is less.
 
     Batches pass through a deque without a lock: one thread fills it and the other one empties it, and each thread
     writes its own count. The condition is for waiting only. A thread that is about to wait first sets its flag and then
     looks again, so the other thread either sees the flag or has already done what is waited for.
     """
 
-    def __init__(self, source: Source[Any], wake: Callable[[], None]) -> None:
+    def __init__(self, source: Source[Any], wake: Callable[[], None], rate: float | None = None) -> None:
+        """`rate`: how many records per second the source may give."""
         self._source = source
+        self._most_ahead = _AHEAD if rate is None else min(_AHEAD, math.ceil(rate))
         source._is_fed = True
         self._wake = wake
         self._condition = threading.Condition()
@@ -162,7 +165,7 @@ class Feeder(Source[Any]):
         return self._positions.snapshot()
 
     def _hand_over(self, batch: _Batch) -> None:
-        if self._read - self._taken >= _AHEAD:
+        if self._read - self._taken >= self._most_ahead:
             self._wait_for_room()
         self._batches.append((self._source.split, batch, self._positions.after(batch)))
         self._read += len(batch) if isinstance(batch, list) else 0
@@ -173,7 +176,7 @@ class Feeder(Source[Any]):
     def _wait_for_room(self) -> None:
         with self._condition:
             self._feeder_waits = True
-            while self._read - self._taken >= _AHEAD and not self._stopped:
+            while self._read - self._taken >= self._most_ahead and not self._stopped:
                 self._condition.wait()
             self._feeder_waits = False
 

@@ -44,6 +44,7 @@ from sage_flow.runtime.messages import (
 )
 from sage_flow.runtime.port import Crashed
 from sage_flow.runtime.publishing import PublishingSubtask
+from sage_flow.runtime.rate_limit import rate_of
 from sage_flow.runtime.report import SubtaskReport
 from sage_flow.runtime.service_subtask import ServiceSubtask
 from sage_flow.runtime.sinks import LAST, SubtaskSinks
@@ -235,7 +236,7 @@ class Worker:
     def _feed(self, chain: ChainSubtask) -> Feeder | None:
         if chain.source is None or not chain.source.blocking or not self._shell.feeds_sources:
             return None
-        feeder = Feeder(chain.source, self.port.wake)
+        feeder = Feeder(chain.source, self.port.wake, rate_of(self._subtask.chain))
         chain.source = feeder
         self._shell.spawn(f"feeder of {self._subtask.name}", feeder.run)
         return feeder

@@ -48,6 +48,8 @@ def draw(plan: Plan, missing: Sequence[str] = ()) -> str:
 
 def _notes(operator: Operator) -> list[str]:
     notes = [f"on_error={operator.on_error}"] if operator.on_error != "fail" else []
+    if "max_rate" in operator.options:
+        notes.append(f"max_rate={operator.options['max_rate']:g}")
     return notes if operator.label == operator.name else [*notes, f"rows {operator.label!r}"]
 
 

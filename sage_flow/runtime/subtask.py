@@ -12,7 +12,6 @@ Here is only the step loop. `inputs.py` says what is next, `runner.py` runs reco
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +41,9 @@ from sage_flow.runtime.messages import (
 )
 from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.port import UNWINDING, Port
+from sage_flow.runtime.rate_limit import rate_of
 from sage_flow.runtime.report import SubtaskReport
-from sage_flow.runtime.rests import keep_rests, kept_rests
+from sage_flow.runtime.rests import Rests, keep_rests, kept_rests
 from sage_flow.runtime.runner import Runner
 from sage_flow.runtime.sinks import SubtaskSinks
 from sage_flow.runtime.watermark import Advance, BecomeIdle
@@ -105,7 +105,7 @@ class ChainSubtask:
         self._has_ended = False
         self._work: Iterator[None] | None = None  # what goes on step by step before anything else is taken
         self._cutter = Cutter() if cutter is None else cutter
-        self._rests: deque[tuple[str, list[Any]]] = deque()  # what an earlier attempt has read and not processed
+        self._rests = Rests(rate_of(subtask.chain))
         self.source: Source[Any] | None = self._head.functions[0] if self._head.operator.kind is kinds.SOURCE else None
         """The worker may put another in its place, which reads it in a thread."""
 
@@ -170,7 +170,8 @@ class ChainSubtask:
         if (of_head := parts.get(self._head.operator.name)) is not None:
             self._inputs.restore(of_head)
             if self.source is not None:
-                self._rests.extend(kept_rests(of_head, self.source))
+                for rest in kept_rests(of_head, self.source):
+                    self._rests.add(*rest)
         self._work = self._time.resume()
 
     def splits_done(self) -> tuple[str, ...]:
@@ -196,6 +197,8 @@ class ChainSubtask:
         match message:
             case Drain() if self.source is not None:
                 self._is_drained = True
+                if isinstance(self._head.functions[0], SplitSource):
+                    self._rests.drop_for_rate()
             case BeginCheckpoint():
                 self._cutter.on_begin(message, is_source=self.source is not None)
             case AbortCheckpoint(checkpoint):
@@ -230,13 +233,13 @@ class ChainSubtask:
         """Do the next step of some work, the rest of it in the next calls of `advance`."""
         self._work = None if next(work, _OVER) is _OVER else work
 
-    def _wait(self, step: type[WaitForMessage | WaitForSource]) -> Step:
-        """Nothing can be done: say how far event time is, before the subtask waits."""
-        if (until := self._time.look_at) <= self._port.now():
+    def _wait(self, step: type[WaitForMessage | WaitForSource], until: float = math.inf) -> Step:
+        """Nothing can be done: say how far event time is, before the subtask waits, for something or `until`."""
+        if (look_at := self._time.look_at) <= self._port.now():
             self._go_on(self._time.look_at_clock())
             return GoOn()
         self._time.send()
-        return step(until)
+        return step(min(look_at, until))
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -284,7 +287,9 @@ class ChainSubtask:
         if self._cutter.has_stopped:
             return self._wait(WaitForMessage)
         if self._rests:
-            self._begin_batch(*self._rests.popleft())
+            if (rest := self._rests.take(self._port.now())) is None:
+                return self._wait(WaitForMessage, self._rests.next_at)
+            self._begin_batch(*rest)
             return GoOn()
         try:
             batch = END if self._is_drained else source.next_batch()
@@ -301,6 +306,8 @@ class ChainSubtask:
             self._go_on(self._time.on_signal(batch))
         elif isinstance(batch, Malformed):
             self._reject(batch)
+        elif isinstance(batch, list) and self._rests.are_limited:
+            self._rests.add(source.split, batch)
         elif isinstance(batch, list):
             self._begin_batch(source.split, batch)
         else:

@@ -13,6 +13,7 @@ from sage_flow.plan.builder import Graph, make_operator
 from sage_flow.plan.callables import check_life_cycle
 from sage_flow.plan.graph import Tap
 from sage_flow.plan.rewriting import check_reads_alone
+from sage_flow.runtime.rate_limit import checked_rate
 from sage_flow.streams.plain import DataStream
 from sage_flow.streams.step_options import SourceOptions, takes
 
@@ -29,18 +30,25 @@ class HasSources:
 
     _graph: Graph
 
-    def from_collection(self, items: Sequence[T], *, name: str | None = None) -> DataStream[T]:
+    def from_collection(
+        self, items: Sequence[T], *, name: str | None = None, max_rate: float | None = None
+    ) -> DataStream[T]:
         """The items of a sequence (list, tuple, range), in order, by one subtask.
 
         In the threads of a LocalEnvironment the records are the program's own objects, not copies: if an operator
-        changes one in place, it changes in `items`, too. In other processes they are copies.
+        changes one in place, it changes in `items`, too. In other processes they are copies. `max_rate`: records per
+        second at most.
         """
         from sage_flow.connectors import CollectionSource
 
-        return self._from(CollectionSource(items), {"name": name})
+        return self._from(CollectionSource(items), {"name": name, "max_rate": max_rate})
 
     def from_iterable(
-        self, items: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None
+        self,
+        items: Iterable[T] | Callable[[], Iterable[T]],
+        *,
+        name: str | None = None,
+        max_rate: float | None = None,
     ) -> DataStream[T]:
         """The items of any iterable, also an endless one, read by a thread.
 
@@ -49,11 +57,12 @@ class HasSources:
 
         A function is called where the source runs, to make the iterable: give one where a generator could not
         be pickled, or the pipeline runs more than once. As with `from_collection`, the threads of a LocalEnvironment
-        get the program's own objects.
+        get the program's own objects. `max_rate`: records per second at most; the thread reads ahead what may be given
+        in one second.
         """
         from sage_flow.connectors import IterableSource
 
-        return self._from(IterableSource(items), {"name": name})
+        return self._from(IterableSource(items), {"name": name, "max_rate": max_rate})
 
     @takes(SourceOptions)
     def read_text(
@@ -148,9 +157,11 @@ class HasSources:
             on_error=given.get("on_error", "fail"),
         )
         with self._graph.releasing(operator.name):
+            rate = checked_rate(given.get("max_rate"), f"{operator.name!r} ({operator.location})")
             check_life_cycle(f"{operator.name!r} ({operator.location})", source)
             check_reads_alone(source, operator, self._graph.nodes)
-        operator = replace(operator, functions=(source,))
+        options = {} if rate is None else {"max_rate": rate}
+        operator = replace(operator, functions=(source,), options=options)
         most = None if source.parallel else 1
         node = self._graph.add(operator, parallelism=given.get("parallelism"), max_parallelism=most)
         return DataStream(self._graph, (Tap(node),))

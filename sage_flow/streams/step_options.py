@@ -29,9 +29,13 @@ class OperatorOptions(TypedDict, total=False):
 
 
 class SourceOptions(OperatorOptions, total=False):
-    """Of a source whose input may be malformed: `name`, `parallelism` and `on_error`."""
+    """Of a source whose input may be malformed: `name`, `parallelism` and `on_error`, and how fast it may be.
+
+    max_rate: records per second at most, of all its subtasks together; each has an equal share; default: no limit.
+    """
 
     on_error: OnError
+    max_rate: float | None
 
 
 class AggregateOptions(OperatorOptions, total=False):
@@ -52,7 +56,7 @@ class StepOptions(AggregateOptions, total=False):
     with_ctx: bool | None
 
 
-_DEFAULTS: dict[str, Any] = {"name": None, "parallelism": None, "on_error": "fail", "with_ctx": None}
+_DEFAULTS: dict[str, Any] = {"on_error": "fail"}  # of the others: None
 
 
 def takes(options: type[OperatorOptions]) -> Callable[[F], F]:
@@ -91,10 +95,11 @@ def _refusal(method: str, keyword: str, allowed: Iterable[str]) -> str:
 
 def _parameter(key: str, annotation: Any) -> inspect.Parameter:
     text = getattr(annotation, "__forward_arg__", annotation)
-    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[key], annotation=text)
+    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(key), annotation=text)
 
 
 def _described(keys: Iterable[str]) -> str:
-    """What the docstring of StepOptions says of these options; nothing where Python runs without docstrings."""
-    texts = dict(re.findall(r"^(\w+): (.+)$", inspect.cleandoc(StepOptions.__doc__ or ""), re.MULTILINE))
+    """What the docstrings of this file say of these options; nothing where Python runs without docstrings."""
+    documented = "\n".join(inspect.cleandoc(owner.__doc__ or "") for owner in (StepOptions, SourceOptions))
+    texts = dict(re.findall(r"^(\w+): (.+)$", documented, re.MULTILINE))
     return "\n".join(f"    {key}: {texts[key]}" for key in keys if key in texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 import pytest
 from job_folder import write
@@ -13,6 +14,7 @@ from sage_flow.errors import PipelineError
 
 JOB = """
 import os
+from typing import ClassVar
 
 def build(env, options):
     env.from_collection([os.environ["SAGE_FLOW_TEST_REGION"]]).collect("region")
@@ -23,7 +25,7 @@ class Server:
     """A job server that keeps what is submitted."""
 
     address = "http://head:8265"
-    submitted: list = []
+    submitted: ClassVar[list] = []
 
     def __init__(self, address):
         pass
