@@ -366,6 +366,7 @@ class RemoteEnvironment(Environment):
         lease_s: seconds after which a silent process of the job counts as dead and is ended.
         start_timeout_s: seconds for the cluster to start all actors, and then for each to connect to the job's master.
         transport_security: "tls" between nodes, with a certificate for each job, or "plaintext".
+        metrics_interval_s: seconds after which the job gives its metrics to Ray again, which exports them.
         executor: how to run, instead of all of the above.
 
     Raises: PipelineError for options that make no sense.
@@ -386,6 +387,7 @@ class RemoteEnvironment(Environment):
         lease_s: float = 10.0,
         start_timeout_s: float = 60.0,
         transport_security: Literal["tls", "plaintext"] = "tls",
+        metrics_interval_s: float = 10.0,
         executor: Executor | None = None,
     ) -> None:
         super().__init__(name, parallelism, cancel_grace_s, close_grace_s, executor, restart)
@@ -398,6 +400,7 @@ class RemoteEnvironment(Environment):
             "start_timeout_s": checked_seconds(start_timeout_s, "start_timeout_s of job", name),
             "is_attached": not detached,
             "encrypts": transport_security == "tls",
+            "metrics_interval_s": checked_seconds(metrics_interval_s, "metrics_interval_s of job", name),
         }
 
     def _make_executor(self) -> Executor:

@@ -25,6 +25,8 @@ __all__ = ["cancel", "drain", "list_jobs", "show_checkpoints", "show_logs", "sho
 
 _FOLLOW_S: Final = 1.0
 _REPORT_S: Final = 5.0
+_SHARES_S: Final = 0.5
+"""The time over which it is measured where a job is slow."""
 _COLOR: Final = re.compile(r"\x1b\[\d*m")
 
 
@@ -46,18 +48,32 @@ def show_status(cluster: Cluster, arguments: argparse.Namespace) -> int:
 
     job = KnownJobs(cluster).find(arguments.job)
     told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}, "watermarks": {}, "checkpoints": []}
+    told["busy"] = {}
     if not isinstance(job, JoblessSubmission):
         handle, record = _handle_of(cluster, job)
+        busy = {} if record.status.is_final else _busy_shares(handle)
         metrics = handle.metrics()
         told = {
             **record.as_dict(),
             "subtasks": [vars(subtask) for subtask in handle.subtasks()],
-            "operators": {name: counts._asdict() for name, counts in metrics["operators"].items()},
+            "operators": {name: metrics["operators"][name]._asdict() for name in [*busy, *metrics["operators"]]},
+            "busy": busy,
             "watermarks": metrics["watermarks"],
             "checkpoints": [asdict(info) for info in metrics["checkpoints"]],
         }
     _print(arguments, told, lambda: job_text(told))
     return _code(told["status"])
+
+
+def _busy_shares(handle: JobHandle) -> dict[str, float]:
+    """What part of its time each operator is busy now, from 0 to 1; the busiest operator is the first."""
+    from sage_flow.metrics.shares import by_operator, shares_between
+
+    before = handle.statistics()
+    time.sleep(_SHARES_S)
+    now = handle.statistics()
+    found = by_operator(now, shares_between(before, now))
+    return {name: round(shares.busy, 3) for name, shares in found.items()}
 
 
 def show_logs(cluster: Cluster, arguments: argparse.Namespace) -> int:

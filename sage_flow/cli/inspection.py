@@ -125,14 +125,15 @@ def job_text(job: dict[str, Any]) -> str:
     subtasks = [
         (s["name"], s["status"], s["node"][:8] or "-", str(s["pid"] or "-"), s["actor"]) for s in job["subtasks"]
     ]
-    counts = [_counts_of(name, counted, job["watermarks"]) for name, counted in job["operators"].items()]
+    counts = [_counts_of(name, counted, job) for name, counted in job["operators"].items()]
     parts = ["\n".join(f"{title:<11}{value}" for title, value in told.items() if value)]
     if subtasks:
         parts.append(text_table(("subtask", "status", "node", "process", "actor"), subtasks, left=5))
     if counts:
-        titles = ("operator", "records", "skipped", "dead letters", "late", "event time (UTC)")
-        used = titles if job["watermarks"] else titles[:4]
-        parts.append(text_table(used, [row[: len(used)] for row in counts], left=1))
+        busy = ["busy"] * bool(job.get("busy"))
+        times = ["late", "event time (UTC)"] * bool(job["watermarks"])
+        titles = ("operator", *busy, "records", "skipped", "dead letters", *times)
+        parts.append(text_table(titles, [row[: len(titles)] for row in counts], left=1))
     return "\n\n".join(parts)
 
 
@@ -155,12 +156,13 @@ def checkpoints_text(infos: Sequence[dict[str, Any]]) -> str:
     return "; ".join(told)
 
 
-def _counts_of(name: str, counted: dict[str, int], watermarks: dict[str, int]) -> tuple[str, ...]:
+def _counts_of(name: str, counted: dict[str, int], job: dict[str, Any]) -> tuple[str, ...]:
     from sage_flow.cli.metrics import event_time
 
     numbers = (counted[kind] for kind in ("emitted", "skipped", "dead_letters", "late"))
-    told = event_time(watermarks[name], time.time()) if name in watermarks else ""
-    return name, *(f"{number:,}" for number in numbers), told
+    told = event_time(job["watermarks"][name], time.time()) if name in job["watermarks"] else ""
+    busy = [f"{job['busy'][name]:.0%}" if name in job["busy"] else "-"] if job.get("busy") else []
+    return name, *busy, *(f"{number:,}" for number in numbers), told
 
 
 def _when(seconds: float) -> str:

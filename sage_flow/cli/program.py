@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_flow._version import __version__
@@ -28,7 +29,7 @@ from sage_flow.timestamps import duration_text
 if TYPE_CHECKING:
     from sage_flow.cli.jobfile import JobFile
     from sage_flow.environment import Environment
-    from sage_flow.job import JobResult
+    from sage_flow.job import JobHandle, JobResult
 
 __all__ = ["main", "run_file"]
 
@@ -124,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="show the progress on stderr; default: if that is a terminal",
     )
+    run.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="export metrics for Prometheus on this port of this machine while the job runs; 0: any free one",
+    )
     placement.add_run_options(run)
     add_checkpoint_options(run)
     _add_job_command(commands, "explain", _explain, "print the plan of a job file as text")
@@ -184,7 +191,8 @@ def _run(arguments: argparse.Namespace) -> int:
         apply_checkpoints(env, arguments)
         is_shown = not arguments.quiet and arguments.progress is not False and env.progress is not False
         with told_checkpoints(is_quiet=arguments.quiet):
-            result, code = _finish(env, env.progress if progress is None else progress, is_shown)
+            watch = partial(_watched, env.progress if progress is None else progress, arguments.metrics_port)
+            result, code = _finish(env, watch, is_shown)
     except Exception as error:
         return fail(error, in_use=True)
     if result is None or arguments.quiet:
@@ -268,15 +276,30 @@ def _written(job: JobFile, options: Any, env: Environment) -> Environment:
     return env
 
 
-def _finish(env: Environment, progress: bool | None, announces: bool) -> tuple[JobResult | None, int]:
-    """Run the job to its end; return its result if it has finished, and the exit code."""
+@contextlib.contextmanager
+def _watched(progress: bool | None, metrics_port: int | None, job: JobHandle) -> Iterator[None]:
+    """Show a job as its program was asked to, while the block runs."""
     from sage_flow.cli.metrics import watching
+
+    with contextlib.ExitStack() as stack:
+        if metrics_port is not None:
+            from sage_flow.metrics.prometheus import exported
+
+            tell(f"metrics: http://127.0.0.1:{stack.enter_context(exported(job, metrics_port))}/metrics")
+        stack.enter_context(watching(job, progress))
+        yield
+
+
+def _finish(
+    env: Environment, watched: Callable[[JobHandle], contextlib.AbstractContextManager[None]], announces: bool
+) -> tuple[JobResult | None, int]:
+    """Run the job to its end; return its result if it has finished, and the exit code."""
     from sage_flow.cli.stopping import exit_code, how_to_continue, stoppable
     from sage_flow.job import JobStatus
 
     with stoppable(env.submit, announces=announces) as (job, signals):
         try:
-            with watching(job, progress):
+            with watched(job):
                 result = job.result()
         except BaseException as failure:  # also SystemExit of user code, which ends the job and not this program
             if isinstance(failure, KeyboardInterrupt) and not job.status.is_final:

@@ -39,10 +39,23 @@ class Histogram:
         for bucket in sorted(self._counts):
             left -= self._counts[bucket]
             if left <= 0:
-                doublings, number = divmod(bucket, _PER_DOUBLING)
-                middle = math.ldexp(0.5 + (number + 0.5) / (2 * _PER_DOUBLING), doublings)
-                return max(0.0, middle - _LEAST_S)
+                return _middle(bucket)
         return None
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._counts.total()
+
+    @property
+    def sum(self) -> float:
+        """Their sum in seconds, exact to 7 %."""
+        return sum(_middle(bucket) * count for bucket, count in self._counts.items())
+
+    def count_below(self, bound: float) -> int:
+        """Return how many are not above `bound`, a power of two."""
+        _, doublings = math.frexp(bound)  # the part is 0.5, so the buckets below begin with fewer doublings
+        return sum(count for bucket, count in self._counts.items() if bucket < doublings * _PER_DOUBLING)
 
     def copy(self) -> Histogram:
         """Return one that does not change."""
@@ -64,6 +77,12 @@ class Histogram:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Histogram, (dict(self._counts),)
+
+
+def _middle(bucket: int) -> float:
+    doublings, number = divmod(bucket, _PER_DOUBLING)
+    middle = math.ldexp(0.5 + (number + 0.5) / (2 * _PER_DOUBLING), doublings)
+    return max(0.0, middle - _LEAST_S)
 
 
 class CallStatistics(NamedTuple):

@@ -38,6 +38,8 @@ from sage_flow.executors.threads import UNWIND_S
 from sage_flow.executors.wall_clock import wall_ms
 from sage_flow.functions import Sink
 from sage_flow.links.silence import Silence
+from sage_flow.metrics.ray_metrics import RayMetrics
+from sage_flow.metrics.samples import Sample, samples
 from sage_flow.plan import kinds
 from sage_flow.plan.physical import PLAN_VERSION, Plan
 from sage_flow.queues.ray import end_queues
@@ -219,6 +221,9 @@ class JobMaster:
                 raise ServiceUnavailable(f"job {self._id!r} cannot answer calls: it is {self._record.status}")
             return self._doors
 
+    def _samples(self) -> list[Sample]:
+        return list(samples(self._record.name, self.metrics(), self.statistics(), time.time()))
+
     def _execution(self) -> LocalExecution | None:
         return None if self._attempt is None else self._attempt.execution
 
@@ -270,6 +275,8 @@ class JobMaster:
         if self._options.is_attached:
             threading.Thread(target=self._watch_client, name="client's lease", daemon=True).start()
         self._announce(self._plan)
+        exporter = RayMetrics(self._samples, self._options.metrics_interval_s)
+        exporter.start()
         if self._record.attempt:
             end_actors_of(self._id, self._namespace, self._options.lease_s)
         staff = Staff(self._id, self._namespace, self._options, payload)
@@ -302,6 +309,7 @@ class JobMaster:
         try:
             return lead.lead()
         finally:
+            exporter.stop()
             staff.dismiss()
 
     def _make_attempt(

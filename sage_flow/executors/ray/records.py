@@ -57,6 +57,7 @@ class JobOptions:
     `encrypts`: TLS between nodes. `actors`: the options of actors whose operators set none. `pool`: names of worker
     actors to use instead of new ones. `search_path`: where the user's modules are. `queues`: those of the job, which
     end with it. `keeps_actors`: an attempt takes over the actors of the one before, if the job may restart.
+    `metrics_interval_s`: how often its metrics are given to Ray.
     """
 
     driver: DriverOptions = field(default_factory=DriverOptions)
@@ -69,6 +70,7 @@ class JobOptions:
     search_path: SearchPath = field(default_factory=SearchPath)
     queues: JobQueues | None = None
     keeps_actors: bool = True
+    metrics_interval_s: float = 10.0
 
 
 @dataclass(frozen=True)
