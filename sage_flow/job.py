@@ -19,13 +19,10 @@ from sage_flow.errors import ClusterError, JobCancelled, PipelineError, SageFlow
 from sage_flow.executors.execution import Execution, JobOutcome, SubtaskInfo
 from sage_flow.runtime.coordinator import JobStatus
 from sage_flow.runtime.failure import PackedError, add_notes, fold_engine_frames, unpack_error
-from sage_flow.service import ServiceHandle
+from sage_flow.serving import HasServices
 
 if TYPE_CHECKING:
-    import ssl
-
     from sage_flow.executors.checkpoint_reports import CheckpointInfo
-    from sage_flow.executors.remote_service import ServedService
     from sage_flow.plan.picture import Picture
 
 __all__ = ["JobHandle", "JobResult", "JobStatus"]
@@ -88,7 +85,7 @@ class JobResult:
         return result_html(self)
 
 
-class JobHandle:
+class JobHandle(HasServices):
     """A started job. Wait for it, or use it in a `with` block, which cancels what is left of it.
 
     A job that is neither waited for nor used with `with` is cancelled when the interpreter exits, with a message on
@@ -204,33 +201,6 @@ class JobHandle:
                 " master, which held them, has ended: fetch them earlier, or write such results to files"
             )
         return _result(outcome, self._picture)
-
-    def service(self, service: str | type) -> ServiceHandle:
-        """Return a handle of a service of the job, for calls from outside, by any thread of this process.
-
-        A service can be called until the job's own callers have ended. Calls that then are open get their
-        replies; later ones raise ServiceUnavailable. Raises UnknownService.
-        """
-        return self._execution.service(service)
-
-    def serve(
-        self,
-        service: str,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        key: bytes | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> ServedService:
-        """Let other processes call this service, with `connect_service(host, port, service, key=key)`.
-
-        `key` opens this service and nothing else. Without it only this machine can connect, and the service generates a
-        key, which programs of the same user find automatically; give other programs the `key` of the returned object.
-        Port 0 selects a free port, which is the `port` of the returned object. The server ends with the job. Raises
-        UnknownService; ChannelNotReachable if the port is in use or a key is missing; TypeError and ValueError for a
-        key that is not bytes or is empty.
-        """
-        return self._execution.serve(service, host, port, key, ssl_context)
 
     def collected(self) -> dict[str, list[Any]]:
         """The rows of each `collect` sink so far, by name; complete when the job is FINISHED."""

@@ -60,8 +60,9 @@ class CallingPort:
         self.now = transport.now
         self._condition = transport.condition(address)
         self._lock = self._condition.lock
-        self._openings = Openings(plan.services, self.now())
-        self._calls = CallTable(self._openings)
+        self.openings = Openings(plan.services, self.now())
+        """Which services are open, as far as is known here; guarded by the condition."""
+        self._calls = CallTable(self.openings)
         self._replicas = {name: plan.addresses(service.chain) for name, service in plan.services.items()}
         self._story = Story()
         self._received_replies = 0
@@ -80,7 +81,7 @@ class CallingPort:
         label = f"{service.name}.{call.method}"
         refused = self._refused(service)
         made = None if refused is not None else self._take_place(service, label, began, began + timeout_s, pool)
-        is_opening = service.name not in self._openings
+        is_opening = service.name not in self.openings
         if made is None and refused is None and is_opening:
             made = self._take_place_later(service, label, began, timeout_s, pool)
         if made is None:
@@ -120,24 +121,24 @@ class CallingPort:
         wanted = (service.name, label, began, began + timeout_s, service.many, pool, service.max_pending)
         take = partial(self._calls.open_if_free, *wanted)
         outer = activation_deadline.get()
-        until = self._openings.limit(service.name)
+        until = self.openings.limit(service.name)
         until = until if outer is None else min(until, outer)
 
         def has_room() -> OpenCall | Literal[True] | None:
-            return take() or (True if service.name in self._openings else None)
+            return take() or (True if service.name in self.openings else None)
 
         taken: OpenCall | Literal[True] | None = self._await(has_room, until)
         made = self._await(take, self.now() + timeout_s) if taken is True else taken
         if made is not None:
             with self._lock:
-                self._calls.restart(made, self._openings, self.now())
+                self._calls.restart(made, self.openings, self.now())
         return made
 
     def note_open(self, service: str, since_s: float = 0.0) -> None:
         """All subtasks of a service have been open for `since_s` seconds."""
         with self._lock:
-            self._openings.note(service, self.now() - since_s)
-            self._calls.on_opened(service, self._openings)
+            self.openings.note(service, self.now() - since_s)
+            self._calls.on_opened(service, self.openings)
             self._condition.notify_all()
 
     def _send(self, made: OpenCall, call: Call) -> None:
@@ -208,12 +209,15 @@ class CallingPort:
         with self._lock:
             self._received_replies += 1
             call = self._calls.on_reply(reply, now)
+            partial_call = self._calls.get(reply.call_id) if call is None else None
             if call is not None:
                 self._condition.notify_all()
                 if reply.error is not None:
                     self._story.note(now, f"{call.label} raised {reply.error.type_name}")
         if call is not None and call.callbacks:
             call_back([call])
+        if partial_call is not None and partial_call.on_output is not None:
+            partial_call.on_output()
 
     def statistics(self) -> dict[str, CallStatistics]:
         """What came of the calls made here, by "service.method"."""

@@ -61,7 +61,7 @@ class OutsidePort(CallingPort):
     def when_open(self, service: str, callback: Callable[[], object]) -> None:
         """Call `callback` once the service is open, in any thread; at once if it is open."""
         with self._lock:
-            if service not in self._openings:
+            if service not in self.openings:
                 self._at_open.setdefault(service, []).append(callback)
                 return
         callback()

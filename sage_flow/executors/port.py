@@ -381,7 +381,7 @@ def _on_locate(port: WorkerPort, _: Locate) -> None:
     with port._lock:
         until = max(port.given_up_at(), port._calls.last_deadline)
         if port._service is not None and not port.inbox.is_open:
-            until = port._openings.limit(port._service)
+            until = port.openings.limit(port._service)
     told = Located(port._address, until - port.now(), port.activations.places())
     port._shell.send(port._address, DRIVER, told)
 

@@ -195,7 +195,7 @@ class _RemotePort(ReadingPort):
     def note_moved(self, service: str) -> None:
         """Another attempt of the job serves it now, or will when it has opened."""
         with self._lock:
-            self._openings.forget(service, self.now())
+            self.openings.forget(service, self.now())
 
     def _choose_replica(self, service: ServicePlan, group: int | None) -> int:
         return -1 if group is None else group  # the other end chooses

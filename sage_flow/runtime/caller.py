@@ -12,6 +12,7 @@ from sage_flow.errors import (
     OutsideActivation,
     PipelineError,
     ServiceError,
+    ServiceOverloaded,
     ServiceTimeout,
     UnknownService,
 )
@@ -56,6 +57,22 @@ class Caller:
     def start(self, call: Call) -> ServiceFuture:
         plan, timeout_s, group = self._checked(call)
         return ServiceFuture(self._port, self._port.call(plan, call, timeout_s, group))
+
+    def start_if_free(self, call: Call, pool: str) -> ServiceFuture:
+        """Like `start`, but never wait for a place: the calls of `pool` have `max_pending` of their own.
+
+        Raises ServiceOverloaded if all of them are taken.
+        """
+        plan, timeout_s, group = self._checked(call)
+        if not self._port.has_place(plan, pool):
+            raise ServiceOverloaded(
+                f"{call.service}.{call.method} was not called: {plan.max_pending} calls (max_pending) are open"
+            )
+        return ServiceFuture(self._port, self._port.call(plan, call, timeout_s, group, pool))
+
+    def is_open(self, service: str) -> bool:
+        """Whether a service has opened, as far as the caller knows."""
+        return service in self._port.openings
 
     def _checked(self, call: Call) -> tuple[ServicePlan, float, int | None]:
         """Return whom to call, seconds to wait, and the key group, None if any replica may answer."""

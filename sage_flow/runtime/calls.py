@@ -71,6 +71,7 @@ class OpenCall:
     callbacks: list[Callable[[], object]] = field(default_factory=list)
     timeout_s: float = 0.0
     limit: float = math.inf
+    on_output: Callable[[], object] | None = None
 
 
 class CallTable:
@@ -136,6 +137,10 @@ class CallTable:
             return None
         self.end(call, _outcome(call), now)
         return call
+
+    def get(self, call_id: int) -> OpenCall | None:
+        """Return an open call by its number."""
+        return self._calls.get(call_id)
 
     def end(self, call: OpenCall, outcome: Outcome, now: float) -> bool:
         """Give a call its outcome, unless it has one; return whether it got this one."""

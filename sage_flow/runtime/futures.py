@@ -40,6 +40,20 @@ class ServiceFuture:
         """Whether an outcome is there. Takes no lock and ends no late call, so it can be asked under a port's lock."""
         return self._call.outcome is not None
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether the call has ended without having been sent, so that it can be made again."""
+        return self._call.outcome is not None and self._call.target is None
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The outputs of the pipeline that have come so far, of a service with `reply="many"` of a local job."""
+        return self._call.outputs if self._call.many else []
+
+    def on_output(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` when `outputs` has grown, in whatever thread brings the output; it must be quick."""
+        self._call.on_output = callback
+
     def result(self, timeout_s: float | None = None) -> Any:
         """Wait for the reply, at most `timeout_s` seconds, and return it.
 

@@ -10,6 +10,7 @@ from sage_flow.errors import JobCancelled
 from sage_flow.plan.physical import ServicePlan
 from sage_flow.runtime.calls import OpenCall, Outcome
 from sage_flow.runtime.messages import ControlElement, Reply, Request, Ticket
+from sage_flow.runtime.opening import Openings
 from sage_flow.service import Call
 
 if TYPE_CHECKING:
@@ -27,13 +28,24 @@ UNWINDING: Final = (JobCancelled, Crashed)
 
 
 class CallPort(Protocol):
-    """The door for calls of services; that of callers outside the job is nothing more."""
+    """The door for calls of services; that of callers outside the job is nothing more.
 
-    def call(self, service: ServicePlan, call: Call, timeout_s: float, group: int | None) -> OpenCall:
+    `openings`: which services are open, as far as is known here.
+    """
+
+    openings: Openings
+
+    def call(
+        self, service: ServicePlan, call: Call, timeout_s: float, group: int | None, pool: str | None = None
+    ) -> OpenCall:
         """Call a service; suspends for a place among `max_pending`. `group` is the key group that chooses the replica.
 
-        A call that could not be made comes back with its outcome, an error.
+        The places of a `pool` are counted separately. A call that could not be made comes back with its outcome, an
+        error.
         """
+
+    def has_place(self, service: ServicePlan, pool: str | None = None) -> bool:
+        """Whether `call` would not wait for a place."""
 
     def await_call(self, call: OpenCall, deadline: float | None = None) -> Outcome | None:
         """Suspend until a call has its outcome, and return that; None: `deadline` has passed."""
