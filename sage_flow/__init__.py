@@ -22,6 +22,7 @@ from sage_flow.functions import (
 from sage_flow.job import JobHandle, JobResult, JobStatus
 from sage_flow.keys import stable_hash
 from sage_flow.restart import ExponentialDelay, FailureRate, FixedDelay, NoRestart
+from sage_flow.retry import Retry
 from sage_flow.service import PipelineService, Service, ServiceFuture, ServiceHandle, wait
 from sage_flow.split_source import SplitReader, SplitSource
 from sage_flow.streams import ConnectedStreams, DataStream, KeyedStream
@@ -55,6 +56,7 @@ __all__ = [
     "FixedDelay",
     "ExponentialDelay",
     "FailureRate",
+    "Retry",
     "DataStream",
     "KeyedStream",
     "ConnectedStreams",

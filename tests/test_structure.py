@@ -22,6 +22,7 @@ PURE = [
     in (
         "aggregates.py",
         "restart.py",
+        "retry.py",
         "timestamps.py",
         "watermarks.py",
         "windows.py",
@@ -49,6 +50,7 @@ PUBLIC = [
     "FixedDelay",
     "ExponentialDelay",
     "FailureRate",
+    "Retry",
     "DataStream",
     "KeyedStream",
     "ConnectedStreams",

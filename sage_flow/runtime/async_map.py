@@ -22,6 +22,7 @@ from sage_flow.runtime.held import Held
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.parts import Parts
 from sage_flow.runtime.port import UNWINDING, Port, Task
+from sage_flow.runtime.retrying import retried_coroutine
 from sage_flow.service import ServiceFuture
 
 __all__ = ["AsyncMap", "Pending"]
@@ -79,6 +80,9 @@ class AsyncMap(Held):
         self._is_timed = bound.operator.timed
         self._is_keyed = bound.operator.keyed
         self._pending: deque[Pending] = deque()
+        self._function: Callable[..., Any] = bound.functions[0]
+        if (retry := options.get("retry")) is not None:
+            self._function = retried_coroutine(self._awaitable, retry)
 
     @property
     def is_empty(self) -> bool:
@@ -179,9 +183,8 @@ class AsyncMap(Held):
         raise error
 
     def _start(self, pending: Pending) -> None:
-        function = self._bound.functions[0]
         try:
-            pending.task = self._task(function(pending.record, *self._context()))
+            pending.task = self._task(self._function(pending.record, *self._context()))
         except Exception as error:
             pending.error = error
         self._pending.append(pending)
@@ -197,8 +200,14 @@ class AsyncMap(Held):
         if isinstance(made, ServiceFuture):
             made.add_done_callback(lambda _: self._port.wake())
             return made
-        if isinstance(made, Awaitable):
-            return self._port.start(made, self._timeout_s)
+        return self._port.start(self._checked(made), self._timeout_s)
+
+    def _awaitable(self, *args: Any) -> Awaitable[Any]:
+        return self._checked(self._bound.functions[0](*args))
+
+    def _checked(self, made: Any) -> Awaitable[Any]:
+        if isinstance(made, (Awaitable, ServiceFuture)):
+            return made
         operator = self._bound.operator
         raise PipelineError(
             f"the function of {operator.name!r} ({operator.location}) must be `async def`, or return a ServiceFuture"

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from sage_flow.functions import RuntimeContext
+from sage_flow.plan import kinds
 from sage_flow.plan.graph import LATE_RECORDS, Operator
 from sage_flow.plan.physical import DRIVER_CHAIN, REPLY, Edge, Plan, Subtask
 from sage_flow.runtime.answering import Answering
@@ -25,6 +26,7 @@ from sage_flow.runtime.outputs import ChannelOutput, Output, ReplyOutput
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.record_watch import RecordWatch
 from sage_flow.runtime.report import Counters
+from sage_flow.runtime.retrying import retried
 from sage_flow.runtime.sharing import separate
 from sage_flow.runtime.side_outputs import SideOutputs
 from sage_flow.runtime.user_metrics import MetricValue, UserMetrics
@@ -79,7 +81,15 @@ class Runner:
             attempt=self._plan.attempt,
             metrics=UserMetrics(operator.name, self._port.user_lock),
         )
-        return BoundOperator(operator, index, context, self.counters, self._port.now, self._port.wall_ms)
+        bound = BoundOperator(operator, index, context, self.counters, self._port.now, self._port.wall_ms)
+        retry = operator.options.get("retry")
+        if retry is not None and operator.kind is kinds.SINK:
+            bound.calls = tuple(retried(call, retry, self._sleep) for call in bound.calls)
+        return bound
+
+    def _sleep(self, seconds: float) -> None:
+        """Suspend for so long, between two attempts of a sink."""
+        self._port.await_calls((), 1, self._port.now() + seconds)
 
     def user_metrics(self) -> dict[str, dict[str, MetricValue]]:
         """The metrics of user code, by operator."""

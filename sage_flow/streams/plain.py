@@ -13,6 +13,7 @@ from sage_flow.plan.builder import Graph, checked_count, make_operator
 from sage_flow.plan.graph import DEAD_LETTERS, Partitioning, Tap
 from sage_flow.plan.kinds import Kind
 from sage_flow.plan.location import caller_location
+from sage_flow.retry import Retry, checked_retry
 from sage_flow.streams.display import ShownStream
 from sage_flow.streams.shapes import SHAPES
 from sage_flow.streams.sinks import HasSinks
@@ -176,6 +177,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         capacity: int = 64,
         ordered: bool = True,
         timeout: float | None = None,
+        retry: Retry | None = None,
         **options: Unpack[StepOptions],
     ) -> DataStream[U]:
         """Like `map` with a function that waits: many records wait at the same time.
@@ -186,7 +188,8 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         Args:
             capacity: records under way in each subtask; more wait, which slows the source.
             ordered: results leave in the order of the records; otherwise as they come.
-            timeout: seconds a coroutine may take for one record before it ends in TimeoutError.
+            timeout: seconds a coroutine may take for one record, with its retries, before it ends in TimeoutError.
+            retry: call the function again for a record on which it failed.
 
         >>> async def double(n):
         ...     return 2 * n
@@ -197,6 +200,7 @@ class Stream(ShownStream, HasOptions, HasSinks[T]):
         if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
             raise PipelineError(f"timeout of map_async must be a number of seconds above 0, not {timeout!r}")
         own = {"capacity": capacity, "ordered": bool(ordered), "timeout_s": timeout}
+        own.update(checked_retry(retry, options.get("name") or "map_async"))
         return self._step(kinds.MAP_ASYNC, function, options, own=own)
 
     # -- shape ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from sage_flow.functions import RuntimeContext, Sink
 from sage_flow.plan import kinds
 from sage_flow.plan.builder import Graph, make_collect
 from sage_flow.plan.graph import Tap
+from sage_flow.retry import Retry, checked_retry
 from sage_flow.streams.step_options import OperatorOptions, StepOptions, takes
 from sage_flow.streams.written import HasOptions, add_operator
 
@@ -59,17 +60,27 @@ class HasSinks(Generic[T]):
     def for_each(
         self,
         function: Callable[[T], Any] | Callable[[T, RuntimeContext], Any],
+        *,
+        retry: Retry | None = None,
         **options: Unpack[StepOptions],
     ) -> DataStreamSink:
-        """Call `function(value)` for its effect; what it returns is dropped."""
-        return self._sink(function, "for_each", options)
+        """Call `function(value)` for its effect; what it returns is dropped.
+
+        `retry`: call it again for a record on which it failed.
+        """
+        return self._sink(function, "for_each", options, own=checked_retry(retry, "for_each"))
 
     @takes(OperatorOptions)
-    def add_sink(self, sink: Sink[T] | type[Sink[T]], **options: Unpack[OperatorOptions]) -> DataStreamSink:
-        """Write to a Sink of your own; each subtask works on a copy of it."""
+    def add_sink(
+        self, sink: Sink[T] | type[Sink[T]], *, retry: Retry | None = None, **options: Unpack[OperatorOptions]
+    ) -> DataStreamSink:
+        """Write to a Sink of your own; each subtask works on a copy of it.
+
+        `retry`: call its `write` again with a record on which that failed; it must bear what the failed call has done.
+        """
         if not isinstance(sink, Sink) and not (isinstance(sink, type) and issubclass(sink, Sink)):
             raise PipelineError(f"add_sink needs a Sink, not {sink!r}; for a function use for_each")
-        return self._to(sink() if isinstance(sink, type) else sink, options)
+        return self._to(sink() if isinstance(sink, type) else sink, options, own=checked_retry(retry, "add_sink"))
 
     @takes(OperatorOptions)
     def print(self, prefix: str = "", **options: Unpack[OperatorOptions]) -> DataStreamSink:
@@ -127,11 +138,16 @@ class HasSinks(Generic[T]):
 
         return self._to(JsonlSink(path, default=default, roll=roll), options)
 
-    def _to(self, sink: Sink[Any], given: OperatorOptions) -> DataStreamSink:
-        return self._sink(sink, sink.default_name, given, sink.default_parallelism)
+    def _to(self, sink: Sink[Any], given: OperatorOptions, own: dict[str, Any] | None = None) -> DataStreamSink:
+        return self._sink(sink, sink.default_name, given, sink.default_parallelism, own=own)
 
     def _sink(
-        self, function: Any, base: str, given: Mapping[str, Any], parallelism: int | None = None
+        self,
+        function: Any,
+        base: str,
+        given: Mapping[str, Any],
+        parallelism: int | None = None,
+        own: dict[str, Any] | None = None,
     ) -> DataStreamSink:
         if given.get("on_error") == "dead_letter":
             raise PipelineError(
@@ -147,5 +163,6 @@ class HasSinks(Generic[T]):
             base=base,
             keyed=self._keyed,
             parallelism=parallelism,
+            own=own,
         )
         return DataStreamSink(tap)
