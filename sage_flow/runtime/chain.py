@@ -120,6 +120,7 @@ def compile_chain(
         # The side of a connected stream that has no timestamps: what comes of it is of the time that it is.
         text.names["now"] = operators[start].watermark
         text.before("t = now()")
+        text.has_time_of_batch = True
     for index in range(start, len(operators)):
         bound = operators[index]
         writer_of(bound.operator.kind).write(text, Step(index, bound, side if index == start else 0))

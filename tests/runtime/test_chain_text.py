@@ -239,6 +239,18 @@ def coroutines_with_timestamps(env):
 
 
 @case("source-1")
+def coroutines_with_timestamps_for_each_of_several(env):
+    several = timed(env).flat_map(list).map_async(waits).flat_map(list, on_error="skip").map_async(waits)
+    several.map(with_context).collect()
+
+
+@case("both", side=1)
+def coroutines_behind_records_of_one_time(env):
+    both = timed(env).connect(env.from_collection(["a"])).map(str, str, name="both")
+    both.map_async(waits).map(with_context).collect()
+
+
+@case("source-1")
 def a_tumbling_window(env):
     timed(env).key_by(len).window(TumblingWindow(timedelta(minutes=1))).count().collect()
 

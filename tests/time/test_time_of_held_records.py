@@ -49,6 +49,12 @@ def test_batches_give_each_record_its_time_and_hold_the_watermark(mode):
     assert sorted(counted(stream, env)) == EXPECTED
 
 
+def test_what_comes_of_one_record_has_its_time_also_where_results_of_earlier_records_leave_meanwhile(mode):
+    env = mode.environment()
+    stream = seconds(env, every_record=True).flat_map(lambda value: [value] * 3).map_async(later, capacity=2)
+    assert sorted(counted(stream, env)) == [(start, 300) for start, _ in EXPECTED]
+
+
 def test_a_batch_that_gives_another_number_of_records_gives_them_its_largest_time(mode):
     env = mode.environment(parallelism=1)
     stream = seconds(env, 200).map_batches(lambda batch: [sum(batch)], batch_size=100)

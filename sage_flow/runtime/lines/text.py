@@ -63,9 +63,12 @@ class ChainText:
         self.counts: list[tuple[int, bool]] = []  # operator index, whether the counter counts what it gave
         self.value = "v"
         self.has_key = False
+        self.has_time_of_batch = False
+        """All records of a batch have one timestamp."""
         self._body: list[tuple[int, str]] = []  # depth and text
         self._before: list[str] = []  # lines that run once, before the records of a batch
         self._after: list[str] = []  # and behind them, whatever was raised
+        self._behind: list[tuple[int, str]] = []  # depth and text of lines behind a loop, the outermost loop first
         self._lines: dict[int, Line] = {}  # by position in the body
         self._depth = _DEPTH
 
@@ -98,6 +101,9 @@ class ChainText:
     def loop(self, items: str, step: Step, *, gives_time: bool = False) -> None:
         """Go on with each of several values; `gives_time`: each comes with a timestamp of its own."""
         self._show_time_of_letters(step)
+        if gives_time and (self.may_give_many or self.has_time_of_batch):
+            self.write(f"u{step.index} = t")  # the records that follow in the loop around this one have it, too
+            self._behind.append((self._depth, f"t = u{step.index}"))
         self.write(f"for {step.result}{', t' if gives_time else ''} in {items}:", step)
         self._depth += 1
         self._count(step.index, gives=True)
@@ -205,7 +211,7 @@ class ChainText:
             *(f"        {text}" for text in self._after),
             f"        tally({', '.join(['len(batch) - it.__length_hint__()', *counters])})",
         ]
-        body = ["    " * depth + text for depth, text in self._body]
+        body = ["    " * depth + text for depth, text in [*self._body, *reversed(self._behind)]]
         return "\n".join(head + body + tail) + "\n"
 
     def _add(self, text: str, line: Line | None = None, *, depth: int | None = None) -> None:
