@@ -31,7 +31,7 @@ class Service:
     may call other services) and closed after its last caller has closed. Methods may be `async def`; such a
     call is cancelled when its time has passed.
     A service whose state is worth keeping also has `snapshot()`, which returns it, and `restore(state)`,
-    which takes it back after `open`; like `open` and `close` these two cannot be called by name.
+    which takes it back after `open`; like all methods of the life cycle these two cannot be called by name.
 
     >>> class Counter(Service):
     ...     def open(self, ctx):
@@ -43,6 +43,18 @@ class Service:
 
     def open(self, ctx: RuntimeContext) -> None:
         """Called once in every replica, before the first call."""
+
+    health_check_period_s = 10.0
+    """Seconds between two calls of `check_health`."""
+
+    def warm_up(self) -> None:
+        """Called once in every replica after `open`, before the first call: for what would make that one slow."""
+
+    def check_health(self) -> None:
+        """Called every `health_check_period_s` seconds, between calls. Raise what is wrong with the replica.
+
+        Then the job fails, and starts again if it has a restart strategy.
+        """
 
     def close(self) -> None:
         """Called once in every replica that was opened, after the last call."""

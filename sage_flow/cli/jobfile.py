@@ -27,7 +27,7 @@ from sage_flow.runtime.failure import add_notes
 
 if TYPE_CHECKING:
     from sage_flow.environment import Environment
-    from sage_flow.job import JobResult
+    from sage_flow.job import JobHandle, JobResult
 
 __all__ = ["JobFile", "load_job"]
 
@@ -39,14 +39,15 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 class JobFile:
     """A loaded job file.
 
-    `build` and `report` are called with what their signatures ask for; `options_type` is the frozen dataclass of the
-    options of `build`, `TextOptions` where it does not say which, None where it takes no options.
+    `build`, `started` and `report` are called with what their signatures ask for; `options_type` is the frozen
+    dataclass of the options of `build`, `TextOptions` where it does not say which, None where it takes no options.
     """
 
     file: str
     build: Callable[..., Any]
     report: Callable[..., Any] | None = None
     options_type: type[Any] | None = None
+    started: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
@@ -67,6 +68,12 @@ class JobFile:
         """Call `build`. Raises PipelineError if it has written nothing yet when it returns."""
         _check_done(self.build(*((env,) if self.options_type is None else (env, options))), "build", self.file)
 
+    def begin(self, job: JobHandle, options: Any) -> None:
+        """Call `started`, if the file has one: the job runs."""
+        if self.started is not None:
+            given = (job, options)[: _count_of_parameters(self.started)]
+            _check_done(self.started(*given), "started", self.file)
+
     def tell(self, result: JobResult, options: Any) -> bool:
         """Call `report`, if the file has one; return whether it has."""
         if self.report is None:
@@ -76,7 +83,7 @@ class JobFile:
 
 
 def load_job(path: str | os.PathLike[str]) -> JobFile:
-    """Load a job file and check its `build` and `report`; a file that is loaded already is not run again.
+    """Load a job file and check its `build`, `started` and `report`; a file that is loaded already is not run again.
 
     Raises PipelineError if it is no job file, and whatever the code of the file raises.
     """
@@ -88,11 +95,14 @@ def load_job(path: str | os.PathLike[str]) -> JobFile:
     if not callable(build):
         raise PipelineError(f"{shown} has no function build: a job file has {_BUILD}, which writes the pipeline")
     _refuse_deferred(build, "build", shown)
-    if report is not None:
-        _refuse_deferred(report, "report", shown)
-        if _count_of_parameters(report) not in (1, 2):
-            raise PipelineError(f"report in {shown} must take (result) or (result, options)")
-    return JobFile(file, build, report, _options_type(build, module, shown))
+    started = getattr(module, "started", None)
+    started = started if callable(started) else None
+    for function, name, first in ((report, "report", "result"), (started, "started", "job")):
+        if function is not None:
+            _refuse_deferred(function, name, shown)
+            if _count_of_parameters(function) not in (1, 2):
+                raise PipelineError(f"{name} in {shown} must take ({first}) or ({first}, options)")
+    return JobFile(file, build, report, _options_type(build, module, shown), started)
 
 
 def _check_file(file: str, shown: str) -> None:

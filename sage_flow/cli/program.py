@@ -42,8 +42,9 @@ example:
 
 _JOB_EXAMPLE = """\
 A job file is a Python file with build(env, options), which writes the pipeline, and if it likes
-report(result, options), which prints the outcome. The fields of the frozen dataclass that annotates
-`options` are the options; --option with a name that is not one of them lists them.
+started(job, options), which is called once when the job runs, and report(result, options), which prints
+the outcome. The fields of the frozen dataclass that annotates `options` are the options; --option with a
+name that is not one of them lists them.
 
 example:
   sage-flow {command} jobs/flights.py --option top=5
@@ -192,7 +193,7 @@ def _run(arguments: argparse.Namespace) -> int:
         is_shown = not arguments.quiet and arguments.progress is not False and env.progress is not False
         with told_checkpoints(is_quiet=arguments.quiet):
             watch = partial(_watched, env.progress if progress is None else progress, arguments.metrics_port)
-            result, code = _finish(env, watch, is_shown)
+            result, code = _finish(env, partial(_attended, job, options, watch), is_shown)
     except Exception as error:
         return fail(error, in_use=True)
     if result is None or arguments.quiet:
@@ -274,6 +275,19 @@ def _written(job: JobFile, options: Any, env: Environment) -> Environment:
     """Let the job write its pipeline."""
     job.build_pipeline(env, options)
     return env
+
+
+@contextlib.contextmanager
+def _attended(
+    job: JobFile,
+    options: Any,
+    watched: Callable[[JobHandle], contextlib.AbstractContextManager[None]],
+    handle: JobHandle,
+) -> Iterator[None]:
+    """Call what the job file wants to be called when the job runs, and watch the job while the block runs."""
+    job.begin(handle, options)
+    with watched(handle):
+        yield
 
 
 @contextlib.contextmanager

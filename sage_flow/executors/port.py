@@ -146,21 +146,18 @@ class WorkerPort(ShellPort):
             self.inbox.waited(ended - began)
         return taken
 
-    def take_one(self, batches: CallBatches | None = None) -> Message | CallBatch | None:
-        """Return the message that has waited longest, or wait for one; None: woken by `wake`. Raises JobCancelled.
+    def take_one(self, batches: CallBatches | None = None, until: float = math.inf) -> Message | CallBatch | None:
+        """Return the message that has waited longest, or wait for one. Raises JobCancelled.
 
-        A request that is taken out begins. With `batches`, requests of batched methods come together, once their batch
-        is whole or due.
+        None: woken by `wake`, or it is `until`. A request that is taken out begins. With `batches`, requests of batched
+        methods come together, once their batch is whole or due.
         """
         if batches is None:
-            taken: Message | CallBatch | Literal[True] | None = self._suspend(
-                lambda: self.inbox.take_one(self.now), None
-            )
-            return None if taken is True else taken
-        due_at = batches.due_at
-        taken = self._suspend(
-            partial(self.inbox.take_call, self.now, batches, due_at), None if due_at == math.inf else due_at
-        )
+            take: Callable[[], Message | CallBatch | Literal[True] | None] = partial(self.inbox.take_one, self.now)
+        else:
+            take = partial(self.inbox.take_call, self.now, batches, batches.due_at)
+            until = min(until, batches.due_at)
+        taken: Message | CallBatch | Literal[True] | None = self._suspend(take, None if until == math.inf else until)
         return None if taken is True else taken
 
     @property

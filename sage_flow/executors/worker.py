@@ -129,9 +129,9 @@ class Worker:
         if self._subtask.chain.head.kind is kinds.SERVICE:
             service = self._unit = ServiceSubtask(self._plan, self._subtask, self.port)
             self.port.given_up_at, self.port.on_taken_back = service.given_up_at, service.on_taken_back
-            service.open()
+            check_every_s = service.open()
             self._note_open()
-            _ServiceLoop(service, self.port, self._shell, self._report_progress).run()
+            _ServiceLoop(service, self.port, self._shell, self._report_progress, check_every_s).run()
             self._begin_end()
             service.close()
             return ()
@@ -321,7 +321,14 @@ class _ServiceLoop:
     Plain methods run in that many activations, the first of which is the subtask's own; coroutines need none.
     """
 
-    def __init__(self, service: ServiceSubtask, port: WorkerPort, shell: Shell, after_each: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        service: ServiceSubtask,
+        port: WorkerPort,
+        shell: Shell,
+        after_each: Callable[[], None],
+        check_every_s: float,
+    ) -> None:
         self._service = service
         self._port = port
         self._shell = shell
@@ -330,6 +337,8 @@ class _ServiceLoop:
         self._free = deque(range(service.concurrency))  # places; the operations of a deque are atomic
         self._others = service.concurrency - 1 if service.blocks else 0
         self._awaits = service.awaits
+        self._check_every_s = check_every_s
+        self._check_health_at = shell.now() + check_every_s
         self._fault: BaseException | None = None
 
     def run(self) -> None:
@@ -363,6 +372,8 @@ class _ServiceLoop:
         batches = service.batches if service.batches.methods else None
         while (not service.is_over or service.batches) and self._fault is None:
             self._take_place()
+            if self._check_health_at < math.inf:
+                self._check_health()
             message = self._take_one(batches)
             if isinstance(message, CallBatch):
                 service.answer_batch(message, self._release)
@@ -374,13 +385,20 @@ class _ServiceLoop:
         self._port.wake()  # so that the other activations check, too
 
     def _take_one(self, batches: CallBatches | None) -> Message | CallBatch | None:
+        until = self._check_health_at if self._port.activations.is_own() else math.inf
         clock = self._port.activations.clock()
-        if clock is None:
-            return self._port.take_one(batches)
-        clock.begin(Wait.IDLE, self._shell.now())
-        message = self._port.take_one(batches)
-        clock.end(self._shell.now())
+        if clock is not None:
+            clock.begin(Wait.IDLE, self._shell.now())
+        message = self._port.take_one(batches, until)
+        if clock is not None:
+            clock.end(self._shell.now())
         return message
+
+    def _check_health(self) -> None:
+        """Ask the object how it is, if it is time. Only the subtask's own activation does, between two calls."""
+        if self._port.activations.is_own() and self._check_health_at <= self._shell.now():
+            self._service.check_health()
+            self._check_health_at = self._shell.now() + self._check_every_s
 
     def _take_place(self) -> None:
         try:

@@ -10,7 +10,7 @@ from sage_flow.errors import PipelineError
 
 __all__ = ["check_methods", "public_methods", "type_key"]
 
-_LIFE_CYCLE = frozenset({"open", "close", "snapshot", "restore"})
+_LIFE_CYCLE = frozenset({"open", "close", "snapshot", "restore", "warm_up", "check_health"})
 _RESERVED_METHODS = frozenset({"options"})
 _RESERVED_PARAMETERS = frozenset({"method", "timeout"})
 

@@ -22,6 +22,7 @@ from sage_flow.runtime.messages import Message, Reply, Request
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
 from sage_flow.runtime.user_metrics import UserMetrics
+from sage_flow.service import Service
 
 __all__ = ["ServiceSubtask"]
 
@@ -50,8 +51,8 @@ class ServiceSubtask:
         self.batches = CallBatches({})
         """Calls of batched methods that wait for others; guarded by the port."""
 
-    def open(self) -> None:
-        """Make the object and open it."""
+    def open(self) -> float:
+        """Make the object, open it and warm it up; return after how many seconds its health is checked each time."""
         context = RuntimeContext(
             self.plan.job,
             self._operator.name,
@@ -74,8 +75,17 @@ class ServiceSubtask:
             self.batches = CallBatches(limits)
             if limits and limits.keys() == self._methods.keys():  # a batch is as many calls at a time as it may have
                 self.concurrency = max(1, self.concurrency // min(limit.max_size for limit in limits.values()))
+            check_every_s = _health_check_period_s(made)
             _life_cycle(made, "open")(context)
         self._object = made
+        with self._explained("warm_up()"):
+            _life_cycle(made, "warm_up")()
+        return check_every_s
+
+    def check_health(self) -> None:
+        """Ask the object whether it is well. Raises what it raises, which fails the job."""
+        with self._explained("check_health()"):
+            _life_cycle(self._object, "check_health")()
 
     def close(self) -> None:
         """Close the object, if it was opened."""
@@ -177,7 +187,10 @@ class ServiceSubtask:
 
         The calls that the method makes have the time of the call in the batch that waits for longest.
         """
-        requests = [request for request in batch.requests if self._has_one_value(request)]
+        requests = [request for request in batch.requests if _has_one_value(request)]
+        for request in batch.requests:
+            if not _has_one_value(request):
+                self._reply(request, self._error_reply(request, _wrong_arguments(request)))
         last = max((request.deadline for request in requests), default=-math.inf)
         for request in requests:
             self._under_way[request.reply_to, request.call_id] = request.deadline
@@ -208,15 +221,6 @@ class ServiceSubtask:
             self._reply_error_to_all(requests, error)
         finally:
             self._done(requests, release)
-
-    def _has_one_value(self, request: Request) -> bool:
-        """Return whether a call of a batched method has the right form; answer it if not."""
-        if len(request.args) == 1 and not request.kwargs:
-            return True
-        given = f"{len(request.args)} and keywords {sorted(request.kwargs)}"
-        error = ServiceError(f"batched method {request.method!r} takes one positional argument, not {given}")
-        self._reply(request, self._error_reply(request, error))
-        return False
 
     def _reply_to_all(self, requests: list[Request], returned: Any) -> None:
         for request, value in zip(requests, replies_of(requests[0].method, returned, len(requests)), strict=True):
@@ -290,6 +294,15 @@ class ServiceSubtask:
             raise told.with_traceback(error.__traceback__) from error
 
 
+def _has_one_value(request: Request) -> bool:
+    return len(request.args) == 1 and not request.kwargs
+
+
+def _wrong_arguments(request: Request) -> ServiceError:
+    given = f"{len(request.args)} and keywords {sorted(request.kwargs)}"
+    return ServiceError(f"batched method {request.method!r} takes one positional argument, not {given}")
+
+
 def _values(requests: list[Request]) -> list[Any]:
     return [request.args[0] for request in requests]
 
@@ -300,6 +313,17 @@ def _call_text(request: Request) -> str:
     given += [f"{name}={shorten(value)}" for name, value in request.kwargs.items()]
     more = [f"... {len(given) - _MOST_ARGUMENTS} more"] if len(given) > _MOST_ARGUMENTS else []
     return f"{request.method}({', '.join(given[:_MOST_ARGUMENTS] + more)})"
+
+
+def _health_check_period_s(made: Any) -> float:
+    """How often the health of an object is checked; infinity for one that has no check. Raises PipelineError."""
+    check = getattr(type(made), "check_health", None)
+    if check is None or check is Service.check_health:
+        return math.inf
+    period_s = getattr(made, "health_check_period_s", Service.health_check_period_s)
+    if isinstance(period_s, bool) or not isinstance(period_s, (int, float)) or not period_s > 0:
+        raise PipelineError(f"health_check_period_s must be a number of seconds above 0, not {period_s!r}")
+    return period_s
 
 
 def _life_cycle(made: Any, name: str) -> Callable[..., Any]:
