@@ -289,15 +289,28 @@ class JobHandle(HasServices):
         `channels`: of each its `kind` (an "edge" between subtasks, "requests" of a service, "responses" of a caller),
         `name`, `medium`, `host` (who receives), `producers`, `depth` (records, requests or calls that wait),
         `oldest_s` (for how long the first of them does), `received`, `rate_per_s` since the last look, `bytes` where
-        they are counted. `services`: as `metrics()` has them. `subtasks`: of each its
-        `name`, `chain`, `operators` (counts), `watermarks`, `queued` (records or requests that wait), `oldest_s`, and
-        since it began `flow` (records and bytes in and out) and `work` (seconds busy, idle, waiting for credit, in
-        calls). `stories`: the last events of subtasks where there were any. `pipeline`: its chains as boxes, and the
-        arrows between them. `attempt`: its number. `unresponsive`: subtasks that gave no answer within a second.
+        they are counted. `services`: as `metrics()` has them. `subtasks`: of each its `name`, `chain`, `operators`
+        (counts), `watermarks`, `queued` (records or requests that wait), `oldest_s`, and since it began `flow`
+        (records and bytes in and out) and `work` (seconds busy, idle, waiting for credit, in calls), and `threads`:
+        those that have been in one call of user code for a second, see `stacks`. `stories`: the last events of
+        subtasks where there were any. `pipeline`: its chains as boxes, and the arrows between them. `attempt`: its
+        number. `unresponsive`: subtasks that gave no answer within a second.
 
         A job that is over has no channels. Raises PipelineError for a job in the simulation.
         """
         return self._execution.statistics()
+
+    def stacks(self) -> dict[str, list[dict[str, Any]]]:
+        """Where the threads and coroutines of every subtask are, by its name, whatever they are doing.
+
+        Of each its `name`, what it is `doing` ("busy", or what it waits for: "idle", "credit", "calls"; or it is a
+        "coroutine"), `for_s` (seconds, None of a coroutine), and `frames`: the lines of user code and of libraries,
+        the innermost first; none if it is in the engine.
+
+        A job that is over has no subtasks. Raises PipelineError for a job in the simulation.
+        """
+        told = self._execution.statistics(stacks=True)
+        return {subtask["name"]: subtask["threads"] for subtask in told["subtasks"]}
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.name!r}>"

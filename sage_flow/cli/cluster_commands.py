@@ -14,6 +14,7 @@ from sage_flow.cli.cluster_queries import (
     list_jobs,
     show_checkpoints,
     show_logs,
+    show_stacks,
     show_statistics,
     show_status,
     stop,
@@ -188,9 +189,10 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    """Do `sage-flow channels`, `services` and `checkpoints` for a job on a cluster."""
+    """Do `sage-flow channels`, `services`, `stack` and `checkpoints` for a job on a cluster."""
     if arguments.job is None:
         return fail(PipelineError("say which job of the cluster: its id or its name"), in_use=True)
-    arguments.query = show_checkpoints if arguments.what == "checkpoints" else show_statistics
+    queries = {"checkpoints": show_checkpoints, "stack": show_stacks}
+    arguments.query = queries.get(arguments.what, show_statistics)
     arguments.name = arguments.what
     return _asking(arguments)

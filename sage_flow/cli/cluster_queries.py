@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from sage_flow.executors.ray.records import JobRecord
     from sage_flow.job import JobHandle
 
-__all__ = ["cancel", "drain", "list_jobs", "show_checkpoints", "show_logs", "show_statistics", "show_status", "stop"]
+__all__ = [
+    "cancel",
+    "drain",
+    "list_jobs",
+    "show_checkpoints",
+    "show_logs",
+    "show_stacks",
+    "show_statistics",
+    "show_status",
+    "stop",
+]
 
 _FOLLOW_S: Final = 1.0
 _REPORT_S: Final = 5.0
@@ -48,16 +58,17 @@ def show_status(cluster: Cluster, arguments: argparse.Namespace) -> int:
 
     job = KnownJobs(cluster).find(arguments.job)
     told: dict[str, Any] = {**job.as_dict(), "subtasks": [], "operators": {}, "watermarks": {}, "checkpoints": []}
-    told["busy"] = {}
+    told["busy"], told["slow"] = {}, []
     if not isinstance(job, JoblessSubmission):
         handle, record = _handle_of(cluster, job)
-        busy = {} if record.status.is_final else _busy_shares(handle)
+        busy, slow = ({}, []) if record.status.is_final else _busy_shares(handle)
         metrics = handle.metrics()
         told = {
             **record.as_dict(),
             "subtasks": [vars(subtask) for subtask in handle.subtasks()],
             "operators": {name: metrics["operators"][name]._asdict() for name in [*busy, *metrics["operators"]]},
             "busy": busy,
+            "slow": slow,
             "watermarks": metrics["watermarks"],
             "checkpoints": [asdict(info) for info in metrics["checkpoints"]],
         }
@@ -65,15 +76,19 @@ def show_status(cluster: Cluster, arguments: argparse.Namespace) -> int:
     return _code(told["status"])
 
 
-def _busy_shares(handle: JobHandle) -> dict[str, float]:
-    """What part of its time each operator is busy now, from 0 to 1; the busiest operator is the first."""
+def _busy_shares(handle: JobHandle) -> tuple[dict[str, float], list[str]]:
+    """What part of its time each operator is busy now, from 0 to 1; the busiest operator is the first.
+
+    And a line for each subtask that has been in one call of user code for long.
+    """
+    from sage_flow.cli.stacks import slow_lines
     from sage_flow.metrics.shares import by_operator, shares_between
 
     before = handle.statistics()
     time.sleep(_SHARES_S)
     now = handle.statistics()
     found = by_operator(now, shares_between(before, now))
-    return {name: round(shares.busy, 3) for name, shares in found.items()}
+    return {name: round(shares.busy, 3) for name, shares in found.items()}, slow_lines(now["subtasks"])
 
 
 def show_logs(cluster: Cluster, arguments: argparse.Namespace) -> int:
@@ -200,6 +215,17 @@ def show_statistics(cluster: Cluster, arguments: argparse.Namespace) -> int:
     if arguments.what == "channels":
         statistics["queues"] = queues_of_job(arguments.namespace, record)
     print(statistics_text(arguments, statistics, name=record.name, id=record.id))
+    return OK
+
+
+def show_stacks(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    """The lines of user code that a running job is in."""
+    from sage_flow.cli.stacks import stacks_text
+
+    handle, record = _found(cluster, arguments.job)
+    if record.status.is_final:
+        raise PipelineError(f"job {record.id} is over: {record.status}")
+    print(stacks_text(arguments, handle.stacks(), name=record.name, id=record.id))
     return OK
 
 

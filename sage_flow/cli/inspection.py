@@ -134,6 +134,8 @@ def job_text(job: dict[str, Any]) -> str:
         times = ["late", "event time (UTC)"] * bool(job["watermarks"])
         titles = ("operator", *busy, "records", "skipped", "dead letters", *times)
         parts.append(text_table(titles, [row[: len(titles)] for row in counts], left=1))
+    if job.get("slow"):
+        parts.append("\n".join(job["slow"]))
     return "\n\n".join(parts)
 
 

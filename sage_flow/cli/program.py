@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_job_command(commands, "draw", _draw, "print the plan of a job file as a Mermaid flowchart")
     _add_inspection(commands, "channels", "show what the channels of a running job hold")
     _add_inspection(commands, "services", "show the calls of the services of a running job")
+    _add_inspection(commands, "stack", "show the lines of user code that a running job is in")
     add_checkpoint_commands(commands, _add_inspection)
     cluster_commands.add_commands(commands)
     new = commands.add_parser("new", help="start a project", description="Start a project in a new folder.")
@@ -233,6 +234,7 @@ def _print_plan(arguments: argparse.Namespace, text_of: Callable[[Environment], 
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from sage_flow.cli.inspection import statistics_text
+    from sage_flow.cli.stacks import stacks_text
     from sage_flow.executors.running_jobs import find_job
 
     if arguments.address is not None:
@@ -241,6 +243,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         job = find_job(arguments.job)
         if arguments.what == "checkpoints":
             shown = told_by_job(arguments, job.checkpoints(), name=job.name, process=job.pid)
+        elif arguments.what == "stack":
+            shown = stacks_text(arguments, job.stacks(), name=job.name, process=job.pid)
         else:
             shown = statistics_text(arguments, job.ask(), name=job.name, process=job.pid)
     except Exception as error:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sage_flow.executors.positions import thread_place
+from sage_flow.executors.positions import thread_frames, thread_place
 from sage_flow.executors.shell import Shell
 from sage_flow.runtime.port import Task
+from sage_flow.runtime.report import ThreadReport
 from sage_flow.runtime.work_time import WorkClock, WorkTimes, mean_of
 
 if TYPE_CHECKING:
     from sage_flow.executors.coroutines import CoroutineRunner
 
 __all__ = ["Activations"]
+
+_LONG_S: Final = 1.0
+"""A call of user code that takes longer is told without being asked for."""
 
 
 class Activations:
@@ -53,6 +57,25 @@ class Activations:
         """Return how the threads spend their time, on average."""
         now = self._shell.now()
         return mean_of([clock.times(now) for clock in list(self._clocks.values())])
+
+    def begin_step(self) -> None:
+        """The calling thread begins a further slice of records, or a request."""
+        self._clocks[threading.get_ident()].step(self._shell.now())
+
+    def reports(self, now: float, *, all_of_them: bool) -> tuple[ThreadReport, ...]:
+        """Return where the threads are that have been in user code for long; or all, and the coroutines."""
+        found = []
+        for number, (thread, clock) in enumerate(list(self._clocks.items()), 1):
+            wait, for_s = clock.doing(now)
+            if not all_of_them and (wait is not None or for_s < _LONG_S):
+                continue
+            frames = thread_frames(thread)
+            if all_of_them or frames:
+                doing = "busy" if wait is None else wait.name.lower()
+                found.append(ThreadReport(f"thread {number}", doing, round(for_s, 3), frames))
+        if all_of_them and self._coroutines is not None:
+            found += [ThreadReport(name, "coroutine", None, frames) for name, frames in self._coroutines.frames()]
+        return tuple(found)
 
     def is_own(self) -> bool:
         """Whether the calling thread is the subtask's own."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from sage_flow.executors.positions import coroutine_places, thread_place
+from sage_flow.executors.positions import coroutine_frames, coroutine_places, thread_frames, thread_place
 from sage_flow.executors.shell import Shell
 
 __all__ = ["CoroutineRunner"]
@@ -52,6 +52,13 @@ class CoroutineRunner:
             return []
         running = thread_place(self._thread)
         return [*([] if running is None else [running]), *coroutine_places(self._loop)]
+
+    def frames(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The names and lines of its coroutines, and of the thread that runs them if it is in one of them."""
+        if self._is_over or self._thread is None:
+            return []
+        running = thread_frames(self._thread)
+        return [*([("event loop", running)] if running else []), *coroutine_frames(self._loop)]
 
     def _run(self) -> None:
         loop = self._loop

@@ -157,12 +157,14 @@ class Driver:
         """Take a message."""
         self._inbox.put(message)
 
-    def inspect(self, timeout_s: float = 1.0) -> dict[int, PortReport | None]:
+    def inspect(self, timeout_s: float = 1.0, *, stacks: bool = False) -> dict[int, PortReport | None]:
         """Ask every subtask that has not ended what its port sees; None: it did not answer in time.
+
+        `stacks`: see `Inspect`.
 
         Not for the simulation, where only activations wait.
         """
-        return self._inbox.inspect(self._coordinator.alive, timeout_s, lambda: self.status.is_final)
+        return self._inbox.inspect(self._coordinator.alive, timeout_s, lambda: self.status.is_final, stacks=stacks)
 
     def cancel(self, reason: str) -> None:
         """Ask the job to end."""

@@ -49,15 +49,18 @@ class DriverInbox(Generic[T]):
             return taken
 
     def inspect(
-        self, subtasks: Iterable[int], timeout_s: float, is_over: Callable[[], bool]
+        self, subtasks: Iterable[int], timeout_s: float, is_over: Callable[[], bool], *, stacks: bool = False
     ) -> dict[int, PortReport | None]:
-        """Ask these subtasks what their ports see; None: no answer came in time, or before the job was over."""
+        """Ask these subtasks what their ports see; None: no answer came in time, or before the job was over.
+
+        `stacks`: see `Inspect`.
+        """
         found: dict[int, PortReport | None] = dict.fromkeys(subtasks)
         with self._lock:
             self._inspections += 1
             number = self._inspections
         for address in found:
-            self._shell.send(DRIVER, address, Inspect(number))
+            self._shell.send(DRIVER, address, Inspect(number, stacks))
         until = self._shell.now() + timeout_s
         with self._lock:
             while True:

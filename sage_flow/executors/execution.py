@@ -150,8 +150,8 @@ class Execution(ABC):
         """See `JobHandle.metrics`."""
 
     @abstractmethod
-    def statistics(self) -> dict[str, Any]:
-        """See `JobHandle.statistics`."""
+    def statistics(self, *, stacks: bool = False) -> dict[str, Any]:
+        """See `JobHandle.statistics`; with `stacks` every subtask has all its `threads`."""
 
     @abstractmethod
     def collected(self) -> dict[str, list[Any]]:
@@ -311,10 +311,10 @@ class LocalExecution(Execution):
             "user": self.driver.reports.user_metrics(),
         }
 
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self, *, stacks: bool = False) -> dict[str, Any]:
         if self.driver.outside is None:
             raise PipelineError("a job in the simulation cannot be asked from outside: that would not be repeatable")
-        told = {} if self.is_over else self.driver.inspect()
+        told = {} if self.is_over else self.driver.inspect(stacks=stacks)
         answered = {address: report for address, report in told.items() if report is not None}
         names = {subtask.address: subtask.name for subtask in self.driver.plan.subtasks}
         names |= {DRIVER: "driver", OUTSIDE: "outside"}
@@ -345,6 +345,7 @@ class LocalExecution(Execution):
             "now": None if port is None else port.now,
             "work": None if port is None else port.work._asdict(),
             "flow": None if port is None else port.flow._asdict(),
+            "threads": [] if port is None else [thread._asdict() for thread in port.threads],
             "queued": sum(channel.depth for channel in waiting),
             "oldest_s": max((channel.oldest_s for channel in waiting if channel.oldest_s is not None), default=None),
         }

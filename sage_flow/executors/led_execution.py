@@ -261,10 +261,10 @@ class LedExecution(Execution):
         keep = 0 if self._options.checkpoints is None else self._options.checkpoints.keep
         return {**told, "checkpoints": latest_infos([*self._earlier, *told["checkpoints"]], keep)}
 
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self, *, stacks: bool = False) -> dict[str, Any]:
         if self._current is None:
             return no_statistics()
-        return self._current.statistics()
+        return self._current.statistics(stacks=stacks)
 
     def collected(self) -> dict[str, list[Any]]:
         if self._current is None:

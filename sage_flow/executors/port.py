@@ -353,8 +353,9 @@ def _on_inspect(port: WorkerPort, inspect: Inspect) -> None:
         channels = port.inbox.report(port._address, lambda other: port._shell.medium(other, port._address), now)
         if port._called:
             channels.append(_responses(port, now))
+    threads = port.activations.reports(now, all_of_them=inspect.stacks)
     flow = Flow(*port.inbox.received, *port._outgoing.totals())
-    report = PortReport(now, tuple(channels), calls, port._story.events(), port.activations.times(), flow)
+    report = PortReport(now, tuple(channels), calls, port._story.events(), port.activations.times(), flow, threads)
     port._shell.send(port._address, DRIVER, Inspected(port._address, inspect.number, report))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import sys
 import sysconfig
@@ -14,7 +15,7 @@ from sage_flow.plan.location import is_engine_file, short_path
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["coroutine_places", "thread_place"]
+__all__ = ["coroutine_frames", "coroutine_places", "thread_frames", "thread_place"]
 
 _STANDARD: Final = sysconfig.get_paths()["stdlib"] + os.sep
 _LIBRARIES: Final = os.path.join(os.sep, "site-packages", "")
@@ -24,13 +25,32 @@ _WAITING: Final = ("asyncio", "concurrent", "contextlib.py", "selectors.py", "th
 
 def thread_place(thread: int | None) -> str | None:
     """Return the line of user code that a thread (its identifier) is in; None if it is in the engine itself."""
+    return _place(_frames_in(thread))
+
+
+def thread_frames(thread: int) -> tuple[str, ...]:
+    """Return the lines of user code that a thread is in, the innermost first; none if it is in the engine itself."""
+    return _lines(_frames_in(thread))
+
+
+def coroutine_frames(loop: asyncio.AbstractEventLoop) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the name of each coroutine of an event loop, and its lines, the innermost first."""
+    import asyncio
+
+    for task in asyncio.all_tasks(loop):
+        if lines := _lines(list(_frames_of(task.get_coro()))[::-1]):
+            yield task.get_name(), lines
+
+
+def _frames_in(thread: int | None) -> list[FrameType]:
+    """Return what a thread has called, the innermost first, without what the engine was called by."""
     frame = sys._current_frames().get(thread or 0)
     frames: list[FrameType] = []
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
     outermost = max((n for n, f in enumerate(frames) if is_engine_file(f.f_code.co_filename)), default=len(frames))
-    return _place(frames[:outermost])
+    return frames[:outermost]
 
 
 def coroutine_places(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
@@ -65,6 +85,25 @@ def _place(frames: Iterable[FrameType]) -> str | None:
     if found is None:
         return None
     return f"{short_path(found.f_code.co_filename)}:{found.f_lineno} in {found.f_code.co_name}"
+
+
+def _lines(frames: list[FrameType]) -> tuple[str, ...]:
+    """Return a text for each line of user code and of libraries; the lines of the engine between them are counted."""
+    found: list[str] = []
+    hidden = 0
+    for frame in frames:
+        code = frame.f_code
+        if is_engine_file(code.co_filename) or _only_waits(code.co_filename):
+            hidden += 1
+            continue
+        if hidden and found:
+            found.append(f"... {hidden} lines of sage_flow ...")
+        hidden = 0
+        text = linecache.getline(code.co_filename, frame.f_lineno).strip()
+        found.append(
+            f"{short_path(code.co_filename)}:{frame.f_lineno} in {code.co_name}" + (f"    {text}" if text else "")
+        )
+    return tuple(found)
 
 
 def _only_waits(file: str) -> bool:

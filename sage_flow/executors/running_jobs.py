@@ -41,6 +41,7 @@ _ACCEPTED = "accepted"
 
 _REFUSED = "refused"
 _CHECKPOINTS = "checkpoints"
+_STACKS = "stacks"
 
 Order = Literal["drain", "stop", "cancel"]
 
@@ -65,6 +66,13 @@ class RunningJob:
         with self._asked("statistics") as answers:
             answer: dict[str, Any] = self._next(answers)
         return answer
+
+    def stacks(self) -> dict[str, list[dict[str, Any]]]:
+        """Return its `JobHandle.stacks()`. Raises ChannelNotReachable if it does not answer."""
+        with self._asked(_STACKS) as answers:
+            answer: dict[str, Any] = self._next(answers)
+        found: dict[str, list[dict[str, Any]]] = answer[_STACKS]
+        return found
 
     def checkpoints(self) -> list[dict[str, Any]]:
         """Return the fields of its `JobHandle.checkpoints()`. Raises ChannelNotReachable if it does not answer."""
@@ -143,6 +151,8 @@ def announced(job: JobHandle) -> Iterator[None]:
         with contextlib.suppress(ConnectionError):  # the process that asked has ended
             if question == _CHECKPOINTS:
                 link.send({_CHECKPOINTS: [asdict(info) for info in job.checkpoints()]})
+            elif question == _STACKS:
+                link.send({_STACKS: job.stacks()})
             else:
                 link.send({**job.statistics(), "queues": queues_here()})
 

@@ -218,6 +218,7 @@ class Worker:
                         chain.on_message(message)
                     case _:
                         chain.on_message(message)
+            self.port.activations.begin_step()
             match chain.advance():
                 case GoOn():
                     timeout_s, idle_s, self._is_told = 0.0, _FIRST_IDLE_S, False

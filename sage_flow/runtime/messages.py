@@ -198,9 +198,13 @@ class Drain(NamedTuple):
 
 
 class Inspect(NamedTuple):
-    """Driver to subtask: tell your `Inspected` number `number`, now, whatever you are doing."""
+    """Driver to subtask: tell your `Inspected` number `number`, now, whatever you are doing.
+
+    `stacks`: with the lines that all its threads and coroutines are in.
+    """
 
     number: int
+    stacks: bool = False
 
 
 class Inspected(NamedTuple):

@@ -10,7 +10,7 @@ from sage_flow.runtime.statistics import CallStatistics
 from sage_flow.runtime.user_metrics import MetricValue
 from sage_flow.runtime.work_time import WorkTimes
 
-__all__ = ["ChannelReport", "Counters", "Flow", "OperatorCounts", "PortReport", "SubtaskReport"]
+__all__ = ["ChannelReport", "Counters", "Flow", "OperatorCounts", "PortReport", "SubtaskReport", "ThreadReport"]
 
 
 class OperatorCounts(NamedTuple):
@@ -75,8 +75,24 @@ class Flow(NamedTuple):
     bytes_out: int | None = None
 
 
+class ThreadReport(NamedTuple):
+    """Where a thread or a coroutine of a subtask is.
+
+    `doing`: "busy", or what it waits for: "idle", "credit", "calls", and "coroutine". `for_s`: since when, None if that
+    is not known. `frames`: the lines of user code and of libraries, the innermost first; none if it is in the engine.
+    """
+
+    name: str
+    doing: str
+    for_s: float | None
+    frames: tuple[str, ...]
+
+
 class PortReport(NamedTuple):
-    """What a subtask's port knows by itself, also while user code runs."""
+    """What a subtask's port knows by itself, also while user code runs.
+
+    `threads`: those in user code that does not come back; all of them if that was asked for.
+    """
 
     now: float
     channels: tuple[ChannelReport, ...]
@@ -84,6 +100,7 @@ class PortReport(NamedTuple):
     story: tuple[tuple[float, str], ...]
     work: WorkTimes = WorkTimes()
     flow: Flow = Flow()
+    threads: tuple[ThreadReport, ...] = ()
 
 
 class Counters:

@@ -36,10 +36,10 @@ class WorkClock:
     The state is one tuple that is replaced as a whole, so a reader never sees half of a change.
     """
 
-    __slots__ = ("_began", "_state")
+    __slots__ = ("_began", "_state", "_stepped")
 
     def __init__(self, now: float) -> None:
-        self._began = now
+        self._began = self._stepped = now
         self._state: tuple[WorkTimes, Wait | None, float] = WorkTimes(), None, now
 
     def begin(self, wait: Wait, now: float) -> bool:
@@ -55,6 +55,15 @@ class WorkClock:
         times, wait, since = self._state
         if wait is not None:
             self._state = _waited(times, wait, now - since), None, now
+
+    def step(self, now: float) -> None:
+        """A further slice of records, or a request, begins."""
+        self._stepped = now
+
+    def doing(self, now: float) -> tuple[Wait | None, float]:
+        """Return what the thread waits for, None if it works, and for how many seconds it has done so."""
+        _, wait, since = self._state
+        return wait, max(0.0, now - (since if wait is not None else max(since, self._stepped)))
 
     def times(self, now: float) -> WorkTimes:
         """Return the times up to now, with the wait under way."""

@@ -14,6 +14,7 @@ from sage_flow import (
     Service,
     connect,
 )
+from sage_flow.cli import main
 from sage_flow.errors import ClusterError, PipelineError, ServiceUnavailable
 from sage_flow.executors.ray.records import JobRecords
 
@@ -86,7 +87,7 @@ def test_a_slot_sharing_group_puts_subtasks_into_one_actor(ray_cluster):
     assert actors["source-1[1/1]"] == actors["map-1 -> collect-1[1/2]"]
 
 
-def test_placement_by_resource_and_by_node(ray_cluster):
+def test_placement_by_resource_and_by_node(ray_cluster, capsys):
     env = RemoteEnvironment("placed")
     numbers = env.from_source(Ticking()).options(placement=f"node:{ray_cluster.head_id}")
     numbers.map(abs, name="far").options(placement=f"node:{ray_cluster.second_id}").collect("far-rows")
@@ -94,6 +95,11 @@ def test_placement_by_resource_and_by_node(ray_cluster):
         wait_for(lambda: len(job.collected().get("far-rows", ())) > 100)
         nodes = {subtask.name.split("[")[0]: subtask.node for subtask in job.subtasks()}
         channels = {channel["name"]: channel["medium"] for channel in job.statistics()["channels"]}
+        assert main(["stack", "placed", "--address", "auto"]) == 0
+        stacks = job.stacks()
+    assert set(stacks) == {"source-1[1/1]", "far -> collect-1[1/1]"}
+    assert {thread["doing"] for threads in stacks.values() for thread in threads} <= {"busy", "idle", "credit"}
+    assert "far -> collect-1[1/1]\n  thread 1: " in capsys.readouterr().out
     assert nodes == {"source-1": ray_cluster.head_id, "far -> collect-1": ray_cluster.second_id}
     assert channels
 

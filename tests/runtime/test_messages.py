@@ -42,6 +42,7 @@ DIGESTS = {
     8: "b2c3853cd1447d40",
     9: "2324dcc51d08fac5",
     10: "b03ef85fb371a9b8",
+    11: "fdc3c636b1a7dfff",
 }
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 

@@ -251,8 +251,8 @@ class RayExecution(Execution):
         counts = {} if self._outcome is None else self._outcome.counts
         return no_metrics(counts)
 
-    def statistics(self) -> dict[str, Any]:
-        told: dict[str, Any] | None = self._command(lambda master: master.statistics.remote())
+    def statistics(self, *, stacks: bool = False) -> dict[str, Any]:
+        told: dict[str, Any] | None = self._command(lambda master: master.statistics.remote(stacks=stacks))
         return told or no_statistics()
 
     def collected(self) -> dict[str, list[Any]]:

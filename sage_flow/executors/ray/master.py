@@ -161,12 +161,12 @@ class JobMaster:
         operators = [o for chain in chains for o in chain.operators if o.kind.is_counted]
         return no_metrics({o.name: OperatorCounts() for o in operators}, self._earlier)
 
-    def statistics(self) -> dict[str, Any]:
-        """See `JobHandle.statistics`."""
+    def statistics(self, *, stacks: bool = False) -> dict[str, Any]:
+        """See `Execution.statistics`."""
         execution = self._execution()
         if execution is None:
             return no_statistics()
-        return execution.statistics()
+        return execution.statistics(stacks=stacks)
 
     def collected(self) -> bytes:
         """Return the rows of the current attempt so far, pickled by value."""
