@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import nexmark, recovery
+from benchmarks import nexmark, recovery, serving
 from benchmarks.__main__ import main
 from benchmarks.case import Case, Figure
 from benchmarks.cases import CASES
@@ -146,3 +146,18 @@ def test_the_command_for_nexmark_refuses_an_unknown_query(capsys):
     with pytest.raises(SystemExit):
         nexmark.main(["q6"])
     assert "no query q6; there are q0, q1" in capsys.readouterr().err
+
+
+def test_a_row_of_served_models_has_both_sides_and_says_whether_the_bar_is_met():
+    found = [serving.Serving(500.0, 9000.0), serving.Serving(400.0, 8000.0), serving.Serving(600.0, 8500.0)]
+    rate = serving.row("rate", found, "{:.0f}/s".format, 15.0, more_is_better=True)
+    assert rate == "| rate | 500/s | 8500/s | **17** | ≥ 15: met |"
+    assert serving.row("time", found, str, 0.5, more_is_better=False).endswith("| ≤ 0.5: missed |")
+
+
+def test_the_table_of_served_models_goes_between_its_markers():
+    written = serving.with_table(PAGE.read_text(encoding="utf-8"), serving.table(["| a row |"]))
+    assert f"{serving.BEGIN}\n\n| | Ray Serve |" in written
+    assert f"| a row |\n\n{serving.END}" in written
+    with pytest.raises(ValueError, match="serving: begin"):
+        serving.with_table("no markers", "")
