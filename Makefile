@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit race random test-all soak regression prove chaos bench test-pythons clean
+.PHONY: demo test lint types unit race random test-all soak regression prove chaos screenshots bench test-pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sage-flow run jobs/flights.py
@@ -51,6 +51,10 @@ prove: $(VENV)/.test
 # Real queries on a Ray of two and three nodes, whose processes are killed every few seconds, for so many MINUTES.
 chaos: $(VENV)/.test
 	$(BIN)/python tests/chaos --minutes $(or $(MINUTES),60)
+
+# The pictures of docs/images/, with the Chromium of this machine.
+screenshots: $(VENV)/.test
+	PYTHONPATH=tests:tests/dashboard $(BIN)/python tests/dashboard/screenshots.py
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks

@@ -11,8 +11,9 @@ from sage_flow.errors import PipelineError
 if TYPE_CHECKING:
     from sage_flow.cli.jobfile import JobFile
     from sage_flow.environment import Environment
+    from sage_flow.job import JobHandle
 
-__all__ = ["add_run_options", "add_working_dir", "environment"]
+__all__ = ["add_run_options", "add_working_dir", "cluster_of", "environment"]
 
 
 def add_run_options(run: argparse.ArgumentParser) -> None:
@@ -40,6 +41,16 @@ def add_working_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--working-dir", default=".", metavar="FOLDER", help="what travels to the cluster; default: this folder"
     )
+
+
+def cluster_of(job: JobHandle) -> str | None:
+    """Where another process finds the cluster on which this program has started a job; None: it runs here."""
+    if job._execution.is_announced:
+        return None
+    import ray
+
+    address: str = ray.get_runtime_context().gcs_address
+    return address
 
 
 def environment(job: JobFile, arguments: argparse.Namespace) -> Environment:

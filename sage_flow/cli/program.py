@@ -23,6 +23,7 @@ from sage_flow.cli.console import (
     occupy_standard_files,
     tell,
 )
+from sage_flow.cli.dashboard_command import add_dashboard, beside
 from sage_flow.runtime.failure import add_notes
 from sage_flow.timestamps import duration_text
 
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="export metrics for Prometheus on this port of this machine while the job runs; 0: any free one",
     )
+    run.add_argument("--dashboard", action="store_true", help="show the job in a browser while it runs")
     placement.add_run_options(run)
     add_checkpoint_options(run)
     _add_job_command(commands, "explain", _explain, "print the plan of a job file as text")
@@ -140,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspection(commands, "services", "show the calls of the services of a running job")
     _add_inspection(commands, "stack", "show the lines of user code that a running job is in")
     add_checkpoint_commands(commands, _add_inspection)
+    add_dashboard(commands)
     cluster_commands.add_commands(commands)
     new = commands.add_parser("new", help="start a project", description="Start a project in a new folder.")
     new.add_argument("project", metavar="PROJECT", help="the folder to make; its name is the project's")
@@ -193,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
         apply_checkpoints(env, arguments)
         is_shown = not arguments.quiet and arguments.progress is not False and env.progress is not False
         with told_checkpoints(is_quiet=arguments.quiet):
-            watch = partial(_watched, env.progress if progress is None else progress, arguments.metrics_port)
+            watch = partial(_watched, env.progress if progress is None else progress, arguments)
             result, code = _finish(env, partial(_attended, job, options, watch), is_shown)
     except Exception as error:
         return fail(error, in_use=True)
@@ -295,15 +298,17 @@ def _attended(
 
 
 @contextlib.contextmanager
-def _watched(progress: bool | None, metrics_port: int | None, job: JobHandle) -> Iterator[None]:
+def _watched(progress: bool | None, arguments: argparse.Namespace, job: JobHandle) -> Iterator[None]:
     """Show a job as its program was asked to, while the block runs."""
     from sage_flow.cli.metrics import watching
 
     with contextlib.ExitStack() as stack:
-        if metrics_port is not None:
+        if arguments.metrics_port is not None:
             from sage_flow.metrics.prometheus import exported
 
-            tell(f"metrics: http://127.0.0.1:{stack.enter_context(exported(job, metrics_port))}/metrics")
+            tell(f"metrics: http://127.0.0.1:{stack.enter_context(exported(job, arguments.metrics_port))}/metrics")
+        if arguments.dashboard:
+            stack.enter_context(beside(placement.cluster_of(job)))
         stack.enter_context(watching(job, progress))
         yield
 

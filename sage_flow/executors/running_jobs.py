@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sage_flow.job import JobHandle
     from sage_flow.links.link import Link
 
-__all__ = ["RunningJob", "announced", "find_job", "jobs_called", "running_jobs"]
+__all__ = ["RunningJob", "announced", "failure_of", "find_job", "jobs_called", "running_jobs"]
 
 _NAME = "inspect"
 _ANSWER_S = 5.0
@@ -42,6 +42,7 @@ _ACCEPTED = "accepted"
 _REFUSED = "refused"
 _CHECKPOINTS = "checkpoints"
 _STACKS = "stacks"
+_LOOK, _OUTCOME = "look", "outcome"
 
 Order = Literal["drain", "stop", "cancel"]
 
@@ -80,6 +81,27 @@ class RunningJob:
             answer: dict[str, Any] = self._next(answers)
         infos: list[dict[str, Any]] = answer[_CHECKPOINTS]
         return infos
+
+    def look(self) -> dict[str, Any]:
+        """Return its `status`, `metrics`, `statistics`, and `stops`: whether it can stop with a last checkpoint.
+
+        Raises: ChannelNotReachable if it does not answer.
+        """
+        with self._asked(_LOOK) as answers:
+            answer: dict[str, Any] = self._next(answers)
+        return answer
+
+    def outcome(self) -> tuple[str, str]:
+        """Wait for its end; return its status and what failed, "" if nothing did.
+
+        Raises: ChannelNotReachable if its process ends before it says so.
+        """
+        with self._asked(_OUTCOME) as answers:
+            told = answers.get()
+        if told is None:
+            raise ChannelNotReachable(f"job {self.name!r} (process {self.pid}) ended without telling its outcome")
+        status, failure = told
+        return str(status), str(failure)
 
     def end(self, order: Order, on_accepted: Callable[[], object] = lambda: None) -> JobStatus:
         """Drain, stop or cancel it, wait until it is over, and return its status.
@@ -149,7 +171,11 @@ def announced(job: JobHandle) -> Iterator[None]:
 
     def answer(link: Link, question: str) -> None:
         with contextlib.suppress(ConnectionError):  # the process that asked has ended
-            if question == _CHECKPOINTS:
+            if question == _LOOK:
+                stops = job._execution.stores_checkpoints
+                told = {"status": str(job.status), "metrics": job.metrics(), "statistics": job.statistics()}
+                link.send({**told, "stops": stops})
+            elif question == _CHECKPOINTS:
                 link.send({_CHECKPOINTS: [asdict(info) for info in job.checkpoints()]})
             elif question == _STACKS:
                 link.send({_STACKS: job.stacks()})
@@ -167,10 +193,18 @@ def announced(job: JobHandle) -> Iterator[None]:
             job.wait()
             link.send(str(job.status))
 
+    def await_outcome(link: Link) -> None:
+        job.wait()
+        with contextlib.suppress(ConnectionError):  # the process that asked has ended
+            link.send((str(job.status), failure_of(job)))
+
     def on_message(link: Link, message: Any, size: int) -> None:
         # To ask the job is to wait for its subtasks, which this thread must not.
         if message in get_args(Order):
             thread = threading.Thread(target=end, args=(link, message), name=f"ends {job.name}", daemon=True)
+            ending.append(thread)
+        elif message == _OUTCOME:
+            thread = threading.Thread(target=await_outcome, args=(link,), name=f"outcome of {job.name}", daemon=True)
             ending.append(thread)
         else:
             thread = threading.Thread(target=answer, args=(link, message), name=f"answer of {job.name}", daemon=True)
@@ -187,6 +221,19 @@ def announced(job: JobHandle) -> Iterator[None]:
             for thread in ending:  # let them report the end to the programs that asked for it
                 thread.join(_ANSWER_S)
         listener.close()
+
+
+def failure_of(job: JobHandle) -> str:
+    """What has ended a job that is over, as commands print it; "" if it did not fail."""
+    from sage_flow.runtime.failure import describe
+
+    if job.status is not JobStatus.FAILED:
+        return ""
+    try:
+        job.result()
+    except BaseException as error:  # whatever user code has raised
+        return "\n".join(describe(error))
+    return ""
 
 
 def _write_whole(file: Path, content: str) -> None:

@@ -5,13 +5,13 @@ Colours are those of the page (`currentColor`), so that it fits a dark one, too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from sage_flow.plan.picture import Arrow, Box, Picture
 
-__all__ = ["svg_of"]
+__all__ = ["BoxLook", "svg_of"]
 
 _CHAR = 7.3  # pixels of a character of the font, or a little more
 _LINE = 17
@@ -37,9 +37,23 @@ class _Placed:
         return len(self.lines) * _LINE + 2 * _PAD
 
 
-def svg_of(picture: Picture, marked: Collection[str] = ()) -> str:
-    """Draw it; boxes with operators of the names in `marked` have a thick frame."""
-    placed = {box.id: _Placed(box, _lines(box)) for box in picture.boxes}
+@dataclass(frozen=True)
+class BoxLook:
+    """How a box looks in a job that runs: its colour, how dark it is (0 to 1), what else is written in it.
+
+    `facts` are attributes `data-...` of the box, for programs that read the picture.
+    """
+
+    color: str = "none"
+    depth: float = 0.0
+    lines: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+def svg_of(picture: Picture, marked: Collection[str] = (), looks: Mapping[int, BoxLook] | None = None) -> str:
+    """Draw it; boxes with operators of the names in `marked` have a thick frame. `looks`: by the ids of boxes."""
+    looks = looks or {}
+    placed = {box.id: _Placed(box, _lines(box, looks.get(box.id, BoxLook()))) for box in picture.boxes}
     groups = [None, *dict.fromkeys(box.service for box in picture.boxes if box.service is not None)]
     parts: list[str] = []
     width = top = 0.0
@@ -54,14 +68,18 @@ def svg_of(picture: Picture, marked: Collection[str] = ()) -> str:
             parts.append(_frame(service, top, group_width, bottom - top))
         width, top = max(width, group_width), bottom + _GAP
     parts += [_arrow(placed[arrow.source], placed[arrow.target], arrow.how) for arrow in picture.arrows]
-    parts += [_drawn(one, any(name in marked for name, _ in one.box.operators)) for one in placed.values()]
+    parts += [
+        _drawn(one, looks.get(one.box.id, BoxLook()), any(name in marked for name, _ in one.box.operators))
+        for one in placed.values()
+    ]
     size = f'width="{width + 2:.0f}" height="{top:.0f}" viewBox="-1 -1 {width + 2:.0f} {top:.0f}"'
     style = "font: 12px monospace; color: inherit; max-width: none"
     return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} style="{style}">{"".join(parts)}</svg>'
 
 
-def _lines(box: Box) -> list[tuple[str, str]]:
-    whole = [*(title for _, title in box.operators), " ".join(filter(None, [f"x{box.parallelism}", box.needs]))]
+def _lines(box: Box, look: BoxLook) -> list[tuple[str, str]]:
+    size = " ".join(filter(None, [f"x{box.parallelism}", box.needs]))
+    whole = [*(title for _, title in box.operators), size, *look.lines]
     return [(_short(line), line) for line in whole]
 
 
@@ -95,11 +113,13 @@ def _columns(ids: Sequence[int], arrows: Sequence[Arrow]) -> dict[int, int]:
     return columns
 
 
-def _drawn(one: _Placed, is_marked: bool) -> str:
+def _drawn(one: _Placed, look: BoxLook, is_marked: bool) -> str:
     stroke = 2.5 if is_marked else 1
+    facts = "".join(f' data-{name}="{escape(value)}"' for name, value in look.facts)
+    shade = "" if look.color == "none" else f' fill-opacity="{look.depth:.2f}"'
     parts = [
         f'<rect x="{one.x:.0f}" y="{one.y:.0f}" width="{one.width:.0f}" height="{one.height:.0f}" rx="4"'
-        f' fill="none" stroke="currentColor" stroke-width="{stroke}"/>'
+        f' fill="{look.color}"{shade} stroke="currentColor" stroke-width="{stroke}"{facts}/>'
     ]
     for number, (short, whole) in enumerate(one.lines, start=1):
         parts.append(_text(short, whole, one.x + _PAD, one.y + _PAD / 2 + number * _LINE))

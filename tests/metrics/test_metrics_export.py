@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import urllib.request
 from datetime import timedelta
 from pathlib import Path
@@ -77,11 +78,12 @@ def test_a_job_exports_what_the_table_says_and_nothing_else(tmp_path):
     timed.rebalance().map(step, name="step", parallelism=2).for_each(lambda n: None)
     with env.submit() as job, exported(job, 0) as port:
         wanted = {PREFIX + name for name in METRICS} | {"sage_flow_user_steps", "sage_flow_user_sizes"}
-        for _ in range(1000):  # until all of them have come
+        for _ in range(2000):  # until all of them have come
             found = fetched(port)
             steps = [sample.value for sample in found["sage_flow_user_steps"].samples] if wanted <= set(found) else []
             if sum(steps) == 100:
                 break
+            threading.Event().wait(0.02)
         goes_on.touch()
     assert set(found) == wanted
     for name, row in METRICS.items():

@@ -1,0 +1,1 @@
+"""The page that shows running jobs in a browser; needs the extra `dashboard`."""
