@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit race random test-all soak regression prove chaos screenshots bench test-pythons clean
+.PHONY: demo docs test lint types unit race random test-all soak regression prove chaos screenshots bench test-pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sage-flow run jobs/flights.py
@@ -56,6 +56,10 @@ chaos: $(VENV)/.test
 screenshots: $(VENV)/.test
 	PYTHONPATH=tests:tests/dashboard $(BIN)/python tests/dashboard/screenshots.py
 
+# The documentation as a site, in site/; a link that leads nowhere is an error. `mkdocs serve` shows it while you write.
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
 
@@ -75,4 +79,4 @@ $(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
