@@ -310,12 +310,13 @@ class AssignedTime(Held):
         # All at once: one by one, the first ones would be the whole minimum for a while.
         numbers = {clock.number: clock for clock in self._clocks.values() if clock.number is not None}
         self.now = parts.lowest.get("watermark", -math.inf)
-        self._minimum.restore(
+        decision = self._minimum.restore(
             {number: clock.now for number, clock in numbers.items()},
             [number for number, clock in numbers.items() if clock.is_idle],
             self.now,
             parts.lowest.get("furthest", -math.inf),
         )
+        self._note(decision)
         self.is_idle = self._minimum.is_idle
         if self._current is not None:
             self.largest = self._current.largest

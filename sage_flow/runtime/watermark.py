@@ -53,11 +53,12 @@ class WatermarkMinimum:
         heappush(self._heap, (_NOTHING_YET, channel))
         return channel
 
-    def restore(self, clocks: Mapping[int, float], idle: Iterable[int], now: float, furthest: float) -> None:
-        """Go on where these inputs were, and the minimum with them. Nothing is told."""
+    def restore(self, clocks: Mapping[int, float], idle: Iterable[int], now: float, furthest: float) -> Advance | None:
+        """Go on where these inputs were. `now`: of the minimum, perhaps with an input that is elsewhere now."""
         self._clocks.update(clocks)
         self._idle.update(idle)
         self._now, self.furthest = now, furthest
+        return None if self.is_idle else self._advance()
 
     @property
     def is_idle(self) -> bool:
