@@ -94,6 +94,7 @@ class WorkerPort(ShellPort):
         requests = IncomingRequests(self._service) if subtask.address in _heads(plan) else None
         credits = InputCredits(_input_channels(plan, subtask, shell))
         self.inbox = Inbox(self._name, self._condition, dict(_incoming(plan, subtask, shell)), requests, credits)
+        self._take_request = partial(self.inbox.take_one, self.now)
         self.activations = Activations(shell, self._name, self._lock)
         self._holding = Holding()
         self._allowed: set[str] = set()  # services that this service may call
@@ -152,9 +153,8 @@ class WorkerPort(ShellPort):
         None: woken by `wake`, or it is `until`. A request that is taken out begins. With `batches`, requests of batched
         methods come together, once their batch is whole or due.
         """
-        if batches is None:
-            take: Callable[[], Message | CallBatch | Literal[True] | None] = partial(self.inbox.take_one, self.now)
-        else:
+        take: Callable[[], Message | CallBatch | Literal[True] | None] = self._take_request
+        if batches is not None:
             take = partial(self.inbox.take_call, self.now, batches, batches.due_at)
             until = min(until, batches.due_at)
         taken: Message | CallBatch | Literal[True] | None = self._suspend(take, None if until == math.inf else until)

@@ -386,7 +386,9 @@ class _ServiceLoop:
         self._port.wake()  # so that the other activations check, too
 
     def _take_one(self, batches: CallBatches | None) -> Message | CallBatch | None:
-        until = self._check_health_at if self._port.activations.is_own() else math.inf
+        until = self._check_health_at
+        if until < math.inf and not self._port.activations.is_own():
+            until = math.inf
         clock = self._port.activations.clock()
         if clock is not None:
             clock.begin(Wait.IDLE, self._shell.now())
