@@ -19,6 +19,7 @@ __all__ = [
     "discard_stdout",
     "fail",
     "guarded_stdout",
+    "leave_before_ray",
     "lose_stdout",
     "occupy_standard_files",
     "on_lost_stdout",
@@ -50,9 +51,14 @@ def fail(error: BaseException, *, in_use: bool = False) -> int:
     tell(f"sage-flow: error: {error}" if isinstance(error, SageFlowError) and not frames else header, *details)
     if isinstance(error, ClusterError):
         if isinstance(error, ClusterSilent):
-            atexit.register(_leave, NO_CLUSTER)
+            leave_before_ray(NO_CLUSTER)
         return NO_CLUSTER
     return USAGE if isinstance(error, SageFlowError if in_use else PipelineError) else FAILED
+
+
+def leave_before_ray(code: int) -> None:
+    """At the end of this program do not wait for Ray, whose cluster may not answer any more."""
+    atexit.register(_leave, code)
 
 
 def _leave(code: int) -> None:

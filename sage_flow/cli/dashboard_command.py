@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sage_flow.cli.console import OK, fail, tell
+from sage_flow.cli.console import OK, fail, leave_before_ray, tell
 
 __all__ = ["add_dashboard", "beside"]
 
@@ -58,7 +58,9 @@ def _dashboard(arguments: argparse.Namespace) -> int:
         else:
             from sage_flow.dashboard.cluster_jobs import ClusterJobs
 
-            serve_page(ClusterJobs(arguments.address, arguments.namespace), arguments.port, _told, ends)
+            jobs = ClusterJobs(arguments.address, arguments.namespace)
+            leave_before_ray(OK)
+            serve_page(jobs, arguments.port, _told, ends)
     except Exception as error:
         return fail(error, in_use=True)
     return OK

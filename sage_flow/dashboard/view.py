@@ -8,6 +8,7 @@ from html import escape
 from typing import Any, Final
 from urllib.parse import quote
 
+from sage_flow.cli.stacks import slow_lines
 from sage_flow.dashboard.looks import JobLook
 from sage_flow.metrics.shares import Shares, by_chain, by_operator, shares_between
 from sage_flow.notebook.svg import BoxLook, svg_of
@@ -198,8 +199,9 @@ def _kind_of(shares: Shares) -> str:
 
 
 def status_line(look: JobLook) -> str:
-    """Name, place and status."""
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in look.notes)
+    """Name, place and status, and where user code has been for long."""
+    told = [*look.notes, *([] if look.is_over else slow_lines(look.statistics["subtasks"]))]
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in told)
     status = f'<span class="status {escape(look.status.lower())}">{escape(look.status)}</span>'
     return f"<h2>{escape(look.name)} {status}</h2><p>{escape(look.where)}</p>{notes}"
 

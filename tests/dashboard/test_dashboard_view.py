@@ -15,6 +15,7 @@ EVIL = "<script>alert(1)</script>"
 
 def look(emitted=0, **changes):
     subtask = {"name": EVIL, "chain": 0, "operators": {}, "watermarks": {}, "queued": 3, "oldest_s": None}
+    subtask |= {"threads": [{"name": EVIL, "doing": "busy", "for_s": 31.2, "frames": [f"a.py:7 in f    {EVIL}"]}]}
     subtask |= {"work": {"busy_s": 1.0, "idle_s": 1.0, "credit_s": 0.0, "calls_s": 0.0}, "flow": None}
     box = {"id": 0, "operators": ((EVIL, EVIL),), "parallelism": 1, "service": None, "needs": EVIL}
     pipeline = {"job": EVIL, "boxes": (box,), "arrows": (), "missing": ()}
@@ -31,6 +32,10 @@ def test_whatever_comes_from_users_is_escaped():
     parts += [view.logs({EVIL: EVIL}, 1000), view.table([EVIL], [[EVIL]], "t")]
     assert all("<script" not in part for part in parts)
     assert sum("&lt;script&gt;" in part for part in parts) == 9
+
+
+def test_user_code_that_takes_long_is_named():
+    assert "in user code for 31.2 s at a.py:7 in f" in view.status_line(look())
 
 
 def test_a_rate_is_that_between_two_looks():
