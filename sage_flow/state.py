@@ -6,33 +6,19 @@ Each handle reads and writes the entry of the key of the record that is being pr
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from datetime import timedelta
-from heapq import heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from sage_flow.errors import PipelineError
-from sage_flow.keys import stable_hash
-from sage_flow.runtime.table_copy import TableCopy
+from sage_flow.runtime.key_table import MISSING, ExpiringTable, KeyTable, TableEntries, check_key
+from sage_flow.runtime.parts import Entries
 from sage_flow.timestamps import checked_duration, duration_text
 
-__all__ = ["KeyTable", "KeyedState", "ListState", "MapState", "ReducingState", "ValueState"]
+__all__ = ["KeyedState", "ListState", "MapState", "ReducingState", "ValueState"]
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-MISSING: Any = object()
-
-
-_ALWAYS_KEYS = frozenset({int, str, bytes, bool})
-"""Types whose every value has a stable hash: to compute it only to see that it exists would cost most of a new key."""
-
-
-def check_key(key: Any) -> None:
-    """Raises InvalidKeyError if `key` cannot place a record."""
-    if type(key) not in _ALWAYS_KEYS:
-        stable_hash(key)
 
 
 class HasKey(Protocol):
@@ -44,96 +30,6 @@ class HasKey(Protocol):
     key: Any
     timestamp: int
     watermark_of: Callable[[], int] | None
-
-
-class KeyTable(dict[Any, Any]):
-    """The entries of one state, by key. A key that cannot be placed is refused when it is first seen,
-    also at parallelism 1, where routing never hashes it.
-
-    A compiled chain reads and writes by `table[key]`. All others use `find`, `put`, `drop` and `entries`: a table may
-    keep entries elsewhere, of which `get`, `in`, `pop` and `items` of a dict know nothing.
-    """
-
-    __slots__ = ("_default",)
-
-    ttl_ms: int | None = None
-    """How long entries are kept; None: for ever."""
-
-    def __init__(self, default: Callable[[], Any] | None = None) -> None:
-        super().__init__()
-        self._default = default
-
-    def __missing__(self, key: Hashable) -> Any:
-        """Return the default without keeping it."""
-        if type(key) not in _ALWAYS_KEYS:
-            check_key(key)
-        return MISSING if self._default is None else self._default()
-
-    def find(self, key: Hashable) -> Any:
-        """Return the entry of a key; MISSING if there is none."""
-        return dict.get(self, key, MISSING)
-
-    def put(self, key: Hashable, entry: Any) -> None:
-        """Keep an entry."""
-        if type(key) not in _ALWAYS_KEYS and key not in self:
-            check_key(key)
-        self[key] = entry
-
-    def drop(self, key: Hashable) -> None:
-        """Forget the entry of a key, if there is one."""
-        dict.pop(self, key, None)
-
-    def entries(self) -> Iterable[tuple[Any, Any]]:
-        """All keys and their entries, in the order in which the keys came. The table must not change meanwhile."""
-        return self.items()
-
-    def copied(self) -> TableCopy:
-        """The same as they are now."""
-        return TableCopy(list(self), list(self.values()))
-
-
-class ExpiringTable(KeyTable):
-    """Entries are pairs of a value and the time up to which it is kept.
-
-    Those whose time has passed are dropped by buckets: a bucket has the keys whose entries end about the same time.
-    A key whose entry has been set anew meanwhile is put into a later bucket when its bucket comes.
-    """
-
-    __slots__ = ("_buckets", "_nexts", "_width_ms", "ttl_ms")
-
-    ttl_ms: int
-
-    def __init__(self, default: Callable[[], Any], ttl_ms: int) -> None:
-        super().__init__(default)
-        self.ttl_ms = ttl_ms
-        self._width_ms = max(1, ttl_ms // 32)
-        self._buckets: dict[int, set[Any]] = {}
-        self._nexts: list[int] = []  # a heap of the buckets' numbers
-
-    def put(self, key: Hashable, entry: tuple[Any, int]) -> None:
-        """Keep a value up to a time."""
-        if key not in self:
-            check_key(key)
-            self._add(key, entry[1])
-        self[key] = entry
-
-    def drop_until(self, now: int) -> None:
-        """Drop the entries whose time has passed, about."""
-        while self._nexts and self._nexts[0] * self._width_ms <= now:
-            for key in self._buckets.pop(heappop(self._nexts)):
-                entry = self.find(key)
-                if entry is not MISSING and entry[1] <= now:
-                    self.drop(key)
-                elif entry is not MISSING:
-                    self._add(key, entry[1])
-
-    def _add(self, key: Hashable, end: int) -> None:
-        number = -(-end // self._width_ms)
-        bucket = self._buckets.get(number)
-        if bucket is None:
-            bucket = self._buckets[number] = set()
-            heappush(self._nexts, number)
-        bucket.add(key)
 
 
 def _ttl_text(ttl_ms: int | None) -> str:
@@ -185,7 +81,7 @@ class ValueState(_Handle, Generic[V]):
     def set(self, value: V) -> None:
         """Keep `value` for this key."""
         key = self._context.key
-        if type(key) not in _ALWAYS_KEYS and key not in self._table:
+        if key not in self._table:
             check_key(key)
         self._table[key] = value
 
@@ -206,7 +102,7 @@ class ExpiringValue(ValueState[V]):
         key = self._context.key
         entry = self._values.find(key)
         if entry is MISSING or entry[1] <= self._now() or self._is_over(entry[1]):
-            entry = (self._values.__missing__(key),)
+            entry = (self._values.default_of(key),)
         value: V = entry[0]
         return value
 
@@ -321,9 +217,7 @@ class KeyedState:
     def __init__(self, context: HasKey) -> None:
         self._context = context
         self._handles: dict[str, _Handle] = {}
-        self._restored: dict[
-            str, tuple[int | None, TableCopy | list[tuple[Any, Any]]]
-        ] = {}  # of names that nobody has asked for
+        self._restored: dict[str, tuple[int | None, Entries]] = {}  # of names that nobody has asked for
         self.tables: dict[str, KeyTable] = {}
         self.wall_ms: Callable[[], int] = lambda: 0
         """The wall clock; the engine sets it."""
@@ -334,14 +228,14 @@ class KeyedState:
         other.tables, other.wall_ms, other._restored = self.tables, self.wall_ms, self._restored
         return other
 
-    def parts(self) -> Iterator[tuple[str, int | None, TableCopy | list[tuple[Any, Any]]]]:
+    def parts(self) -> Iterator[tuple[str, int | None, Entries]]:
         """Yield the name, ttl and entries of each state, for a snapshot."""
         for name, (ttl_ms, entries) in self._restored.items():
             yield name, ttl_ms, entries
         for name, table in self.tables.items():
-            yield name, table.ttl_ms, table.copied()
+            yield name, table.ttl_ms, TableEntries(table)
 
-    def restore(self, name: str, ttl_ms: int | None, entries: TableCopy | list[tuple[Any, Any]]) -> None:
+    def restore(self, name: str, ttl_ms: int | None, entries: Entries) -> None:
         """Fill a state, when somebody asks for it: only then its default is known."""
         self._restored[name] = ttl_ms, entries
         if name in self.tables:
@@ -357,8 +251,7 @@ class KeyedState:
                 f"state {name!r} was kept with {_ttl_text(ttl_ms)} and cannot be restored with"
                 f" {_ttl_text(table.ttl_ms)}: give it the ttl that it had, or another name"
             )
-        for key, entry in entries:
-            table.put(key, entry)
+        table.fill(entries)
 
     @overload
     def value(self, name: str, *, ttl: timedelta | None = ...) -> ValueState[Any]: ...

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_flow.errors import InvalidKeyError
-from sage_flow.state import MISSING, ExpiringTable, KeyTable
+from sage_flow.runtime.key_table import MISSING, ExpiringTable, KeyTable
 
 FAR = 10**15
 KINDS = {

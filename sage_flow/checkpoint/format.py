@@ -24,8 +24,8 @@ from sage_flow.errors import CheckpointError
 
 __all__ = ["FORMAT_VERSION", "PARTS", "sealed", "unsealed"]
 
-FORMAT_VERSION = 1
-"""The version of the header and of all payloads. A release reads the versions up to its own."""
+FORMAT_VERSION = 2
+"""The version of the header and of all payloads."""
 
 PARTS = "parts"
 """The kind of the files with what subtasks keep."""
@@ -54,10 +54,10 @@ def unsealed(kind: str, data: bytes, name: str) -> bytes:
     if len(data) < _HEADER.size:
         raise CheckpointError(f"{name}: is cut off after {len(data)} bytes; {_CURE}")
     _, version, kind_size, payload_size = _HEADER.unpack_from(data)
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{name}: has format {version}, and this version of sage_flow reads formats up to {FORMAT_VERSION}; "
-            f"use the version of sage_flow that wrote it, or a later one"
+            f"{name}: has format {version}, and this version of sage_flow reads format {FORMAT_VERSION}; "
+            f"use the version of sage_flow that wrote it{'' if version < FORMAT_VERSION else ', or a later one'}"
         )
     start = _HEADER.size + kind_size
     size = start + _CHECKSUM_SIZE + payload_size

@@ -6,7 +6,7 @@ For people who look: nothing is changed, and what cannot be read is told beside 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from reprlib import Repr
 from typing import Any
@@ -20,6 +20,7 @@ from sage_flow.checkpoint.runs import job_folder, number_of, runs_of, state_of
 from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.checkpoint.stored_log import StoredLog
 from sage_flow.errors import CheckpointError, CheckpointMissing, LogUnavailable, PipelineError, StorageError
+from sage_flow.runtime.table_writing import merged_chunks
 
 __all__ = [
     "CheckpointContent",
@@ -166,7 +167,7 @@ class CheckpointContent:
         for part in self.metadata.parts:
             for name in part.chain:
                 found.setdefault(name, OperatorContent(name, kinds.get(name, ""), part.parallelism))
-            for name, table, entries in self._keyed(part):
+            for (name, table), entries in self._keyed(part):
                 kept = found[name].keys
                 kept[_group(table)] = kept.get(_group(table), 0) + len(entries)
             for name, what, items in self._without_keys(part):
@@ -187,8 +188,9 @@ class CheckpointContent:
             names = dict.fromkeys(name for part in self.metadata.parts for name in part.chain)
             raise PipelineError(f"no operator {operator!r} is in the checkpoint; there are: {', '.join(names)}")
         for part in sorted(mine, key=lambda part: part.index):
-            for name, table, entries in self._keyed(part):
-                for own, value in entries if name == operator else ():
+            for (name, table), entries in self._keyed(part):
+                pairs = entries.items() if isinstance(entries, dict) else entries
+                for own, value in pairs if name == operator else ():
                     if key is None or key in (str(own), repr(own)):
                         yield KeptEntry(part.index + 1, _table(table), _text(own), _text(value))
             for name, what, items in self._without_keys(part) if key is None else ():
@@ -200,11 +202,17 @@ class CheckpointContent:
 
     # -- its files ------------------------------------------------------------------------------------------
 
-    def _keyed(self, part: SubtaskPart) -> Iterator[tuple[str, Hashable, list[tuple[Any, Any]]]]:
-        """The tables of the operators of a subtask."""
-        for file in part.chunks[1:]:
-            for chunks in self._loaded(file):
-                yield from chunks
+    def _keyed(self, part: SubtaskPart) -> Iterable[tuple[tuple[str, Hashable], Any]]:
+        """The tables of the operators of a subtask, and what else they keep by key."""
+        known = {
+            (name, table)
+            for file in part.chunks[:1]
+            for small in self._loaded(file)
+            for name in small
+            for table in small[name][4]
+        }
+        chunks = (one for file in part.chunks[1:] for several in self._loaded(file) for one in several)
+        return [(where, entries) for where, entries in merged_chunks(chunks).items() if where in known]
 
     def _without_keys(self, part: SubtaskPart) -> Iterator[tuple[str, str, list[Any]]]:
         kept_by = [

@@ -146,6 +146,12 @@ class _StandIn(metaclass=_Named):
     def __setitem__(self, key: Any, value: Any) -> None:
         self._items.append((key, value))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _StandIn) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
     def __repr__(self) -> str:
         shown = [repr(argument) for argument in self._arguments]
         shown += [f"{name}={value!r}" for name, value in self._fields.items()]

@@ -50,6 +50,8 @@ class SubtaskPart:
     """The names of its files, in the folder of the run."""
     size: int
     """Bytes of its chunks."""
+    stored: int = 0
+    """Of these, the bytes that were stored for this checkpoint: the others are of earlier ones."""
     keeping: tuple[str, ...] = ()
     """The names of its operators that kept something."""
     finished_splits: tuple[str, ...] = ()

@@ -10,13 +10,11 @@ import re
 from collections.abc import Iterable
 
 from sage_flow.checkpoint.metadata import CheckpointMetadata
-from sage_flow.checkpoint.runs import attempt_of, chunk_name, metadata_name
+from sage_flow.checkpoint.runs import attempt_of, chunks_of, metadata_name
 from sage_flow.checkpoint.storage import Storage
 from sage_flow.errors import CheckpointError
 
 __all__ = ["Retention", "files_of"]
-
-_CHUNKS = 2  # of a subtask, at the most
 
 
 def files_of(metadata: CheckpointMetadata) -> set[str]:
@@ -38,10 +36,10 @@ class Retention:
         self._kept: list[set[str]] | None = None  # the files of each, oldest first; None: not looked yet
         self._restored = restored
 
-    def on_complete(self, metadata: CheckpointMetadata, aborted: Iterable[int], addresses: Iterable[int]) -> None:
+    def on_complete(self, metadata: CheckpointMetadata, aborted: Iterable[int]) -> None:
         """A checkpoint is recorded: delete what is not needed any more. Raises StorageError.
 
-        `aborted`: earlier ones of this attempt that have failed; the subtasks at `addresses` may have stored parts.
+        `aborted`: earlier ones of this attempt that have failed; subtasks may have stored parts of them.
         """
         if self._kept is None:
             self._kept = self._found()
@@ -49,10 +47,11 @@ class Retention:
         dropped, self._kept = self._kept[: -self._keep], self._kept[-self._keep :]
         needed = set().union(*self._kept)
         gone = {file for files in dropped for file in files}
-        owners = list(addresses)
-        for number in aborted:
-            gone.add(metadata_name(self._attempt, number))
-            gone.update(chunk_name(self._attempt, number, owner, chunk) for owner in owners for chunk in range(_CHUNKS))
+        if failed := list(aborted):
+            gone.update(metadata_name(self._attempt, number) for number in failed)
+            starts = tuple(chunks_of(self._attempt, number) for number in failed)
+            left = [f"chunks/{name}" for name in self._storage.names("chunks")]
+            gone.update(name for name in left if name.startswith(starts))
         self._storage.delete(sorted(gone - needed))
 
     def _found(self) -> list[set[str]]:

@@ -26,6 +26,7 @@ __all__ = [
     "RunState",
     "attempt_of",
     "chunk_name",
+    "chunks_of",
     "job_folder",
     "latest_run",
     "metadata_name",
@@ -103,7 +104,16 @@ def latest_run(job: Storage) -> str | None:
 
 def chunk_name(attempt: int, checkpoint: int, address: int, number: int) -> str:
     """A blob of a subtask."""
-    return f"chunks/a{attempt}-n{checkpoint}-s{address}-{number}"
+    return f"{chunks_of(attempt, checkpoint)}s{address}-{number}"
+
+
+def chunks_of(attempt: int, checkpoint: int) -> str:
+    """How the names of all blobs of a checkpoint begin.
+
+    >>> chunks_of(2, 7), chunk_name(2, 7, 3, 0)
+    ('chunks/a2-n7-', 'chunks/a2-n7-s3-0')
+    """
+    return f"chunks/a{attempt}-n{checkpoint}-"
 
 
 def metadata_name(attempt: int, checkpoint: int) -> str:

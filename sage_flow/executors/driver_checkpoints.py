@@ -342,7 +342,7 @@ class DriverCheckpoints:
             return
         aborted, self._aborted = self._aborted, []  # no other one begins before this one is reported
         try:
-            self._retention.on_complete(metadata, aborted, [DRIVER, *(s.address for s in self._plan.subtasks)])
+            self._retention.on_complete(metadata, aborted)
         except StorageError as error:
             _log.warning("job %s: old checkpoints are not deleted: %s", self._plan.job, error)
 

@@ -22,10 +22,12 @@ from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.errors import StorageError
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Plan, Subtask, prepared_for
-from sage_flow.runtime.cut import Cut
+from sage_flow.runtime.cut import Cut, CutPiece
 from sage_flow.runtime.failure import pack_error
+from sage_flow.runtime.key_table import TableEntries
 from sage_flow.runtime.messages import Declined, Failed, Message, Snapshotted
-from sage_flow.runtime.parts import Parts, share_of
+from sage_flow.runtime.parts import Entries, Parts, share_of
+from sage_flow.runtime.table_writing import merged_chunks
 from sage_flow.splits import FINISHED
 
 __all__ = ["Restored", "SnapshotWriter", "finished_part", "restored"]
@@ -43,13 +45,15 @@ class SnapshotWriter:
         self._shell = shell
         self._tell = tell
         self._condition = shell.condition()
-        self._cuts: deque[Cut] = deque()
+        self._cuts: deque[Cut | CutPiece] = deque()
+        self._failed = 0  # the latest checkpoint of which something could not be stored
+        self._files: dict[int, tuple[tuple[str, ...], int]] = {}  # with entries by key, and their bytes, by checkpoint
         self._is_closed = False
 
     # -- from the subtask -----------------------------------------------------------------------------------
 
-    def put(self, cut: Cut) -> None:
-        """Let a cut be stored."""
+    def put(self, cut: Cut | CutPiece) -> None:
+        """Let a cut be stored, or a part of it."""
         with self._condition.lock:
             self._cuts.append(cut)
             self._condition.notify_all()
@@ -71,36 +75,54 @@ class SnapshotWriter:
     def run(self) -> None:
         """Store what comes, until `close`."""
         while (cut := self._next()) is not None:
+            if cut.checkpoint == self._failed:
+                continue
             try:
+                if isinstance(cut, CutPiece):
+                    self._write(cut.checkpoint, cut.number, cut.keyed)
+                    continue
                 message: Message = self._stored(cut)
             except StorageError as error:
+                self._failed = cut.checkpoint
                 message = Declined(self._subtask.address, cut.checkpoint, str(error))
             except Exception as error:  # a fault of the engine, which must not pass for one of the storage
                 message = Failed(self._subtask.address, None, pack_error(error))
             self._tell(message)
 
-    def _next(self) -> Cut | None:
+    def _next(self) -> Cut | CutPiece | None:
         with self._condition.lock:
             while not self._cuts and not self._is_closed:
                 self._condition.wait()
             return self._cuts.popleft() if self._cuts else None
 
+    def _write(self, checkpoint: int, number: int, content: bytes) -> str:
+        """Store a file of a checkpoint; return its name."""
+        name = chunk_name(self._plan.attempt, checkpoint, self._subtask.address, number)
+        self._storage.write(name, sealed(PARTS, content))
+        if number > 0:
+            names, size = self._files.get(checkpoint, ((), 0))
+            self._files[checkpoint] = (*names, name), size + len(content)
+        return name
+
     def _stored(self, cut: Cut) -> Snapshotted:
         began = self._shell.now()
         address = self._subtask.address
-        names, size = [], 0
-        for number, blob in enumerate(cut.blobs()):
-            names.append(chunk_name(self._plan.attempt, cut.checkpoint, address, number))
-            self._storage.write(names[-1], sealed(PARTS, blob))
-            size += len(blob)
+        small = self._write(cut.checkpoint, 0, cut.small)
+        if cut.keyed:
+            self._write(cut.checkpoint, cut.pieces + 1, cut.keyed)
+        new, size = self._files.get(cut.checkpoint, ((), 0))
+        before, size_before = ((), 0) if cut.base is None else self._files[cut.base]
+        self._files = {number: files for number, files in self._files.items() if number == cut.base}
+        self._files[cut.checkpoint] = (*before, *new), size_before + size
         part = SubtaskPart(
             address=address,
             chain=tuple(operator.name for operator in self._subtask.chain.operators),
             index=self._subtask.index,
             parallelism=self._subtask.chain.parallelism,
             is_finished=False,
-            chunks=tuple(names),
-            size=size,
+            chunks=(small, *before, *new),
+            size=size_before + size + len(cut.small),
+            stored=size + len(cut.small),
             keeping=cut.keeping,
         )
         timing = CutTimes(cut.alignment_s, cut.pause_s, self._shell.now() - began)
@@ -175,14 +197,16 @@ class _Reader:
     def _part(self, operator: str, part: SubtaskPart, *, with_keys: bool) -> Parts:
         if part.is_finished:
             return Parts(splits={split: [FINISHED] for split in part.finished_splits})
-        small, keyed = part.chunks
-        splits, rests, own, lowest = self._loaded_of(small)[0][operator]
-        by_key: dict[Hashable, list[tuple[Any, Any]]] = {}
-        for chunks in self._loaded_of(keyed) if with_keys else ():
-            for owner, table, entries in chunks:
-                if owner == operator:
-                    by_key.setdefault(table, []).extend(entries)
-        return Parts({**by_key}, splits, rests, own, lowest)
+        small, *files = part.chunks
+        splits, rests, own, lowest, tables = self._loaded_of(small)[0][operator]
+        keyed: dict[Hashable, Entries] = {}
+        if with_keys:
+            chunks = [one for file in files for several in self._loaded_of(file) for one in several]
+            of_all = merged_chunks(chunk for chunk in chunks if chunk[0] == operator)
+            for table in tables:
+                entries = of_all.get((operator, table), [])
+                keyed[table] = TableEntries(entries) if isinstance(entries, dict) else entries
+        return Parts(keyed, splits, rests, own, lowest)
 
     def _loaded_of(self, name: str) -> list[Any]:
         """The pickles in a file."""

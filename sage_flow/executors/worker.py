@@ -213,6 +213,7 @@ class Worker:
                         self._drain(feeder)  # the source ends after the batches that were read
                     case CheckpointComplete(checkpoint):
                         self._commit_through(checkpoint)
+                        chain.on_message(message)
                     case AbortCheckpoint(checkpoint) if self._writer is not None:
                         self._writer.drop(checkpoint)
                         chain.on_message(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sage_flow.state import MISSING, KeyTable
+from sage_flow.runtime.key_table import MISSING, KeyTable
 
 if TYPE_CHECKING:
     from sage_flow.runtime.lines.aggregates import Aggregation
@@ -30,13 +30,15 @@ class CountWindows:
         if count + 1 < self._size:
             self.table[key] = (count + 1, state)
             return MISSING
-        self.table.pop(key, None)
+        self.table.drop(key)
         return self._result(key, state)
 
     def at_end(self) -> Iterator[Any]:
         """Give the windows that are not full."""
-        for key in list(self.table):
-            yield self._result(key, self.table.pop(key)[1])
+        for key in self.table.keys_now():
+            _, value = self.table.find(key)
+            self.table.drop(key)
+            yield self._result(key, value)
 
     def _result(self, key: Any, state: Any) -> Any:
         result = self._aggregation.result

@@ -13,6 +13,7 @@ from sage_flow.functions import DeadLetter, Function, RuntimeContext, Sink, Sour
 from sage_flow.plan.graph import DEAD_LETTERS, LATE_RECORDS, Operator
 from sage_flow.runtime.assigned_time import in_range
 from sage_flow.runtime.failure import is_of_pipeline, summary
+from sage_flow.runtime.key_table import TableEntries
 from sage_flow.runtime.lines import writer_of
 from sage_flow.runtime.lines.writer import NOTHING_HELD
 from sage_flow.runtime.parts import Parts
@@ -118,7 +119,7 @@ class BoundOperator:
         parts = self.held.parts()
         parts.lowest["now"] = self.now
         if self.held is NOTHING_HELD and self.table is not None:
-            parts.keyed[_TABLE] = self.table.copied()
+            parts.keyed[_TABLE] = TableEntries(self.table)
         if self.operator.keyed:
             for name, ttl_ms, entries in self.context.state.parts():
                 parts.keyed[_STATE, (name, ttl_ms)] = entries
@@ -148,8 +149,7 @@ class BoundOperator:
             elif isinstance(function, Source) and kept:
                 function.restore(kept[0])
         if self.held is NOTHING_HELD and self.table is not None:
-            for key, entry in parts.keyed.get(_TABLE, ()):
-                self.table.put(key, entry)
+            self.table.fill(parts.keyed.get(_TABLE, ()))
         self.held.restore(parts)
 
     # -- for the chain --------------------------------------------------------------------------------------

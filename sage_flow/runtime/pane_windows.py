@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.aligned_windows import AlignedWindows
+from sage_flow.runtime.key_table import MISSING, KeyTable, TableEntries
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import KeyTable
 from sage_flow.windows import AlignedWindow
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class PaneWindows(AlignedWindows):
         table = self._panes[start]
         if not isinstance(table, _Touched):
             marking = self._panes[start] = _Touched(self._aggregation.initial)
-            dict.update(marking, table)
+            marking.take_over(table)
             if isinstance(table, _Changed):
                 marking.changed = table.changed
 
@@ -180,15 +180,19 @@ class PaneWindows(AlignedWindows):
         return [self._panes[pane] for pane in starts if pane in self._panes]
 
     def _keys_of(self, end: int) -> Iterable[Any]:
-        return dict.fromkeys(key for table in self._tables(end) for key in table)
+        return _all_keys([table.plain() for table in self._tables(end)])
 
     def _values(self, end: int, keys: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:
         tables = self._tables(end)
         if keys is None and self._is_tumbling:
-            return iter(tables[0].items())
+            return iter(tables[0].entries())
         merged = self._aggregation.merged
-        all_keys = self._keys_of(end) if keys is None else keys
-        found = ((key, [table[key] for table in tables if key in table]) for key in all_keys)
+        found: Iterator[tuple[Any, list[Any]]]
+        if keys is None:
+            panes = [table.plain() for table in tables]
+            found = ((key, [pane[key] for pane in panes if key in pane]) for key in _all_keys(panes))
+        else:
+            found = ((key, [v for table in tables if (v := table.find(key)) is not MISSING]) for key in keys)
         return ((key, values[0] if len(values) == 1 else merged(values)) for key, values in found)
 
     def _close(self, now: float) -> None:
@@ -213,7 +217,7 @@ class PaneWindows(AlignedWindows):
         """The value of each key in each pane, and the keys that have to be given again, or early."""
         parts = super().parts()
         for start, table in self._panes.items():
-            parts.keyed[_PANE, start] = table.copied()
+            parts.keyed[_PANE, start] = TableEntries(table)
             if isinstance(table, _Changed) and table.changed:
                 parts.keyed[_CHANGED, start] = [(key, None) for key in table.changed]
         for start, keys in self._touched.items():
@@ -232,11 +236,15 @@ class PaneWindows(AlignedWindows):
                 marking.changed = {key for key, _ in changed.get(start, ())}
                 if marking.changed:
                     self._early.note_change()
-            dict.update(table, entries)
+            table.fill(entries)
             self._keep(start, table)
             if (keys := marked.get(start)) and isinstance(touched := self._panes[start], _Touched):
                 touched.touched.update(key for key, _ in keys)
                 self._touched[start] = touched.touched
+
+
+def _all_keys(panes: list[dict[Any, Any]]) -> Iterable[Any]:
+    return dict.fromkeys(key for pane in panes for key in pane)
 
 
 def _between(ends: range, after: float, until: float) -> Sequence[int]:

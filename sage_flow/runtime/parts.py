@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_flow.keys import group_to_subtask, key_group
-from sage_flow.runtime.table_copy import TableCopy
+from sage_flow.runtime.key_table import TableEntries
 
 __all__ = ["Entries", "Parts", "share_of"]
 
 _log = logging.getLogger("sage_flow")
 
-Entries = list[tuple[Any, Any]] | TableCopy
-"""TableCopy of a key and what is kept for it."""
+Entries = list[tuple[Any, Any]] | TableEntries
+"""Keys, and what is kept for each."""
 
 
 @dataclass(slots=True)

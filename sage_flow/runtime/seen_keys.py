@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.expiries import Expiries
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.key_table import MISSING, KeyTable, TableEntries
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import MISSING, KeyTable
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
@@ -55,17 +55,17 @@ class SeenKeys(Held):
         for key in self._expiries.pop(now):
             until = self.table[key] + self._ttl_ms
             if until < now:
-                del self.table[key]
+                self.table.drop(key)
             else:
                 self._expiries.add(until, key)
         return ()
 
     def parts(self) -> Parts:
         """The time of the last record of each key."""
-        return Parts(keyed={"seen": self.table.copied()})
+        return Parts(keyed={"seen": TableEntries(self.table)})
 
     def restore(self, parts: Parts) -> None:
         """These keys were seen."""
-        for key, time in parts.keyed.get("seen", ()):
-            self.table.put(key, time)
+        self.table.fill(parts.keyed.get("seen", ()))
+        for key, time in self.table.entries():
             self._expiries.add(time + self._ttl_ms, key)

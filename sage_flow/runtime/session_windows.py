@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.runtime.early_results import EarlyResults
 from sage_flow.runtime.firing import results_of
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.key_table import check_key
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import check_key
 from sage_flow.windows import Firing, SessionWindow
 
 if TYPE_CHECKING:

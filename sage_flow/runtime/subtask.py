@@ -32,6 +32,7 @@ from sage_flow.runtime.messages import (
     AbortCheckpoint,
     Barrier,
     BeginCheckpoint,
+    CheckpointComplete,
     Control,
     Data,
     Drain,
@@ -204,11 +205,20 @@ class ChainSubtask:
             case AbortCheckpoint(checkpoint):
                 self._cutter.on_abort(message)
                 self._inputs.on_abort(checkpoint)
+            case CheckpointComplete(checkpoint):
+                self._cutter.on_complete(checkpoint)
             case _:
                 self._inputs.add(message)
 
     def advance(self) -> Step:
         """Do the next piece of work. May suspend."""
+        step = self._next_step()
+        if self._cutter.has_work:
+            self._cutter.work()
+            return GoOn()
+        return step
+
+    def _next_step(self) -> Step:
         if (due := self._due) is not None:
             self._cut(due)
         elif self._work is not None:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.errors import InternalError
 from sage_flow.runtime.first_values import check_outputs
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.key_table import check_key
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import check_key
 from sage_flow.timers import Clock
 from sage_flow.windows import Timer
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.aligned_windows import AlignedWindows
+from sage_flow.runtime.key_table import KeyTable, TableEntries
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import KeyTable
 from sage_flow.windows import AlignedWindow
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class WholeWindows(AlignedWindows):
         return end if end > now else end + self._lateness_ms
 
     def _keys_of(self, end: int) -> Iterable[Any]:
-        return self._tables.get(end, ())
+        return self._tables[end].plain() if end in self._tables else ()
 
     def _values(self, end: int, keys: Iterable[Any] | None) -> Iterator[tuple[Any, Any]]:
         table = self._tables[end]
-        return iter(table.items()) if keys is None else ((key, table[key]) for key in keys)
+        return iter(table.entries()) if keys is None else ((key, table[key]) for key in keys)
 
     def due(self, now: float) -> Iterable[list[Any]]:
         """Fire again what got late records, then the windows that end up to `now`."""
@@ -94,7 +94,7 @@ class WholeWindows(AlignedWindows):
     def parts(self) -> Parts:
         """The value of each key in each window, and the keys that have to be given again, or early."""
         parts = super().parts()
-        parts.keyed |= {(_WINDOW, end): table.copied() for end, table in self._tables.items()}
+        parts.keyed |= {(_WINDOW, end): TableEntries(table) for end, table in self._tables.items()}
         parts.keyed |= {(_CHANGED, end): list(keys.items()) for end, keys in self._changed.items()}
         parts.keyed |= {(_TOUCHED, end): [(key, None) for key in keys] for end, keys in self._touched.items()}
         return parts
@@ -103,7 +103,7 @@ class WholeWindows(AlignedWindows):
         """These windows have values. When to look at them follows from their ends."""
         super().restore(parts)
         for end, entries in parts.tables(_WINDOW):
-            self._table(end).update(entries)
+            self._table(end).fill(entries)
         for end, entries in parts.tables(_CHANGED):
             self._early.note_change()
             self._changed[end] = dict(entries)

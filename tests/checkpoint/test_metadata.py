@@ -80,13 +80,13 @@ def test_half_written_metadata_is_refused():
             CheckpointMetadata.from_bytes(content[:size], "f")
 
 
-def test_the_fields_are_those_of_format_1():
+def test_the_fields_are_those_of_format_2():
     """A field that is added, removed or renamed needs a new FORMAT_VERSION, or a default."""
     fields = {kind.__name__: [f.name for f in dataclasses.fields(kind)] for kind in (OperatorPlace, SubtaskPart)}
     assert fields == {
         "OperatorPlace": ["name", "kind", "is_named", "key", "upstream", "parallelism"],
         "SubtaskPart": [
-            *("address", "chain", "index", "parallelism", "is_finished", "chunks", "size"),
+            *("address", "chain", "index", "parallelism", "is_finished", "chunks", "size", "stored"),
             *("keeping", "finished_splits"),
         ],
     }

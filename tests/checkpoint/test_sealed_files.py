@@ -46,17 +46,21 @@ def test_a_file_that_is_not_as_it_was_written_is_refused_with_the_reason(content
         unsealed("chunk", content, "f")
 
 
-def test_a_file_of_a_newer_format_is_refused_with_both_versions(monkeypatch):
-    monkeypatch.setattr(sealing, "FORMAT_VERSION", FORMAT_VERSION + 1)
+@pytest.mark.parametrize(
+    ("version", "cure"),
+    [(FORMAT_VERSION + 1, "that wrote it, or a later one$"), (FORMAT_VERSION - 1, "that wrote it$")],
+)
+def test_a_file_of_another_format_is_refused_with_both_versions(monkeypatch, version, cure):
+    monkeypatch.setattr(sealing, "FORMAT_VERSION", version)
     content = sealed("chunk", b"1")
     monkeypatch.undo()
-    expected = f"^f: has format {FORMAT_VERSION + 1}, .* up to {FORMAT_VERSION}; use the version of sage_flow"
+    expected = f"^f: has format {version}, .* reads format {FORMAT_VERSION}; use the version of sage_flow {cure}"
     with pytest.raises(CheckpointError, match=expected):
         unsealed("chunk", content, "f")
 
 
-def test_the_layout_of_format_1_is_what_was_released():
-    assert FORMAT_VERSION == 1
-    content = bytes.fromhex("73666c6f770d0a1a01000500030000000000000063") + b"hunk"
+def test_the_layout_of_a_file_changes_only_with_its_version():
+    assert FORMAT_VERSION == 2
+    content = bytes.fromhex("73666c6f770d0a1a02000500030000000000000063") + b"hunk"
     assert sealed("chunk", b"abc")[: len(content)] == content
     assert len(sealed("chunk", b"abc")) == len(content) + 16 + 3

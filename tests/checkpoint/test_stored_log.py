@@ -267,7 +267,7 @@ def newer(content):
         (lambda content: content[:-1], "is cut off"),
         (lambda content: content[:60], "is cut off"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "its checksum is wrong"),
-        (newer, "has format 2"),
+        (newer, "has format 3"),
         (lambda content: b"notes of somebody", "no file of sage_flow"),
         (lambda content: sealed("chunk", content), "is a chunk, where a log entry is expected"),
         (lambda content: sealed("log entry", b"no pickle"), "cannot be unpickled: UnpicklingError"),

@@ -2,61 +2,146 @@
 
 import io
 import pickle
+import random
 
 import pytest
 
-from sage_flow.runtime.cut import CHUNK, Cutter
+from sage_flow.runtime import cut as cut_module
+from sage_flow.runtime.cut import Cut, Cutter
+from sage_flow.runtime.key_table import MISSING, ExpiringTable, KeyTable, TableEntries
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
 from sage_flow.runtime.parts import Parts
-from sage_flow.runtime.table_copy import TableCopy
+from sage_flow.runtime.table_writing import merged_chunks
 
 
 class Taken:
-    def __init__(self):
-        self.cuts, self.declined, self.now = [], [], 0.0
-        self.cutter = Cutter(self.cuts.append, lambda n, why: self.declined.append((n, why)), lambda: self.now)
+    """A cutter and what it has given, stored as the shell does it."""
 
-    def cut(self, parts, checkpoint=1):
+    def __init__(self):
+        self.cuts, self.declined, self.now, self.files, self.latest = [], [], 0.0, {}, 0
+        self.cutter = Cutter(self.store, lambda n, why: self.declined.append((n, why)), lambda: self.now)
+
+    def store(self, one):
+        if isinstance(one, Cut):
+            self.cuts.append(one)
+            base = () if one.base is None else self.files[one.base]
+            self.files[one.checkpoint] = (*base, *self.files.pop(("pieces", one.checkpoint), ()), one.keyed)
+        else:
+            self.files[("pieces", one.checkpoint)] = (*self.files.get(("pieces", one.checkpoint), ()), one.keyed)
+
+    def begin(self, parts, checkpoint=1):
+        self.latest = checkpoint
         self.cutter.cut(checkpoint, (), lambda: parts)
 
+    def cut(self, parts, checkpoint=1):
+        self.begin(parts, checkpoint)
+        self.work()
 
-def keyed_of(cut):
-    *_, blob = cut.blobs()
-    file, found = io.BytesIO(blob), {}
-    while file.tell() < len(blob):
-        for operator, table, entries in pickle.load(file):
-            found.setdefault((operator, table), []).extend(entries)
-    return found
+    def work(self):
+        while self.cutter.has_work:
+            self.cutter.work()
+
+    def complete(self, checkpoint):
+        self.cutter.on_complete(checkpoint)
+        self.work()
+
+    def keyed(self, checkpoint=None):
+        """What a restore of the checkpoint reads."""
+        blob, chunks = b"".join(self.files[checkpoint or self.latest]), []
+        file = io.BytesIO(blob)
+        while file.tell() < len(blob):
+            chunks += pickle.load(file)
+        return merged_chunks(chunks)
 
 
-def test_values_that_change_in_place_after_the_cut_are_stored_as_they_were():
+def table_of(**entries):
+    table = KeyTable()
+    for key, entry in entries.items():
+        table.put(key, entry)
+    return table
+
+
+def parts_of(table):
+    return {"op": Parts(keyed={"table": TableEntries(table)})}
+
+
+@pytest.fixture
+def increments(monkeypatch):
+    """Let also a small state be stored by its changes."""
+    monkeypatch.setattr(cut_module, "_SMALL", 0)
+
+
+# -- one cut --------------------------------------------------------------------------------------------------
+
+
+def test_records_that_several_of_a_key_wait_are_stored_as_pairs():
     taken, values = Taken(), [[1], [2]]
-    taken.cut({"op": Parts(keyed={"table": [("a", values[0]), ("b", values[1])]})})
+    taken.begin({"op": Parts(keyed={"waiting": [("a", values[0]), ("a", values[1])]})})
     values[0].append("later")
-    assert keyed_of(taken.cuts[0]) == {("op", "table"): [("a", [1]), ("b", [2])]}
+    taken.work()
+    assert taken.keyed() == {("op", "waiting"): [("a", [1]), ("a", [2])]}
 
 
-@pytest.mark.parametrize("value", [1, 2.5, "text", True, None, b"bytes"])
-def test_values_that_nobody_can_change_are_pickled_after_the_cut(value):
-    taken = Taken()
-    keys = list(range(CHUNK + 1))
-    taken.cut({"op": Parts(keyed={"table": TableCopy(keys, [value] * len(keys))})})
-    assert taken.cuts[0].keyed == ()
-    assert keyed_of(taken.cuts[0]) == {("op", "table"): [(key, value) for key in keys]}
+@pytest.mark.parametrize("read", ["[]", "find", "plain"])
+def test_rule_13_a_value_that_is_changed_in_place_after_the_cut_is_stored_as_it_was(read):
+    taken, table = Taken(), table_of(a=[1], b=[2])
+    taken.begin(parts_of(table))
+    {"[]": table.__getitem__, "find": table.find, "plain": lambda key: table.plain()[key]}[read]("b").append("later")
+    taken.work()
+    assert taken.keyed() == {("op", "table"): {"a": [1], "b": [2]}}
+    assert table["b"] == [2, "later"]
 
 
-def test_one_value_that_can_be_changed_lets_all_of_its_table_be_pickled_at_once():
-    taken, odd = Taken(), [0]
-    taken.cut({"op": Parts(keyed={"even": TableCopy(["a"], [1]), "odd": TableCopy(["a", "b"], [1, odd])})})
-    odd.append(1)
-    assert keyed_of(taken.cuts[0]) == {("op", "even"): [("a", 1)], ("op", "odd"): [("a", 1), ("b", [0])]}
+def test_what_is_inside_a_tuple_may_change():
+    taken, table = Taken(), table_of(a=([0], 5))
+    taken.begin(parts_of(table))
+    table["a"][0].append(1)
+    taken.work()
+    assert taken.keyed() == {("op", "table"): {"a": ([0], 5)}}
 
 
-def test_a_tuple_may_hold_what_changes():
-    taken, inner = Taken(), [0]
-    taken.cut({"op": Parts(keyed={"table": TableCopy(["a"], [(inner, 5)])})})
-    inner.append(1)
-    assert keyed_of(taken.cuts[0]) == {("op", "table"): [("a", ([0], 5))]}
+def test_a_value_that_is_read_before_its_turn_does_not_lose_its_neighbours():
+    taken, table = Taken(), KeyTable()
+    for key in range(1_000):
+        table[key] = [key]
+    taken.begin(parts_of(table))
+    for key in (999, 0, 500, 501):
+        table[key].append("later")
+    taken.work()
+    assert taken.keyed() == {("op", "table"): {key: [key] for key in range(1_000)}}
+
+
+def test_a_table_is_stored_in_steps_between_which_records_come():
+    taken, table = Taken(), KeyTable()
+    for key in range(5_000):
+        table[key] = key
+    taken.begin(parts_of(table))
+    for key in range(3):
+        taken.cutter.work()
+        table[key] += 1
+    assert taken.cuts == []
+    taken.work()
+    assert taken.keyed() == {("op", "table"): {key: key for key in range(5_000)}}
+
+
+def test_a_subtask_that_rarely_runs_pickles_more_at_a_time():
+    taken, table = Taken(), KeyTable()
+    for key in range(5_000):
+        table[key] = key
+    taken.begin(parts_of(table))
+    taken.now = 10.0
+    taken.cutter.work()
+    assert len(taken.cuts) == 1
+
+
+def test_a_large_state_is_stored_in_several_files(monkeypatch):
+    monkeypatch.setattr(cut_module, "_PIECE", 4_000)
+    taken, table = Taken(), KeyTable()
+    for key in range(5_000):
+        table[key] = key
+    taken.cut(parts_of(table))
+    assert taken.cuts[0].pieces > 1
+    assert taken.keyed() == {("op", "table"): {key: key for key in range(5_000)}}
 
 
 def test_what_cannot_be_pickled_declines_and_names_the_operator():
@@ -67,6 +152,189 @@ def test_what_cannot_be_pickled_declines_and_names_the_operator():
     assert checkpoint == 7
     assert "'folds'" in why
     assert "generator" in why
+
+
+def test_rule_12_what_cannot_be_pickled_at_the_first_touch_declines_and_lets_the_record_go_on():
+    taken, table = Taken(), table_of(a=["x"], b=(n for n in ()))
+    taken.begin(parts_of(table), checkpoint=7)
+    assert list(table["b"]) == []
+    taken.work()
+    assert [(n, "'op'" in why, "generator" in why) for n, why in taken.declined] == [(7, True, True)]
+    assert taken.cuts == []
+    table.drop("b")
+    taken.cut(parts_of(table), checkpoint=8)
+    assert taken.keyed() == {("op", "table"): {"a": ["x"]}}
+
+
+# -- several cuts -----------------------------------------------------------------------------------------------
+
+
+def test_a_later_checkpoint_stores_what_was_touched(increments):
+    taken, table = Taken(), table_of(**{f"k{i}": [i] for i in range(1_000)})
+    taken.cut(parts_of(table), 1)
+    taken.complete(1)
+    table["k7"].append("more")
+    table.put("new", [0])
+    table.drop("k8")
+    taken.cut(parts_of(table), 2)
+    assert taken.cuts[1].base == 1
+    assert len(taken.cuts[1].keyed) < 200
+    assert taken.keyed()["op", "table"] == {f"k{i}": [i] for i in range(1_000) if i != 8} | {
+        "k7": [7, "more"],
+        "new": [0],
+    }
+
+
+def test_a_small_state_is_stored_whole_each_time():
+    taken, table = Taken(), table_of(a=1, b=2)
+    for checkpoint in (1, 2):
+        taken.cut(parts_of(table), checkpoint)
+        taken.complete(checkpoint)
+        table.put("a", 3)
+    assert [cut.base for cut in taken.cuts] == [None, None]
+
+
+def test_changes_that_have_become_more_than_the_state_are_stored_as_a_whole_state(increments):
+    taken, table = Taken(), table_of(**{f"k{i}": i for i in range(100)})
+    for checkpoint in range(1, 8):
+        taken.cut(parts_of(table), checkpoint)
+        taken.complete(checkpoint)
+        for i in range(60):
+            table[f"k{i}"] += 1
+    assert [cut.base for cut in taken.cuts] == [None, 1, 2, None, 4, 5, None]
+
+
+def test_rule_12_a_key_that_was_dropped_does_not_rise_again(increments):
+    taken, table = Taken(), table_of(a=[1], b=[2])
+    taken.cut(parts_of(table), 1)
+    taken.complete(1)
+    table.drop("a")
+    assert table.find("a") is MISSING
+    assert dict(table.entries()) == {"b": [2]}
+    taken.cut(parts_of(table), 2)
+    assert taken.keyed() == {("op", "table"): {"b": [2]}}
+
+
+def test_rule_12_what_an_aborted_checkpoint_has_stored_is_stored_again(increments):
+    taken, table = Taken(), table_of(a=[1], b=[2], c=[3])
+    taken.cut(parts_of(table), 1)
+    taken.complete(1)
+    table["a"].append("touched")
+    table.drop("c")
+    taken.cut(parts_of(table), 2)
+    taken.cutter.on_abort(AbortCheckpoint(2))
+    table["b"].append("touched")
+    taken.cut(parts_of(table), 3)
+    assert taken.cuts[-1].base == 1
+    assert taken.keyed() == {("op", "table"): {"a": [1, "touched"], "b": [2, "touched"]}}
+
+
+def test_rule_12_an_abort_overwrites_nothing_that_was_touched_or_dropped_since(increments):
+    taken, table = Taken(), table_of(a=[1], b=[2])
+    taken.cut(parts_of(table), 1)
+    taken.complete(1)
+    table.put("a", ["frozen"])
+    table.put("c", ["frozen"])
+    taken.cut(parts_of(table), 2)
+    table.put("a", ["later"])
+    table.drop("c")
+    taken.cutter.on_abort(AbortCheckpoint(2))
+    assert dict(table.entries()) == {"a": ["later"], "b": [2]}
+    taken.cut(parts_of(table), 3)
+    assert taken.keyed() == {("op", "table"): {"a": ["later"], "b": [2]}}
+
+
+def test_rule_12_a_pane_that_is_gone_is_not_in_the_next_checkpoint(increments):
+    taken = Taken()
+    panes = {1: table_of(a=1), 2: table_of(a=2)}
+    for checkpoint in (1, 2):
+        parts = {"op": Parts(keyed={("pane", at): TableEntries(table) for at, table in panes.items()})}
+        taken.cut(parts, checkpoint)
+        taken.complete(checkpoint)
+        panes.pop(1, None)
+    *_, tables = pickle.loads(taken.cuts[1].small)["op"]
+    assert tables == [("pane", 2)]
+
+
+def test_a_new_table_of_an_old_name_has_nothing_of_the_old_one(increments):
+    taken = Taken()
+    taken.cut(parts_of(table_of(a=1)), 1)
+    taken.complete(1)
+    taken.cut(parts_of(table_of(b=2)), 2)
+    assert taken.cuts[1].base == 1
+    assert taken.keyed() == {("op", "table"): {"b": 2}}
+
+
+def test_if_it_is_not_known_what_became_of_a_checkpoint_the_next_one_is_whole(increments):
+    taken, table = Taken(), table_of(a=1)
+    taken.cut(parts_of(table), 1)
+    taken.complete(1)
+    taken.cut(parts_of(table), 2)
+    taken.cut(parts_of(table), 3)
+    assert [cut.base for cut in taken.cuts] == [None, 1, None]
+    taken.complete(2)  # late: its layers are gone
+    taken.complete(3)
+    taken.cut(parts_of(table), 4)
+    assert taken.cuts[-1].base == 3
+
+
+def test_a_checkpoint_that_is_aborted_amid_its_storing_gives_nothing(increments):
+    taken, table = Taken(), KeyTable()
+    for key in range(5_000):
+        table[key] = [key]
+    taken.begin(parts_of(table), 1)
+    taken.cutter.work()
+    taken.cutter.on_abort(AbortCheckpoint(1))
+    table[4_999].append("later")
+    taken.work()
+    assert taken.cuts == []
+    taken.cut(parts_of(table), 2)
+    assert taken.keyed()["op", "table"][4_999] == [4_999, "later"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("expires", [False, True])
+def test_any_order_of_cuts_outcomes_and_changes_stores_what_the_table_was(seed, expires, increments, monkeypatch):
+    monkeypatch.setattr(cut_module, "_FIRST_STEP", 2)
+    rng = random.Random(seed)
+    table = ExpiringTable(list, 1_000) if expires else KeyTable()
+    taken, model, cut_at, outcome = Taken(), {}, {}, None
+    for number in range(1, 400):
+        key = rng.randrange(12)
+        match rng.randrange(10):
+            case 0 | 1 | 2:
+                value = ([number], number) if expires or rng.random() < 0.5 else number
+                table.put(key, value)
+                model[key] = pickle.loads(pickle.dumps(value))
+            case 3 | 4 if isinstance(found := table.find(key), tuple):
+                assert found == model[key]
+                found[0].append(number)
+                model[key][0].append(number)
+            case 5:
+                table.drop(key)
+                model.pop(key, None)
+            case 6 | 7 if taken.cutter.has_work:
+                taken.cutter.work()
+            case 8:
+                taken.begin(parts_of(table), number)
+                cut_at[number] = pickle.loads(pickle.dumps(model))
+                outcome = number
+            case 9 if outcome is not None:
+                if rng.random() < 0.5:
+                    taken.cutter.on_abort(AbortCheckpoint(outcome))
+                    outcome = None
+                elif outcome in taken.files:
+                    taken.cutter.on_complete(outcome)
+                    outcome = None
+        assert table.find(key) == model.get(key, MISSING)
+    assert dict(table.entries()) == model
+    assert len(taken.cuts) > 5
+    assert any(cut.base is not None for cut in taken.cuts) or seed > 0
+    for cut in taken.cuts:
+        assert taken.keyed(cut.checkpoint).get(("op", "table"), {}) == cut_at[cut.checkpoint]
+
+
+# -- when it cuts -------------------------------------------------------------------------------------------------
 
 
 def test_rule_22_a_command_for_an_older_or_aborted_checkpoint_is_passed_over():

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.by_time import RowsByTime
 from sage_flow.runtime.joins.pairs import Pairs
+from sage_flow.runtime.key_table import MISSING, KeyTable, check_key
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import MISSING, KeyTable, check_key
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator

@@ -19,9 +19,9 @@ from sage_flow.runtime.expiries import Expiries
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.by_time import RowsByTime
 from sage_flow.runtime.joins.pairs import Pairs
+from sage_flow.runtime.key_table import MISSING, KeyTable
 from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import MISSING, KeyTable
 from sage_flow.timestamps import MAX_TIMESTAMP
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.held import Held
 from sage_flow.runtime.joins.pairs import Pairs
+from sage_flow.runtime.key_table import MISSING, KeyTable, TableEntries
 from sage_flow.runtime.parts import Parts
-from sage_flow.state import MISSING, KeyTable
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
@@ -68,8 +68,8 @@ class KeyedJoin(Held):
 
     def at_end(self) -> Iterator[Any]:
         """Give the rows that met none, if they go out at all."""
-        for key in list(self.table):
-            rows = self.table[key]
+        for key in self.table.keys_now():
+            rows = self.table.find(key)
             for side in self._pairs.sides:
                 for row in rows[side]:
                     has_met, row[2] = row[2], True  # before it is given, as all that a snapshot must not hold
@@ -80,9 +80,8 @@ class KeyedJoin(Held):
 
     def parts(self) -> Parts:
         """The rows of both sides by key."""
-        return Parts(keyed={"rows": self.table.copied()})
+        return Parts(keyed={"rows": TableEntries(self.table)})
 
     def restore(self, parts: Parts) -> None:
         """These rows have come."""
-        for key, rows in parts.keyed.get("rows", ()):
-            self.table.put(key, rows)
+        self.table.fill(parts.keyed.get("rows", ()))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.first_values import look_at
-from sage_flow.state import MISSING
+from sage_flow.runtime.key_table import MISSING
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.aggregates import Aggregate
 from sage_flow.runtime.joins.pairs import Pairs
-from sage_flow.state import MISSING
+from sage_flow.runtime.key_table import MISSING
 from sage_flow.windows import Firing, WindowResult
 
 if TYPE_CHECKING:

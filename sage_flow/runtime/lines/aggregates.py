@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from sage_flow.aggregates import Aggregate
 from sage_flow.errors import InternalError
 from sage_flow.plan.graph import Operator
+from sage_flow.runtime.key_table import MISSING, KeyTable
 from sage_flow.runtime.lines.adders import adder_of
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
-from sage_flow.state import MISSING, KeyTable, default_factory
+from sage_flow.state import default_factory
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
@@ -166,8 +167,10 @@ class Aggregates(LineWriter):
 
 def _taken_out(table: KeyTable) -> Iterator[tuple[Any, Any]]:
     """Yield the entries; each is in the table no more when it is given."""
-    for key in list(table):
-        yield key, table.pop(key)
+    for key in table.keys_now():
+        entry = table.find(key)
+        table.drop(key)
+        yield key, entry
 
 
 class AggregateObjects(LineWriter):

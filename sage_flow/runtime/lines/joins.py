@@ -8,7 +8,8 @@ Of windows, where the side goes into the table behind the row:
 if not lo0 <= t < hi0: s0, lo0, hi0 = p0(t)
 if s0 is None: l0(v, t); d0 += 1; continue
 a = s0.get(k)
-if a is None: check_key(k); s0[k] = v, 1
+if a is None: a = s0[k]
+if not a: s0[k] = v, 1
 elif len(a) < 16: s0[k] = a + (v, 1)
 elif type(a) is tuple: s0[k] = [*a, v, 1]
 else: a += v, 1
@@ -31,7 +32,6 @@ from sage_flow.runtime.lines.windows import Windows
 from sage_flow.runtime.lines.writer import Binding, LineWriter
 from sage_flow.runtime.session_windows import SessionWindows
 from sage_flow.runtime.whole_windows import WholeWindows
-from sage_flow.state import check_key
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
@@ -101,10 +101,10 @@ class WindowJoins(Windows):
         text.write(f"if not is_kept: l{index}({text.value}, t)")
 
     def _write_value(self, text: ChainText, step: Step, table: str) -> None:
-        text.names["check_key"] = check_key
         rows = f"{text.value}, {step.side}"
         text.write(f"a = {table}.get(k)", step)
-        text.write(f"if a is None: check_key(k); {table}[k] = {rows}", step)
+        text.write(f"if a is None: a = {table}[k]", step)  # of a layer; else it checks the key, and is an empty list
+        text.write(f"if not a: {table}[k] = {rows}")
         text.write(f"elif len(a) < {MOST_IN_TUPLE}: {table}[k] = a + ({rows})")
         text.write(f"elif type(a) is tuple: {table}[k] = [*a, {rows}]")
         text.write(f"else: a += {rows}")

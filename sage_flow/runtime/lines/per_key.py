@@ -22,11 +22,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sage_flow.runtime.count_windows import CountWindows
+from sage_flow.runtime.key_table import KeyTable
 from sage_flow.runtime.lines.aggregates import Aggregation
 from sage_flow.runtime.lines.text import ChainText, Step
 from sage_flow.runtime.lines.writer import Binding, LineWriter
 from sage_flow.runtime.seen_keys import SeenKeys
-from sage_flow.state import KeyTable
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_flow.plan.graph import Operator
 from sage_flow.runtime.first_values import Look, look_at
-from sage_flow.state import MISSING
+from sage_flow.runtime.key_table import MISSING
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator

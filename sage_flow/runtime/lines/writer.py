@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.runtime.held import Held
+from sage_flow.runtime.key_table import KeyTable
 from sage_flow.runtime.lines.text import ChainText, Step
-from sage_flow.state import KeyTable
 
 if TYPE_CHECKING:
     from sage_flow.runtime.operators import BoundOperator
