@@ -217,7 +217,7 @@ class KeyedState:
     def __init__(self, context: HasKey) -> None:
         self._context = context
         self._handles: dict[str, _Handle] = {}
-        self._restored: dict[str, tuple[int | None, Entries]] = {}  # of names that nobody has asked for
+        self._restored: dict[str, tuple[int | None, KeyTable]] = {}  # of names that nobody has asked for
         self.tables: dict[str, KeyTable] = {}
         self.wall_ms: Callable[[], int] = lambda: 0
         """The wall clock; the engine sets it."""
@@ -230,14 +230,16 @@ class KeyedState:
 
     def parts(self) -> Iterator[tuple[str, int | None, Entries]]:
         """Yield the name, ttl and entries of each state, for a snapshot."""
-        for name, (ttl_ms, entries) in self._restored.items():
-            yield name, ttl_ms, entries
+        for name, (ttl_ms, table) in self._restored.items():
+            yield name, ttl_ms, TableEntries(table)
         for name, table in self.tables.items():
             yield name, table.ttl_ms, TableEntries(table)
 
     def restore(self, name: str, ttl_ms: int | None, entries: Entries) -> None:
         """Fill a state, when somebody asks for it: only then its default is known."""
-        self._restored[name] = ttl_ms, entries
+        restored = KeyTable()
+        restored.fill(entries)
+        self._restored[name] = ttl_ms, restored
         if name in self.tables:
             self._fill(name)
 
@@ -245,13 +247,13 @@ class KeyedState:
         if name not in self._restored:
             return
         table = self.tables[name]
-        ttl_ms, entries = self._restored.pop(name)
+        ttl_ms, restored = self._restored.pop(name)
         if table.ttl_ms != ttl_ms:
             raise PipelineError(
                 f"state {name!r} was kept with {_ttl_text(ttl_ms)} and cannot be restored with"
                 f" {_ttl_text(table.ttl_ms)}: give it the ttl that it had, or another name"
             )
-        table.fill(entries)
+        table.take_over(restored)
 
     @overload
     def value(self, name: str, *, ttl: timedelta | None = ...) -> ValueState[Any]: ...

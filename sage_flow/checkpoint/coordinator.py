@@ -231,7 +231,7 @@ class CheckpointCoordinator:
             yield from self.on_time(now)
 
     def on_end(self) -> None:
-        """The job ends in another way: no further checkpoint begins. One that is being recorded is completed."""
+        """The job ends in another way: no further checkpoint begins or is recorded. One under record is completed."""
         self._has_ended = True
 
     def on_snapshot(
@@ -302,8 +302,8 @@ class CheckpointCoordinator:
 
     def _check_complete(self, now: float) -> Iterator[CheckpointDecision]:
         pending = self._pending
-        if pending is None or pending.is_recording or pending.waits_for:
-            return
+        if pending is None or pending.is_recording or pending.waits_for or self._has_ended:
+            return  # after the end the log takes no checkpoint any more
         pending.is_recording = True
         yield Record(pending.number, pending.began, tuple(pending.snapshots[address] for address in self._participants))
 

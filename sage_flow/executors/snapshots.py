@@ -22,7 +22,7 @@ from sage_flow.checkpoint.storage import Storage, open_storage
 from sage_flow.errors import StorageError
 from sage_flow.executors.shell import Shell
 from sage_flow.plan.physical import Plan, Subtask, prepared_for
-from sage_flow.runtime.cut import Cut, CutPiece
+from sage_flow.runtime.cut_writing import Cut, CutPiece
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.key_table import TableEntries
 from sage_flow.runtime.messages import Declined, Failed, Message, Snapshotted

@@ -1,4 +1,4 @@
-"""What one subtask does for a checkpoint: when it cuts, what it gives away, what it remembers of it.
+"""When one subtask cuts for a checkpoint, and what it remembers of it.
 
     BeginCheckpoint(n) -> a source cuts between two slices of records
     Barrier(n) on all inputs -> any other subtask cuts
@@ -8,140 +8,20 @@
 
 A subtask whose input has ended cuts no more: it finishes, and its end counts as its part in every later checkpoint.
 
-A large state is not stored anew each time: a cut gives what was touched since the latest complete checkpoint, and names
-that one as its base. It gives everything again if the state is small, if what was given since has become more than the
-state itself, or if it does not know what became of its last cut: then the files of the base may be deleted already.
-
 A checkpoint that was aborted before the cut is passed over. After the cut nothing has to be taken back: what was
 prepared stays pending, and is named by every later checkpoint; what was touched belongs to the next cut again.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from sage_flow.checkpoint.prepared import Prepared
-from sage_flow.runtime.key_table import KeyTable, TableEntries
+from sage_flow.runtime.cut_writing import Cut, CutPiece, CutWriter
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
 from sage_flow.runtime.parts import Parts
-from sage_flow.runtime.table_writing import KeyedChunk, TableWriting
-from sage_flow.wire import by_value
-from sage_flow.wire.culprit import find_culprit
 
-__all__ = ["Cut", "CutPiece", "Cutter"]
-
-_SMALL = 1 << 20  # bytes of a state that is stored whole each time
-_MOST_FILES = 100  # of one state: a restore reads all of them
-_PIECE = 32 << 20  # bytes that are kept in memory before they are stored
-_STEP_S = 0.002
-"""How long some entries are pickled without a look at the clock, about."""
-_MOST_STEPS = 12
-"""Of these between two slices: a subtask that waits for its readers most of the time has few slices."""
-_FIRST_STEP = 500
-_MERGED = 20_000  # entries of a step of merging
-
-
-@dataclass(frozen=True, slots=True)
-class CutPiece:
-    """A part of what is kept by key, to be stored before the cut it belongs to. `number`: counted from 1."""
-
-    checkpoint: int
-    number: int
-    keyed: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What a subtask gives for a checkpoint, when all of it is pickled.
-
-    `small`: a pickle of the parts without keys. `keyed`: pickles of lists of `KeyedChunk`, behind those of `pieces`
-    earlier ones. `base`: the checkpoint whose entries these change; None: they are all. `keeping`: the operators that
-    keep something. `pause_s`: the longest time for which records waited.
-    """
-
-    checkpoint: int
-    small: bytes
-    keyed: bytes
-    pieces: int
-    base: int | None
-    keeping: tuple[str, ...]
-    prepared: tuple[Prepared, ...]
-    alignment_s: float
-    pause_s: float
-
-
-@dataclass(slots=True)
-class _Lineage:
-    """What the entries of a checkpoint consist of: the bytes of a whole state, and of the changes since."""
-
-    checkpoint: int
-    whole: int
-    changes: int
-    files: int
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the next checkpoint is to store changes only."""
-        return self.whole >= _SMALL and self.changes < self.whole and self.files < _MOST_FILES
-
-
-class _CutWriting:
-    """A cut whose tables are being pickled."""
-
-    def __init__(self, checkpoint: int, base: _Lineage | None, store: Callable[[CutPiece], None]) -> None:
-        self.checkpoint = checkpoint
-        self.base = base
-        self._store = store
-        self.small = b""
-        self.keeping: tuple[str, ...] = ()
-        self.prepared: tuple[Prepared, ...] = ()
-        self.alignment_s = self.pause_s = 0.0
-        self.tables: deque[TableWriting] = deque()
-        self.fault: _CannotBeStored | None = None
-        self.size = 0
-        self._pieces = 0
-        self._pickled: list[bytes] = []
-        self._waiting = 0  # bytes of it
-
-    def add(self, pickled: bytes) -> None:
-        """Take pickles of what is kept by key."""
-        self._pickled.append(pickled)
-        self.size += len(pickled)
-        self._waiting += len(pickled)
-        if self._waiting >= _PIECE:
-            self._pieces += 1
-            self._store(CutPiece(self.checkpoint, self._pieces, b"".join(self._pickled)))
-            self._pickled, self._waiting = [], 0
-
-    def add_chunk(self, chunk: KeyedChunk) -> None:
-        """Pickle some entries of a table. What cannot be pickled fails the checkpoint, and not the record."""
-        try:
-            self.add(_packed({chunk[0]: chunk[3]}, [chunk]))
-        except _CannotBeStored as fault:
-            self.fault = self.fault or fault
-            self.give_up()
-
-    def give_up(self) -> None:
-        """Nobody wants the rest."""
-        for table in self.tables:
-            table.is_over = True
-        self.tables.clear()
-
-    def finished(self) -> Cut:
-        """Return the cut, of which all is pickled now."""
-        keyed, base = b"".join(self._pickled), None if self.base is None else self.base.checkpoint
-        rest = (self.keeping, self.prepared, self.alignment_s, self.pause_s)
-        return Cut(self.checkpoint, self.small, keyed, self._pieces, base, *rest)
-
-    def lineage(self) -> _Lineage:
-        """Return what the entries of its checkpoint consist of."""
-        if self.base is None:
-            return _Lineage(self.checkpoint, self.size, 0, 1 + self._pieces)
-        files = self.base.files + 1 + self._pieces
-        return _Lineage(self.checkpoint, self.base.whole, self.base.changes + self.size, files)
+__all__ = ["Cutter"]
 
 
 class Cutter:
@@ -154,8 +34,6 @@ class Cutter:
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Without arguments it is that of a job without checkpoints, of which nothing ever becomes due."""
-        self._store = store
-        self._decline = decline
         self._clock = clock
         self._newest = 0  # cut or aborted
         self.latest = 0
@@ -166,17 +44,8 @@ class Cutter:
         """The checkpoint that a source cuts for as soon as it can."""
         self.has_stopped = False
         """A source has cut for the last checkpoint: it reads nothing more."""
-        self.has_work = False
-        """There is something to do between two slices: `work`."""
-        self._writing: _CutWriting | None = None
-        self._stored: _Lineage | None = None  # of the latest cut, until it is known what became of its checkpoint
-        self._complete: _Lineage | None = None  # of the checkpoint that the next cut is based on; None: it is whole
-        self._tables: list[KeyTable] = []  # of the latest cut
-        self._merging: list[KeyTable] = []
-        self._step = _FIRST_STEP  # entries
-        self._worked_at = 0.0
-
-    # -- what becomes of checkpoints ------------------------------------------------------------------------
+        self.writer = CutWriter(store, decline, clock)
+        """Stores what was cut."""
 
     def on_begin(self, begin: BeginCheckpoint, *, is_source: bool) -> None:
         """The driver has begun a checkpoint."""
@@ -196,138 +65,19 @@ class Cutter:
         self._pass(abort.checkpoint)
         if self._stops_at == abort.checkpoint:
             self._stops_at, self.has_stopped = None, False  # the source goes on: the next one is the last one then
-        if self._writing is not None and self._writing.checkpoint == abort.checkpoint:
-            self._writing.give_up()
-            self._writing = None
-        if self._stored is not None and self._stored.checkpoint == abort.checkpoint:
-            self._stored = None  # the next cut has the base that this one had, and takes its layers along
-
-    def on_complete(self, checkpoint: int) -> None:
-        """The checkpoint is recorded: the next one may be based on it."""
-        if self._stored is not None and self._stored.checkpoint == checkpoint:
-            self._complete, self._stored = self._stored, None
-            self._merging, self.has_work = list(self._tables), True
-
-    # -- the cut --------------------------------------------------------------------------------------------
+        self.writer.on_abort(abort.checkpoint)
 
     def cut(self, checkpoint: int, prepared: tuple[Prepared, ...], parts: Callable[[], Mapping[str, Parts]]) -> None:
-        """Freeze the tables, and pickle what is small."""
+        """Freeze the tables, pickle what is small, and let the rest be pickled between later slices."""
         now = self._clock()
-        began = self._began.get(checkpoint, now)
+        alignment_s = now - self._began.get(checkpoint, now)
         self._pass(checkpoint)
         self.latest = checkpoint
         self.has_stopped = self._stops_at == checkpoint
-        if self._writing is not None:
-            self._writing.give_up()  # another checkpoint has begun, so that one has failed
-        if self._stored is not None:
-            self._complete = None  # if that one is complete, the files of its base may be deleted
-        base = self._complete if self._complete is not None and self._complete.goes_on else None
-        writing = self._writing = _CutWriting(checkpoint, base, self._store)
-        kept = parts()
-        writing.prepared = prepared
-        writing.keeping = tuple(name for name, part in kept.items() if part.is_worth_keeping)
-        self._freeze(kept, writing)
-        try:
-            self._pickle(kept, writing)
-        except _CannotBeStored as fault:
-            writing.fault = fault
-        if base is None:
-            self._complete = None  # its layers are gone
-        writing.alignment_s, writing.pause_s = now - began, self._clock() - now
-        self._merging, self.has_work = [], True
-
-    def _freeze(self, kept: Mapping[str, Parts], writing: _CutWriting) -> None:
-        self._tables = []
-        for name, part in kept.items():
-            for table, entries in part.keyed.items():
-                if not isinstance(entries, TableEntries) or (live := entries.live) is None:
-                    continue
-                is_new = not live.has_layers
-                layer = live.freeze(writing.checkpoint, None if writing.base is None else writing.base.checkpoint)
-                if writing.base is not None and is_new:
-                    writing.add_chunk((name, table, None, None))  # an earlier table of this name is forgotten
-                one = TableWriting(name, table, layer, writing.add_chunk)
-                live.write(one)
-                writing.tables.append(one)
-                self._tables.append(live)
-
-    def _pickle(self, kept: Mapping[str, Parts], writing: _CutWriting) -> None:
-        """Pickle all but the tables."""
-        others: dict[str, list[KeyedChunk]] = {}
-        for name, part in kept.items():
-            for table, entries in part.keyed.items():
-                if not isinstance(entries, TableEntries) or entries.live is None:
-                    others.setdefault(name, []).append((name, table, None, list(entries)))
-        for name, chunks in others.items():
-            writing.add(_packed({name: chunks}, chunks))
-        small = {
-            name: (part.splits, part.rests, part.own, part.lowest, list(part.keyed)) for name, part in kept.items()
-        }
-        writing.small = _packed(small)
-
-    def work(self) -> None:
-        """Do some of what is left of the cut, or of what follows when it is complete."""
-        if self._writing is not None:
-            self._write(self._writing)
-        elif (
-            self._merging and self._complete is not None and self._merging[-1].merge(self._complete.checkpoint, _MERGED)
-        ):
-            self._merging.pop()
-        self.has_work = self._writing is not None or bool(self._merging)
-
-    def _write(self, writing: _CutWriting) -> None:
-        """Pickle some entries: for a quarter of the time since this was done, within limits."""
-        began = now = self._clock()
-        until = began + (began - self._worked_at) / 4 - _STEP_S
-        for _ in range(_MOST_STEPS):
-            left = self._step
-            while writing.tables and left > 0:
-                one = writing.tables[0]
-                left -= one.write_some(left)
-                if one.is_over and writing.tables:
-                    writing.tables.popleft()
-            before, now = now, self._clock()
-            if now - before > _STEP_S:
-                self._step = max(1, self._step // 2)
-            elif now - before < _STEP_S / 2:
-                self._step = min(_MERGED, self._step * 2)
-            if not writing.tables or now >= until:
-                break
-        self._worked_at = now
-        writing.pause_s = max(writing.pause_s, now - began)
-        if not writing.tables:
-            self._finish(writing)
-
-    def _finish(self, writing: _CutWriting) -> None:
-        self._writing = None
-        if writing.fault is not None:
-            self._decline(writing.checkpoint, str(writing.fault))
-        else:
-            self._stored = writing.lineage()
-            self._store(writing.finished())
+        self.writer.begin(checkpoint, prepared, parts(), alignment_s, now)
 
     def _pass(self, checkpoint: int) -> None:
         self._newest = max(self._newest, checkpoint)
         self._began = {number: when for number, when in self._began.items() if number > self._newest}
         if self.due is not None and self.due <= self._newest:
             self.due = None
-
-
-class _CannotBeStored(Exception):
-    """The state of an operator cannot be pickled."""
-
-
-def _packed(by_operator: Mapping[str, Any], value: Any = None) -> bytes:
-    """Pickle `value`, by default `by_operator`. Raises _CannotBeStored naming the operator."""
-    try:
-        return by_value.dumps_state(by_operator if value is None else value)
-    except Exception:
-        for name, part in by_operator.items():
-            try:
-                by_value.dumps_state(part)
-            except Exception as error:
-                _, culprit = find_culprit(part, by_value.dumps_state, by_value.dumps_state, depth=12)
-                raise _CannotBeStored(
-                    f"the state of {name!r} cannot be pickled: a {type(culprit).__name__} is in it ({error})"
-                ) from error
-        raise

@@ -254,9 +254,9 @@ class ExpiringTable(KeyTable):
             self._add(key, entry[1])
         self[key] = entry
 
-    def fill(self, entries: Iterable[tuple[Any, Any]]) -> None:
-        """Keep the entries of a snapshot."""
-        super().fill(entries)
+    def take_over(self, other: KeyTable) -> None:
+        """Be the table that `other` was."""
+        super().take_over(other)
         for key, (_, end) in self.entries():
             self._add(key, end)
 

@@ -186,11 +186,6 @@ class ChainSubtask:
         self._cutter.cut(checkpoint, prepared, self.parts)
         self.runner.broadcast(Barrier(checkpoint), may_suspend=False)
 
-    @property
-    def _due(self) -> int | None:
-        """The checkpoint that a source cuts for now, between two slices of what it has read."""
-        return None if self._work is not None or self._is_finishing else self._cutter.due
-
     # -- the step loop --------------------------------------------------------------------------------------
 
     def on_message(self, message: Message) -> None:
@@ -206,20 +201,20 @@ class ChainSubtask:
                 self._cutter.on_abort(message)
                 self._inputs.on_abort(checkpoint)
             case CheckpointComplete(checkpoint):
-                self._cutter.on_complete(checkpoint)
+                self._cutter.writer.on_complete(checkpoint)
             case _:
                 self._inputs.add(message)
 
     def advance(self) -> Step:
         """Do the next piece of work. May suspend."""
         step = self._next_step()
-        if self._cutter.has_work:
-            self._cutter.work()
+        if self._cutter.writer.has_work:
+            self._cutter.writer.work()
             return GoOn()
         return step
 
     def _next_step(self) -> Step:
-        if (due := self._due) is not None:
+        if (due := self._cutter.due) is not None and self._work is None and not self._is_finishing:
             self._cut(due)
         elif self._work is not None:
             self._go_on(self._work)  # before results of `map_async`, which move time: it would move inside itself

@@ -154,3 +154,10 @@ def test_the_record_of_a_checkpoint_has_the_longest_times_and_who_was_last():
     list(coordinator.on_recorded(1, 1.5))
     (told,) = coordinator.records
     assert (told.timing, told.slowest, told.took_s) == (CutTimes(0.5, 0.3, 0.2), 1, 0.5)
+
+
+def test_after_the_end_of_the_job_a_part_that_comes_late_records_nothing():
+    coordinator = begun(1)
+    coordinator.on_end()
+    assert list(coordinator.on_snapshot(1, 1, stored(1), 1.1)) == []
+    assert not coordinator.is_recording

@@ -9,12 +9,14 @@ from sage_flow.executors import snapshots, worker
 from sage_flow.executors.collected_rows import CollectedRows
 from sage_flow.executors.driver_checkpoints import DriverCheckpoints
 from sage_flow.executors.worker import Worker
-from sage_flow.runtime import cut, subtask
+from sage_flow.runtime import subtask
 from sage_flow.runtime.barrier import BarrierAlignment, TakeSnapshot
+from sage_flow.runtime.key_table import KeyTable, Layer
 from sage_flow.runtime.leader import Leader
 from sage_flow.runtime.messages import AbortCheckpoint
 from sage_flow.runtime.sinks import LAST, SubtaskSinks
 from sage_flow.runtime.subtask import ChainSubtask
+from sage_flow.runtime.table_writing import TableWriting
 from sage_flow.split_source import SplitSource
 
 __all__ = ["PLANTED", "planted"]
@@ -65,9 +67,40 @@ def _(right):
     return lambda subtask, splits, prepared, cut=0: right(subtask, splits, prepared)
 
 
-@plants("in-place mutation after the cut", cut, "_are_unchanging")
+@plants("in-place mutation after the cut", TableWriting, "save")
 def _(right):
-    return lambda values: True
+    return lambda self, key, entry: None
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+@plants("written entries not rolled back", KeyTable, "freeze")
+def _(right):
+    return lambda self, checkpoint, since: right(self, checkpoint, None if since is None else checkpoint)
+
+
+@plants("missing tombstone", KeyTable, "drop")
+def _(right):
+    def drop(self, key):
+        right(self, key)
+        self._dropped.discard(key)
+
+    return drop
+
+
+@plants("tombstone not stored", TableWriting, "_write_dropped")
+def _(right):
+    return lambda self, count: 0
+
+
+@plants("merge over newer", Layer, "take")
+def _(right):
+    def take(self, above):
+        newer = {key: entry for key, entry in above.entries.items() if key not in self.entries}
+        right(self, Layer(above.checkpoint, newer, above.dropped))
+
+    return take
 
 
 # -- sources and state ---------------------------------------------------------------------------------------

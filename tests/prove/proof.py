@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import lru_cache
+from unittest.mock import patch
 
 import world as worlds
 from faulty_storage import faulty_storages
@@ -24,6 +25,7 @@ from world import Crash, Faults, PowerCut, ProofExecutor, StorageFaults, World
 from sage_flow import FixedDelay, JobStatus, LocalEnvironment
 from sage_flow.checkpoint import storage as storages
 from sage_flow.executors.simulation import ProcessDeath
+from sage_flow.runtime import cut_writing
 from sage_flow.runtime.messages import Closing, Finished, Progress, Snapshotted
 
 __all__ = ["Outcome", "Seed", "main", "prove"]
@@ -32,6 +34,8 @@ SEEDS_OF_A_RECIPE = 4
 _NOT_PUBLISHED = "not all of its output could be published"
 OWN = 1000
 """Processes: more than there are subtasks, so that each has its own."""
+_FINE_STEPS = {"_SMALL": 0, "_MOST_CHANGES": 20.0, "_FIRST_STEP": 1, "_MOST_STEPS": 1, "_MERGED": 2}
+"""Of cuts, so that also the small tables of the proof are stored by their changes, and between records."""
 LIMIT_S = 120.0  # real seconds; more means that it hangs
 _POINTS = (
     "prepare",
@@ -204,7 +208,7 @@ def _in(world):
     worlds.WORLD = world
     logging.getLogger("sage_flow").addFilter(_hushed)
     try:
-        with faulty_storages():
+        with faulty_storages(), patch.multiple(cut_writing, **_FINE_STEPS):
             yield
     finally:
         logging.getLogger("sage_flow").removeFilter(_hushed)

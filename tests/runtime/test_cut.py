@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from sage_flow.runtime import cut as cut_module
-from sage_flow.runtime.cut import Cut, Cutter
+from sage_flow.runtime import cut_writing
+from sage_flow.runtime.cut import Cutter
+from sage_flow.runtime.cut_writing import Cut
 from sage_flow.runtime.key_table import MISSING, ExpiringTable, KeyTable, TableEntries
 from sage_flow.runtime.messages import AbortCheckpoint, BeginCheckpoint
 from sage_flow.runtime.parts import Parts
@@ -38,11 +39,11 @@ class Taken:
         self.work()
 
     def work(self):
-        while self.cutter.has_work:
-            self.cutter.work()
+        while self.cutter.writer.has_work:
+            self.cutter.writer.work()
 
     def complete(self, checkpoint):
-        self.cutter.on_complete(checkpoint)
+        self.cutter.writer.on_complete(checkpoint)
         self.work()
 
     def keyed(self, checkpoint=None):
@@ -68,7 +69,7 @@ def parts_of(table):
 @pytest.fixture
 def increments(monkeypatch):
     """Let also a small state be stored by its changes."""
-    monkeypatch.setattr(cut_module, "_SMALL", 0)
+    monkeypatch.setattr(cut_writing, "_SMALL", 0)
 
 
 # -- one cut --------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_a_table_is_stored_in_steps_between_which_records_come():
         table[key] = key
     taken.begin(parts_of(table))
     for key in range(3):
-        taken.cutter.work()
+        taken.cutter.writer.work()
         table[key] += 1
     assert taken.cuts == []
     taken.work()
@@ -130,12 +131,12 @@ def test_a_subtask_that_rarely_runs_pickles_more_at_a_time():
         table[key] = key
     taken.begin(parts_of(table))
     taken.now = 10.0
-    taken.cutter.work()
+    taken.cutter.writer.work()
     assert len(taken.cuts) == 1
 
 
 def test_a_large_state_is_stored_in_several_files(monkeypatch):
-    monkeypatch.setattr(cut_module, "_PIECE", 4_000)
+    monkeypatch.setattr(cut_writing, "_PIECE", 4_000)
     taken, table = Taken(), KeyTable()
     for key in range(5_000):
         table[key] = key
@@ -283,7 +284,7 @@ def test_a_checkpoint_that_is_aborted_amid_its_storing_gives_nothing(increments)
     for key in range(5_000):
         table[key] = [key]
     taken.begin(parts_of(table), 1)
-    taken.cutter.work()
+    taken.cutter.writer.work()
     taken.cutter.on_abort(AbortCheckpoint(1))
     table[4_999].append("later")
     taken.work()
@@ -295,7 +296,7 @@ def test_a_checkpoint_that_is_aborted_amid_its_storing_gives_nothing(increments)
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("expires", [False, True])
 def test_any_order_of_cuts_outcomes_and_changes_stores_what_the_table_was(seed, expires, increments, monkeypatch):
-    monkeypatch.setattr(cut_module, "_FIRST_STEP", 2)
+    monkeypatch.setattr(cut_writing, "_FIRST_STEP", 2)
     rng = random.Random(seed)
     table = ExpiringTable(list, 1_000) if expires else KeyTable()
     taken, model, cut_at, outcome = Taken(), {}, {}, None
@@ -313,8 +314,8 @@ def test_any_order_of_cuts_outcomes_and_changes_stores_what_the_table_was(seed, 
             case 5:
                 table.drop(key)
                 model.pop(key, None)
-            case 6 | 7 if taken.cutter.has_work:
-                taken.cutter.work()
+            case 6 | 7 if taken.cutter.writer.has_work:
+                taken.cutter.writer.work()
             case 8:
                 taken.begin(parts_of(table), number)
                 cut_at[number] = pickle.loads(pickle.dumps(model))
@@ -324,7 +325,7 @@ def test_any_order_of_cuts_outcomes_and_changes_stores_what_the_table_was(seed, 
                     taken.cutter.on_abort(AbortCheckpoint(outcome))
                     outcome = None
                 elif outcome in taken.files:
-                    taken.cutter.on_complete(outcome)
+                    taken.cutter.writer.on_complete(outcome)
                     outcome = None
         assert table.find(key) == model.get(key, MISSING)
     assert dict(table.entries()) == model
