@@ -17,6 +17,12 @@ class Wait(Enum):
     CALLS = "calls_s"
 
 
+_IDLE, _CALLS = Wait.IDLE, Wait.CALLS  # members are looked up in their class at each use
+
+
+_State = tuple[float, float, float, Wait | None, float]
+
+
 class WorkTimes(NamedTuple):
     """Seconds since the subtask began. Everything that is no wait counts as `busy_s`, user code that blocks too.
 
@@ -40,21 +46,23 @@ class WorkClock:
 
     def __init__(self, now: float) -> None:
         self._began = self._stepped = now
-        self._state: tuple[WorkTimes, Wait | None, float] = WorkTimes(), None, now
+        # Seconds idle, without credit and in calls; the wait under way, since when. Every call of a service passes here
+        # four times: plain tuples take a third of the time of named ones.
+        self._state: _State = 0.0, 0.0, 0.0, None, now
 
     def begin(self, wait: Wait, now: float) -> bool:
         """A wait begins. False, and no change, if it is part of another one."""
-        times, current, _ = self._state
+        idle_s, credit_s, calls_s, current, _ = self._state
         if current is not None:
             return False
-        self._state = times, wait, now
+        self._state = idle_s, credit_s, calls_s, wait, now
         return True
 
     def end(self, now: float) -> None:
         """The wait is over."""
-        times, wait, since = self._state
-        if wait is not None:
-            self._state = _waited(times, wait, now - since), None, now
+        state = self._state
+        if state[3] is not None:
+            self._state = (*_waits(state, now), None, now)
 
     def step(self, now: float) -> None:
         """A further slice of records, or a request, begins."""
@@ -62,24 +70,25 @@ class WorkClock:
 
     def doing(self, now: float) -> tuple[Wait | None, float]:
         """Return what the thread waits for, None if it works, and for how many seconds it has done so."""
-        _, wait, since = self._state
+        *_, wait, since = self._state
         return wait, max(0.0, now - (since if wait is not None else max(since, self._stepped)))
 
     def times(self, now: float) -> WorkTimes:
         """Return the times up to now, with the wait under way."""
-        times, wait, since = self._state
-        if wait is not None:
-            times = _waited(times, wait, max(0.0, now - since))
-        waited = times.idle_s + times.credit_s + times.calls_s
-        return times._replace(busy_s=max(0.0, now - self._began - waited))
+        state = self._state
+        idle_s, credit_s, calls_s = _waits(state, max(now, state[4]))
+        busy_s = max(0.0, now - self._began - idle_s - credit_s - calls_s)
+        return WorkTimes(busy_s, idle_s, credit_s, calls_s)
 
 
-def _waited(times: WorkTimes, wait: Wait, seconds: float) -> WorkTimes:
-    if wait is Wait.IDLE:
-        return times._replace(idle_s=times.idle_s + seconds)
-    if wait is Wait.CREDIT:
-        return times._replace(credit_s=times.credit_s + seconds)
-    return times._replace(calls_s=times.calls_s + seconds)
+def _waits(state: _State, now: float) -> tuple[float, float, float]:
+    """The seconds idle, without credit and in calls, up to now."""
+    idle_s, credit_s, calls_s, wait, since = state
+    if wait is _IDLE:
+        return idle_s + now - since, credit_s, calls_s
+    if wait is _CALLS:
+        return idle_s, credit_s, calls_s + now - since
+    return idle_s, credit_s if wait is None else credit_s + now - since, calls_s
 
 
 def mean_of(times: Sequence[WorkTimes]) -> WorkTimes:
