@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,15 +11,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import generate_latest
+
 from benchmarks.case import Case
 from sage_flow import LocalEnvironment
 from sage_flow.executors.processes import ProcessExecutor
+from sage_flow.metrics.prometheus import registry_of
 
 __all__ = ["CASES"]
 
 # The functions of the chain, for both sides: Python calls that do next to nothing, which shows the engine most.
 _STEPS: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: n % 3, lambda n: n * 2)
 FIRST, KEEP, LAST = _STEPS
+
+
+_READ_S = 0.25
 
 
 def adder() -> tuple[Callable[[int], None], Callable[[], int]]:
@@ -54,6 +61,27 @@ def chain(items: list[int]) -> int:
     env = LocalEnvironment("chain")
     env.from_collection(items).map(FIRST).filter(KEEP).map(LAST).for_each(sink)
     env.execute(progress=False)
+    return total()
+
+
+def chain_exported(items: list[int]) -> int:
+    """The chain, while somebody reads its metrics several times a second."""
+    sink, total = adder()
+    env = LocalEnvironment("chain")
+    env.from_collection(items).map(FIRST).filter(KEEP).map(LAST).for_each(sink)
+    is_over = threading.Event()
+
+    def read() -> None:
+        while not is_over.wait(_READ_S):
+            generate_latest(registry)
+
+    with env.submit() as job:
+        registry = registry_of(job)
+        reader = threading.Thread(target=read)
+        reader.start()
+        job.wait()
+        is_over.set()
+        reader.join()
     return total()
 
 
@@ -261,6 +289,17 @@ def _parallel(parallelism: int) -> Case:
 
 CASES = (
     Case("chain", "map, filter, map, for_each", 2_000_000, 2000, numbers, chain_by_hand, chain, bar=0.75, rounds=9),
+    Case(
+        "chain-exported",
+        "the chain whose metrics are read four times a second, beside the chain alone",
+        2_000_000,
+        2000,
+        numbers,
+        chain,
+        chain_exported,
+        bar=0.99,
+        rounds=9,
+    ),
     Case("chain-collect", "map, filter, map, collect", 1_000_000, 2000, numbers, collect_by_hand, chain_collect),
     Case(
         "iterable",

@@ -17,7 +17,7 @@ from sage_flow.metrics.samples import Buckets, Sample, samples
 if TYPE_CHECKING:
     from sage_flow.job import JobHandle
 
-__all__ = ["exported", "families"]
+__all__ = ["exported", "families", "registry_of"]
 
 _HERE = "127.0.0.1"
 _FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
@@ -29,8 +29,7 @@ def exported(job: JobHandle, port: int) -> Iterator[int]:
 
     Raises PipelineError if the port is in use.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_JobCollector(job))
+    registry = registry_of(job)
     try:
         server, thread = start_http_server(port, _HERE, registry)
     except OverflowError as error:
@@ -48,6 +47,13 @@ def exported(job: JobHandle, port: int) -> Iterator[int]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def registry_of(job: JobHandle) -> CollectorRegistry:
+    """Return what prometheus_client reads the job's metrics from."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_JobCollector(job))
+    return registry
 
 
 class _JobCollector:
