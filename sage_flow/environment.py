@@ -126,7 +126,7 @@ class Environment(HasSources, ABC):
                 `ctx.service(name).options(key=...)` whose they mean, unless it is `stateless`: then calls go to
                 the replicas in turn, as they do for a PipelineService.
             concurrency: calls that one replica answers at the same time, each in a thread, or coroutines.
-            max_pending: open calls of one caller before it has to wait.
+            max_pending: open calls of one caller, for each replica, before it has to wait.
             timeout: seconds a caller waits by default; they begin when the service is open.
             open_timeout: seconds from the job's start for creating and opening the object, such as loading a model; a
                 call that has waited longer ends in ServiceTimeout, which says that the service is still opening.

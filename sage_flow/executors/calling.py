@@ -80,6 +80,9 @@ class CallingPort:
         began = self.now()
         label = f"{service.name}.{call.method}"
         refused = self._refused(service)
+        target = self._choose_replica(service, group)
+        if pool is None and len(self._replicas[service.name]) > 1:
+            pool = _pool_of(service.name, target)
         made = None if refused is not None else self._take_place(service, label, began, began + timeout_s, pool)
         is_opening = service.name not in self.openings
         if made is None and refused is None and is_opening:
@@ -95,7 +98,7 @@ class CallingPort:
                 made = self._calls.open(service.name, label, began, began)
                 self._calls.end(made, refused, self.now())
             return made
-        made.target = self._choose_replica(service, group)
+        made.target = target
         if is_opening and (limit := activation_deadline.get()) is not None:
             made.limit = limit
         self._send(made, call)
@@ -163,7 +166,9 @@ class CallingPort:
         if group is not None:
             return replicas[group_to_subtask(group, len(replicas), MAX_PARALLELISM)]
         self._next_replica += 1
-        return replicas[self._next_replica % len(replicas)]
+        first = self._next_replica % len(replicas)
+        in_turn = (*replicas[first:], *replicas[:first])
+        return min(in_turn, key=lambda address: self._calls.in_flight(_pool_of(service.name, address)))
 
     # -- what comes of them ---------------------------------------------------------------------------------
 
@@ -288,6 +293,11 @@ class CallingPort:
     def _refused(self, service: ServicePlan) -> Outcome | None:
         """Return the outcome of a call that must not be made from here; None: it may be made."""
         return None
+
+
+def _pool_of(service: str, replica: int) -> str:
+    """The places of the calls that one of several replicas answers."""
+    return f"{service} at {replica}"
 
 
 def cannot_be_sent(what: str, error: CodecError) -> CodecError:

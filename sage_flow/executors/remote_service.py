@@ -62,7 +62,7 @@ class ServedService:
         self._port = port
         self._service = replace(service, requests=None)  # clients receive it
         # Twice the places, because calls that a client has given up may still be open here.
-        self._roomy = replace(service, max_pending=2 * service.max_pending)
+        self._roomy = replace(service, max_pending=2 * service.most_pending)
         given = check_key(key)
         opens = made_key(address, given)
         self._key = HiddenKey(opens)
@@ -237,7 +237,8 @@ class ServiceConnection:
         self._connected()
         if not self._greeted.wait(timeout_s) or self._greeting is None:
             raise ChannelNotReachable(f"{where()[0]} does not say what service {service!r} is")
-        plan = replace(self._greeting, many=False)  # the other end adds up the shares of replies
+        # The other end adds up the shares of replies, and chooses the replica.
+        plan = replace(self._greeting, many=False, max_pending=self._greeting.most_pending)
         self._port = _RemotePort(self._connected, lambda: self._link, Plan(service, (), (), {service: plan}))
         if self._is_open:  # the message may have come before the port was made
             self._port.note_open(service)

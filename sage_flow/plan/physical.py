@@ -96,6 +96,11 @@ class ServicePlan:
     requests: Any = None
     most_at_once: int = 1
 
+    @property
+    def most_pending(self) -> int:
+        """The open calls of one caller that does not know which replica answers them."""
+        return self.max_pending * self.parallelism
+
 
 @dataclass(frozen=True, slots=True)
 class Subtask:
