@@ -25,7 +25,7 @@ class Sink(Generic[T]):
     publishes. If the process dies in between, another one commits the same handle:
 
         open, write ..., prepare, close        | the end is recorded |  commit
-        in a process that takes over:                                   open, recover, commit, close, abort
+        in a process that takes over:                        open_to_publish, recover, commit, close, abort
         in a job that fails or is cancelled:   close, abort, recover
 
     A job that takes checkpoints does the same at each of them, and the sink goes on writing meanwhile. What it does not
@@ -53,6 +53,13 @@ class Sink(Generic[T]):
 
     def open(self, ctx: RuntimeContext) -> None:
         """Called once in every subtask, before the first record."""
+
+    def open_to_publish(self, ctx: RuntimeContext) -> None:
+        """Called in place of `open` where nothing will be written: `recover` and `commit` follow; by default `open`.
+
+        The parallelism may be another one than that with which the handles were prepared.
+        """
+        self.open(ctx)
 
     def write(self, value: T) -> None:
         """Take one record."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from sage_flow.connectors.csv_source import column_fault
 from sage_flow.connectors.files import Path
-from sage_flow.connectors.output_file import OutputFile, remove_all_staging
+from sage_flow.connectors.output_file import OutputFile, remove_all_staging, remove_unfinished
 from sage_flow.connectors.output_path import (
     check_output,
     is_device,
@@ -108,6 +108,12 @@ class FileSink(Sink[T]):
         self._begin_file(OutputFile.open(self._path, ctx, rolls=self._roll_s is not None))
         if self._roll_s is not None:
             self._number = max(rolled_numbers(self._path).values(), default=0)
+
+    def open_to_publish(self, ctx: RuntimeContext) -> None:
+        """Open no file: beside what is to be published may be parts of the same run, of another parallelism."""
+        self._context = ctx
+        if self.publishes_at_end:
+            remove_unfinished(self._path, ctx, rolls=self._roll_s is not None)
 
     def prepare(self, checkpoint: int) -> PreparedFile | None:
         """Complete the file, so that whoever has the returned value can publish it.

@@ -15,7 +15,7 @@ from sage_flow.connectors.segments import Segment, Writer, join_segments
 from sage_flow.connectors.temporary_file import TemporaryFile, remove_staging, sweep
 from sage_flow.functions import RuntimeContext
 
-__all__ = ["OutputFile", "remove_all_staging"]
+__all__ = ["OutputFile", "remove_all_staging", "remove_unfinished"]
 
 
 @dataclass(eq=False)
@@ -171,6 +171,15 @@ def remove_all_staging(
 
     former: see `remove_staging`.
     """
+    remove_staging(path, _folder(path, ctx, rolls=rolls), ctx, {os.path.basename(name) for name in keep}, former)
+
+
+def remove_unfinished(path: str, ctx: RuntimeContext, *, rolls: bool) -> None:
+    """Remove what earlier attempts of this job have begun for the output `path`, and neither kept nor prepared."""
+    sweep(path, _folder(path, ctx, rolls=rolls), ctx)
+
+
+def _folder(path: str, ctx: RuntimeContext, *, rolls: bool) -> str:
+    """Where the files of this subtask are while they are hidden."""
     own = path if rolls else part_path(path, ctx.subtask_index, ctx.parallelism)
-    folder = os.path.realpath(os.path.dirname(own)) if rolls else os.path.dirname(os.path.realpath(own))
-    remove_staging(path, folder, ctx, {os.path.basename(name) for name in keep}, former)
+    return os.path.realpath(os.path.dirname(own)) if rolls else os.path.dirname(os.path.realpath(own))

@@ -42,7 +42,7 @@ class PublishingSubtask:
         """Open the sinks, remove what was prepared and is not known, publish `prepared`. Raises what a sink raises."""
         for member in self._members:
             try:
-                member.sink.open(self._context(member.operator))
+                member.sink.open_to_publish(self._context(member.operator))
             except BaseException as error:
                 self._explain(error, member.operator)
                 raise
