@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 from async_services import Adder
 
-from sage_flow import LocalEnvironment, PipelineService, Service, batched, errors
+from sage_flow import FixedDelay, LocalEnvironment, PipelineService, Service, batched, errors
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.threads import ThreadExecutor
 
@@ -356,3 +356,31 @@ def test_the_server_ends_with_its_job(make):
     served._thread.join(30)
     with pytest.raises(ConnectionRefusedError):
         ask(served, "add", 1)
+
+
+def test_calls_go_on_after_a_restart_of_the_job():
+    fails, goes_on = threading.Event(), threading.Event()
+
+    def until_told(value):
+        fails.wait(60)
+        if not goes_on.is_set():
+            goes_on.set()
+            raise OSError("once")
+        ends.wait(60)
+        return value
+
+    ends = threading.Event()
+    env = LocalEnvironment("restarting", restart=FixedDelay(3, 0))
+    env.register_service("adder", Adder)
+    env.from_collection([1]).for_each(until_told)
+    with env.submit() as job, job.serve_http("adder") as served:
+        assert ask(served, "add", 1) == (200, 2)
+        fails.set()
+        assert goes_on.wait(60)
+        statuses = [ask(served, "add", 1)[0]]
+        while statuses[-1] != 200:  # while it restarts the service is not available
+            statuses.append(ask(served, "add", 1)[0])
+        assert set(statuses) <= {200, 503}
+        assert ask(served, "add", 2) == (200, 3)
+        ends.set()
+        job.result()
