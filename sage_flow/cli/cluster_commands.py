@@ -69,6 +69,9 @@ def add_commands(commands: Any) -> None:
     _add_query(commands, "status", "show a job on a cluster: its subtasks, where they are, its counts", show_status)
     logs = _add_query(commands, "logs", "print what the processes of a job have printed", show_logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    logs.add_argument(
+        "--by-process", action="store_true", help="print the processes one after another, instead of all by time"
+    )
     for name, summary, query in (
         ("cancel", "end a job and publish nothing", cancel),
         ("drain", "end a job's sources; it processes their records and finishes", drain),
@@ -183,9 +186,13 @@ def _asking(arguments: argparse.Namespace) -> int:
 
 def _words(arguments: argparse.Namespace) -> list[str]:
     """The command, for a process of the cluster."""
-    flags = [f"--{flag}" for flag in ("json", "follow") if getattr(arguments, flag, False)]
+    flags = [f"--{flag}" for flag in ("json", "follow", "by-process") if getattr(arguments, _field(flag), False)]
     job = ["--", arguments.job] if getattr(arguments, "job", None) else []
     return [arguments.name, "--namespace", arguments.namespace, "--address", "auto", *flags, *job]
+
+
+def _field(flag: str) -> str:
+    return flag.replace("-", "_")
 
 
 def inspect(arguments: argparse.Namespace) -> int:

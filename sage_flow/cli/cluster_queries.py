@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_flow.cli.console import FAILED, OK, tell
 from sage_flow.cli.known_jobs import JoblessSubmission, KnownJobs, awaited_job, server_of_cluster
+from sage_flow.cli.merged_logs import merged
 from sage_flow.errors import PipelineError
 from sage_flow.executors.ray.answers import ANSWER_S
 
@@ -100,7 +101,10 @@ def show_logs(cluster: Cluster, arguments: argparse.Namespace) -> int:
     if arguments.follow:
         return _follow_logs(cluster, handle, record, arguments)
     logs = _logs_of(handle, record)
-    _print(arguments, logs, lambda: "\n".join(f"== {name}\n{text}" for name, text in logs.items()))
+    if arguments.by_process:
+        _print(arguments, logs, lambda: "\n".join(f"== {name}\n{text}" for name, text in logs.items()))
+    else:
+        _print(arguments, logs, lambda: "\n".join(merged(logs)))
     return OK
 
 

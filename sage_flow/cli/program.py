@@ -193,6 +193,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         job, options = _load(arguments)
         env = _written(job, options, placement.environment(job, arguments))
+        _begin_logging(env.name)
         apply_checkpoints(env, arguments)
         is_shown = not arguments.quiet and arguments.progress is not False and env.progress is not False
         with told_checkpoints(is_quiet=arguments.quiet):
@@ -212,6 +213,16 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         return fail(error)
     return code
+
+
+def _begin_logging(job: str) -> None:
+    """Log as the environment says; if it says nothing, as Python does. Raises PipelineError for wrong settings."""
+    from sage_flow.executors.log_lines import apply_settings, has_settings, log_lines
+
+    if has_settings():
+        log_lines(job)
+    else:
+        apply_settings()
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ _NEXT: Final = ("status", "logs -f", "drain", "stop", "cancel")
 def submit(arguments: argparse.Namespace) -> int:
     """Do the command; return its exit code."""
     from sage_flow.cli.submission import JobServer, entrypoint, metadata_of, shipped
+    from sage_flow.executors.log_lines import check_settings
 
     try:
         check_reachable(arguments)
@@ -36,6 +37,7 @@ def submit(arguments: argparse.Namespace) -> int:
         name = arguments.name or os.path.splitext(os.path.basename(arguments.jobfile))[0]
         if not arguments.no_check:
             with environment_set(variables):
+                check_settings()
                 _check_job(arguments, name)
         server = JobServer(arguments.address or _default_server())
         submission = server.submit(command, metadata_of(name), runtime_env)

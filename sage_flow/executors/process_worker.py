@@ -12,6 +12,7 @@ import pickle
 import signal
 import sys
 
+from sage_flow.executors.log_lines import apply_settings, has_settings, log_lines
 from sage_flow.executors.processes import HANDSHAKE_S, Bootstrap
 from sage_flow.executors.resources import Resources
 from sage_flow.executors.subtasks import SWITCH_S, WorkerProcess
@@ -29,6 +30,10 @@ def main() -> None:
         signal.signal(number, lambda number, frame: None)
     sys.setswitchinterval(SWITCH_S)
     bootstrap: Bootstrap = pickle.load(sys.stdin.buffer)
+    if has_settings():
+        log_lines(bootstrap.job)
+    else:
+        apply_settings()
     process = process_of(bootstrap)
     process.listen()
     where = f"worker process {bootstrap.process} of job {bootstrap.job!r}"

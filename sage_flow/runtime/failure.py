@@ -24,9 +24,11 @@ __all__ = [
     "explain_service_failure",
     "fold_engine_frames",
     "is_of_pipeline",
+    "limit_records",
     "pack_error",
     "rebuild_error",
     "shorten",
+    "shown_record",
     "summary",
     "unpack_error",
     "user_frames",
@@ -61,7 +63,9 @@ def explain_failure(
     if has_record:
         is_batch = operator.kind.takes_batches
         notes.append(
-            f"batch     {len(record)} records: {shorten(record)}" if is_batch else f"record    {shorten(record)}"
+            f"batch     {len(record)} records: {shown_record(record)}"
+            if is_batch
+            else f"record    {shown_record(record)}"
         )
         notes += _about_on_error(error, operator)
     add_notes(error, notes)
@@ -109,6 +113,25 @@ def _past_such_records(operator: Operator) -> str | None:
 def add_notes(error: BaseException, notes: Any) -> None:
     """`error.add_note` for every Python; before 3.11 the interpreter does not print them, `describe` does."""
     error.__notes__ = [*getattr(error, "__notes__", ()), *notes]  # type: ignore[attr-defined]
+
+
+_most_chars: list[int | None] = [None]
+
+
+def limit_records(most_chars: int | None) -> None:
+    """From now on errors of this process show so many characters of a record; 0: nothing of it, None: the default."""
+    _most_chars[0] = most_chars
+
+
+def shown_record(value: Any) -> str:
+    """What errors show of a record, or of an argument of a call: as `shorten`, within the limit of this process."""
+    most = _most_chars[0]
+    if most is None:
+        return shorten(value)
+    if most == 0:
+        return f"<{type(value).__name__}, hidden>"
+    text = shorten(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def shorten(value: Any) -> str:

@@ -9,7 +9,7 @@ from sage_flow.errors import InternalError, InvalidKeyError
 from sage_flow.keys import group_to_subtask, key_group
 from sage_flow.plan.graph import Partitioning
 from sage_flow.plan.physical import REPLY, Edge
-from sage_flow.runtime.failure import add_notes, shorten
+from sage_flow.runtime.failure import add_notes, shown_record
 from sage_flow.runtime.messages import FRAME_RECORDS, ControlElement, Reply, Ticket
 from sage_flow.runtime.port import Port
 from sage_flow.runtime.sharing import own_records
@@ -186,7 +186,7 @@ class HashSplit:
         try:
             group = key_group(key, self._max_parallelism)
         except InvalidKeyError as error:
-            add_notes(error, [f"record    {shorten(value)}"])
+            add_notes(error, [f"record    {shown_record(value)}"])
             raise
         if len(self._targets) >= _KNOWN_KEYS:
             self._targets.clear()

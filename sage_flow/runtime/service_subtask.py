@@ -17,7 +17,7 @@ from sage_flow.plan.service_methods import check_methods, public_methods
 from sage_flow.runtime.answering import CallersGate, error_for_caller
 from sage_flow.runtime.call_batches import CallBatch, CallBatches
 from sage_flow.runtime.caller import Caller, activation_deadline
-from sage_flow.runtime.failure import explain_service_failure, pack_error, shorten
+from sage_flow.runtime.failure import explain_service_failure, pack_error, shorten, shown_record
 from sage_flow.runtime.messages import Message, Reply, Request
 from sage_flow.runtime.port import UNWINDING, Port
 from sage_flow.runtime.report import Counters, SubtaskReport
@@ -309,8 +309,8 @@ def _values(requests: list[Request]) -> list[Any]:
 
 def _call_text(request: Request) -> str:
     """A call as one would write it, at most a few arguments long."""
-    given = [shorten(value) for value in request.args]
-    given += [f"{name}={shorten(value)}" for name, value in request.kwargs.items()]
+    given = [shown_record(value) for value in request.args]
+    given += [f"{name}={shown_record(value)}" for name, value in request.kwargs.items()]
     more = [f"... {len(given) - _MOST_ARGUMENTS} more"] if len(given) > _MOST_ARGUMENTS else []
     return f"{request.method}({', '.join(given[:_MOST_ARGUMENTS] + more)})"
 

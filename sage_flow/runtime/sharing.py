@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_flow.errors import CodecError
-from sage_flow.runtime.failure import add_notes, shorten
+from sage_flow.runtime.failure import add_notes, shown_record
 from sage_flow.wire.codec import copy_records, copy_value
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _own_record(record: Any) -> Any:
             f"a record with several readers cannot be copied: {error}; each reader needs an object of its own, so"
             " let one operator read such records, or emit records that can be pickled"
         )
-        add_notes(told, [f"record    {shorten(record)}"])
+        add_notes(told, [f"record    {shown_record(record)}"])
         raise told from error
 
 

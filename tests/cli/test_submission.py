@@ -131,6 +131,10 @@ def test_a_new_project_gives_the_same_on_the_cluster_as_here(ray_head, tmp_path)
 
     code, logs, _ = ray_head.sage_flow("logs", job["id"], "--address", ray_head.address, cwd=tmp_path)
     assert code == 0
+    assert f"driver ({submission}): {here[1].splitlines()[0]}\n" in logs
+    by_process = ("logs", job["id"], "--by-process", "--address", ray_head.address)
+    code, logs, _ = ray_head.sage_flow(*by_process, cwd=tmp_path)
+    assert code == 0
     assert here[1] in logs
     assert f"== {job['id']}/master\n" in logs
 

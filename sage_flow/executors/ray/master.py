@@ -27,6 +27,7 @@ from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver_checkpoints import no_checkpoints
 from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo, no_metrics, no_statistics
 from sage_flow.executors.leading import JobLead, LogStore, NextAttempt
+from sage_flow.executors.log_lines import log_lines
 from sage_flow.executors.ray.attempt import Attempt
 from sage_flow.executors.ray.job_log import KeptHistory, RayLog, small
 from sage_flow.executors.ray.led_attempt import RayLedAttempt
@@ -72,7 +73,7 @@ class JobMaster:
 
     def __init__(self, job_id: str, namespace: str) -> None:
         sys.setswitchinterval(SWITCH_S)
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        log_lines(job_id)
         self._id = job_id
         self._namespace = namespace
         self._records = JobRecords(namespace)

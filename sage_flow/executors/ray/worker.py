@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sage_flow.checkpoint.restore import RestorePoint
 from sage_flow.errors import InternalError
 from sage_flow.executors.exchange import Exchange
+from sage_flow.executors.log_lines import log_lines
 from sage_flow.executors.ray.search_path import SearchPath
 from sage_flow.executors.resources import Resources
 from sage_flow.executors.subtasks import SWITCH_S, WorkerProcess, freeze_imports
@@ -129,6 +130,7 @@ class WorkerActor:
         if self._process is not None:  # of an attempt that has ended before it ran
             self._process.exchange.close()
         self._assignment = assignment
+        log_lines(assignment.job)
         if assignment.name:
             self._label = f"{assignment.job}/{assignment.name}"
         self._book = AddressBook(assignment.process)
