@@ -3,6 +3,8 @@
 python -m benchmarks.recovery                       five deaths of a job of 13 actors, and the baseline
 python -m benchmarks.recovery --rounds 3 --write    three, into the table of benchmarks/README.md
 
+What checkpoints cost while nobody dies is printed behind it (`benchmarks/checkpoints.py`).
+
 The job reads four sources, counts by key in four subtasks, maps in four and writes its rows in one; each is an actor of
 its own. It makes a checkpoint each second. One of the counting actors is killed with SIGKILL, again and again in the
 same job. Every function notes in a file, with the clock that all processes of a machine share, when it is closed: the
@@ -24,6 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import checkpoints
 from benchmarks.ray_cluster import start_ray, wait_until
 from sage_flow import FixedDelay, Function, RemoteEnvironment, RuntimeContext, Sink, SplitReader, SplitSource
 from sage_flow.executors.ray.client import RayExecutor
@@ -166,15 +169,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery")
     parser.add_argument("--rounds", type=int, default=5, help="deaths of each job")
     parser.add_argument("--write", action="store_true", help=f"into {_PAGE.name}")
-    parser.add_argument("--only", choices=["kept", "new"], help="leave the other out")
+    parser.add_argument("--only", choices=["kept", "new", "costs"], help="leave the others out")
     arguments = parser.parse_args(argv)
     options = JobOptions()
     found: dict[str, tuple[list[Recovery], float | None]] = {}
-    if arguments.only != "new":
+    if arguments.only in (None, "kept"):
         found["actors kept, one spare"] = recoveries(arguments.rounds, options), BAR_S
-    if arguments.only != "kept":
+    if arguments.only in (None, "new"):
         found["all actors anew"] = recoveries(arguments.rounds, replace(options, keeps_actors=False)), None
-    told = table([row(what, measured, bar_s) for what, (measured, bar_s) in found.items()])
+    tables = [table([row(what, measured, bar_s) for what, (measured, bar_s) in found.items()])] if found else []
+    if arguments.only in (None, "costs"):
+        tables.append(checkpoints.table(arguments.rounds))
+    told = "\n\n".join(tables)
     print(told)
     if arguments.write:
         _PAGE.write_text(with_table(_PAGE.read_text(encoding="utf-8"), told), encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import nexmark, recovery, serving
+from benchmarks import checkpoints, nexmark, recovery, serving
 from benchmarks.__main__ import main
 from benchmarks.case import Case, Figure
 from benchmarks.cases import CASES
@@ -161,3 +161,9 @@ def test_the_table_of_served_models_goes_between_its_markers():
     assert f"| a row |\n\n{serving.END}" in written
     with pytest.raises(ValueError, match="serving: begin"):
         serving.with_table("no markers", "")
+
+
+def test_a_figure_of_checkpoints_says_whether_its_bar_is_met():
+    figure = checkpoints.CheckpointFigure("restore", 1.0412, "x", 1.67, "3 times")
+    assert str(figure) == "| restore | **1.04 x** | 3 times | ≤ 1.67 x: met |"
+    assert str(figure._replace(value=2.0)).endswith("missed |")

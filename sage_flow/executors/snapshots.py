@@ -30,7 +30,7 @@ from sage_flow.runtime.parts import Entries, Parts, share_of
 from sage_flow.runtime.table_writing import merged_chunks
 from sage_flow.splits import FINISHED
 
-__all__ = ["Restored", "SnapshotWriter", "finished_part", "restored"]
+__all__ = ["Restored", "SnapshotWriter", "finished_part", "read_parts", "restored"]
 
 
 class SnapshotWriter:
@@ -182,6 +182,11 @@ def restored(plan: Plan, subtask: Subtask) -> Restored | None:
         for one in share.operators
     }
     return Restored(parts, prepared)
+
+
+def read_parts(storage: Storage, share: OperatorShare) -> list[Parts]:
+    """Read what the former subtasks of one operator have kept. Raises CheckpointError, StorageError."""
+    return _Reader(storage).parts(share)
 
 
 class _Reader:
