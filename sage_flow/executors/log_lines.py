@@ -109,4 +109,5 @@ def log_lines(job: str) -> None:
         for handler in [handler for handler in root.handlers if isinstance(handler, _Lines)]:
             root.removeHandler(handler)
         root.addHandler(_Lines(job, as_json=form == "json"))
-        root.setLevel(level)
+        root.setLevel(level if LEVEL in os.environ else logging.WARNING)  # other libraries say much at INFO
+        logging.getLogger("sage_flow").setLevel(level)

@@ -32,11 +32,12 @@ def build(env):
 @pytest.fixture(autouse=True)
 def as_before():
     """The root logger, and what errors show, are as before."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    root, ours = logging.getLogger(), logging.getLogger("sage_flow")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SAGE_FLOW_RECORD_CHARS", raising=False)
         apply_settings()
@@ -75,6 +76,31 @@ def test_without_settings_python_logs_as_it_does(tmp_path):
 
 def test_a_level_leaves_out_what_is_less_grave(tmp_path):
     assert "a short one" not in run_job(tmp_path, SAGE_FLOW_LOG_LEVEL="ERROR")
+
+
+def test_only_what_sage_flow_says_at_info_is_told_without_a_level(capsys):
+    log_lines("quiet")
+    logging.getLogger("somebody.else").info("a request")
+    logging.getLogger("sage_flow.checkpoints").info("a run begins")
+    assert [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()] == ["a run begins"]
+
+
+def test_sage_flow_logs_no_record(tmp_path):
+    job = """
+    from datetime import timedelta
+
+    def build(env):
+        env.enable_checkpointing("kept", interval=timedelta(milliseconds=20), restore="latest")
+        texts = env.from_iterable(["secret-77"] * 50, max_rate=100).key_by(lambda text: text)
+        texts.map(int, on_error="skip").collect("rows")
+    """
+    (tmp_path / "discreet.py").write_text(textwrap.dedent(job))
+    words = [sys.executable, "-m", "sage_flow.cli", "run", "discreet.py"]
+    told = {**os.environ, "SAGE_FLOW_LOG_LEVEL": "DEBUG"}
+    done = subprocess.run(words, cwd=tmp_path, env=told, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "nothing is stored below" in done.stderr
+    assert "secret" not in done.stderr
 
 
 def notes_of_failure(monkeypatch, chars):
