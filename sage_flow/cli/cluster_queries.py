@@ -37,6 +37,7 @@ __all__ = [
 _FOLLOW_S: Final = 1.0
 _REPORT_S: Final = 5.0
 _SHARES_S: Final = 0.5
+_SHARE_LOOKS: Final = 10
 """The time over which it is measured where a job is slow."""
 _COLOR: Final = re.compile(r"\x1b\[\d*m")
 
@@ -85,11 +86,12 @@ def _busy_shares(handle: JobHandle) -> tuple[dict[str, float], list[str]]:
     from sage_flow.cli.stacks import slow_lines
     from sage_flow.metrics.shares import by_operator, shares_between
 
-    before = handle.statistics()
-    time.sleep(_SHARES_S)
-    now = handle.statistics()
-    found = by_operator(now, shares_between(before, now))
-    return {name: round(shares.busy, 3) for name, shares in found.items()}, slow_lines(now["subtasks"])
+    looks = [handle.statistics()]
+    for _ in range(_SHARE_LOOKS):  # each of them is a sample of where the time goes inside a chain
+        time.sleep(_SHARES_S / _SHARE_LOOKS)
+        looks.append(handle.statistics())
+    found = by_operator(looks[-1], shares_between(looks[0], looks[-1]))
+    return {name: round(busy, 3) for name, busy in found.items()}, slow_lines(looks[-1]["subtasks"])
 
 
 def show_logs(cluster: Cluster, arguments: argparse.Namespace) -> int:

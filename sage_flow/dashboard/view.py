@@ -93,7 +93,7 @@ class JobView:
             (
                 (
                     name,
-                    f"{shares[name].busy:.0%}" if name in shares else "-",
+                    f"{shares[name]:.0%}" if name in shares else "-",
                     f"{counts[name].emitted:,}",
                     f"{self.rate(name):,.0f}",
                     f"{counts[name].skipped:,}",

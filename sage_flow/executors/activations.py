@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -11,6 +12,8 @@ from sage_flow.executors.positions import thread_frames, thread_place
 from sage_flow.executors.shell import Shell
 from sage_flow.runtime.port import Task
 from sage_flow.runtime.report import ThreadReport
+from sage_flow.runtime.sampling import Samples, operator_in
+from sage_flow.runtime.subtask import READS
 from sage_flow.runtime.work_time import WorkClock, WorkTimes, mean_of
 
 if TYPE_CHECKING:
@@ -25,13 +28,16 @@ _LONG_S: Final = 1.0
 class Activations:
     """Each thread registers itself; the event loop is made at the first coroutine."""
 
-    def __init__(self, shell: Shell, name: str, lock: AbstractContextManager[Any]) -> None:
+    def __init__(self, shell: Shell, name: str, lock: AbstractContextManager[Any], head: str) -> None:
+        """`head`: the name of the first operator, which reads the source if there is one."""
         self._shell = shell
         self._name = name
         self._lock = lock
         self._own: int | None = None
         self._threads: list[int] = []
         self._clocks: dict[int, WorkClock] = {}  # by thread
+        self._samples = Samples()
+        self._readers = {READS: head}
         self._coroutines: CoroutineRunner | None = None
         self.have_failed = False
         """The subtask has failed. What its other activations give from now on comes of unwinding."""
@@ -57,6 +63,13 @@ class Activations:
         """Return how the threads spend their time, on average."""
         now = self._shell.now()
         return mean_of([clock.times(now) for clock in list(self._clocks.values())])
+
+    def sampled(self) -> dict[str, int]:
+        """Look which operator the subtask's own thread is at, if it works; return how often each was found so far."""
+        own = self._own
+        if own is not None and self._clocks[own].doing(self._shell.now())[0] is None:
+            self._samples.add(operator_in(sys._current_frames().get(own), self._readers))
+        return self._samples.told()
 
     def begin_step(self) -> None:
         """The calling thread begins a further slice of records, or a request."""

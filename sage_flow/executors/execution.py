@@ -345,6 +345,7 @@ class LocalExecution(Execution):
             "now": None if port is None else port.now,
             "work": None if port is None else port.work._asdict(),
             "flow": None if port is None else port.flow._asdict(),
+            "sampled": {} if port is None else port.sampled,
             "threads": [] if port is None else [thread._asdict() for thread in port.threads],
             "queued": sum(channel.depth for channel in waiting),
             "oldest_s": max((channel.oldest_s for channel in waiting if channel.oldest_s is not None), default=None),

@@ -95,7 +95,7 @@ class WorkerPort(ShellPort):
         credits = InputCredits(_input_channels(plan, subtask, shell))
         self.inbox = Inbox(self._name, self._condition, dict(_incoming(plan, subtask, shell)), requests, credits)
         self._take_request = partial(self.inbox.take_one, self.now)
-        self.activations = Activations(shell, self._name, self._lock)
+        self.activations = Activations(shell, self._name, self._lock, subtask.chain.head.name)
         self._holding = Holding()
         self._allowed: set[str] = set()  # services that this service may call
         self.given_up_at: Callable[[], float] = lambda: -math.inf
@@ -355,7 +355,8 @@ def _on_inspect(port: WorkerPort, inspect: Inspect) -> None:
             channels.append(_responses(port, now))
     threads = port.activations.reports(now, all_of_them=inspect.stacks)
     flow = Flow(*port.inbox.received, *port._outgoing.totals())
-    report = PortReport(now, tuple(channels), calls, port._story.events(), port.activations.times(), flow, threads)
+    work, sampled = port.activations.times(), port.activations.sampled()
+    report = PortReport(now, tuple(channels), calls, port._story.events(), work, flow, threads, sampled)
     port._shell.send(port._address, DRIVER, Inspected(port._address, inspect.number, report))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -48,8 +49,24 @@ def by_chain(statistics: Mapping[str, Any], shares: Mapping[str, Shares]) -> dic
     return busiest
 
 
-def by_operator(statistics: Mapping[str, Any], shares: Mapping[str, Shares]) -> dict[str, Shares]:
-    """Of each operator the shares of its chain, the busiest first; those of one chain in the order of the chain."""
-    chains = by_chain(statistics, shares)
-    boxes = sorted(statistics["pipeline"]["boxes"], key=lambda box: -chains.get(box["id"], Shares()).busy)
-    return {name: chains.get(box["id"], Shares()) for box in boxes for name, _ in box["operators"]}
+def by_operator(statistics: Mapping[str, Any], shares: Mapping[str, Shares]) -> dict[str, float]:
+    """The busy share of each operator, the busiest first.
+
+    The busy time of a chain is divided among its operators as often as each of them was found at work.
+    """
+    chains, sampled = by_chain(statistics, shares), _sampled(statistics)
+    found: dict[str, float] = {}
+    for box in statistics["pipeline"]["boxes"]:
+        names = [name for name, _ in box["operators"]]
+        counts, busy = sampled.get(box["id"], Counter()), chains.get(box["id"], Shares()).busy
+        total = sum(counts[name] for name in names)
+        found |= {name: busy * (counts[name] / total if total else 1.0) for name in names}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _sampled(statistics: Mapping[str, Any]) -> dict[int, Counter[str]]:
+    """The samples of each chain, of all its subtasks."""
+    found: dict[int, Counter[str]] = {}
+    for one in statistics["subtasks"]:
+        found.setdefault(one["chain"], Counter()).update(one.get("sampled", {}))
+    return found

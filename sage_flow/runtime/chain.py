@@ -37,6 +37,7 @@ from sage_flow.runtime.messages import FRAME_RECORDS
 from sage_flow.runtime.operators import BoundOperator
 from sage_flow.runtime.outputs import Output
 from sage_flow.runtime.report import Counters
+from sage_flow.runtime.sampling import is_sampled
 
 __all__ = ["CompiledChain", "Culprit", "compile_chain"]
 
@@ -72,6 +73,7 @@ class CompiledChain:
         self._names = names
         self._looks = looks
         self._lines = lines
+        is_sampled(function.__code__, self)
         for look in looks.values():
             look.on_done = self._bind
         self._bind()
@@ -82,6 +84,10 @@ class CompiledChain:
         looks = {name: look for name, look in self._looks.items() if not look.is_done}
         values = tuple({**self._names, **looks}.values())
         self.run = FunctionType(function.__code__, function.__globals__, function.__name__, values)
+
+    def line_at(self, number: int) -> Line | None:
+        """Return what this line of its text is about."""
+        return self._lines.get(number)
 
     def culprit(self, traceback: TracebackType | None) -> Culprit | None:
         """Return who raised, None if the traceback does not pass through this chain."""

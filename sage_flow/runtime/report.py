@@ -91,7 +91,8 @@ class ThreadReport(NamedTuple):
 class PortReport(NamedTuple):
     """What a subtask's port knows by itself, also while user code runs.
 
-    `threads`: those in user code that does not come back; all of them if that was asked for.
+    `threads`: those in user code that does not come back; all of them if that was asked for. `sampled`: how often each
+    operator was found at work.
     """
 
     now: float
@@ -101,6 +102,7 @@ class PortReport(NamedTuple):
     work: WorkTimes = WorkTimes()
     flow: Flow = Flow()
     threads: tuple[ThreadReport, ...] = ()
+    sampled: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 class Counters:

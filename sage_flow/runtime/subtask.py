@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import CodeType
+from typing import Any, Final
 
 from sage_flow.errors import CodecError, PipelineError, ProtocolError
 from sage_flow.functions import END, IDLE, Malformed, Source
@@ -51,7 +52,7 @@ from sage_flow.runtime.watermark import Advance, BecomeIdle
 from sage_flow.split_source import SplitSource
 from sage_flow.splits import FINISHED, SplitSignal
 
-__all__ = ["ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
+__all__ = ["READS", "ChainSubtask", "Done", "GoOn", "Step", "WaitForMessage", "WaitForSource"]
 
 _OVER = object()
 
@@ -369,3 +370,7 @@ class ChainSubtask:
         self._time.send()  # what held time back has left: readers know how far it was, and what is due only at the end
         self.runner.broadcast(EndOfInput())
         self._has_ended = True
+
+
+READS: Final[CodeType] = ChainSubtask._read.__code__
+"""The code in which a source gives records; for `sampling`."""

@@ -174,4 +174,10 @@ def test_another_attempt_begins_anew():
 def test_a_subtask_that_does_not_answer_has_no_share():
     now = look(a=(1, 0, 0, 0), b=None)
     assert list(shares_between(None, now)) == ["a[1/1]"]
-    assert by_operator(now, shares_between(None, now))["b"] == Shares()
+    assert by_operator(now, shares_between(None, now))["b"] == 0.0
+
+
+def test_the_time_of_a_chain_is_divided_by_samples():
+    now = look(a=(1, 1, 0, 0), b=(0, 1, 0, 0))
+    now["subtasks"][0]["sampled"] = {"a": 1, "a-sink": 4}
+    assert by_operator(now, shares_between(None, now)) == {"a-sink": 0.4, "a": 0.1, "b": 0.0, "b-sink": 0.0}

@@ -7,11 +7,12 @@ import threading
 import pytest
 from async_services import Adder, Gate
 
-from sage_flow import LocalEnvironment
+from sage_flow import END, LocalEnvironment, Source
 from sage_flow.errors import PipelineError
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor
 from sage_flow.executors.threads import ThreadExecutor
+from sage_flow.metrics.shares import by_operator, shares_between
 
 
 def stuck_job(executor):
@@ -117,6 +118,45 @@ def test_a_rate_is_that_since_the_last_look():
         assert rates() > 0
         lets_go.release(100)
         job.result()
+
+
+class Blocks:
+    """Blocks where it is told to, in this process."""
+
+    where, begins, ends = "", threading.Event(), threading.Event()
+
+    @classmethod
+    def at(cls, name):
+        if name == cls.where:
+            cls.begins.set()
+            cls.ends.wait(60)
+
+
+class Once(Source):
+    is_given = False
+
+    def next_batch(self):
+        if self.is_given:
+            return END
+        Blocks.at("source")
+        self.is_given = True
+        return [1]
+
+
+@pytest.mark.parametrize("where", ["first", "second", "out", "source"])
+def test_inside_a_chain_samples_tell_which_operator_takes_the_time(where):
+    Blocks.where, Blocks.begins, Blocks.ends = where, threading.Event(), threading.Event()
+    env = LocalEnvironment("sampled")
+    first = env.from_source(Once(), name="source").map(lambda n: Blocks.at("first") or n, name="first")
+    first.map(lambda n: Blocks.at("second") or n, name="second").for_each(lambda n: Blocks.at("out"), name="out")
+    with env.submit() as job:
+        assert Blocks.begins.wait(60)
+        before = job.statistics()
+        told = [job.statistics() for _ in range(3)][-1]
+        Blocks.ends.set()
+        job.result()
+    assert told["subtasks"][0]["sampled"] == {where: 4}
+    assert next(iter(by_operator(told, shares_between(before, told)))) == where
 
 
 def test_the_simulation_cannot_be_asked_from_outside():

@@ -44,6 +44,7 @@ DIGESTS = {
     10: "b03ef85fb371a9b8",
     11: "fdc3c636b1a7dfff",
     12: "685e54d186bd8cc5",
+    13: "aa858ade8d773f9a",
 }
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 
