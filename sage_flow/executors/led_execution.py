@@ -159,15 +159,22 @@ class LedExecution(Execution):
         self._lead = self._new_lead(lost)
 
     def lead(self) -> None:
-        """Lead the job to its end; the body of an activation."""
+        """Lead the job to its end; the body of an activation.
+
+        Who led it before `take_over` may still do so, taken for dead: how that ends does not matter to the job.
+        """
+        lead = self._lead
         try:
-            self._outcome = self._lead.lead()
+            outcome = lead.lead()
         except Crashed:
             raise
         except BaseException as error:  # an engine fault must reach the threads that wait
-            self.end(error)
+            if lead is self._lead:
+                self.end(error)
         else:
-            self.end()
+            if lead is self._lead:
+                self._outcome = outcome
+                self.end()
 
     def end(self, crash: BaseException | None = None) -> None:
         """The job is over. `crash`: because the engine itself has failed; `outcome` raises it."""

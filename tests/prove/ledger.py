@@ -99,6 +99,10 @@ class Ledger:
             prepared = entry.handles.prepared
         return {one.handle for one in prepared}
 
+    def left_behind(self, names):
+        """Of handles or files, those that are not of an attempt that was frozen and has come back."""
+        return [name for name in names if name[3] not in self._world.frozen_attempts]
+
     # -- for the comparison ---------------------------------------------------------------------------------
 
     def rows(self, label):

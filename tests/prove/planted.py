@@ -1,16 +1,26 @@
 """Faults that the engine does not have, put into it for a while: the proof has to find each of them."""
 
+import math
+import os
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
+
+from freezing import Group
+from proof_files import Files
 
 from sage_flow.checkpoint.log import LogHistory
 from sage_flow.checkpoint.stored_log import StoredLog
+from sage_flow.connectors import output_file, prepared_file
+from sage_flow.connectors.output_file import OutputFile
 from sage_flow.executors import snapshots, worker
 from sage_flow.executors.collected_rows import CollectedRows
 from sage_flow.executors.driver_checkpoints import DriverCheckpoints
 from sage_flow.executors.worker import Worker
 from sage_flow.runtime import subtask
+from sage_flow.runtime.assigned_time import NO_TIMESTAMP, AssignedTime
 from sage_flow.runtime.barrier import BarrierAlignment, TakeSnapshot
+from sage_flow.runtime.event_time import EventTime
 from sage_flow.runtime.key_table import KeyTable, Layer
 from sage_flow.runtime.leader import Leader
 from sage_flow.runtime.messages import AbortCheckpoint
@@ -219,3 +229,54 @@ def _(right):
         return right(self, finished)
 
     return decide
+
+
+# -- time, and processes of the past -------------------------------------------------------------------------
+
+
+@plants("watermark forgotten in the snapshot", AssignedTime, "parts")
+def _(right):
+    def parts(self):
+        kept = right(self)
+        nothing = (NO_TIMESTAMP, -math.inf, -math.inf)
+        clocks = {split: [(*nothing, *one[3:]) for one in clocks] for split, clocks in kept.splits.items()}
+        return replace(kept, splits=clocks, lowest={})
+
+    return parts
+
+
+@plants("watermark not sent again after a restore", EventTime, "resume")
+def _(right):
+    return lambda self: iter(())
+
+
+@plants("frame of an attempt of the past accepted", Group, "receive")
+def _(right):
+    return lambda self, target, message, others: others(target, message)
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+@plants("file seen before the end is recorded", OutputFile, "prepare")
+def _(right):
+    def prepare(self, checkpoint, joined=()):
+        handle = right(self, checkpoint, joined)
+        if handle is not None:
+            prepared_file.publish(handle)
+        return handle
+
+    return prepare
+
+
+@plants("kept file read to its end", output_file, "join_segments")
+def _(right):
+    def join_segments(kept, path, output):
+        right([one._replace(length=os.stat(one.path).st_size) for one in kept], path, output)
+
+    return join_segments
+
+
+@plants("files not made durable", Files, "fsync")
+def _(right):
+    return lambda self, descriptor: None

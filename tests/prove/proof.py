@@ -7,6 +7,7 @@ numbers of subtasks. `prove(seed)` returns what was wrong, if anything was.
 
 import argparse
 import logging
+import math
 import random
 import time
 import warnings
@@ -19,8 +20,9 @@ from unittest.mock import patch
 
 import world as worlds
 from faulty_storage import faulty_storages
+from proof_files import FILE_KINDS, Files, faulty_files
 from proof_plans import Recipe
-from world import Crash, Faults, PowerCut, ProofExecutor, StorageFaults, World
+from world import Crash, Faults, Freeze, PowerCut, ProofExecutor, StorageFaults, World
 
 from sage_flow import FixedDelay, JobStatus, LocalEnvironment
 from sage_flow.checkpoint import storage as storages
@@ -28,9 +30,13 @@ from sage_flow.executors.simulation import ProcessDeath
 from sage_flow.runtime import cut_writing
 from sage_flow.runtime.messages import Closing, Finished, Progress, Snapshotted
 
-__all__ = ["Outcome", "Seed", "main", "prove"]
+__all__ = ["Outcome", "Seed", "main", "numbers", "prove"]
 
 SEEDS_OF_A_RECIPE = 4
+FAMILIES = ("bounded", "files", "endless")
+"""Of pipelines; the last two have processes that are frozen, too."""
+FAMILY = 1_000_000
+"""Seeds of a family: its first one is a multiple of this."""
 _NOT_PUBLISHED = "not all of its output could be published"
 OWN = 1000
 """Processes: more than there are subtasks, so that each has its own."""
@@ -51,6 +57,9 @@ _POINTS = (
     "storage create",
     "storage create done",
     "storage read",
+)
+_FILE_POINTS = tuple(
+    f"file {what}{done}" for what in ("open", "sync", "rename", "publish", "remove") for done in ("", " done")
 )
 
 
@@ -78,12 +87,15 @@ class Seed:
     @classmethod
     def of(cls, number):
         draw = random.Random(f"seed {number}")
-        recipe = Recipe.of(number // SEEDS_OF_A_RECIPE)
+        family = FAMILIES[number // FAMILY]
+        recipe = Recipe.of(number % FAMILY // SEEDS_OF_A_RECIPE, family)
         count = draw.choice([1, 1, 2, 3])
         may_rescale = draw.random() < 0.7 and recipe.shape != "ends"
         starts = []
         for index in range(count):
-            start = _draw_start(draw, is_last=index == count - 1)
+            start = _draw_start(draw, is_last=index == count - 1 and family != "endless")
+            if family != "bounded":
+                start = _with_more_faults(start, random.Random(f"more of {number} {index}"), family)
             if starts and not may_rescale:
                 start = Start(starts[0].parallelism, starts[0].sources, start.processes, *_rest_of(start))
             starts.append(start)
@@ -123,6 +135,18 @@ def _draw_start(draw, *, is_last):
         faults=faults,
         deaths=deaths,
     )
+
+
+def _with_more_faults(start, draw, family):
+    """Processes are frozen, too, and die while they write files."""
+    frozen = tuple(
+        Freeze(draw.choice(["subtask", "driver"]), *_draw_moment(draw, 500), misses=draw.choice([0, 1, 1, 2, 5]))
+        for _ in range(draw.choice([0, 1, 1, 2]))
+    )
+    points = [(draw.choice(_FILE_POINTS), draw.randrange(1, 15)) for _ in range(draw.choice([0, 0, 1, 2]))]
+    most_steps = 3000 if family == "endless" else math.inf
+    faults = replace(start.faults, frozen=frozen, points=(*start.faults.points, *points), most_steps=most_steps)
+    return replace(start, faults=faults)
 
 
 def _draw_moment(draw, length):
@@ -173,8 +197,7 @@ def prove(number):
     """Run a seed; return its outcome."""
     seed = Seed.of(number)
     outcome = Outcome(seed)
-    expected = fault_free(seed.recipe)
-    world = World(f"proof-{number}", number)
+    world = World(f"proof-{number}", number, fault_free(seed.recipe))
     outcome.story = world.story
     rows = None
     with _in(world):
@@ -183,34 +206,44 @@ def prove(number):
             if world.violations or outcome.wrong:
                 break
         else:
-            if rows is None:
-                calm = replace(seed.starts[-1], faults=Faults(), deaths=())
-                rows = _run(outcome, world, calm, len(seed.starts))
-    outcome.wrong += world.violations
-    if not outcome.wrong:
-        outcome.wrong += _differences(seed.recipe, expected, rows, world)
+            if rows is None or seed.recipe.is_endless:
+                rows = _run(outcome, world, _calm(seed.starts[-1], seed.recipe), len(seed.starts))
+        outcome.wrong += world.violations
+        if not outcome.wrong:
+            outcome.wrong += _differences(seed, rows, world)
     return outcome
+
+
+def _calm(start, recipe):
+    """The same without faults. The user stops a job that has no end."""
+    calm = replace(start, faults=Faults(stops_when_settled=recipe.is_endless), deaths=())
+    return replace(calm, interval_ms=30, timeout_ms=10_000) if recipe.is_endless else calm
 
 
 @lru_cache(maxsize=64)
 def fault_free(recipe):
     """The rows of each sink if nothing goes wrong."""
-    world = World("fault-free", 0, is_fault_free=True)
+    world = World("fault-free", 0)
     with _in(world):
         env = LocalEnvironment("proof", parallelism=2, executor=_executor(world, 0))
+        if recipe.is_endless or "parts" in recipe.sinks:
+            env.enable_checkpointing(f"memory://{world.name}", interval=timedelta(milliseconds=30))
+        world.begin(Faults(stops_when_settled=recipe.is_endless))
         recipe.write(env, 2)
         result = env.submit().result(timeout=LIMIT_S)
-    return _rows(recipe, result.collected, world)
+        return _rows(recipe, result.collected, world)
 
 
 @contextmanager
 def _in(world):
     worlds.WORLD = world
+    world.files = Files(world)
     logging.getLogger("sage_flow").addFilter(_hushed)
     try:
-        with faulty_storages(), patch.multiple(cut_writing, **_FINE_STEPS):
+        with faulty_storages(), faulty_files(), patch.multiple(cut_writing, **_FINE_STEPS):
             yield
     finally:
+        world.files.close()
         logging.getLogger("sage_flow").removeFilter(_hushed)
         storages._memories.pop(world.name, None)
 
@@ -241,19 +274,10 @@ def _run(outcome, world, start, index):
     )
     outcome.seed.recipe.write(env, start.sources)
     job = env.submit()
-    try:
-        result = job.result(timeout=LIMIT_S)
-    except PowerCut:
-        result = None
-    except TimeoutError as hang:
-        outcome.wrong.append(f"it hangs: {hang}")
-        job._execution._scheduler.interrupt(_cut)
-        return None
-    except BaseException as error:
-        if any(_NOT_PUBLISHED in note for note in getattr(error, "__notes__", ())):
-            return None  # its tries are used up: the user lets the next start publish it
-        outcome.wrong.append(f"the job has failed: {type(error).__name__}: {error}")
-        result = None
+    result = _result(outcome, world, job)
+    world.scheduler.has_ended.wait(LIMIT_S)
+    if world.is_cut:
+        world.files.lose()
     _count(outcome, executor)
     outcome.counts["checkpoints"] = len(world.ledger.recorded_entries())
     world.tell(f"it is {job.status}, step {world.scheduler._steps}")
@@ -262,7 +286,25 @@ def _run(outcome, world, start, index):
     if result is None:
         return None
     _check_seen(outcome, world, result.collected, job.status)
-    return result.collected if job.status is JobStatus.FINISHED else None
+    end = JobStatus.STOPPED if faults.stops_when_settled else JobStatus.FINISHED
+    return result.collected if job.status is end else None
+
+
+def _result(outcome, world, job):
+    """The result of a job; None if it has none."""
+    try:
+        return job.result(timeout=LIMIT_S)
+    except PowerCut:
+        return None
+    except TimeoutError as hang:
+        outcome.wrong.append(f"it hangs: {hang}")
+        job._execution._scheduler.interrupt(_cut)
+        return None
+    except BaseException as error:
+        # If its tries to publish are used up, the user lets the next start do it.
+        if not any(_NOT_PUBLISHED in note for note in getattr(error, "__notes__", ())):
+            outcome.wrong.append(f"the job has failed: {type(error).__name__}: {error}")
+        return None
 
 
 def _cut():
@@ -287,24 +329,31 @@ def _check_seen(outcome, world, collected, status):
 
 
 def _rows(recipe, collected, world):
-    return {kind: collected[kind] if kind == "collect" else world.ledger.rows(kind) for kind in recipe.sinks}
+    found = {kind: world.files.rows(kind) for kind in recipe.sinks if kind in FILE_KINDS}
+    found |= {kind: world.ledger.rows(kind) for kind in recipe.sinks if kind not in found}
+    return found | ({"collect": collected["collect"]} if "collect" in recipe.sinks else {})
 
 
-def _differences(recipe, expected, collected, world):
+def _is_ordered(seed, kind):
+    """Whether the rows of a split come in its order. With another parallelism, several have written them at the end."""
+    is_same = len({start.parallelism for start in seed.starts}) == 1
+    return seed.recipe.is_ordered(kind) and (is_same or kind != "end")
+
+
+def _differences(seed, collected, world):
     if collected is None:
         yield "the job has not finished"
         return
-    for kind, rows in _rows(recipe, collected, world).items():
-        wanted, got = Counter(expected[kind]), Counter(rows)
+    for kind, rows in _rows(seed.recipe, collected, world).items():
+        wanted, got = Counter(world.expected[kind]), Counter(rows)
         if wanted != got:
             yield f"{kind}: missing {_told(wanted - got)}, too many {_told(got - wanted)}"
-        elif recipe.is_ordered and _by_split(rows) != _by_split(expected[kind]):
+        elif _is_ordered(seed, kind) and _by_split(rows) != _by_split(world.expected[kind]):
             yield f"{kind}: the order within a split is not kept"
-    ledger = world.ledger
-    if ledger.staged:
-        yield f"left behind, prepared and not published: {list(ledger.staged)[:3]}"
-    if ledger.files:
-        yield f"left behind: files {list(ledger.files)[:3]}"
+    if staged := world.ledger.left_behind(world.ledger.staged):
+        yield f"left behind, prepared and not published: {staged[:3]}"
+    if files := world.ledger.left_behind(world.ledger.files) + world.files.left_behind():
+        yield f"left behind: files {files[:3]}"
 
 
 def _told(rows):
@@ -334,14 +383,23 @@ def _told_start(start):
     return ", ".join([numbers, every, *faults, *map(str, start.deaths)])
 
 
+def numbers(first, count, families=FAMILIES):
+    """Seeds of these families in turn."""
+    for number in range(first, first + count):
+        index, family = divmod(number, len(families))
+        yield FAMILIES.index(families[family]) * FAMILY + index
+
+
 def main(arguments=None):
     """`python tests/prove`: run seeds, tell what is wrong, and how to run it again."""
     parser = argparse.ArgumentParser(prog="python tests/prove", description=main.__doc__)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, help="this one alone, with its story")
+    parser.add_argument("--family", choices=FAMILIES, help="of pipelines; by default all, in turn")
     parser.add_argument("--most", type=int, default=5, help="stop after so many that fail")
     options = parser.parse_args(arguments)
+    logging.getLogger("sage_flow.checkpoints").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # coroutines of processes that have died are never awaited
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if options.seed is not None:
@@ -349,7 +407,8 @@ def main(arguments=None):
         print(outcome)
         return bool(outcome.wrong)
     failed, counts, began = 0, Counter(), time.monotonic()
-    for number in range(options.first, options.first + options.seeds):
+    families = FAMILIES if options.family is None else [options.family]
+    for number in numbers(options.first, options.seeds, families):
         outcome = prove(number)
         counts += outcome.counts
         counts["seeds"] += 1

@@ -3,10 +3,12 @@
 import asyncio
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from proof_files import FILE_KINDS
 from proof_sinks import AtCheckpoints, AtTheEnd
+from world import current
 
 from sage_flow import (
     END,
@@ -48,7 +50,24 @@ class Numbers(SplitSource):
         return [f"{self._name}{number}" for number in range(self._splits)]
 
     def reader(self, split, position):
-        return _Reader(split, position or 0, self._records * (1 + mixed(split) % 3) // 2, self._batch, self._every)
+        return self._reader(_Reader, split, position)
+
+    def _reader(self, kind, split, position):
+        return kind(split, position or 0, self._records * (1 + mixed(split) % 3) // 2, self._batch, self._every)
+
+
+class EndlessNumbers(Numbers):
+    """The same records, after which each split is quiet for ever."""
+
+    bounded = False
+
+    def splits(self):
+        names = super().splits()
+        current().splits.update(names)
+        return names
+
+    def reader(self, split, position):
+        return self._reader(_EndlessReader, split, position)
 
 
 class _Reader(SplitReader):
@@ -73,6 +92,16 @@ class _Reader(SplitReader):
 
     def position(self):
         return self._position
+
+
+class _EndlessReader(_Reader):
+    def next_batch(self):
+        batch = super().next_batch()
+        if batch is IDLE and self._position < self._count:
+            return IDLE
+        is_quiet = batch is END or batch is IDLE
+        current().note_quiet(self._split, is_quiet)
+        return IDLE if is_quiet else batch
 
 
 # -- functions -----------------------------------------------------------------------------------------------
@@ -142,7 +171,11 @@ def _twice(batch):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A pipeline. `shape`: what is computed. `before`, `behind`: steps around that. `sinks`: of its results."""
+    """A pipeline. `shape`: what is computed. `before`, `behind`: steps around that. `sinks`: of its results.
+
+    `is_endless`: its sources have no end. `writers`: of files, as many as there are subtasks by default, or one.
+    `roll_ms`: for how long a part of a file is open. `ending`: of the names of files.
+    """
 
     shape: str
     before: tuple[str, ...]
@@ -153,10 +186,16 @@ class Recipe:
     batch: int
     every: int
     keys: int
+    is_endless: bool = False
+    writers: str = "one"
+    roll_ms: int = 0
+    ending: str = ".txt"
 
     @classmethod
-    def of(cls, seed):
-        """Draw one."""
+    def of(cls, seed, family="bounded"):
+        """Draw one of a family: "bounded", "files" (which has file sinks), "endless"."""
+        if family != "bounded":
+            return cls.of(f"of {family} {seed}")._changed(random.Random(f"{family} {seed}"), family)
         draw = random.Random(f"recipe {seed}")
         shape = draw.choice(list(SHAPES))
         before = tuple(draw.choices(list(BEFORE), k=draw.choice([0, 0, 1, 1, 2])))
@@ -167,10 +206,30 @@ class Recipe:
         splits, records, batch = draw.choice([1, 2, 3, 5]), draw.choice([1, 8, 20, 40]), draw.choice([1, 2, 4])
         return cls(shape, before, behind, sinks, splits, records, batch, draw.choice([1, 2, 4]), draw.choice([1, 3, 7]))
 
-    @property
-    def is_ordered(self):
-        """Results of one split come in its order: the first item of a result is the split."""
-        return self.shape in ORDERED and self.behind in ("", "map")
+    def _changed(self, draw, family):
+        """The same with other sinks; an endless one has a shape and steps that keep nothing for the end."""
+        kinds, shape, before = ["collect", "checkpoints", "end", "file", "parts"], self.shape, self.before
+        if family == "endless":
+            kinds, shape = ["collect", "checkpoints", "parts"], draw.choice(ENDLESS)
+            before = () if shape in ORDERED else tuple(step for step in before if step not in ("batches", "doubled"))
+        sinks = draw.sample(kinds, k=draw.choice([1, 2, 3]))
+        if family == "files" and not FILE_KINDS & set(sinks):
+            sinks[0] = draw.choice(sorted(FILE_KINDS))
+        return replace(
+            self,
+            shape=shape,
+            before=before,
+            sinks=tuple(sinks),
+            is_endless=family == "endless",
+            writers=draw.choice(["one", "all"]),
+            roll_ms=draw.choice([0, 0, 5, 40]),
+            ending=draw.choice([".txt", ".txt", ".txt.gz"]),
+        )
+
+    def is_ordered(self, kind):
+        """Results of one split come in its order in this sink: the first item of a result is the split."""
+        is_one = kind not in FILE_KINDS or self.writers == "one"
+        return is_one and self.shape in ORDERED and self.behind in ("", "map")
 
     def write(self, env, sources):
         """Write it into an environment. `sources`: the parallelism of the sources."""
@@ -190,10 +249,17 @@ class Recipe:
                     stream.add_sink(AtCheckpoints("checkpoints"), name="publishes-at-checkpoints")
                 case "end":
                     stream.add_sink(AtTheEnd("end"), name="publishes-at-the-end")
+                case "file" | "parts":
+                    roll = _ms(self.roll_ms) if kind == "parts" else None
+                    writers = {"parallelism": 1 if self.writers == "one" else env._graph.parallelism}
+                    path = current().files.folder / f"{kind}{self.ending}"
+                    stream.map(repr, **writers).write_text(path, roll=roll, name=f"writes-{kind}", **writers)
 
     def records_of(self, env, sources, name="s", *, timed=False):
         """A source, and the steps before what is computed."""
-        source = Numbers(name, self.splits, self.records, self.batch, self.every)
+        source = (EndlessNumbers if self.is_endless else Numbers)(
+            name, self.splits, self.records, self.batch, self.every
+        )
         stream = env.from_source(source, parallelism=sources)
         if timed:
             stream = stream.assign_timestamps(lambda r: r[2], max_out_of_order=_ms(20), parallelism=sources)
@@ -296,3 +362,7 @@ SHAPES = {
 }
 
 ORDERED = ("sums", "recent", "groups")
+ENDLESS = (
+    *("plain", "sums", "counts", "distinct", "groups"),
+    *("tumbling", "sliding", "sessions", "lists", "alarms", "join windows", "join intervals", "join as of"),
+)

@@ -1,9 +1,9 @@
 """Any process may die at any moment, and the answer does not change; more of it: `make prove`."""
 
 import pytest
-from proof import prove
+from proof import FAMILIES, numbers, prove
 
-SEEDS = 500
+SEEDS = {"bounded": 500, "files": 75, "endless": 25}
 TOGETHER = 25
 
 pytestmark = [
@@ -12,8 +12,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, TOGETHER))
-def test_whatever_dies_whenever_the_answer_is_that_of_a_run_without_faults(first):
-    for number in range(first, first + TOGETHER):
+@pytest.mark.parametrize(
+    ("family", "first"), [(family, first) for family in FAMILIES for first in range(0, SEEDS[family], TOGETHER)]
+)
+def test_whatever_dies_whenever_the_answer_is_that_of_a_run_without_faults(family, first):
+    for number in numbers(first, TOGETHER, [family]):
         outcome = prove(number)
         assert not outcome.wrong, f"\n{outcome}"

@@ -4,21 +4,25 @@ The engine's simulation decides which activation runs; a world adds what goes wr
 (`before_step`), and by the storage and the sinks of the job wherever a process could die or be delayed (`point`).
 """
 
+import math
 import random
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
+from freezing import FreezingScheduler
 from ledger import Ledger
 
-from sage_flow.executors.scheduler import Scheduler, SimulatedCondition
+from sage_flow.executors.scheduler import SimulatedCondition
 from sage_flow.executors.simulation import SimulationExecutor, VirtualClock
 
-__all__ = ["Crash", "Faults", "PowerCut", "ProofExecutor", "StorageFaults", "World", "current"]
+__all__ = ["Crash", "Faults", "Freeze", "PowerCut", "ProofExecutor", "StorageFaults", "World", "current"]
 
 _IN_DRIVER = ("driver", "checkpoint ")
+_HELPERS = ("#checkpoints", " event loop")
 _BYSTANDERS = ("supervisor", "end of process")
 _LOOK_EVERY = 7  # steps
+_SETTLED_S = 0.3
 
 
 class PowerCut(BaseException):
@@ -53,6 +57,23 @@ class Crash:
 
 
 @dataclass(frozen=True)
+class Freeze:
+    """The process of a party stands still, is taken for dead, and goes on once others have recorded some checkpoints.
+
+    `party`: "subtask", or "driver" with all subtasks. `step`, `after`: when, as of a `Crash`. `misses`: how many
+    checkpoints are recorded meanwhile.
+    """
+
+    party: str
+    step: int
+    after: int = 0
+    misses: int = 1
+
+    def hits(self, name):
+        return Crash(self.party, 0).hits(name) and not name.endswith(_HELPERS)
+
+
+@dataclass(frozen=True)
 class StorageFaults:
     """What the storage does wrong, each with a probability for one operation; times are virtual seconds.
 
@@ -77,7 +98,9 @@ class Faults:
 
     `points`: what is done when a process dies: the name of the point, and how often it was passed. `commits_fail`: of
     the tries to commit, by their number. `cut_at`, `stop_at`: when the power fails or the user stops the job, as the
-    `step` and `after` of a `Crash`.
+    `step` and `after` of a `Crash`. `stops_when_settled`: the user stops a job without end once it gives nothing more.
+    `most_steps`: after these the power fails, as a job without end may find no way to stop. `frozen`: processes that
+    stand still, are taken for dead, and go on later.
     """
 
     crashes: tuple[Crash, ...] = ()
@@ -86,24 +109,35 @@ class Faults:
     commits_fail: frozenset = frozenset()
     cut_at: tuple[int, int] | None = None
     stop_at: tuple[int, int] | None = None
+    stops_when_settled: bool = False
+    most_steps: float = math.inf
+    frozen: tuple[Freeze, ...] = ()
 
 
 @dataclass
 class World:
-    """Of one seed. `name` is that of its storage."""
+    """Of one seed. `name` is that of its storage. `expected`: the rows of its sinks in the end, None if it finds them.
+
+    `splits`: of all sources. `quiet`: those that have given all their records. `frozen_attempts`: those of which a
+    process was frozen.
+    """
 
     name: str
     seed: int
-    is_fault_free: bool = False
+    expected: dict | None = None
     faults: Faults = Faults()
     violations: list = field(default_factory=list)
     story: list = field(default_factory=list)
-    scheduler: Scheduler | None = None
+    scheduler: FreezingScheduler | None = None
     execution: object = None
     passed: Counter = field(default_factory=Counter)
     seen: dict = field(default_factory=dict)
     late: list = field(default_factory=list)
     listed_at: dict = field(default_factory=dict)
+    splits: set = field(default_factory=set)
+    quiet: set = field(default_factory=set)
+    frozen_attempts: set = field(default_factory=set)
+    files: object = None
 
     def __post_init__(self):
         self.random = random.Random(f"world {self.seed}")
@@ -117,9 +151,12 @@ class World:
         self.execution = None
         self.clock.advance(10.0)  # longer than any list lags
         self._began = self.now
-        self._crashes = list(faults.crashes)
+        self._crashes, self._freezes = list(faults.crashes), list(faults.frozen)
         self._recorded_at = []
-        self._has_stopped = False
+        self.is_cut = False
+        self._stopped = None  # who was told to stop the job
+        self._moved_at = self.now
+        self.quiet.clear()
         self.scheduler = None
 
     @property
@@ -130,6 +167,11 @@ class World:
     def since_begin(self):
         """Since the job was started."""
         return self.now - self._began
+
+    @property
+    def is_fault_free(self):
+        """Whether nothing goes wrong, and nothing is looked at."""
+        return self.expected is None
 
     @property
     def storage_faults(self):
@@ -148,22 +190,48 @@ class World:
 
     def before_step(self, scheduler):
         step = scheduler._steps
-        if self.faults.cut_at is not None and self._is_due(*self.faults.cut_at, step):
+        is_cut = self.faults.cut_at is not None and self._is_due(*self.faults.cut_at, step)
+        if is_cut or step >= self.faults.most_steps:
             self.tell(f"step {step}: the power fails")
+            self.is_cut = True
             raise PowerCut
-        stop = None if self._has_stopped or self.execution is None else self.faults.stop_at
-        if stop is not None and self._is_due(*stop, step):
-            self._has_stopped = True
+        if self._can_stop and (self._stopped is not None or self._is_time_to_stop(step)):
+            self._stopped = self.execution._lead
             self.tell(f"step {step}: the user stops the job")
             self.execution.stop()
         for crash in [c for c in self._crashes if self._is_due(c.step, c.after, step)]:
-            alive = [a.name for a in scheduler._activations if not a.is_over and crash.hits(a.name)]
-            if alive:
+            if alive := scheduler.alive(crash.hits):
                 self._crashes.remove(crash)
                 scheduler._crash_at[self.random.choice(alive)] = 0
+        for freeze in [f for f in self._freezes if self._is_due(f.step, f.after, step)]:
+            if (alive := scheduler.alive(freeze.hits)) and self.can_freeze:
+                self._freezes.remove(freeze)
+                scheduler.freeze(self.random.choice(alive), len(self._recorded_at) + freeze.misses)
+        scheduler.thaw(len(self._recorded_at))
         self.store_late()
         if step % _LOOK_EVERY == 0:
             self.look()
+
+    @property
+    def can_freeze(self):
+        """Whether an attempt runs: whoever came back before it had begun would begin it, which is not simulated."""
+        return self.execution is not None and self.execution._lead._attempt is not None
+
+    @property
+    def _can_stop(self):
+        """Whether a driver leads the job that was not told to stop."""
+        execution = self.execution
+        return execution is not None and not execution.is_over and execution._lead is not self._stopped
+
+    def note_frozen(self):
+        attempt = self.execution._lead._leader.attempt
+        self.frozen_attempts.add(attempt)
+        return attempt
+
+    def _is_time_to_stop(self, step):
+        if self.faults.stops_when_settled:
+            return self.splits == self.quiet and self.now - self._moved_at > _SETTLED_S
+        return self.faults.stop_at is not None and self._is_due(*self.faults.stop_at, step)
 
     def note_recorded(self):
         """A checkpoint of this start is in the log."""
@@ -190,14 +258,25 @@ class World:
 
     # -- in the activations ---------------------------------------------------------------------------------
 
+    def note_quiet(self, split, is_quiet):
+        """Whether a split of a source without end has given all its records."""
+        if not is_quiet:
+            self._moved_at = self.now
+            self.quiet.discard(split)
+        elif split not in self.quiet:
+            self._moved_at = self.now
+            self.quiet.add(split)
+
     def point(self, what, after_s=0.0):
         """A place where the process of the calling activation may be delayed, or die."""
         scheduler = self.scheduler
         me = None if scheduler is None else scheduler._running_here()
         if me is None:
             return
-        self.passed[what] += 1
-        if (what, self.passed[what]) in self.faults.points:
+        is_frozen = scheduler.group_of(me) is not None  # and goes on: it dies in the end
+        if not is_frozen:
+            self.passed[what] += 1
+        if not is_frozen and (what, self.passed[what]) in self.faults.points:
             scheduler._crash_at[me.name] = 0
             scheduler._give_back(me)
         elif after_s:
@@ -206,7 +285,7 @@ class World:
             scheduler.maybe_yield(0.4)
 
 
-class ProofScheduler(Scheduler):
+class ProofScheduler(FreezingScheduler):
     def __init__(self, seed, crash_at, clock, world):
         super().__init__(seed, crash_at, clock)
         self._world = world
