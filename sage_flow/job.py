@@ -294,7 +294,8 @@ class JobHandle(HasServices):
         (records and bytes in and out) and `work` (seconds busy, idle, waiting for credit, in calls), and `threads`:
         those that have been in one call of user code for a second, see `stacks`. `stories`: the last events of
         subtasks where there were any. `pipeline`: its chains as boxes, and the arrows between them. `attempt`: its
-        number. `unresponsive`: subtasks that gave no answer within a second.
+        number. `failures`: what has ended the latest attempts before it. `unresponsive`: subtasks that gave no answer
+        within a second.
 
         A job that is over has no channels. Raises PipelineError for a job in the simulation.
         """

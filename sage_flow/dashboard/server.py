@@ -15,6 +15,7 @@ from sage_flow.errors import PipelineError
 __all__ = ["serve_page"]
 
 _HERE = "127.0.0.1"
+_LAST_PORT = 65_535
 _CURE = "pip install nicegui"
 
 
@@ -25,17 +26,18 @@ def serve_page(jobs: Any, port: int, on_open: Callable[[str], object], ends: thr
 
     Raises PipelineError if the port is in use, or NiceGUI is not installed.
     """
+    listening = _listen(port)
     try:
         import nicegui  # noqa: F401 - whether it is there
         import uvicorn
         from fastapi import FastAPI
     except ImportError as error:
+        listening.close()
         raise PipelineError(f"the page needs packages that are not installed ({error.name}): {_CURE}") from error
     from sage_flow.dashboard.door import Door
     from sage_flow.dashboard.page import add_page
     from sage_flow.dashboard.watcher import Watcher
 
-    listening = _listen(port)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
     watcher = Watcher(jobs)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -56,10 +58,10 @@ def _end_when(ends: threading.Event, server: Any) -> None:
 
 
 def _listen(port: int) -> socket.socket:
+    if not 0 <= port <= _LAST_PORT:
+        raise PipelineError(f"there is no port {port}: a port is a number from 0 to {_LAST_PORT}")
     try:
         return socket.create_server((_HERE, port))
-    except OverflowError as error:
-        raise PipelineError(f"there is no port {port}: a port is a number from 0 to 65535") from error
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise

@@ -183,6 +183,8 @@ class JobView:
         parts = [f'<pre class="failure">{escape(self.look.failure)}</pre>'] if self.look.failure else []
         attempt = self.look.statistics["attempt"]
         parts += [f"<p>this is attempt {attempt}: the job has failed and started again</p>"] if attempt > 1 else []
+        for failure in reversed(self.look.statistics["failures"]):
+            parts.append(f'<h4>an earlier attempt</h4><pre class="earlier">{escape(failure)}</pre>')
         for name, story in self.look.statistics["stories"].items():
             parts.append(f"<h4>{escape(name)}</h4><ul>{''.join(f'<li>{escape(event)}</li>' for event in story)}</ul>")
         silent = self.look.statistics["unresponsive"]

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_flow.errors import PipelineError
 from sage_flow.executors.collected_rows import TakenRows
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sage_flow.executors.request_door import RequestDoor
 
 __all__ = [
+    "MOST_FAILURES",
     "Execution",
     "Executor",
     "JobOutcome",
@@ -43,6 +44,9 @@ __all__ = [
     "outcome_of",
 ]
 
+
+MOST_FAILURES: Final = 10
+"""The failures of earlier attempts that `statistics` tells, the latest ones."""
 
 _LAST_REPLIES_S = 1.0
 """How long the end of a job waits until its last replies are in the queues of their callers, in seconds."""
@@ -329,6 +333,7 @@ class LocalExecution(Execution):
             "stories": {names[address]: _ages(report) for address, report in answered.items() if report.story},
             "unresponsive": [names[address] for address in told if address not in answered],
             "attempt": self.driver.plan.attempt,
+            "failures": [],
             "pipeline": asdict(picture_of(self.driver.plan)),
         }
 
@@ -372,7 +377,7 @@ def no_metrics(counts: Mapping[str, OperatorCounts], checkpoints: Sequence[Check
 def no_statistics() -> dict[str, Any]:
     """What `statistics` tells while no attempt runs."""
     nothing: dict[str, Any] = {"channels": [], "services": {}, "subtasks": [], "stories": {}, "unresponsive": []}
-    return {**nothing, "attempt": 0, "pipeline": {"job": "", "boxes": (), "arrows": (), "missing": ()}}
+    return {**nothing, "attempt": 0, "failures": [], "pipeline": {"job": "", "boxes": (), "arrows": (), "missing": ()}}
 
 
 def outcome_of(driver: Driver) -> JobOutcome:

@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,15 @@ from sage_flow.executors.collected_rows import TakenRows
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver import DriverOptions
 from sage_flow.executors.driver_checkpoints import DriverCalls, no_checkpoints
-from sage_flow.executors.execution import Execution, JobOutcome, LocalExecution, SubtaskInfo, no_metrics, no_statistics
+from sage_flow.executors.execution import (
+    MOST_FAILURES,
+    Execution,
+    JobOutcome,
+    LocalExecution,
+    SubtaskInfo,
+    no_metrics,
+    no_statistics,
+)
 from sage_flow.executors.leading import JobLead, LogStore, MemoryLog, NextAttempt
 from sage_flow.executors.shell import Condition
 from sage_flow.executors.wall_clock import wall_ms
@@ -140,6 +149,7 @@ class LedExecution(Execution):
         self._lead = self._new_lead(None)
         self._current: LocalExecution | None = None
         self._earlier: list[CheckpointInfo] = []  # of earlier attempts
+        self._failures: deque[str] = deque(maxlen=MOST_FAILURES)  # of earlier attempts
         self._is_restarting = False
         self._outcome: JobOutcome | None = None
         self.crash: BaseException | None = None
@@ -198,6 +208,7 @@ class LedExecution(Execution):
         return made
 
     def _note_restart(self, delay_s: float, failure: PackedError) -> None:
+        self._failures.append("\n".join(failure.lines()))
         self._is_restarting = True
         what = "publishes its output again" if self._lead.is_recorded else "restarts"
         _log.warning("job %s %s in %g s: %s", self.name, what, delay_s, failure.text)
@@ -269,9 +280,8 @@ class LedExecution(Execution):
         return {**told, "checkpoints": latest_infos([*self._earlier, *told["checkpoints"]], keep)}
 
     def statistics(self, *, stacks: bool = False) -> dict[str, Any]:
-        if self._current is None:
-            return no_statistics()
-        return self._current.statistics(stacks=stacks)
+        told = no_statistics() if self._current is None else self._current.statistics(stacks=stacks)
+        return {**told, "failures": list(self._failures)}
 
     def collected(self) -> dict[str, list[Any]]:
         if self._current is None:

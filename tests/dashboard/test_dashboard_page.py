@@ -16,6 +16,9 @@ import pytest
 from browser import PATIENCE_MS, ROOT, address_in, browser, served_page  # noqa: F401 - a fixture
 from job_folder import write
 
+from sage_flow.dashboard.server import serve_page
+from sage_flow.errors import PipelineError
+
 SLOW = """
 import time
 from sage_flow import Service
@@ -295,7 +298,8 @@ def test_a_port_in_use_is_said():
     assert done.returncode == 2
     assert f"port {port} is in use: choose another one by --port" in done.stderr
     assert "Traceback" not in done.stderr
-    assert run_dashboard("--port", "70000").returncode == 2
+    with pytest.raises(PipelineError, match="there is no port 70000"):
+        serve_page(None, 70000, print)
 
 
 def test_without_nicegui_the_command_says_how_to_install_it(tmp_path):

@@ -20,7 +20,7 @@ def look(emitted=0, **changes):
     box = {"id": 0, "operators": ((EVIL, EVIL),), "parallelism": 1, "service": None, "needs": EVIL}
     pipeline = {"job": EVIL, "boxes": (box,), "arrows": (), "missing": ()}
     statistics = {**no_statistics(), "attempt": 2, "subtasks": [subtask], "pipeline": pipeline}
-    statistics |= {"stories": {EVIL: [EVIL]}, "unresponsive": [EVIL]}
+    statistics |= {"stories": {EVIL: [EVIL]}, "unresponsive": [EVIL], "failures": [EVIL]}
     metrics = no_metrics({EVIL: OperatorCounts(emitted)})
     return JobLook("k", EVIL, "RUNNING", EVIL, metrics, statistics, failure=EVIL, notes=(EVIL,), **changes)
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from async_services import Adder, Gate
 
-from sage_flow import END, LocalEnvironment, Source
+from sage_flow import END, FixedDelay, LocalEnvironment, Source
 from sage_flow.errors import PipelineError
 from sage_flow.executors.processes import ProcessExecutor
 from sage_flow.executors.simulation import SimulationExecutor
@@ -118,6 +118,30 @@ def test_a_rate_is_that_since_the_last_look():
         assert rates() > 0
         lets_go.release(100)
         job.result()
+
+
+def test_the_failures_of_earlier_attempts_are_told():
+    begins, ends, attempts = threading.Event(), threading.Event(), []
+
+    def divide(n):
+        attempts.append(n)
+        if len(attempts) <= 2:
+            return n // 0
+        begins.set()
+        ends.wait(60)
+        return n
+
+    env = LocalEnvironment("failures", restart=FixedDelay(5, 0.01))
+    env.from_collection([1]).map(divide, name="divide").for_each(str)
+    with env.submit() as job:
+        assert begins.wait(60)
+        told = job.statistics()
+        ends.set()
+        job.result()
+    assert told["attempt"] == 3
+    first_lines = [failure.splitlines()[0] for failure in told["failures"]]
+    assert first_lines == ["ZeroDivisionError: integer division or modulo by zero"] * 2
+    assert "in divide" in told["failures"][0]
 
 
 class Blocks:

@@ -14,6 +14,7 @@ import secrets
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -25,7 +26,14 @@ from sage_flow.executors.checkpoint_reports import CheckpointInfo, latest_infos
 from sage_flow.executors.checkpointed_run import CheckpointedRun, open_run
 from sage_flow.executors.condition import BareCondition
 from sage_flow.executors.driver_checkpoints import no_checkpoints
-from sage_flow.executors.execution import JobOutcome, LocalExecution, SubtaskInfo, no_metrics, no_statistics
+from sage_flow.executors.execution import (
+    MOST_FAILURES,
+    JobOutcome,
+    LocalExecution,
+    SubtaskInfo,
+    no_metrics,
+    no_statistics,
+)
 from sage_flow.executors.leading import JobLead, LogStore, NextAttempt
 from sage_flow.executors.log_lines import log_lines
 from sage_flow.executors.ray.attempt import Attempt
@@ -85,6 +93,7 @@ class JobMaster:
         self._plan: Plan | None = None
         self._attempt: Attempt | None = None
         self._earlier: list[CheckpointInfo] = []  # checkpoints of earlier attempts
+        self._failures: deque[str] = deque(maxlen=MOST_FAILURES)  # of earlier attempts that this master has led
         self._doors: ServiceDoors | None = None
         self._doors_changed = threading.Condition()
         self._cancelled = self._records.requested_end(job_id, "cancel")
@@ -165,9 +174,8 @@ class JobMaster:
     def statistics(self, *, stacks: bool = False) -> dict[str, Any]:
         """See `Execution.statistics`."""
         execution = self._execution()
-        if execution is None:
-            return no_statistics()
-        return execution.statistics(stacks=stacks)
+        told = no_statistics() if execution is None else execution.statistics(stacks=stacks)
+        return {**told, "failures": list(self._failures)}
 
     def collected(self) -> bytes:
         """Return the rows of the current attempt so far, pickled by value."""
@@ -341,6 +349,7 @@ class JobMaster:
             self._set_doors(ServiceDoors(attempt.execution, encrypts=self._options.encrypts))
 
     def _note_restart(self, delay_s: float, failure: PackedError) -> None:
+        self._failures.append("\n".join(failure.lines()))
         self._set_doors(None)
         self._note_status(JobStatus.RESTARTING, failure.message)
         is_recorded = self._lead is not None and self._lead.is_recorded
