@@ -37,6 +37,7 @@ __all__ = [
     "StoredPart",
 ]
 
+_FIRST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 60.0
 _ALIGNMENTS = 3
 """A checkpoint may take at least so many times as long as the longest complete one before it."""
@@ -315,7 +316,9 @@ class CheckpointCoordinator:
             address = next(iter(pending.waits_for))
         self._in_a_row += 1
         self._note(pending, now, why, address)
-        back_off_s = min(_LONGEST_BACK_OFF_S, max(self._interval_s, 0.1) * 2 ** min(self._in_a_row - 1, 16))
+        back_off_s = min(
+            _LONGEST_BACK_OFF_S, max(self._interval_s, _FIRST_BACK_OFF_S) * 2 ** min(self._in_a_row - 1, 16)
+        )
         self._begin_at = now + max(self._min_pause_s, back_off_s)
         yield Aborted(pending.number, why)
         if self._in_a_row > self._tolerable:

@@ -99,11 +99,6 @@ def _(right):
     return drop
 
 
-@plants("tombstone not stored", TableWriting, "_write_dropped")
-def _(right):
-    return lambda self, count: 0
-
-
 @plants("merge over newer", Layer, "take")
 def _(right):
     def take(self, above):

@@ -25,6 +25,7 @@ from proof_plans import Recipe
 from world import Crash, Faults, Freeze, PowerCut, ProofExecutor, StorageFaults, World
 
 from sage_flow import FixedDelay, JobStatus, LocalEnvironment
+from sage_flow.checkpoint import coordinator
 from sage_flow.checkpoint import storage as storages
 from sage_flow.executors.simulation import ProcessDeath
 from sage_flow.runtime import cut_writing
@@ -240,12 +241,17 @@ def _in(world):
     world.files = Files(world)
     logging.getLogger("sage_flow").addFilter(_hushed)
     try:
-        with faulty_storages(), faulty_files(), patch.multiple(cut_writing, **_FINE_STEPS):
+        with faulty_storages(), faulty_files(), patch.multiple(cut_writing, **_FINE_STEPS), _checkpoints_soon():
             yield
     finally:
         world.files.close()
         logging.getLogger("sage_flow").removeFilter(_hushed)
         storages._memories.pop(world.name, None)
+
+
+def _checkpoints_soon():
+    """After a checkpoint that has failed the next one begins while the job still lives."""
+    return patch.object(coordinator, "_FIRST_BACK_OFF_S", 0.003)
 
 
 def _hushed(record):
