@@ -26,7 +26,9 @@ from sage_flow.runtime.cut_writing import Cut, CutPiece
 from sage_flow.runtime.failure import pack_error
 from sage_flow.runtime.key_table import TableEntries
 from sage_flow.runtime.messages import Declined, Failed, Message, Snapshotted
+from sage_flow.runtime.operators import add_kept_of_sink
 from sage_flow.runtime.parts import Entries, Parts, share_of
+from sage_flow.runtime.sinks import LAST
 from sage_flow.runtime.table_writing import merged_chunks
 from sage_flow.splits import FINISHED
 
@@ -181,7 +183,12 @@ def restored(plan: Plan, subtask: Subtask) -> Restored | None:
         one.operator: share_of(reader.parts(one), subtask.index, count, most, alike=one.alike)
         for one in share.operators
     }
-    return Restored(parts, prepared)
+    # Names of an output tell the number of subtasks, so another number of them does not publish what was prepared.
+    divided = {one.operator for one in share.operators if len(one.parts) != count}
+    taken = [p for p in prepared if p.operator in divided and p.checkpoint == LAST and p.kept is not None]
+    for one in taken:
+        add_kept_of_sink(parts[one.operator], one.kept)
+    return Restored(parts, tuple(p for p in prepared if not any(p is other for other in taken)))
 
 
 def read_parts(storage: Storage, share: OperatorShare) -> list[Parts]:

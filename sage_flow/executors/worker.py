@@ -155,7 +155,7 @@ class Worker:
                 if feeder is not None:
                     feeder.stop()
             self._begin_end()
-            prepared = self._sinks.prepare()
+            prepared = self._sinks.prepare(keeps=cutter is not None)
             if cutter is not None:
                 self._snapshot = finished_part(self._subtask, chain.splits_done(), prepared, cutter.latest)
             chain.close()

@@ -54,6 +54,11 @@ def own_copy(function: Any, operator: Operator) -> Any:
         ) from error
 
 
+def add_kept_of_sink(parts: Parts, kept: Any) -> None:
+    """Add the snapshot of one more former sink to what an operator takes over."""
+    parts.own.setdefault((_FUNCTION, 0), []).append(kept)
+
+
 class BoundOperator:
     """One operator of a chain in one subtask.
 

@@ -61,14 +61,15 @@ class SubtaskSinks:
         """Whether some publish before the end of the job is recorded."""
         return any(is_at_least_once(member.sink) for member in self._sinks)
 
-    def prepare(self, checkpoint: int = LAST) -> tuple[Prepared, ...]:
-        """Prepare what was written; return all that is pending."""
+    def prepare(self, checkpoint: int = LAST, *, keeps: bool = False) -> tuple[Prepared, ...]:
+        """Prepare what was written; return all that is pending. `keeps`: with the snapshots of the sinks."""
         found: list[Prepared] = []
 
         def prepare(member: SinkOperator) -> None:
             handle = member.sink.prepare(checkpoint)
             if handle is not None:
-                found.append(Prepared(member.operator.name, self._index, handle, checkpoint))
+                kept = member.sink.snapshot() if keeps else None
+                found.append(Prepared(member.operator.name, self._index, handle, checkpoint, kept))
 
         self._each(prepare)
         self.pending += tuple(found)

@@ -29,7 +29,7 @@ from sage_flow.errors import CodecError
 
 Buffer = bytes | memoryview
 
-WIRE_VERSION: Final = 13
+WIRE_VERSION: Final = 14
 MAGIC: Final = b"SGF"
 HEADER: Final = struct.Struct("<3sBIQ")
 

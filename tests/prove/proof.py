@@ -328,7 +328,9 @@ def _count(outcome, executor):
 def _check_seen(outcome, world, collected, status):
     """What others have seen of the collected rows was never taken back."""
     for sink, rows in world.seen.items():
-        if collected[sink][: len(rows)] != rows:
+        if sink not in collected:
+            outcome.counts["results without rows"] += 1
+        elif collected[sink][: len(rows)] != rows:
             outcome.wrong.append(
                 f"rows of {sink!r} were shown and taken back ({status}): {rows}, then {collected[sink]}"
             )

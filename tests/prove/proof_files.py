@@ -29,6 +29,7 @@ FILE_KINDS = {"file", "parts"}
 """Of sinks: one whose files are seen when the job has finished, and one that publishes parts at checkpoints."""
 
 _MEMORY = "/dev/shm"
+_NOWHERE = os.open(os.devnull, os.O_WRONLY)
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -40,6 +41,7 @@ class Files:
         self._seen = {}  # inodes of the files that others have seen, by path
         self._open = set()  # descriptors of the sinks
         self.streams = []  # over duplicates of them
+        self.writers = []  # that duplicate them when they are first written to
         self._durable = {}  # length by inode
         self._renamed = []  # since the folder was made durable
         self.folder = Path(tempfile.mkdtemp(prefix="proof-", dir=_MEMORY if os.path.isdir(_MEMORY) else None))
@@ -48,6 +50,8 @@ class Files:
         """Close what processes that have died left open."""
         for stream in self.streams:
             stream.close()
+        for writer in self.writers:  # what is buffered in front of them is written when it is collected as garbage
+            writer._descriptor = _NOWHERE
         for descriptor in self._open:
             os.close(descriptor)
         shutil.rmtree(self.folder)
@@ -187,11 +191,18 @@ def _opened(*arguments):
     return stream
 
 
+def _writing_to(*arguments):
+    """What sinks take for `writing_to`."""
+    current().files.writers.append(writer := members.writing_to(*arguments))
+    return writer
+
+
 @contextmanager
 def faulty_files():
     """The file sinks write into the folder of the current world."""
     modules = (older_files, output_file, prepared_file, temporary_file)
     patches = [*(patch.object(module, "os", _Os()) for module in modules), patch.object(file_sinks, "time", _Time())]
+    patches.append(patch.object(output_file, "writing_to", _writing_to))
     patches.append(patch.object(members, "open", _opened, create=True))
     for one in patches:
         one.start()

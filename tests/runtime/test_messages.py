@@ -45,6 +45,7 @@ DIGESTS = {
     11: "fdc3c636b1a7dfff",
     12: "685e54d186bd8cc5",
     13: "aa858ade8d773f9a",
+    14: "c0ac041d3019367e",
 }
 """Of the messages, by the wire version that they had. One that was released is never changed."""
 
