@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 from sage_flow.errors import PipelineError, ServiceError
 
@@ -26,7 +26,7 @@ class BatchLimits(NamedTuple):
 
 
 def batched(
-    *, max_size: int = 32, max_wait: timedelta = timedelta(milliseconds=5)
+    *misplaced: NoReturn, max_size: int = 32, max_wait: timedelta = timedelta(milliseconds=5)
 ) -> Callable[[Callable[[Any, list[T]], list[U]]], Callable[[Any, T], U]]:
     """Make a method of a service answer its calls in batches: it gets a list, and returns a list of as many replies.
 
@@ -43,8 +43,10 @@ def batched(
     4
 
     Raises:
-        PipelineError: `max_size` or `max_wait` is no limit, or what is decorated is no method.
+        PipelineError: a limit is none, what is decorated is no method, or the parentheses are missing.
     """
+    if misplaced:
+        raise PipelineError("write @batched() with parentheses, and its limits by name: @batched(max_size=32)")
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
         raise PipelineError(f"max_size of @batched must be an int of at least 1, not {max_size!r}")
     if not isinstance(max_wait, timedelta) or max_wait < timedelta(0):

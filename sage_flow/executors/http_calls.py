@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from aiohttp import web
 
@@ -16,6 +16,7 @@ from sage_flow.errors import (
     ServiceUnavailable,
     UnknownService,
 )
+from sage_flow.runtime.packed_error import text_of
 from sage_flow.service import Call
 
 __all__ = ["LINES", "as_json", "call_of", "error_as_json", "failure", "problem"]
@@ -53,7 +54,7 @@ def failure(error: Exception) -> web.Response:
 
 def error_as_json(error: BaseException) -> str:
     """The type and the text of an error; no traceback, which is not for other machines to see."""
-    return json.dumps({"error": {"type": type(error).__name__, "message": str(error)}})
+    return json.dumps({"error": {"type": type(error).__name__, "message": text_of(error)}})
 
 
 def problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -75,7 +76,7 @@ def _arguments(request: web.Request, body: bytes) -> tuple[tuple[Any, ...], dict
     if request.content_type != _JSON:  # a page of another site could send any other type without asking
         raise web.HTTPUnsupportedMediaType(text=f"send JSON, with the header Content-Type: {_JSON}")
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=f"the body is no JSON: {error}") from None
     if spreads == "0":
@@ -85,6 +86,10 @@ def _arguments(request: web.Request, body: bytes) -> tuple[tuple[Any, ...], dict
     if isinstance(value, dict):
         return (), value
     raise web.HTTPBadRequest(text="with spread=1 the body must be a list of arguments, or an object of named ones")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no value of JSON: send null, or a string")
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

@@ -135,16 +135,17 @@ class HttpService:
         except web.HTTPNotFound:
             return problem(404, f"no such path {request.path!r}: POST to /METHOD, or GET {_HEALTH}")
         except web.HTTPMethodNotAllowed as error:
-            return problem(
-                405, f"{request.method} is not allowed: call a method by POST", {"Allow": error.headers["Allow"]}
-            )
+            cure = "ask for the health by GET" if request.path == _HEALTH else "call a method by POST"
+            return problem(405, f"{request.method} is not allowed: {cure}", {"Allow": error.headers["Allow"]})
+        except web.RequestPayloadError as error:
+            return problem(400, f"the body cannot be read: {error}")
         except web.HTTPException as error:
             return problem(error.status, error.text or error.reason, _challenge(error))
 
     def _check_caller(self, request: web.Request) -> None:
         if self._token is None:
             # A page in a browser on this machine can have a name of its own that leads here.
-            if not _is_loopback_name(request.url.host):
+            if not _is_loopback_name(_host_of(request)):
                 raise web.HTTPForbidden(text=f"the host {request.host!r} is not this machine: call {self.url}")
             return
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -250,6 +251,13 @@ def _checked_token(token: Any) -> bytes | None:
 
 def _challenge(error: web.HTTPException) -> dict[str, str] | None:
     return {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+
+
+def _host_of(request: web.Request) -> str | None:
+    try:
+        return request.url.host
+    except ValueError:  # the header is no address
+        return None
 
 
 def _is_loopback_name(host: str | None) -> bool:

@@ -27,13 +27,13 @@ _FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histog
 def exported(job: JobHandle, port: int) -> Iterator[int]:
     """Export the job's metrics while the block runs; yield the port, which is free if `port` is 0.
 
-    Raises PipelineError if the port is in use.
+    Raises PipelineError if there is no such port, or it is in use.
     """
+    if not 0 <= port <= 65535:
+        raise PipelineError(f"there is no port {port}: a port is a number from 0 to 65535")
     registry = registry_of(job)
     try:
         server, thread = start_http_server(port, _HERE, registry)
-    except OverflowError as error:
-        raise PipelineError(f"there is no port {port}: a port is a number from 0 to 65535") from error
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise

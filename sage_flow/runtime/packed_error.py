@@ -21,7 +21,16 @@ from sage_flow.errors import RemoteError
 from sage_flow.plan.location import is_engine_file, short_path
 from sage_flow.wire import by_value
 
-__all__ = ["PackedError", "RemoteTraceback", "describe", "pack_error", "rebuild_error", "summary", "user_frames"]
+__all__ = [
+    "PackedError",
+    "RemoteTraceback",
+    "describe",
+    "pack_error",
+    "rebuild_error",
+    "summary",
+    "text_of",
+    "user_frames",
+]
 
 _MOST_FRAMES = 5
 _DEEPEST = 30
@@ -115,11 +124,11 @@ def describe(error: BaseException) -> list[str]:
 
 def summary(error: BaseException, depth: int = 0) -> str:
     """One line: the error, the members of a group, and what led to it."""
-    text = f"{type(error).__name__}: {_text_of(error)}"
+    text = f"{type(error).__name__}: {text_of(error)}"
     if members := _members(error):
         text += f" [{'; '.join(summary(member, depth + 1) for member in members)}]"
     cause, is_explicit = _cause(error)
-    if cause is not None and depth < _DEEPEST and (_members(cause) or _text_of(cause) not in text):
+    if cause is not None and depth < _DEEPEST and (_members(cause) or text_of(cause) not in text):
         text += f" ({'caused by' if is_explicit else 'raised while handling'} {summary(cause, depth + 1)})"
     return text
 
@@ -166,7 +175,7 @@ class _Packing:
         kind = type(error)
         made = self._packed[id(error)] = PackedError(
             f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
-            _text_of(error),
+            text_of(error),
             frames,
             tuple(getattr(error, "__notes__", ())),
             _content(error) if self._travels else None,
@@ -248,7 +257,7 @@ def _content(error: BaseException) -> bytes | None:
         return _pickled((type(error), (message,), parts)) or _pickled((type(error), (message,), {}))
     content = _pickled(error)
     copied = None if content is None else _loaded(content, [])
-    if type(copied) is type(error) and _text_of(copied) == _text_of(error):
+    if type(copied) is type(error) and text_of(copied) == text_of(error):
         return content
     return _pickled((type(error), error.args, parts))
 
@@ -305,7 +314,8 @@ def _substitute(packed: PackedError, members: list[BaseException]) -> BaseExcept
     return RemoteError(f"{packed.type_name}: {packed.message}", packed.type_name, packed.text)
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return the text of an error, also if its class cannot tell it."""
     try:
         return str(error)
     except Exception as broken:

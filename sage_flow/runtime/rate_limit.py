@@ -7,7 +7,7 @@ still does not give a burst afterwards.
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any, Final
 
 from sage_flow.errors import PipelineError
@@ -56,6 +56,6 @@ def checked_rate(given: Any, owner: str) -> float | None:
     """What was given as `max_rate`. Raises PipelineError unless it is a number above 0, or None."""
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < math.inf:
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given <= sys.float_info.max:
         raise PipelineError(f"max_rate of {owner} must be a number of records per second above 0, not {given!r}")
     return float(given)

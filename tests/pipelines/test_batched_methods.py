@@ -242,5 +242,9 @@ def test_limits_that_are_none_are_refused(options, told):
 def test_what_is_no_method_is_refused():
     with pytest.raises(PipelineError, match="@batched decorates a method"):
         batched()(3)
-    with pytest.raises(TypeError):
-        batched(lambda self, values: values)
+
+
+def test_batched_without_parentheses_is_refused_with_the_cure():
+    for misplaced in (lambda self, values: values, 32):
+        with pytest.raises(PipelineError, match=r"write @batched\(\) with parentheses.*@batched\(max_size=32\)"):
+            batched(misplaced)

@@ -20,7 +20,15 @@ TOKEN = "a-token-of-these-tests"
 JSON = {"Content-Type": "application/json"}
 
 
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
 class Answers(Service):
+    def fail_unspeakably(self, value):
+        raise Unspeakable
+
     def double(self, value):
         return [value, value]
 
@@ -158,11 +166,21 @@ def test_an_error_of_the_method_is_told_without_its_traceback(answers):
     assert reply == error("ValueError", "no 3")
 
 
-@pytest.mark.parametrize("body", ["{", '"a" "b"', b"\xff\xfe", "[" * 100_000])
+@pytest.mark.parametrize("body", ["{", '"a" "b"', b"\xff\xfe", "[" * 100_000, "NaN", '{"a": [-Infinity]}'])
 def test_malformed_json_is_a_bad_request(answers, body):
     status, reply, _ = request(answers, "/double", body)
     assert status == 400
     assert "the body is no JSON" in reply["error"]["message"]
+
+
+def test_a_body_that_is_not_compressed_as_its_header_says_is_a_bad_request(answers):
+    status, reply, _ = request(answers, "/double", b"abc", {**JSON, "Content-Encoding": "gzip"})
+    assert status == 400
+    assert "the body cannot be read" in reply["error"]["message"]
+
+
+def test_an_error_without_a_text_is_told_as_json(answers):
+    assert ask(answers, "fail_unspeakably", 1)[1] == error("Unspeakable", "<its __str__ raised RuntimeError>")
 
 
 def test_a_body_of_another_type_is_refused(answers):
@@ -187,6 +205,8 @@ def test_unknown_paths_and_verbs_are_told(answers):
     status, reply, headers = request(answers, "/double", method="GET")
     assert (status, headers["Allow"]) == (405, "POST")
     assert "call a method by POST" in reply["error"]["message"]
+    status, reply, headers = request(answers, "/-/health")
+    assert (status, reply["error"]["message"]) == (405, "POST is not allowed: ask for the health by GET")
 
 
 @pytest.mark.parametrize("method", ["not_json", "not_a_number"])
@@ -320,9 +340,10 @@ def test_the_right_token_opens_the_service(serving):
 def test_without_a_token_only_this_machine_may_call(serving, answers):
     with pytest.raises(errors.ChannelNotReachable, match=r"callers need a token.*token=\.\.\."):
         serving.serve_http("answers", host="0.0.0.0")
-    status, reply = ask(answers, "double", 1, Host="attacker.example")
-    assert status == 403
-    assert "is not this machine" in reply["error"]["message"]
+    for host in ("attacker.example", "127.0.0.1:port"):
+        status, reply = ask(answers, "double", 1, Host=host)
+        assert status == 403
+        assert f"{host!r} is not this machine" in reply["error"]["message"]
 
 
 @pytest.mark.parametrize(("token", "kind"), [("", ValueError), ("two words", ValueError), (b"bytes", TypeError)])
