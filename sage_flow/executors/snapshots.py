@@ -81,7 +81,7 @@ class SnapshotWriter:
                 continue
             try:
                 if isinstance(cut, CutPiece):
-                    self._write(cut.checkpoint, cut.number, cut.keyed)
+                    self._write(cut.checkpoint, cut.number, b"".join(cut.keyed))
                     continue
                 message: Message = self._stored(cut)
             except StorageError as error:
@@ -111,7 +111,7 @@ class SnapshotWriter:
         address = self._subtask.address
         small = self._write(cut.checkpoint, 0, cut.small)
         if cut.keyed:
-            self._write(cut.checkpoint, cut.pieces + 1, cut.keyed)
+            self._write(cut.checkpoint, cut.pieces + 1, b"".join(cut.keyed))
         new, size = self._files.get(cut.checkpoint, ((), 0))
         before, size_before = ((), 0) if cut.base is None else self._files[cut.base]
         self._files = {number: files for number, files in self._files.items() if number == cut.base}

@@ -23,8 +23,8 @@ __all__ = ["Cut", "CutPiece", "CutWriter"]
 
 _SMALL = 1 << 20  # bytes of a state that is stored whole each time
 _MOST_CHANGES = 1.0  # bytes of changes for each byte of the whole state: then it is stored whole again
-_MOST_FILES = 100  # of one state: a restore reads all of them
-_PIECE = 32 << 20  # bytes that are kept in memory before they are stored
+_MOST_CUTS = 100  # of which a state may consist: a restore reads all of their files
+_PIECE = 8 << 20  # bytes of a file: no thread runs while they are put together
 _STEP_S = 0.002
 """How long some entries are pickled without a look at the clock, about."""
 _MOST_STEPS = 12
@@ -39,7 +39,7 @@ class CutPiece:
 
     checkpoint: int
     number: int
-    keyed: bytes
+    keyed: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Cut:
 
     checkpoint: int
     small: bytes
-    keyed: bytes
+    keyed: tuple[bytes, ...]
     pieces: int
     base: int | None
     keeping: tuple[str, ...]
@@ -69,12 +69,12 @@ class _Lineage:
     checkpoint: int
     whole: int
     changes: int
-    files: int
+    cuts: int
 
     @property
     def goes_on(self) -> bool:
         """Whether the next checkpoint is to store changes only."""
-        return self.whole >= _SMALL and self.changes < _MOST_CHANGES * self.whole and self.files < _MOST_FILES
+        return self.whole >= _SMALL and self.changes < _MOST_CHANGES * self.whole and self.cuts < _MOST_CUTS
 
 
 class _CutWriting:
@@ -102,7 +102,7 @@ class _CutWriting:
         self._waiting += len(pickled)
         if self._waiting >= _PIECE:
             self._pieces += 1
-            self._store(CutPiece(self.checkpoint, self._pieces, b"".join(self._pickled)))
+            self._store(CutPiece(self.checkpoint, self._pieces, tuple(self._pickled)))
             self._pickled, self._waiting = [], 0
 
     def add_chunk(self, chunk: KeyedChunk) -> None:
@@ -121,16 +121,15 @@ class _CutWriting:
 
     def finished(self) -> Cut:
         """Return the cut, of which all is pickled now."""
-        keyed, base = b"".join(self._pickled), None if self.base is None else self.base.checkpoint
+        keyed, base = tuple(self._pickled), None if self.base is None else self.base.checkpoint
         rest = (self.keeping, self.prepared, self.alignment_s, self.pause_s)
         return Cut(self.checkpoint, self.small, keyed, self._pieces, base, *rest)
 
     def lineage(self) -> _Lineage:
         """Return what the entries of its checkpoint consist of."""
         if self.base is None:
-            return _Lineage(self.checkpoint, self.size, 0, 1 + self._pieces)
-        files = self.base.files + 1 + self._pieces
-        return _Lineage(self.checkpoint, self.base.whole, self.base.changes + self.size, files)
+            return _Lineage(self.checkpoint, self.size, 0, 1)
+        return _Lineage(self.checkpoint, self.base.whole, self.base.changes + self.size, self.base.cuts + 1)
 
 
 class CutWriter:
@@ -150,6 +149,7 @@ class CutWriter:
         self._writing: _CutWriting | None = None
         self._stored: _Lineage | None = None  # of the latest cut, until it is known what became of its checkpoint
         self._complete: _Lineage | None = None  # of the checkpoint that the next cut is based on; None: it is whole
+        self._latest_complete = 0
         self._tables: list[KeyTable] = []  # of the latest cut
         self._merging: list[KeyTable] = []
         self._step = _FIRST_STEP  # entries
@@ -167,6 +167,7 @@ class CutWriter:
         """A checkpoint is recorded: the next cut may be based on it."""
         if self._stored is not None and self._stored.checkpoint == checkpoint:
             self._complete, self._stored = self._stored, None
+            self._latest_complete = checkpoint
             self._merging, self.has_work = list(self._tables), True
 
     def begin(
@@ -193,7 +194,7 @@ class CutWriter:
             writing.fault = fault
         self._stored = None
         if base is None:
-            self._complete = None  # its layers are gone
+            self._complete = None
         writing.pause_s = self._clock() - began
         self._merging, self.has_work = [], True
 
@@ -204,10 +205,12 @@ class CutWriter:
                 if not isinstance(entries, TableEntries) or (live := entries.live) is None:
                     continue
                 is_new = not live.has_layers
-                layer = live.freeze(writing.checkpoint, None if writing.base is None else writing.base.checkpoint)
+                layers = live.freeze(writing.checkpoint, self._latest_complete)
                 if writing.base is not None and is_new:
                     writing.add_chunk((name, table, None, None))  # an earlier table of this name is forgotten
-                one = TableWriting(name, table, layer, writing.add_chunk)
+                if writing.base is not None:
+                    layers = layers[:1]
+                one = TableWriting(name, table, layers[::-1], writing.add_chunk)
                 live.write(one)
                 writing.tables.append(one)
                 self._tables.append(live)

@@ -85,7 +85,7 @@ class KeyTable(dict[Any, Any]):
         self._default = default
         self._layers: list[Layer] = []  # the newest first
         self._dropped: set[Any] = set()  # since the last cut, of keys that layers have
-        self._writing: TableWriting | None = None  # of the newest layer
+        self._writing: TableWriting | None = None  # of the newest layer, or of all
         self._merging: Iterator[tuple[Any, Any]] | None = None  # of the last but one layer into the last one
 
     def __missing__(self, key: Hashable) -> Any:
@@ -172,26 +172,24 @@ class KeyTable(dict[Any, Any]):
 
     # -- layers ---------------------------------------------------------------------------------------------
 
-    def freeze(self, checkpoint: int, since: int | None) -> Layer:
-        """Make a layer of all that was touched since the complete checkpoint `since`, or of everything, and return it.
+    def freeze(self, checkpoint: int, complete: int) -> list[Layer]:
+        """Make a layer of all that was touched since the checkpoint `complete`; return all layers, the newest first.
 
-        What is not above the layer of that checkpoint goes into the new one: its own checkpoint has failed.
+        The layers of later checkpoints go into the new one: these have failed.
         """
         self._writing = self._merging = None
         frozen = Layer(checkpoint, dict.copy(self), self._dropped)
         dict.clear(self)
         self._dropped = set()
-        while self._layers and (since is None or self._layers[0].checkpoint > since):
+        while self._layers and self._layers[0].checkpoint > complete:
             below = self._layers.pop(0)
             below.take(frozen)
             frozen = below
-        if not self._layers:
-            frozen.dropped = set()  # there is nothing that these keys could have below
         self._layers.insert(0, frozen)
-        return frozen
+        return self._layers
 
     def write(self, writing: TableWriting) -> None:
-        """The newest layer is being stored: a value that can change in place is stored before it is given."""
+        """Layers are being stored: a value of theirs that can change in place is stored before it is given."""
         self._writing = writing
 
     def merge(self, complete: int, count: int) -> bool:
@@ -224,7 +222,7 @@ class KeyTable(dict[Any, Any]):
         else:
             return MISSING
         if type(entry) not in _UNCHANGING:
-            if self._writing is not None and layer is self._layers[0]:
+            if self._writing is not None and layer in self._writing.layers:
                 self._writing.save(key, entry)
             dict.__setitem__(self, key, entry)  # not that of a subclass: nobody has changed it so far
         return entry

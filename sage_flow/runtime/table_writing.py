@@ -7,7 +7,8 @@ with some of its neighbours, as a pickle of its own would cost more than the ent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -44,33 +45,54 @@ _ALL = 1_000
 
 
 class TableWriting:
-    """Gives all of `layer` to `write`, which pickles it. `is_over`: nothing is left, or nobody wants it any more."""
+    """Gives what is in `layers`, of which later ones count, to `write`, which pickles it.
 
-    def __init__(self, operator: str, table: Hashable, layer: Layer, write: Callable[[KeyedChunk], None]) -> None:
+    `is_over`: nothing is left, or nobody wants it any more.
+    """
+
+    def __init__(
+        self, operator: str, table: Hashable, layers: Sequence[Layer], write: Callable[[KeyedChunk], None]
+    ) -> None:
         self._operator = operator
         self._table = table
         self._write = write
+        self.layers = layers
+        self._coming = deque(layers)
+        self._saved: set[Any] = set()  # keys that were written before their turn, as they are in the newest layer
+        self._dropped: Iterator[Any] = iter(())
+        self._keys: Iterator[Any] = iter(())
+        self._values: Iterator[Any] = iter(())
+        self._has_dropped = False
+        self.is_over = False
+        self._next_layer()
+
+    def _next_layer(self) -> None:
+        if not self._coming:
+            self.is_over = True
+            return
+        layer = self._coming.popleft()
         self._dropped = iter(layer.dropped)
         self._keys = iter(layer.entries)
         self._values = iter(layer.entries.values())  # two lists are made faster than one of pairs
-        self._saved: set[Any] = set()  # keys that were written before their turn; a later chunk would be newer
-        self.is_over = False
+        self._has_dropped = bool(layer.dropped)
 
     def write_some(self, count: int) -> int:
         """Write up to `count` entries; return how many were looked at, at least 1."""
         if self.is_over:
             return 1
-        if dropped := self._write_dropped(count):
-            return dropped
+        if self._has_dropped:  # before the entries of the layer, of which some may have come back
+            dropped = list(islice(self._dropped, count))
+            self._has_dropped = len(dropped) == count
+            self._give([key for key in dropped if key not in self._saved], None)
+            return max(1, len(dropped))
         keys, values = list(islice(self._keys, count)), list(islice(self._values, count))
         looked_at = len(keys)
-        if looked_at < count:
-            self.is_over = True
         if self._saved:
             places = [place for place, key in enumerate(keys) if key not in self._saved]
             keys, values = [keys[place] for place in places], [values[place] for place in places]
-        if keys:
-            self._write((self._operator, self._table, keys, values))
+        self._give(keys, values)
+        if looked_at < count:
+            self._next_layer()
         return max(1, looked_at)
 
     def write_all(self) -> None:
@@ -82,18 +104,15 @@ class TableWriting:
         """Write an entry that a record may change now."""
         if self.is_over or key in self._saved:
             return
-        while self._write_dropped(_ALL):
-            pass  # what a later chunk drops, an earlier one must not have
-        some = {key: entry}
-        for other, value in zip(islice(self._keys, _NEIGHBOURS), islice(self._values, _NEIGHBOURS), strict=True):
-            if other not in self._saved:
-                some[other] = value
         self._saved.add(key)
-        self._write((self._operator, self._table, list(some), list(some.values())))
+        keys, values = [key], [entry]
+        if not self._has_dropped:  # it is the turn of the entries of a layer
+            for other, value in zip(islice(self._keys, _NEIGHBOURS), islice(self._values, _NEIGHBOURS), strict=True):
+                if other not in self._saved:
+                    keys.append(other)
+                    values.append(value)
+        self._give(keys, values)
 
-    def _write_dropped(self, count: int) -> int:
-        """Write up to `count` keys without entries; return how many. They come before all entries."""
-        dropped = list(islice(self._dropped, count))
-        if dropped:
-            self._write((self._operator, self._table, dropped, None))
-        return len(dropped)
+    def _give(self, keys: list[Any], values: list[Any] | None) -> None:
+        if keys:
+            self._write((self._operator, self._table, keys, values))
