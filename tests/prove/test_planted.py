@@ -31,7 +31,6 @@ FIRST = {
     "trimmed log": 64,
     "watermark forgotten in the snapshot": ENDLESS + 5,
     "watermark not sent again after a restore": ENDLESS + 62,
-    "written entries not rolled back": 515,
 }
 """For each fault, a seed shortly before one that finds it. The others take more seeds: they are in the soak test."""
 MOST = 40
