@@ -131,7 +131,7 @@ class Worker:
             self.port.given_up_at, self.port.on_taken_back = service.given_up_at, service.on_taken_back
             check_every_s = service.open()
             self._note_open()
-            _ServiceLoop(service, self.port, self._shell, self._report_progress, check_every_s).run()
+            _ServiceLoop(service, self.port, self._shell, self._report_answer, self._report_at, check_every_s).run()
             self._begin_end()
             service.close()
             return ()
@@ -306,6 +306,16 @@ class Worker:
             self._is_told = True
             self._tell(Progress(self._address, self._unit_report(self.port.inbox.queued)))
 
+    def _report_answer(self, has_answered: bool) -> None:
+        """A service has answered, or woken for nothing."""
+        if has_answered:
+            self._is_told = False
+        self._report_progress()
+
+    def _report_at(self) -> float:
+        """Return until when a service may wait for calls, so that the last ones before are reported."""
+        return math.inf if self._is_told else self._next_progress
+
     def _untold_s(self) -> float | None:
         """Return how long a wait for messages may be, so that counts are reported in time; None: all are reported."""
         return None if self._is_told else max(_LEAST_WAIT_S, self._progress_due_s())
@@ -328,13 +338,15 @@ class _ServiceLoop:
         service: ServiceSubtask,
         port: WorkerPort,
         shell: Shell,
-        after_each: Callable[[], None],
+        after_each: Callable[[bool], None],
+        report_at: Callable[[], float],
         check_every_s: float,
     ) -> None:
         self._service = service
         self._port = port
         self._shell = shell
         self._after_each = after_each
+        self._report_at = report_at
         self._lock = shell.condition().lock
         self._free = deque(range(service.concurrency))  # places; the operations of a deque are atomic
         self._others = service.concurrency - 1 if service.blocks else 0
@@ -383,13 +395,14 @@ class _ServiceLoop:
                 self._free.append(0)  # without a wake: two activations could wake each other for ever
             else:
                 service.answer(request, self._release)
-            self._after_each()
+            self._after_each(message is not None)
         self._port.wake()  # so that the other activations check, too
 
     def _take_one(self, batches: CallBatches | None) -> Message | CallBatch | None:
         until = self._check_health_at
         if until < math.inf and not self._port.activations.is_own():
             until = math.inf
+        until = min(until, self._report_at())
         clock = self._port.activations.clock()
         if clock is not None:
             clock.begin(Wait.IDLE, self._shell.now())
