@@ -192,6 +192,7 @@ class CutWriter:
             self._pickle(kept, writing)
         except _CannotBeStored as fault:
             writing.fault = fault
+            writing.give_up()
         self._stored = None
         if base is None:
             self._complete = None
@@ -233,9 +234,7 @@ class CutWriter:
         """Do some of what is left of the cut, or of what follows when it is complete."""
         if self._writing is not None:
             self._write(self._writing)
-        elif (
-            self._merging and self._complete is not None and self._merging[-1].merge(self._complete.checkpoint, _MERGED)
-        ):
+        elif self._merging and self._merging[-1].merge(self._latest_complete, _MERGED):
             self._merging.pop()
         self.has_work = self._writing is not None or bool(self._merging)
 
