@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable
 
@@ -51,7 +52,10 @@ from sage_flow.runtime.sinks import LAST, SubtaskSinks
 from sage_flow.runtime.subtask import ChainSubtask, Done, GoOn, WaitForMessage, WaitForSource
 from sage_flow.runtime.work_time import Wait
 
-__all__ = ["Worker"]
+__all__ = ["CHECK_STATE", "Worker"]
+
+CHECK_STATE = "SAGE_FLOW_CHECK_STATE"
+"""The variable that lets checkpoints find state that changes while another key is current."""
 
 _PROGRESS_S = 0.2
 _FIRST_IDLE_S = 0.001
@@ -168,7 +172,8 @@ class Worker:
         storage = open_storage(self._plan.checkpoints)
         writer = self._writer = SnapshotWriter(storage, self._plan, self._subtask, self._shell, self._tell)
         self._shell.spawn(f"{self._subtask.name} #checkpoints", writer.run, stores=True)
-        return Cutter(writer.put, self._decline, self._shell.now)
+        checks = bool(os.environ.get(CHECK_STATE))
+        return Cutter(writer.put, self._decline, self._shell.now, checks=checks)
 
     def _decline(self, checkpoint: int, why: str) -> None:
         self._tell(Declined(self._address, checkpoint, why))

@@ -32,8 +32,13 @@ class Cutter:
         store: Callable[[Cut | CutPiece], None] = lambda cut: None,
         decline: Callable[[int, str], None] = lambda checkpoint, why: None,
         clock: Callable[[], float] = lambda: 0.0,
+        *,
+        checks: bool = False,
     ) -> None:
-        """Without arguments it is that of a job without checkpoints, of which nothing ever becomes due."""
+        """`checks`: find values of state that change while another key is current (`SAGE_FLOW_CHECK_STATE`).
+
+        Without arguments it is that of a job without checkpoints, of which nothing ever becomes due.
+        """
         self._clock = clock
         self._newest = 0  # cut or aborted
         self.latest = 0
@@ -44,7 +49,7 @@ class Cutter:
         """The checkpoint that a source cuts for as soon as it can."""
         self.has_stopped = False
         """A source has cut for the last checkpoint: it reads nothing more."""
-        self.writer = CutWriter(store, decline, clock)
+        self.writer = CutWriter(store, decline, clock, checks=checks)
         """Stores what was cut."""
 
     def on_begin(self, begin: BeginCheckpoint, *, is_source: bool) -> None:

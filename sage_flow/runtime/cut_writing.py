@@ -15,6 +15,7 @@ from typing import Any
 from sage_flow.checkpoint.prepared import Prepared
 from sage_flow.runtime.key_table import KeyTable, TableEntries
 from sage_flow.runtime.parts import Parts
+from sage_flow.runtime.state_check import StateCheck
 from sage_flow.runtime.table_writing import KeyedChunk, TableWriting
 from sage_flow.wire import by_value
 from sage_flow.wire.culprit import find_culprit
@@ -140,7 +141,11 @@ class CutWriter:
         store: Callable[[Cut | CutPiece], None],
         decline: Callable[[int, str], None],
         clock: Callable[[], float],
+        *,
+        checks: bool,
     ) -> None:
+        """`checks`: find values that change while another key is current."""
+        self._check = StateCheck() if checks else None
         self._store = store
         self._decline = decline
         self._clock = clock
@@ -205,6 +210,8 @@ class CutWriter:
             for table, entries in part.keyed.items():
                 if not isinstance(entries, TableEntries) or (live := entries.live) is None:
                     continue
+                if self._check is not None:
+                    self._check.check(name, table, live)
                 is_new = not live.has_layers
                 layers = live.freeze(writing.checkpoint, self._latest_complete)
                 if writing.base is not None and is_new:
@@ -215,6 +222,8 @@ class CutWriter:
                 live.write(one)
                 writing.tables.append(one)
                 self._tables.append(live)
+        if self._check is not None:
+            self._check.end()
 
     def _pickle(self, kept: Mapping[str, Parts], writing: _CutWriting) -> None:
         """Pickle all but the tables."""

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from sage_flow.errors import PipelineError
 from sage_flow.runtime import cut_writing
 from sage_flow.runtime.cut import Cutter
 from sage_flow.runtime.cut_writing import Cut
@@ -18,9 +19,10 @@ from sage_flow.runtime.table_writing import merged_chunks
 class Taken:
     """A cutter and what it has given, stored as the shell does it."""
 
-    def __init__(self):
+    def __init__(self, *, checks=False):
         self.cuts, self.declined, self.now, self.files, self.latest = [], [], 0.0, {}, 0
-        self.cutter = Cutter(self.store, lambda n, why: self.declined.append((n, why)), lambda: self.now)
+        decline = lambda n, why: self.declined.append((n, why))  # noqa: E731
+        self.cutter = Cutter(self.store, decline, lambda: self.now, checks=checks)
 
     def store(self, one):
         if isinstance(one, Cut):
@@ -391,3 +393,23 @@ def test_a_source_aligns_from_the_command_on():
     taken.now = 5.0
     taken.cut({})
     assert taken.cuts[0].alignment_s == 5.0
+
+
+def test_rule_13_the_test_mode_finds_a_value_that_two_keys_share():
+    taken, shared = Taken(checks=True), [1]
+    table = table_of(a=shared, b=shared, c=[3])
+    taken.cut(parts_of(table), 1)
+    table["a"].append("for a")
+    with pytest.raises(PipelineError, match=r"the state of 'op' for key 'b' has changed while no record of this key"):
+        taken.begin(parts_of(table), 2)
+
+
+def test_the_test_mode_lets_right_values_pass(increments):
+    taken, table = Taken(checks=True), table_of(a=[1], b=[2])
+    for checkpoint in range(1, 6):
+        taken.begin(parts_of(table), checkpoint)
+        table["a"].append(checkpoint)
+        taken.work()
+        if checkpoint != 3:
+            taken.complete(checkpoint)
+    assert taken.keyed() == {("op", "table"): {"a": [1, 1, 2, 3, 4], "b": [2]}}
