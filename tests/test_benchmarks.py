@@ -17,6 +17,8 @@ from benchmarks.table import BEGIN, END, replaced, rows_of, tables
 
 PAGE = Path(__file__).parent.parent / "benchmarks/README.md"
 IN_FRESH_PROCESSES = ("chain", "call", "processes", "memory-range")  # one of each shape, and the one that forks
+ONE_SIZE_IS_ENOUGH = {f"ray-array-{size}{owner}" for size in ("100k", "16m", "128m") for owner in ("", "-own")}
+"""Cases that differ from `ray-array-1m` and `ray-array-1m-own` by their size only; `make soak` runs them."""
 
 
 def case(figure: Figure = Figure.SPEED, bar: float | None = None, clock: str = "cpu") -> Case:
@@ -27,7 +29,14 @@ def reading(seconds: float, peak_mb: float = 25.0) -> Reading:
     return Reading(seconds * 2, seconds, peak_mb, None, None, "digest")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in IN_FRESH_PROCESSES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.soak] if name in ONE_SIZE_IS_ENOUGH else [])
+        for name in CASES
+        if name not in IN_FRESH_PROCESSES
+    ],
+)
 def test_the_engine_gives_what_the_loop_gives(name, tmp_path):
     case = CASES[name]
     digests = set()
