@@ -100,7 +100,7 @@ def each_second(rounds: int) -> CheckpointFigure:
 
 def each_ten_seconds(rounds: int) -> CheckpointFigure:
     """A small state, rarely."""
-    return _overhead(10.0, 40_000_000, 1.0, max(1, rounds // 2))
+    return _overhead(10.0, 100_000_000, 1.0, rounds)
 
 
 def touched_keys(rounds: int) -> CheckpointFigure:
