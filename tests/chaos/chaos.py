@@ -6,6 +6,7 @@ The victims: a process of subtasks, the job's master, and the raylet of a node, 
 """
 
 import io
+import math
 import os
 import random
 import signal
@@ -64,8 +65,8 @@ def expected(name, folder):
 class Killer:
     """Kills one process after another. `story` says what it did."""
 
-    def __init__(self, job, cluster, rng, victims):
-        self.job, self.cluster, self.rng, self.victims = job, cluster, rng, victims
+    def __init__(self, job, cluster, rng, victims, most):
+        self.job, self.cluster, self.rng, self.victims, self.most = job, cluster, rng, victims, most
         self.story = []
         self.kills = 0
         self._third = None
@@ -76,7 +77,7 @@ class Killer:
             time.sleep(self.rng.uniform(1.5, 4.0))
             if time.monotonic() - began > PATIENCE_S:
                 raise TimeoutError(f"the job does not end; {self.told()}")
-            if self.job.status is JobStatus.RUNNING:
+            if self.job.status is JobStatus.RUNNING and self.kills < self.most:
                 self._kill(self.victims[self.kills % len(self.victims)], time.monotonic() - began)
         if self._third is not None:
             self.cluster.cluster.remove_node(self._third, allow_graceful=False)
@@ -106,8 +107,8 @@ class Killer:
         return "; ".join(self.story)
 
 
-def check_job(name, cluster, folder, seed, lines, victims=VICTIMS):
-    """Run a job while its processes are killed. Returns the number of kills; raises AssertionError."""
+def check_job(name, cluster, folder, seed, lines, victims=VICTIMS, most=math.inf):
+    """Run a job while its processes are killed, up to `most` times. Returns how often; raises AssertionError."""
     folder.mkdir()
     write_input(folder)
     env = RemoteEnvironment(
@@ -120,7 +121,7 @@ def check_job(name, cluster, folder, seed, lines, victims=VICTIMS):
     env.enable_checkpointing(folder / "checkpoints", interval=timedelta(milliseconds=500))
     JOBS[name](env, folder, PAUSE_S)
     job = env.submit()
-    killer = Killer(job, cluster, random.Random(seed), victims)
+    killer = Killer(job, cluster, random.Random(seed), victims, most)
     try:
         killer.run()
         job.result(timeout=PATIENCE_S)

@@ -11,4 +11,4 @@ from chaos import check_job, expected
 def test_what_a_job_publishes_does_not_change_by_kill_9(ray_cluster, tmp_path, name, victims):
     right = expected(name, tmp_path / "right")
     assert len(right) > 20
-    assert check_job(name, ray_cluster, tmp_path / "killed", 1, right, victims) > 1
+    assert check_job(name, ray_cluster, tmp_path / "killed", 1, right, victims, most=6) > 1
