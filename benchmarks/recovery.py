@@ -28,12 +28,13 @@ from typing import Any, NamedTuple
 
 from benchmarks import checkpoints
 from benchmarks.ray_cluster import start_ray, wait_until
+from benchmarks.table import replaced
 from sage_flow import FixedDelay, Function, RemoteEnvironment, RuntimeContext, Sink, SplitReader, SplitSource
 from sage_flow.executors.ray.client import RayExecutor
 from sage_flow.executors.ray.records import JobOptions
 from sage_flow.functions import SourceSignal
 
-__all__ = ["Recovery", "main", "recoveries", "row", "table", "with_table"]
+__all__ = ["Recovery", "main", "recoveries", "row", "table"]
 
 ACTORS = 13
 BAR_S = 2.0
@@ -183,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     told = "\n\n".join(tables)
     print(told)
     if arguments.write:
-        _PAGE.write_text(with_table(_PAGE.read_text(encoding="utf-8"), told), encoding="utf-8")
+        page = replaced(_PAGE.read_text(encoding="utf-8"), f"{told}\n", BEGIN, END)
+        _PAGE.write_text(page, encoding="utf-8")
 
 
 def row(what: str, found: Sequence[Recovery], bar_s: float | None) -> str:
@@ -199,15 +201,6 @@ def table(rows: Sequence[str]) -> str:
     """Return the rows under their heading."""
     head = "| job of 13 actors on one machine | deaths | until detected | until the first new output | bar |"
     return "\n".join([head, "|---|---|---|---|---|", *rows])
-
-
-def with_table(page: str, told: str) -> str:
-    """Return the page with the table between its markers. Raises ValueError if they are missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{told}\n\n{END}{after}"
 
 
 def _spread(values: list[float]) -> str:

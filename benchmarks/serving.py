@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 
 from benchmarks.calls import calls_in_flight
 from benchmarks.ray_cluster import start_ray, wait_until
+from benchmarks.table import replaced
 from benchmarks.timing import one_by_one
 from operators.flowers import load_model
 from operators.waiting import Waiting
 from sage_flow import RemoteEnvironment, RuntimeContext, Service, batched
 
-__all__ = ["Serving", "main", "row", "table", "with_table"]
+__all__ = ["Serving", "main", "row", "table"]
 
 IN_FLIGHT = 256
 BATCH = 32
@@ -215,7 +216,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(told)
     if arguments.write:
-        _PAGE.write_text(with_table(_PAGE.read_text(encoding="utf-8"), told), encoding="utf-8")
+        page = replaced(_PAGE.read_text(encoding="utf-8"), f"{told}\n", BEGIN, END)
+        _PAGE.write_text(page, encoding="utf-8")
 
 
 def row(what: str, found: Sequence[Serving], shown: Callable[[float], str], bar: float, *, more_is_better: bool) -> str:
@@ -230,15 +232,6 @@ def row(what: str, found: Sequence[Serving], shown: Callable[[float], str], bar:
 def table(rows: Sequence[str]) -> str:
     """Return the rows under their heading."""
     return "\n".join(["| | Ray Serve | sage_flow | ratio | bar |", "|---|---|---|---|---|", *rows])
-
-
-def with_table(page: str, told: str) -> str:
-    """Return the page with the table between its markers. Raises ValueError if they are missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{told}\n\n{END}{after}"
 
 
 def _per_s(rate: float) -> str:

@@ -42,13 +42,13 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def replaced(page: str, content: str) -> str:
-    """The page with `content` between its markers. Raises ValueError if they are missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
+def replaced(page: str, content: str, begin: str = BEGIN, end: str = END) -> str:
+    """The page with `content` between two markers. Raises ValueError if they are missing."""
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the page has no {begin} ... {end}")
+    return f"{before}{begin}\n\n{content}\n{end}{after}"
 
 
 # -- rows -----------------------------------------------------------------------------------------------------

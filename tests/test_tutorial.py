@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from job_folder import write
+from job_folder import ROOT
+from page_shell import run_in_shell
 
-ROOT = Path(__file__).parent.parent
 PATIENCE_S = 300
 FIRST, END = "## 2. A project", "## 9. On a cluster"
 """What comes before installs sage_flow, which is done, and what comes behind starts a Ray on fixed ports."""
@@ -29,10 +25,7 @@ def script() -> tuple[str, list[str]]:
             lines += [f"cat > {file} <<'END_OF_FILE'", content + "END_OF_FILE"]
         for line in commands.splitlines():
             if line.startswith("$ "):
-                lines += [
-                    line[2:],
-                    f'code=$?; [ $code = 0 ] || echo "exit code $code of {line[2:22]}"'.replace("$!", ""),
-                ]
+                lines += [line[2:], f'code=$?; [ $code = 0 ] || echo "exit code $code of {line[2:22]}"']
             else:
                 promised.append(line)
     return "\n".join(lines), promised
@@ -40,18 +33,8 @@ def script() -> tuple[str, list[str]]:
 
 @pytest.mark.slow
 def test_the_tutorial_works_as_written(tmp_path):
-    programs = tmp_path / "bin"
-    write(programs / "sage-flow", f'#!/bin/sh\nexec {sys.executable} -m sage_flow.cli "$@"\n').chmod(0o755)
-    write(programs / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n').chmod(0o755)
     commands, promised = script()
-    done = subprocess.run(
-        ["bash", "-c", commands],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_in_shell(commands, tmp_path, PATIENCE_S)
     told = done.stdout + done.stderr
     assert "exit code" not in done.stdout, told
     assert len(promised) > 10

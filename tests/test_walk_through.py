@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from job_folder import write
+from job_folder import ROOT
+from page_shell import run_in_shell
 
-ROOT = Path(__file__).parent.parent
 PATIENCE_S = 300
 
 
@@ -28,19 +24,10 @@ def test_the_walk_through_works_as_written(tmp_path):
     """Each command is run in turn by one shell, in a folder with the jobs of the project."""
     for folder in ("jobs", "operators"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    program = write(tmp_path / "bin" / "sage-flow", f'#!/bin/sh\nexec {sys.executable} -m sage_flow.cli "$@"\n')
-    program.chmod(0o755)
     told = commands()
     assert sum("kill -9" in command for command in told) == 1
     script = "\n".join(line for command in told for line in (command, 'echo "exit code $?"'))
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_in_shell(script, tmp_path, PATIENCE_S)
     assert re.findall(r"exit code (\d+)", done.stdout) == ["0"] * len(told), done.stdout + done.stderr
     reports = [line for line in done.stdout.splitlines() if line.startswith("most visited:")]
     assert len(reports) == 3  # that of the run which was killed is missing

@@ -97,9 +97,7 @@ class KeyTable(dict[Any, Any]):
             if entry is not MISSING or key in layer.dropped:
                 entry = self._touch(key)
                 return self.default_of(key) if entry is MISSING else entry
-        if type(key) not in _ALWAYS_KEYS:
-            check_key(key)
-        return MISSING if self._default is None else self._default()
+        return self.default_of(key)
 
     def default_of(self, key: Hashable) -> Any:
         """Return what a key without an entry has: the default, or MISSING if there is none."""
