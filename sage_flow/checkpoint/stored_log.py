@@ -127,8 +127,10 @@ class StoredLog:
                 self._forget(position)
 
     def _may_be_deleted(self, position: int) -> bool:
-        entry = self._entries[position]
-        later = (other for place, other in self._entries.items() if place > position)
+        known = dict(self._entries)  # the thread that records checkpoints may trim the log meanwhile
+        if (entry := known.get(position)) is None:
+            return True
+        later = (other for place, other in known.items() if place > position)
         return isinstance(entry, DoneEntry) and any(
             isinstance(other, DoneEntry) and other.attempt == entry.attempt for other in later
         )

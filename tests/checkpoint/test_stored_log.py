@@ -180,6 +180,21 @@ def test_an_entry_that_its_leader_deletes_between_list_and_read_is_no_error(run,
     assert other.read().entries == {0: attempt(1), 2: done(2)}
 
 
+def test_a_log_may_be_trimmed_by_one_thread_while_another_one_looks_for_what_is_lost(run, monkeypatch):
+    log = written(run, attempt(1), done(1), done(2), done(3))
+    history, read = log.read(), run.read
+    log.create(4, done(4))
+    run.delete(["log/000000000001"])
+
+    def trims_first(name):
+        if name == "log/000000000001":  # another thread has deleted it, and forgets it just now
+            log.trim(history, 1)
+        return read(name)
+
+    monkeypatch.setattr(run, "read", trims_first)
+    assert [entry.checkpoint for entry in log.read().entries.values() if isinstance(entry, DoneEntry)] == [3, 4]
+
+
 @pytest.mark.parametrize("gone", [0, 2])
 def test_an_entry_that_nobody_may_delete_and_is_gone_is_an_error(run, gone):
     log = written(run, attempt(1), done(1), done(2))
